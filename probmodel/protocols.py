@@ -1,0 +1,215 @@
+"""The architecture of `probmodel`: every protocol and every value that passes between its rooms.
+
+Layers compose into one Pyro model; the model is traced once into a pure tensor program; inference, evidence and
+diagnosis are functions of values.  Nothing here computes; read this file first.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import pyro
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.distributions import Distribution
+
+Draws = Mapping[str, Tensor]
+"""Site name → draws of shape (chain, draw, *event), in the model's own (constrained) space."""
+
+
+class Dataset(NamedTuple):
+    """How a model is called: `model(*args, **kwargs)`.
+
+    Tensors that share the first tensor's first axis are aligned by row when `size` is given.
+
+    Args:
+        args: positional arguments of the model.
+        kwargs: keyword arguments of the model; observations usually go here.
+        size: rows of the full data set; a minibatch keeps the full size, which is what scales it. None where the data
+            have no rows that could be taken out.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}  # noqa: RUF012 - a default that nobody writes to
+    size: int | None = None
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows held here (the batch), or None when `size` is None."""
+        return None if self.size is None else len(self.tensors()[0])
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, positional ones first."""
+        values = [*self.args, *self.kwargs.values()]
+        return [value for value in values if isinstance(value, Tensor)]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Dataset":
+        """Apply `function` to each tensor; everything else passes through."""
+
+        def apply(value: Any) -> Any:
+            return function(value) if isinstance(value, Tensor) else value
+
+        return Dataset(
+            tuple(apply(value) for value in self.args),
+            {name: apply(value) for name, value in self.kwargs.items()},
+            self.size,
+        )
+
+    def rows(self, index: Int[Tensor, " B"] | slice) -> "Dataset":
+        """The minibatch of the rows in `index`; `size` stays that of the full set."""
+        count = self.num_rows
+        if count is None:
+            raise ValueError("expected data with rows, got size=None; give Dataset(args, kwargs, size=number of rows)")
+        return self.map(lambda t: t[index] if t.dim() and len(t) == count else t)
+
+    def to(self, target: torch.device | torch.dtype | str) -> "Dataset":
+        """The same data on another device, or its floating-point tensors in another dtype."""
+        if isinstance(target, torch.dtype):
+            return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
+        return self.map(lambda t: t.to(target))
+
+
+def digest(values: list[Tensor]) -> str:
+    """Fingerprint of observed values: equal for the same numbers in any dtype, device or order of sites."""
+    parts = sorted(value.detach().cpu().double().contiguous().numpy().tobytes() for value in values)
+    return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
+
+
+class Model(Protocol):
+    """A stochastic function in Pyro: latents are `pyro.sample`, observations carry `obs=`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class Guided(Protocol):
+    """A model that brings its own guide, called as the model is."""
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A model that can tell bad data before anything runs; `check` raises ValueError saying expected, got, remedy."""
+
+    def check(self, data: Dataset) -> None: ...
+
+
+class Representation(Protocol):
+    """Latent code of the features; `rows` is the plate over data, passed in as an object."""
+
+    out_features: int
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]: ...
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None: ...
+
+
+class Decision(Protocol):
+    """Likelihood of y given the code, and the action of least expected loss."""
+
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> Distribution: ...
+
+    def act(self, predictive: Distribution) -> Tensor: ...
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y in the form the likelihood scores (class numbers for one-hot rows)."""
+        ...
+
+    def check(self, y: Tensor) -> None: ...
+
+
+class Objective(Protocol):
+    """Differentiable loss in nats over the whole data set, never per datum."""
+
+    def __call__(self, model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]: ...
+
+
+class Inference(Protocol):
+    """Frozen settings, called once; leaves no global behind."""
+
+    def __call__(self, model: Model, data: Dataset, *, seed: int) -> "Posterior": ...
+
+
+class Estimator(Protocol):
+    """Of the evidence of the posterior's model and data."""
+
+    def __call__(self, posterior: "Posterior", *, seed: int = 0) -> "Evidence": ...
+
+
+class Target(NamedTuple):
+    """A model and its data as one density on R^D; S draws at once, everything in nats.
+
+    `log_prior` includes the log-Jacobian of the map from R^D to the support, so the three add up:
+    log_joint = log_prior + log_likelihood.  Discrete latents are summed out.
+    """
+
+    dim: int
+    log_prior: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
+    log_likelihood: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
+    log_joint: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
+    log_likelihood_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
+    log_joint_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
+    log_joint_at: Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
+    sample_prior: Callable[[int, int], Float[Tensor, "S D"]]
+    constrain: Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]
+    unconstrain: Callable[[Mapping[str, Tensor]], Float[Tensor, "S D"]]
+    by_row: Int[Tensor, "N d"] | None
+    """Which coordinates belong to which row, when every latent is local to a row: the evidence is then a sum over rows."""
+    digest: str
+    dtype: torch.dtype
+    device: torch.device
+    fallback: str | None
+    """Why the model could not be traced and runs eagerly; None for a traced model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What inference found: the fitted model, the data, draws of its latents, how it went, and the guide if any.
+
+    `info` holds plain numbers and lists: method, seconds, seed, losses, diagnostics of the sampler.
+    """
+
+    model: Model
+    data: Dataset
+    draws: Draws
+    info: Mapping[str, Any]
+    guide: Model | None = None
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{name} {tuple(draw.shape)}" for name, draw in self.draws.items()) or "no latents"
+        seconds = float(self.info.get("seconds", 0.0))
+        return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s: {sites}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Log marginal likelihood of the data, in nats.
+
+    Args:
+        log_z: the estimate.
+        stderr: its Monte Carlo standard error; 0 where exact, nan where the method has an error no draw can show.
+        lower, upper: bound at `level`; infinite on a side the method does not bound.
+        method: name of the estimator.
+        given: names of the parameters the evidence is conditional on (point estimates that were not integrated).
+        digest: fingerprint of the observed values; evidences of different data cannot be compared.
+        agreement: other estimates of the same number, by name.
+        info: diagnostics of the estimate (effective sample size, k-hat …).
+    """
+
+    log_z: float
+    stderr: float
+    lower: float = float("-inf")
+    upper: float = float("inf")
+    level: float = 0.95
+    method: str = ""
+    given: tuple[str, ...] = ()
+    digest: str = ""
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        given = f", given {len(self.given)} point-estimated parameters" if self.given else ""
+        return f"log Z = {self.log_z:.4f} ± {self.stderr:.2g} nats ({self.method}{given})"

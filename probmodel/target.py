@@ -1,0 +1,177 @@
+"""Model + data → `Target`: one density on R^D, vectorised over draws by `vmap` over the traced graph."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from pyro import poutine
+from torch import Tensor
+from torch.func import vmap
+
+from probmodel.protocols import Checked, Dataset, Model, Target
+from probmodel.sites import Latent, Scores, Sites, enumerated, row_scaled, score, sites
+from probmodel.tracing import Program, bytes_per_call, isolated, trace
+
+MEMORY_BUDGET = 2**29
+"""Bytes of intermediate tensors that one vectorised call may need before its draws are split into chunks."""
+
+
+def target(model: Model, data: Dataset) -> Target:
+    """The joint density of a model's latents with its data, on unconstrained coordinates theta in R^D.
+
+    log p(theta) = log p(data, T(theta)) + log |det T'(theta)|, T the map from R^D to the support of the latents.
+
+    Args:
+        model: any Pyro model whose latents are continuous or can be summed out.
+        data: how to call it.
+
+    Returns:
+        Target; its functions take draws of shape (S, D), return nats, and split into chunks that fit the memory.
+
+    Raises:
+        ValueError: naming the site, where a discrete latent cannot be summed out or the model subsamples itself; naming
+            the tensor, where the data are not finite.
+    """
+    check(model, data)
+    with isolated(seed=0):
+        found = sites(model, data)
+    layout = _Layout(found.latents)
+    dtype, device = _kind(found, data)
+    start = layout.join({latent.name: latent.value[None] for latent in found.latents}, dtype, device)[0]
+
+    def scores(theta: Tensor) -> Scores:
+        values = {name: value[0] for name, value in layout.split(theta[None]).items()}
+        conditioned = poutine.condition(row_scaled(model, data), values)
+        return score(poutine.trace(enumerated(conditioned, found)).get_trace(*data.args, **data.kwargs), found)
+
+    def joint_by_row(theta: Tensor) -> Tensor:
+        if not found.row_local:
+            raise ValueError("expected a model whose every latent is local to a row, got latents that rows share")
+        scored = scores(theta)
+        return scored.prior_by_row + scored.by_row + layout.log_jacobian(theta, by_row=True)
+
+    def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
+        def draw() -> Mapping[str, Tensor]:
+            run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+            return {latent.name: run.nodes[latent.name]["value"] for latent in found.latents}
+
+        with isolated(seed), torch.no_grad():
+            draws = [draw() for _ in range(num_samples)]  # A prior with observations cannot be batched in general.
+        return layout.join({s.name: torch.stack([d[s.name] for d in draws]) for s in found.latents}, dtype, device)
+
+    log_joint = Density(lambda theta: scores(theta).joint + layout.log_jacobian(theta).sum(), start)
+    log_prior = Density(lambda theta: scores(theta).prior + layout.log_jacobian(theta).sum(), start)
+    return Target(
+        dim=layout.dim,
+        log_prior=log_prior,
+        log_likelihood=lambda theta: log_joint(theta) - log_prior(theta),
+        log_joint=log_joint,
+        log_likelihood_by_row=Density(lambda theta: scores(theta).by_row, start),
+        log_joint_by_row=Density(joint_by_row, start),
+        log_joint_at=log_joint.at,
+        sample_prior=sample_prior,
+        constrain=layout.split,
+        unconstrain=lambda values: layout.join(values, dtype, device),
+        by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
+        digest=found.digest,
+        dtype=dtype,
+        device=device,
+        fallback=log_joint.program.reason,
+    )
+
+
+def check(model: Model, data: Dataset) -> None:
+    """Raise ValueError for data no model can use: no rows, or numbers that are not finite; then ask the model itself."""
+    for position, tensor in enumerate(data.tensors()):
+        if tensor.numel() == 0:
+            raise ValueError(f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"expected finite numbers, got {bad} NaN or infinite ones in tensor {position} of shape "
+                f"{tuple(tensor.shape)}; drop or impute those rows"
+            )
+    if isinstance(model, Checked):
+        model.check(data)
+
+
+class Density:
+    """A function of theta traced on first use, evaluated on many draws at once."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        self.function = function
+        self.start = start
+
+    @cached_property
+    def program(self) -> Program:
+        return trace(self.function, self.start)
+
+    def at(self, theta: Float[Tensor, " D"]) -> Tensor:
+        """At one point; differentiable."""
+        if self.program.run is None:
+            return self.function(theta)
+        return self.program.run(*(leaf.detach() for leaf in self.program.leaves), theta)
+
+    def __call__(self, theta: Float[Tensor, "S D"]) -> Tensor:
+        if self.program.run is None:
+            # The model could not be traced, and Pyro's handlers run one draw at a time.
+            return torch.stack([self.function(draw) for draw in theta])
+        memory = max(1, bytes_per_call(self.program))
+        return vmap(self.at, randomness="different", chunk_size=max(1, MEMORY_BUDGET // memory))(theta)
+
+
+class _Layout:
+    """Which coordinates of theta belong to which latent."""
+
+    def __init__(self, latents: tuple[Latent, ...]) -> None:
+        self.latents = latents
+        self.sizes = [latent.unconstrained_shape.numel() for latent in latents]
+        self.dim = sum(self.sizes)
+
+    def split(self, theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+        """Constrained values by site, each (S, *shape)."""
+        return {latent.name: latent.transform(u) for latent, u in self._unconstrained(theta)}
+
+    def join(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S D"]:
+        """Unconstrained coordinates of constrained values (S, *shape) by site."""
+        missing = [latent.name for latent in self.latents if latent.name not in values]
+        if missing:
+            raise ValueError(f"expected values for every latent, got none for {missing}; sites: {list(values)}")
+        parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
+        if not parts:
+            return torch.zeros(1, 0, dtype=dtype, device=device)
+        return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
+
+    def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
+        """log |det T'(theta)|, summed, or by row (N,)."""
+        total = theta.new_zeros(())
+        for latent, u in self._unconstrained(theta[None]):
+            value = latent.transform(u)
+            part = latent.transform.log_abs_det_jacobian(u, value)[0]
+            if by_row:
+                part = part.movedim(len(latent.shape) + (latent.row_dim or 0), 0)
+                part = part.reshape(len(part), -1).sum(-1)
+            total = total + (part if by_row else part.sum())
+        return total
+
+    def by_row(self, rows: int) -> Int[Tensor, "N d"]:
+        """Coordinates of each row."""
+        parts = []
+        for latent, index in self._unconstrained(torch.arange(self.dim)[None]):
+            parts.append(index[0].movedim(len(latent.shape) + (latent.row_dim or 0), 0).reshape(rows, -1))
+        return torch.cat(parts, -1)
+
+    def _unconstrained(self, theta: Tensor) -> list[tuple[Latent, Tensor]]:
+        pieces = theta.split(self.sizes, -1)
+        return [
+            (latent, piece.reshape(len(theta), *latent.unconstrained_shape))
+            for latent, piece in zip(self.latents, pieces, strict=True)
+        ]
+
+
+def _kind(found: Sites, data: Dataset) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of the latents, else of the first floating-point tensor of the data."""
+    candidates = [latent.value for latent in found.latents] + [t for t in data.tensors() if t.is_floating_point()]
+    first = candidates[0] if candidates else torch.zeros(())
+    return first.dtype, first.device

@@ -1,0 +1,345 @@
+"""A Pyro function traced once into a pure tensor program: after that no Pyro handler runs.
+
+The only module that touches the internals of Pyro and PyTorch.  `make_fx` records the tensor operations of a Pyro log
+joint or ELBO as an ATen graph; `vmap`, `grad` and `compile` work on that graph where they fail on Pyro's handlers.
+"""
+
+import random
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from operator import attrgetter
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.func import functionalize, grad_and_value
+
+from probmodel.protocols import Dataset, Guided, Model
+
+GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest relative difference allowed between a graph and eager Pyro: rounding, not a wrong graph."""
+
+_NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
+
+
+class TracingWarning(UserWarning):
+    """A model could not be traced and runs eagerly; the numbers are the same, the speed is not."""
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Enter every random state and Pyro's parameter store with a seed, and leave all of them as they were.
+
+    >>> before = torch.get_rng_state()
+    >>> with isolated(seed=1):
+    ...     _ = torch.randn(3)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - saved and restored
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with (
+        torch.random.fork_rng(devices),
+        pyro.get_param_store().scope(),
+        pyro.settings.context(module_local_params=True),
+    ):
+        try:
+            pyro.set_rng_seed(seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+# ---------------------------------------------------------------------------------------------- programs
+
+
+class Program(NamedTuple):
+    """A pure tensor function `run(*leaves, *inputs)`; `leaves` are the parameters it reads, by identity.
+
+    `reason` says why the function could not be traced; `run` is None then and the caller stays eager.
+    """
+
+    run: Callable[..., Tensor] | None
+    leaves: tuple[Tensor, ...]
+    reason: str | None
+
+
+@contextmanager
+def _pure_noise() -> Iterator[None]:
+    """Normal noise as `randn`, which vmap batches, in place of torch's `empty().normal_()`, which it does not."""
+
+    def standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.randn(shape, dtype=dtype, device=device)
+
+    patches = [patch(f"torch.distributions.{name}._standard_normal", standard_normal) for name in _NORMAL_SAMPLERS]
+    for each in patches:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in patches:
+            each.stop()
+
+
+def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
+    """Trace `function` at `inputs`; tensors that require a gradient and are read from outside become `leaves`.
+
+    The graph is accepted only if its value and its gradient equal the eager function's under another seed, so a random
+    draw or a branch frozen into the graph is noticed.  Warns once, naming the cause, where tracing is not possible.
+    """
+    try:
+        with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):
+            graph = make_fx(function)(*inputs)
+            leaves = _lift_leaves(graph)
+            # In-place operations become pure ones, which vmap can batch.
+            graph = make_fx(functionalize(graph))(*(leaf.detach() for leaf in leaves), *inputs)
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+    except Exception as error:  # noqa: BLE001 - any failure of user code under tracing has the same remedy: run it eagerly
+        return _eager(function, inputs, str(error).strip().split("\n")[0])
+    if not _agrees(graph, function, leaves, inputs):
+        return _eager(
+            function, inputs, "the traced graph differs from the eager model (NumPy randomness or no_grad inside it?)"
+        )
+    return Program(graph, leaves, None)
+
+
+def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
+    with isolated(seed=0):
+        function(*inputs)  # An error of the model itself must reach its author, not become a warning.
+    warnings.warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning, stacklevel=3)
+    return Program(None, (), reason)
+
+
+def _lift_leaves(graph: GraphModule) -> tuple[Tensor, ...]:
+    """Turn captured parameters into leading inputs of the graph."""
+    leaves: dict[int, Tensor] = {}
+    placeholders: dict[int, torch.fx.Node] = {}
+    first = next(iter(graph.graph.nodes))
+    for node in list(graph.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        value = attrgetter(node.target)(graph)
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            continue
+        if id(value) not in leaves:
+            leaves[id(value)] = value
+            with graph.graph.inserting_before(first):
+                placeholders[id(value)] = graph.graph.placeholder(f"leaf_{len(leaves) - 1}")
+        node.replace_all_uses_with(placeholders[id(value)])
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return tuple(leaves.values())
+
+
+def _agrees(
+    graph: GraphModule, function: Callable[..., Tensor], leaves: tuple[Tensor, ...], inputs: Sequence[Tensor]
+) -> bool:
+    """Value and gradient of the graph against the eager function, both under a seed the graph was not traced with."""
+    with isolated(seed=1), _pure_noise(), pyro.validation_enabled(False):
+        eager = _value_and_gradients(function, leaves, inputs, ())
+    with isolated(seed=1):
+        traced = _value_and_gradients(graph, leaves, inputs, leaves)
+    return all(_close(a, b) for a, b in zip(eager, traced, strict=True))
+
+
+def _value_and_gradients(
+    function: Callable[..., Tensor], leaves: Sequence[Tensor], inputs: Sequence[Tensor], leading: Sequence[Tensor]
+) -> list[Tensor | None]:
+    inputs = [i.detach().requires_grad_() if i.is_floating_point() else i for i in inputs]
+    wanted = [*leaves, *(i for i in inputs if i.requires_grad)]
+    with torch.enable_grad():
+        value = function(*leading, *inputs)
+        if not wanted or not value.requires_grad:
+            return [value.detach()]
+        gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
+    return [value.detach(), *gradients]
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None:
+        return all(t is None or not t.any() for t in (a, b))
+    tolerance = GRADIENT_TOLERANCE.get(a.dtype, 0.05)
+    scale = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1.0), equal_nan=True)
+
+
+def loss_and_gradients(
+    program: Program, function: Callable[..., Tensor], leaves: Sequence[Tensor]
+) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
+    """One step's `inputs → loss, gradients of leaves`: the traced gradient graph, or eager autograd as the fallback."""
+    if program.run is None:
+        return lambda *inputs: _eager_gradients(function(*inputs), leaves)
+    captured = {id(leaf) for leaf in program.leaves}
+    strangers = captured - {id(leaf) for leaf in leaves}
+    if strangers:
+        raise ValueError(
+            f"expected parameters of the model or its guide, got {len(strangers)} that belong to neither (a network "
+            "reached through a global?); make the model an nn.Module that holds the network"
+        )
+    run = program.run
+    order = {id(leaf): i for i, leaf in enumerate(program.leaves)}
+    gradient = grad_and_value(run, argnums=tuple(range(len(program.leaves))))
+
+    def step(*inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if not program.leaves:
+            return run(*inputs), tuple(torch.zeros_like(leaf) for leaf in leaves)
+        found, loss = gradient(*(leaf.detach() for leaf in program.leaves), *inputs)
+        return loss, tuple(found[order[id(leaf)]] if id(leaf) in order else torch.zeros_like(leaf) for leaf in leaves)
+
+    return step
+
+
+def _eager_gradients(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if not leaves or not loss.requires_grad:
+        return loss.detach(), tuple(torch.zeros_like(leaf) for leaf in leaves)
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return loss.detach(), gradients
+
+
+def gradient_graph(program: Program, *inputs: Tensor) -> GraphModule | None:
+    """The whole `leaves, inputs → loss, gradients` as one graph: what `torch.compile` fuses. None without a trace."""
+    if program.run is None or not program.leaves:
+        return None
+    value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(program.leaves))))
+    with isolated(seed=0):
+        graph = make_fx(functionalize(value_and_grad))(*(leaf.detach() for leaf in program.leaves), *inputs)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def bytes_per_call(program: Program) -> int:
+    """Memory of all intermediate tensors of one call: what a vectorised call needs for each of its draws."""
+    if not isinstance(program.run, GraphModule):
+        return 0
+    values = (node.meta.get("val") for node in program.run.graph.nodes if node.op == "call_function")
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+
+
+# ---------------------------------------------------------------------------------------------- parameters
+
+
+class _Substituted(Messenger):
+    """Answers `pyro.param` statements from given values, so the global store is never asked."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class Owned(nn.Module):
+    """A Pyro function as a module: the values of its `pyro.param` statements and the networks it uses live here."""
+
+    def __init__(
+        self, function: Model, networks: Sequence[nn.Module], values: dict[str, tuple[nn.Parameter, Constraint]]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.networks = nn.ModuleList(networks)
+        self.sites = tuple(values)
+        self.constraints = tuple(constraint for _, constraint in values.values())
+        self.unconstrained = nn.ParameterList(value for value, _ in values.values())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = {
+            name: transform_to(constraint)(value)
+            for name, constraint, value in zip(self.sites, self.constraints, self.unconstrained, strict=True)
+        }
+        with _Substituted(values):
+            return self.function(*args, **kwargs)
+
+
+def own(
+    model: Model, guide: Model | None, autoguide: Callable[[Model], Model], data: Dataset
+) -> tuple[Model, Model, dict[str, Tensor]]:
+    """Copies of a model and its guide that own every parameter: fitting them changes nothing the caller holds.
+
+    Call it inside `isolated`.  Networks that a model reaches by attribute, closure or module-level name are copied too,
+    and stay shared where model and guide share them.
+
+    Args:
+        model: any Pyro model.
+        guide: its guide; None takes the guide the model brings, else `autoguide(model)`.
+        autoguide: makes a guide from a model.
+        data: one call, so that parameters made on first use exist.
+
+    Returns:
+        Model, guide, and their trainable parameters by name.
+    """
+    memo: dict[int, Any] = {}
+    model, model_networks = _copy(model, memo)
+    guide_networks: list[nn.Module] = []
+    if guide is not None:
+        guide, guide_networks = _copy(guide, memo)
+    else:
+        guide = model.guide if isinstance(model, Guided) else autoguide(model)
+    with torch.no_grad():
+        replay = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
+        poutine.replay(model, trace=replay)(*data.args, **data.kwargs)
+    values = _drain_store()
+    if values or model_networks:
+        model = Owned(model, model_networks, values)
+    if values or guide_networks:
+        guide = Owned(guide, guide_networks, values)
+    return model, guide, parameters(model, guide)
+
+
+def _drain_store() -> dict[str, tuple[nn.Parameter, Constraint]]:
+    """Take all values out of Pyro's store; a network's own parameters by identity, plain tensors as copies."""
+    store = pyro.get_param_store()
+    state = store.get_state()
+    store.clear()
+    return {
+        name: (
+            value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone()),
+            state["constraints"][name],
+        )
+        for name, value in state["params"].items()
+    }
+
+
+def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
+    """A deep copy for modules and their methods; a function is rebuilt around copies of the networks it names."""
+    if not isinstance(function, types.FunctionType):
+        return deepcopy(function, memo), []
+    named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    networks = {name: deepcopy(value, memo) for name, value in named.items() if isinstance(value, nn.Module)}
+    cells = tuple(
+        types.CellType(deepcopy(cell.cell_contents, memo)) if isinstance(cell.cell_contents, nn.Module) else cell
+        for cell in function.__closure__ or ()
+    )
+    copied = types.FunctionType(
+        function.__code__, {**function.__globals__, **networks}, function.__name__, function.__defaults__, cells
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied, [*networks.values(), *(c.cell_contents for c in cells if isinstance(c.cell_contents, nn.Module))]
+
+
+def parameters(*owners: Model) -> dict[str, Tensor]:
+    """Trainable parameters by name, each once, of the models that are modules (or methods of one)."""
+    modules = nn.ModuleDict()
+    for name, owner in zip(("model", "guide"), owners, strict=False):
+        owner = owner.__self__ if isinstance(owner, types.MethodType) else owner
+        if isinstance(owner, nn.Module):
+            modules[name] = owner
+    return {name: value for name, value in modules.named_parameters() if value.requires_grad}
