@@ -163,6 +163,8 @@ class Target(NamedTuple):
     device: torch.device
     fallback: str | None
     """Why the model could not be traced and runs eagerly; None for a traced model."""
+    given: tuple[str, ...]
+    """Parameters that the density is conditional on: point estimates that are not integrated."""
 
 
 @dataclass(frozen=True, eq=False)

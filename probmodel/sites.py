@@ -17,7 +17,8 @@ from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint
 
 from probmodel.protocols import Dataset, Model, digest
 
@@ -29,6 +30,8 @@ class Latent(NamedTuple):
     shape: torch.Size
     unconstrained_shape: torch.Size
     transform: Transform
+    support: Constraint
+    """Support of one number or vector of the site, its event dimensions unwrapped."""
     event_dim: int
     row_dim: int | None
     """Axis of `shape` (from the right) that runs over the rows; None for a latent shared by all rows."""
@@ -142,10 +145,17 @@ def _latent(name: str, node: Mapping[str, Any], rows: int | None) -> Latent:
         value.shape,
         transform.inv(value).shape,
         transform,
+        _base(node["fn"].support),
         event_dim,
         None if row_dim is None else row_dim - event_dim,
         value,
     )
+
+
+def _base(support: Constraint) -> Constraint:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def row_axis(node: Mapping[str, Any], rows: int | None) -> int | None:
@@ -265,17 +275,28 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
     return drawn, replayed, _joint(replayed, summed)
 
 
-def log_weights(model: Model, guide: Model, data: Dataset) -> Tensor:
-    """Log importance weights log p(data, z) − log q(z) of one draw: (N,) where every latent is local to a row, else (1,)."""
-    drawn, replayed, joint = guided_runs(model, guide, data)
+class LogWeights(NamedTuple):
+    """Log importance weights log p(data, z) − log q(z) of one draw, and what their sum over rows is multiplied by."""
+
+    values: Tensor
+    """(N,) where every latent is local to a row, else (1,)."""
+    scale: float
+    """size / rows for a minibatch of independent rows, else 1."""
+
+
+def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
+    """Weigh one draw of the guide; by row where rows are independent given the parameters."""
     found = sites(model, data)
-    guide_nodes = [node for node in drawn.nodes.values() if _is_latent(node)]
-    if not found.row_local or found.discrete:
-        return (joint - sum((node["log_prob"].sum() for node in guide_nodes), torch.zeros_like(joint))).reshape(1)
-    model_nodes = [node for node in replayed.nodes.values() if node["type"] == "sample" and "log_prob" in node]
-    zero = joint.new_zeros(found.num_rows or 1)
-    gained = sum((_reduce_to_rows(n["log_prob"], _axis_of_rows(n, found.num_rows)) for n in model_nodes), zero)
-    return gained - sum((_reduce_to_rows(n["log_prob"], row_axis(n, found.num_rows)) for n in guide_nodes), zero)
+    rows, size = data.num_rows, data.size
+    if not found.row_local or found.discrete or rows is None or size is None:
+        drawn, _, joint = guided_runs(model, guide, data)
+        return LogWeights((joint - sum(n["log_prob"].sum() for n in guide_sites(drawn).values())).reshape(1), 1.0)
+    # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
+    drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
+    scored = [node for node in replayed.nodes.values() if node["type"] == "sample" and "log_prob" in node]
+    values = sum(_reduce_to_rows(node["log_prob"], _axis_of_rows(node, rows)) for node in scored)
+    values = values - sum(_reduce_to_rows(node["log_prob"], row_axis(node, rows)) for node in guide_sites(drawn).values())
+    return LogWeights(values, size / rows)
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from probmodel.protocols import Checked, Dataset, Model, Target
 from probmodel.sites import Latent, Scores, Sites, enumerated, row_scaled, score, sites
-from probmodel.tracing import Program, bytes_per_call, isolated, trace
+from probmodel.tracing import Program, bytes_per_call, isolated, parameters, trace
 
 MEMORY_BUDGET = 2**29
 """Bytes of intermediate tensors that one vectorised call may need before its draws are split into chunks."""
@@ -78,6 +78,7 @@ def target(model: Model, data: Dataset) -> Target:
         dtype=dtype,
         device=device,
         fallback=log_joint.program.reason,
+        given=_given(model, log_joint.program),
     )
 
 
@@ -119,6 +120,13 @@ class Density:
             return torch.stack([self.function(draw) for draw in theta])
         memory = max(1, bytes_per_call(self.program))
         return vmap(self.at, randomness="different", chunk_size=max(1, MEMORY_BUDGET // memory))(theta)
+
+
+def _given(model: Model, program: Program) -> tuple[str, ...]:
+    """Names of the point estimates that the log joint reads; all of the model's where no graph can tell."""
+    named = parameters(model)
+    read = {id(leaf) for leaf in program.leaves}
+    return tuple(name for name, value in named.items() if program.run is None or id(value) in read)
 
 
 class _Layout:

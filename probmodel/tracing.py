@@ -178,46 +178,58 @@ def _close(a: Tensor | None, b: Tensor | None) -> bool:
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1.0), equal_nan=True)
 
 
-def loss_and_gradients(
-    program: Program, function: Callable[..., Tensor], leaves: Sequence[Tensor]
-) -> Callable[..., tuple[Tensor, tuple[Tensor, ...]]]:
-    """One step's `inputs → loss, gradients of leaves`: the traced gradient graph, or eager autograd as the fallback."""
-    if program.run is None:
-        return lambda *inputs: _eager_gradients(function(*inputs), leaves)
-    captured = {id(leaf) for leaf in program.leaves}
-    strangers = captured - {id(leaf) for leaf in leaves}
-    if strangers:
-        raise ValueError(
-            f"expected parameters of the model or its guide, got {len(strangers)} that belong to neither (a network "
-            "reached through a global?); make the model an nn.Module that holds the network"
-        )
-    run = program.run
-    order = {id(leaf): i for i, leaf in enumerate(program.leaves)}
-    gradient = grad_and_value(run, argnums=tuple(range(len(program.leaves))))
+class Gradient:
+    """A scalar function's `inputs → value, gradients of leaves`, as one traced graph that can be compiled.
 
-    def step(*inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if not program.leaves:
-            return run(*inputs), tuple(torch.zeros_like(leaf) for leaf in leaves)
-        found, loss = gradient(*(leaf.detach() for leaf in program.leaves), *inputs)
-        return loss, tuple(found[order[id(leaf)]] if id(leaf) in order else torch.zeros_like(leaf) for leaf in leaves)
+    Without a trace the function runs eagerly under autograd; the numbers are the same.
 
-    return step
+    Args:
+        function: tensors → scalar; reads `leaves` from outside.
+        leaves: what to differentiate by.
+        inputs: one call's tensors.
+
+    Raises:
+        ValueError: when the function reads parameters that are not among `leaves`.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], leaves: Sequence[Tensor], *inputs: Tensor) -> None:
+        self.function, self.leaves = function, tuple(leaves)
+        self.program = trace(function, *inputs)
+        captured = self.program.leaves
+        strangers = {id(leaf) for leaf in captured} - {id(leaf) for leaf in leaves}
+        if strangers:
+            raise ValueError(
+                f"expected parameters of the model or its guide, got {len(strangers)} that belong to neither (a network "
+                "reached through a helper function?); make the model an nn.Module that holds the network"
+            )
+        order = {id(leaf): i for i, leaf in enumerate(captured)}
+        self.positions = [order.get(id(leaf)) for leaf in self.leaves]
+        self.graph = _gradient_graph(self.program, inputs) if self.program.run is not None and captured else None
+        self.run: Callable[..., Any] | None = self.graph
+
+    def compile(self) -> None:
+        """Fuse the graph by Inductor; the first call after this one pays for it."""
+        if self.graph is not None:
+            self.run = torch.compile(self.graph, fullgraph=True, dynamic=False)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.run is None:
+            value = self.function(*inputs)
+            if not self.leaves or not value.requires_grad:
+                return value.detach(), [torch.zeros_like(leaf) for leaf in self.leaves]
+            found = torch.autograd.grad(value, self.leaves, allow_unused=True, materialize_grads=True)
+            return value.detach(), list(found)
+        with torch.no_grad():
+            gradients, value = self.run(*(leaf.detach() for leaf in self.program.leaves), *inputs)
+        pairs = zip(self.positions, self.leaves, strict=True)
+        return value, [torch.zeros_like(leaf) if i is None else gradients[i] for i, leaf in pairs]
 
 
-def _eager_gradients(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if not leaves or not loss.requires_grad:
-        return loss.detach(), tuple(torch.zeros_like(leaf) for leaf in leaves)
-    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return loss.detach(), gradients
-
-
-def gradient_graph(program: Program, *inputs: Tensor) -> GraphModule | None:
-    """The whole `leaves, inputs → loss, gradients` as one graph: what `torch.compile` fuses. None without a trace."""
-    if program.run is None or not program.leaves:
-        return None
-    value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(program.leaves))))
+def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
+    leaves = [leaf.detach() for leaf in program.leaves]
+    value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(leaves))))  # type: ignore[arg-type]
     with isolated(seed=0):
-        graph = make_fx(functionalize(value_and_grad))(*(leaf.detach() for leaf in program.leaves), *inputs)
+        graph = make_fx(functionalize(value_and_grad))(*leaves, *inputs)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

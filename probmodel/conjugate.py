@@ -1,0 +1,180 @@
+"""Exact posterior and evidence of conjugate models, recognised by numbers instead of by names.
+
+A posterior stays in the family of its prior exactly when the log joint is linear in that family's sufficient statistics.
+This is solved at random points and verified at others, so it holds for any way the model may be written.
+
+Reference:
+    Bernardo & Smith (1994), "Bayesian theory", section 5.2.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import constraints
+
+from probmodel.curvature import Gaussian, gaussian_at, gradient
+from probmodel.protocols import Dataset, Model, Target
+from probmodel.sites import Latent, sites
+from probmodel.target import target as make_target
+from probmodel.tracing import isolated
+
+RELATIVE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest misfit of the family at fresh points, relative to the spread of the log joint there: rounding only."""
+NUM_CHECKS = 8
+
+
+class Conjugate(NamedTuple):
+    """An exact posterior: either one normal over all latents, or one distribution a site."""
+
+    log_z: float
+    gaussian: Gaussian | None
+    by_site: Mapping[str, dist.Distribution]
+
+
+class NotConjugateError(ValueError):
+    """The posterior is in no family that can be integrated in closed form."""
+
+
+def conjugate(model: Model, data: Dataset) -> Conjugate:
+    """Exact posterior and log evidence, in nats.
+
+    Covers normal latents with a quadratic log joint (any linear Gaussian model, also one code a row), and independent
+    beta, Dirichlet and gamma sites.
+
+    Raises:
+        NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
+    """
+    with isolated(seed=0):
+        latents = sites(model, data).latents
+    target = make_target(model, data)
+    if not latents:
+        return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
+    if all(_is_real(latent) for latent in latents):
+        return _normal(target)
+    return _independent(target, latents)
+
+
+def _is_real(latent: Latent) -> bool:
+    return latent.shape == latent.unconstrained_shape and latent.support is constraints.real
+
+
+def _normal(target: Target) -> Conjugate:
+    start = torch.zeros(target.dim, dtype=target.dtype, device=target.device)
+    base = gaussian_at(target, start)
+    # One Newton step from anywhere reaches the maximum of a quadratic.
+    step = torch.zeros_like(start)
+    slope = gradient(target, start)[base.index]
+    step[base.index] = torch.linalg.solve(base.precision, slope[..., None]).squeeze(-1)
+    gaussian = gaussian_at(target, start + step)
+    top = target.log_joint_at(gaussian.loc)
+    with isolated(seed=0):
+        points = gaussian.loc + 3 * (gaussian.sample(NUM_CHECKS) - gaussian.loc)
+    offset = (points - gaussian.loc)[:, gaussian.index]
+    quadratic = top - 0.5 * torch.einsum("sri,rij,srj->s", offset, gaussian.precision, offset)
+    _verify(target.log_joint(points), quadratic)
+    return Conjugate(float(top + gaussian.log_normaliser()), gaussian, {})
+
+
+def _verify(log_joint: Float[Tensor, " S"], predicted: Float[Tensor, " S"]) -> None:
+    scale = max(1.0, float(log_joint.abs().max()))
+    misfit = float((log_joint - predicted).abs().max()) / scale
+    if not misfit < RELATIVE_ERROR.get(log_joint.dtype, 1e-3):
+        raise NotConjugateError(
+            f"expected a log joint linear in sufficient statistics of a normal, beta, Dirichlet or gamma posterior, got "
+            f"a relative misfit of {misfit:.2g}; use NUTS, SVI or Laplace instead of an exact method"
+        )
+
+
+def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
+    families = {latent.name: _family(latent) for latent in latents}
+    count = 1 + sum(family.num_statistics(latent) for latent, family in zip(latents, families.values(), strict=True))
+    with isolated(seed=0):
+        theta = torch.randn(2 * count + NUM_CHECKS, target.dim, dtype=target.dtype, device=target.device)
+    values = target.constrain(theta)
+    statistics = [families[latent.name].statistics(values[latent.name]).flatten(1) for latent in latents]
+    design = torch.cat([torch.ones_like(theta[:, :1]), *statistics], -1)
+    log_density = target.log_joint(theta) - _log_jacobian(latents, theta)
+    fit = len(theta) - NUM_CHECKS
+    natural = torch.linalg.lstsq(design[:fit], log_density[:fit, None], driver="gelsd").solution[:, 0]
+    _verify(log_density[fit:], design[fit:] @ natural)
+    log_z, position = natural[0], 1
+    by_site: dict[str, dist.Distribution] = {}
+    for latent, block in zip(latents, statistics, strict=True):
+        eta = natural[position : position + block.shape[1]]
+        position += block.shape[1]
+        by_site[latent.name], log_partition = families[latent.name].posterior(eta, latent)
+        log_z = log_z + log_partition
+    return Conjugate(float(log_z), None, by_site)
+
+
+def _log_jacobian(latents: tuple[Latent, ...], theta: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
+    total = theta.new_zeros(len(theta))
+    pieces = theta.split([latent.unconstrained_shape.numel() for latent in latents], -1)
+    for latent, piece in zip(latents, pieces, strict=True):
+        u = piece.reshape(len(theta), *latent.unconstrained_shape)
+        total = total + latent.transform.log_abs_det_jacobian(u, latent.transform(u)).reshape(len(theta), -1).sum(-1)
+    return total
+
+
+class _Beta:
+    """log x and log(1 − x)."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return 2 * latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return torch.stack([value.log(), torch.log1p(-value)], -1)
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+        a, b = (eta.reshape(*latent.shape, 2) + 1).unbind(-1)
+        log_partition = (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
+        return dist.Beta(a, b).to_event(latent.event_dim), log_partition
+
+
+class _Gamma:
+    """log x and x."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return 2 * latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return torch.stack([value.log(), value], -1)
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+        shape, rate = eta.reshape(*latent.shape, 2).unbind(-1)
+        shape, rate = shape + 1, -rate
+        return dist.Gamma(shape, rate).to_event(latent.event_dim), (shape.lgamma() - shape * rate.log()).sum()
+
+
+class _Dirichlet:
+    """log x."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+        concentration = eta.reshape(latent.shape) + 1
+        log_partition = (concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()).sum()
+        return dist.Dirichlet(concentration).to_event(latent.event_dim - 1), log_partition
+
+
+def _family(latent: Latent) -> _Beta | _Gamma | _Dirichlet:
+    families = {
+        constraints.unit_interval: _Beta(),
+        constraints.positive: _Gamma(),
+        constraints.nonnegative: _Gamma(),
+        constraints.simplex: _Dirichlet(),
+    }
+    if latent.support not in families:
+        raise NotConjugateError(
+            f"expected normal latents alone, or beta, gamma and Dirichlet ones, got site {latent.name!r} on {latent.support}"
+            " beside them; use NUTS, SVI or Laplace"
+        )
+    return families[latent.support]

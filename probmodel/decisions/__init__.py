@@ -1,0 +1,6 @@
+"""z → p(y | z) → action."""
+
+from probmodel.decisions.classify import Classify
+from probmodel.decisions.regress import Regress
+
+__all__ = ["Classify", "Regress"]

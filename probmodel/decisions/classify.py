@@ -1,0 +1,60 @@
+"""Class of a row: the one of least expected loss under the predictive probabilities."""
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Classify(nn.Module):
+    """y ~ Categorical(softmax(W z + b)); acts by least expected loss, the likeliest class under 0–1 loss.
+
+    Args:
+        in_features: width of z.
+        num_classes: classes, numbered from 0.
+        loss: (actions, classes), what an action costs in each class; 0–1 by default.
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, loss: Float[Tensor, "actions classes"] | None = None
+    ) -> None:
+        super().__init__()
+        if loss is not None and (loss.dim() != 2 or loss.shape[1] != num_classes):
+            raise ValueError(f"loss needs shape (actions, {num_classes}), got {tuple(loss.shape)}; one column a class")
+        self.in_features, self.num_classes, self.loss = in_features, num_classes, loss
+        self.logits = nn.Linear(in_features, num_classes)
+
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.Distribution:
+        return dist.Categorical(logits=self.logits(z))
+
+    def act(self, predictive: torch.distributions.Distribution) -> Tensor:
+        """Action of least expected loss, (N,), from a Categorical predictive."""
+        probs = predictive.probs  # type: ignore[attr-defined]
+        if self.loss is None:
+            return probs.argmax(-1)
+        return (probs @ self.loss.to(probs).T).argmin(-1)
+
+    def observed(self, y: Tensor) -> Tensor:
+        """Class numbers, from numbers or one-hot rows."""
+        return y.argmax(-1) if y.dim() == 2 else y
+
+    def check(self, y: Tensor) -> None:
+        """Raise ValueError for labels of a wrong shape, out of range, or of one class only."""
+        if y.dim() == 2 and y.shape[1] != self.num_classes:
+            raise ValueError(f"one-hot y needs {self.num_classes} columns, got {y.shape[1]}; set num_classes")
+        if y.dim() not in (1, 2):
+            raise ValueError(f"y needs shape (N,) or (N, {self.num_classes}), got {tuple(y.shape)}; squeeze it")
+        if y.dim() == 2 and not ((y == 0) | (y == 1)).all() or y.dim() == 2 and not (y.sum(-1) == 1).all():
+            raise ValueError("one-hot y needs a single 1 in each row and 0 elsewhere; use class numbers instead")
+        labels = self.observed(y)
+        if labels.is_floating_point():
+            raise ValueError(f"y needs whole class numbers, got {labels.dtype}; convert with y.long()")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"labels need to lie in 0 … {self.num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
+            )
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss}

@@ -1,0 +1,47 @@
+"""Numbers of a row: the mean of the predictive distribution, with its variance."""
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Regress(nn.Module):
+    """y ~ N(W z + b, σ² I), σ a parameter; acts by the predictive mean (least squared loss).
+
+    Args:
+        in_features: width of z.
+        out_features: numbers to predict a row.
+        noise: where σ starts.
+    """
+
+    def __init__(self, in_features: int, out_features: int = 1, *, noise: float = 1.0) -> None:
+        super().__init__()
+        if not noise > 0:
+            raise ValueError(f"noise needs to be a positive standard deviation, got {noise}")
+        self.in_features, self.out_features, self.noise = in_features, out_features, noise
+        self.mean = nn.Linear(in_features, out_features)
+        self.log_noise = nn.Parameter(torch.tensor(noise).log())
+
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.Distribution:
+        loc = self.mean(z)
+        return dist.Normal(loc, self.log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
+
+    def act(self, predictive: torch.distributions.Distribution) -> Tensor:
+        """Predictive mean, (N, out_features)."""
+        return predictive.mean
+
+    def observed(self, y: Tensor) -> Tensor:
+        """y as (N, out_features)."""
+        return y[:, None] if y.dim() == 1 else y
+
+    def check(self, y: Tensor) -> None:
+        """Raise ValueError for y of a wrong shape or kind."""
+        if self.observed(y).dim() != 2 or self.observed(y).shape[1] != self.out_features:
+            raise ValueError(f"y needs shape (N, {self.out_features}), got {tuple(y.shape)}; set out_features or reshape")
+        if not y.is_floating_point():
+            raise ValueError(f"y needs real numbers, got {y.dtype}; convert with y.float(), or classify")
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "noise": self.noise}

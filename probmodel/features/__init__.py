@@ -1,0 +1,7 @@
+"""x → h: plain modules."""
+
+from probmodel.features.cnn import CNN
+from probmodel.features.mlp import MLP, Identity
+from probmodel.features.pooling import AveragePool, MaxPool, UpSample
+
+__all__ = ["CNN", "MLP", "AveragePool", "Identity", "MaxPool", "UpSample"]

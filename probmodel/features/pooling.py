@@ -1,0 +1,44 @@
+"""Pooling between convolutions, as values to pass: largest, average, and up-sampling to a larger map."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Largest value of each window of `size` along every spatial axis.
+
+    >>> MaxPool(2)(torch.arange(4.0).reshape(1, 1, 4)).tolist()
+    [[[1.0, 3.0]]]
+    """
+
+    size: int = 2
+
+    def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.dim() - 3]
+        return pool(x, self.size)
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """Mean of each window of `size` along every spatial axis."""
+
+    size: int = 2
+
+    def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
+        return pool(x, self.size)
+
+
+@dataclass(frozen=True)
+class UpSample:
+    """Each value repeated `size` times along every spatial axis: a larger map, as decoders need it."""
+
+    size: int = 2
+
+    def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        return F.interpolate(x, scale_factor=float(self.size), mode="nearest")

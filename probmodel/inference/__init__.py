@@ -1,0 +1,8 @@
+"""(model, data, seed) → Posterior: one method a file."""
+
+from probmodel.inference.exact import Exact
+from probmodel.inference.laplace import Laplace
+from probmodel.inference.nuts import NUTS
+from probmodel.inference.svi import SVI, NonFiniteError
+
+__all__ = ["NUTS", "SVI", "Exact", "Laplace", "NonFiniteError"]

@@ -1,0 +1,33 @@
+"""Exact inference where the model is conjugate."""
+
+import time
+from dataclasses import dataclass
+
+from probmodel.conjugate import conjugate
+from probmodel.inference.draws import guide_draws
+from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
+from probmodel.protocols import Dataset, Model, Posterior
+from probmodel.sites import sites
+from probmodel.tracing import isolated
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Independent draws of the exact posterior: linear Gaussian models, beta, gamma and Dirichlet sites.
+
+    Args:
+        num_draws: draws to keep.
+    """
+
+    num_draws: int = 1_000
+
+    def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
+        """Raise NotConjugateError where the posterior has no closed form."""
+        begin = time.perf_counter()
+        exact = conjugate(model, data)
+        with isolated(seed):
+            latents = sites(model, data).latents
+        guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
+        draws = guide_draws(model, guide, data, self.num_draws, seed)
+        info = {"method": "Exact", "seed": seed, "log_evidence": exact.log_z, "seconds": time.perf_counter() - begin}
+        return Posterior(model, data, draws, info, guide)

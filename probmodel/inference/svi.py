@@ -1,0 +1,199 @@
+"""Stochastic variational inference on a traced, compiled step (Hoffman et al., 2013; Kingma & Welling, 2014)."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+from tqdm.auto import tqdm
+
+from probmodel.inference.draws import guide_draws
+from probmodel.objectives.elbo import elbo
+from probmodel.protocols import Dataset, Model, Objective, Posterior
+from probmodel.sites import first_bad_site
+from probmodel.target import check
+from probmodel.tracing import Gradient, isolated, own
+
+COMPILE_SECONDS = 25.0
+"""What compiling one gradient graph costs on a small machine; shorter fits run the graph uncompiled."""
+COMPILED_SHARE = 0.6
+"""Share of a step's time that compilation leaves, at best, on networks of this package's size."""
+TRIAL_STEPS = 20
+WINDOW = 100
+"""Steps the plateau test averages over."""
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or its gradient is NaN or infinite; the message names the first bad site."""
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Minimise an objective over the parameters of a model and its guide.
+
+    Args:
+        num_steps: gradient steps at most.
+        batch_size: rows a step, drawn without replacement within an epoch; None takes all rows.
+        guide: the guide; None takes the one the model brings, else `autoguide(model)`.
+        autoguide: makes a guide for a model without one; Pyro's mean-field normal by default.
+        objective: (model, guide, data) → loss in nats.
+        optimizer: parameters → torch optimiser; Adam with rate 0.003 by default.
+        patience: stop once this many windows of 100 steps in a row show no significant descent; None never stops early.
+        num_draws: draws of the guide to keep.
+        compile: compile the step; None compiles where a few timed steps say that it pays.
+        progress: show a progress bar.
+
+    Reference:
+        Hoffman, Blei, Wang & Paisley (2013), "Stochastic variational inference".
+    """
+
+    num_steps: int = 2_000
+    batch_size: int | None = None
+    guide: Model | None = None
+    autoguide: Callable[[Model], Model] = AutoNormal
+    objective: Objective = elbo
+    optimizer: Callable[[list[Tensor]], Optimizer] = partial(Adam, lr=3e-3)
+    patience: int | None = 5
+    num_draws: int = 1_000
+    compile: bool | None = None
+    progress: bool = True
+
+    def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
+        """Fit copies of model and guide; the ones passed in stay as they were.
+
+        Raises:
+            ValueError: for data or settings that cannot work.
+            NonFiniteError: when the loss or a gradient stops being finite, naming the first bad site.
+        """
+        _check_settings(self, data)
+        check(model, data)
+        begin = time.perf_counter()
+        with isolated(seed), pyro.validation_enabled(True):
+            fitted, guide, leaves = own(model, self.guide, self.autoguide, data)
+        with isolated(seed + 1):
+            outcome = _descend(self, fitted, guide, leaves, data)
+            draws = guide_draws(fitted, guide, data, self.num_draws, seed + 2)
+        info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
+        info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
+        return Posterior(fitted, data, draws, info, guide)
+
+
+class Outcome(NamedTuple):
+    """How a descent went; `losses` in nats over the whole data set, one a step."""
+
+    losses: list[float]
+    plateau: bool
+    compiled: bool
+    fallback: str | None
+
+
+def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
+    batches = _batches(settings, data)
+    first = next(batches)
+
+    def loss(*tensors: Tensor) -> Tensor:
+        return settings.objective(model, guide, _with_tensors(first, tensors))
+
+    if not leaves:
+        with torch.no_grad():
+            return Outcome([float(loss(*data.tensors()))], True, False, None)
+    gradient = Gradient(loss, list(leaves.values()), *first.tensors())
+    optimizer = settings.optimizer(list(leaves.values()))
+    losses: list[float] = []
+    quiet, compiled, trial = 0, False, time.perf_counter()
+    with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
+        for number in range(settings.num_steps):
+            if number == 0 and settings.compile or number == TRIAL_STEPS and _pays(settings, trial):
+                gradient.compile()
+                compiled = True
+            batch = first if number == 0 else next(batches)
+            value, gradients = gradient(*batch.tensors())
+            if not _finite(value, gradients):
+                raise NonFiniteError(_report(number, model, guide, batch, leaves))
+            losses.append(float(value))
+            for leaf, slope in zip(leaves.values(), gradients, strict=True):
+                leaf.grad = slope
+            optimizer.step()
+            bar.update()
+            if len(losses) % WINDOW == 0:
+                bar.set_postfix_str(f"loss {np.mean(losses[-WINDOW:]):.1f} nats")
+                quiet = 0 if descends(losses) else quiet + 1
+                if settings.patience is not None and quiet >= settings.patience:
+                    break
+        bar.total = bar.n  # An early stop leaves a full bar, not an unfinished one.
+        bar.refresh()
+    for leaf in leaves.values():
+        leaf.grad = None
+    return Outcome(losses, not descends(losses), compiled, gradient.program.reason)
+
+
+def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
+    """Whether a line through the last `span` losses falls by more than two standard errors of its slope.
+
+    >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
+    (True, False)
+    """
+    recent = np.asarray(losses[-span:])
+    if len(recent) < WINDOW:
+        return True
+    steps = np.arange(len(recent)) - (len(recent) - 1) / 2
+    slope = (steps @ recent) / (steps @ steps)
+    residual = recent - recent.mean() - slope * steps
+    stderr = np.sqrt(residual @ residual / (len(recent) - 2) / (steps @ steps))
+    return bool(slope < -2 * stderr)
+
+
+def _batches(settings: SVI, data: Dataset) -> Iterator[Dataset]:
+    """Endless minibatches: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
+    if settings.batch_size is None or data.size is None or settings.batch_size >= data.size:
+        while True:
+            yield data
+    while True:
+        order = torch.randperm(data.size, device=data.tensors()[0].device)
+        for index in order.split(settings.batch_size):
+            if len(index) == settings.batch_size:
+                yield data.rows(index)
+
+
+def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
+    values = iter(tensors)
+    return batch.map(lambda _: next(values))
+
+
+def _pays(settings: SVI, trial: float) -> bool:
+    if settings.compile is not None:
+        return False
+    seconds_a_step = (time.perf_counter() - trial) / TRIAL_STEPS
+    remaining = (settings.num_steps - TRIAL_STEPS) * seconds_a_step
+    return remaining * (1 - COMPILED_SHARE) > COMPILE_SECONDS
+
+
+def _finite(value: Tensor, gradients: list[Tensor]) -> bool:
+    total = value + sum(gradient.abs().max() for gradient in gradients if gradient.numel())
+    return bool(torch.isfinite(total))
+
+
+def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dict[str, Tensor]) -> str:
+    site = first_bad_site(model, guide, batch, leaves)
+    return (
+        f"expected a finite loss and gradient, got NaN or infinity at step {number}; first at {site}; lower the learning "
+        "rate, scale the data, or keep the site's parameters inside their support"
+    )
+
+
+def _check_settings(settings: SVI, data: Dataset) -> None:
+    if settings.num_steps < 1 or settings.num_draws < 1:
+        raise ValueError(f"num_steps and num_draws need 1 or more, got {settings.num_steps} and {settings.num_draws}")
+    if settings.batch_size is None:
+        return
+    if settings.batch_size < 1:
+        raise ValueError(f"batch_size needs 1 or more rows, got {settings.batch_size}; None takes all rows")
+    if data.size is None:
+        raise ValueError("batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size=number of rows)")

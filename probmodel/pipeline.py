@@ -1,0 +1,72 @@
+"""features ∘ representation ∘ decision: itself a Pyro model, with its guide."""
+
+from collections.abc import Callable
+
+import pyro
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.protocols import Dataset, Decision, Representation
+
+
+class Pipeline(nn.Module):
+    """p(y | x) = ∫ p(y | z) p(z | features(x)) dz, a Pyro model called as `pipeline(x, y)`.
+
+    Args:
+        features: module x → h.
+        representation: h → z, with its guide.
+        decision: z → p(y | z) → action.
+
+    >>> from probmodel.decisions import Classify
+    >>> from probmodel.features import CNN
+    >>> from probmodel.representations import VAE
+    >>> Pipeline(CNN(1, 32), VAE(32, 8), Classify(8, 10)).num_parameters
+    9850
+    """
+
+    def __init__(
+        self,
+        features: Callable[[Tensor], Tensor],
+        representation: Representation,
+        decision: Decision,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.representation = representation
+        self.decision = decision
+
+    def forward(self, x: Float[Tensor, "N *features"], y: Tensor | None = None) -> Tensor:
+        rows = pyro.plate("rows", len(x), dim=-1)
+        z = self.representation.model(self.features(x), rows)
+        with rows:
+            observed = None if y is None else self.decision.observed(y)
+            return pyro.sample("y", self.decision.likelihood(z), obs=observed)
+
+    def guide(self, x: Float[Tensor, "N *features"], y: Tensor | None = None) -> None:
+        """The representation's guide on the features of x."""
+        self.representation.guide(self.features(x), pyro.plate("rows", len(x), dim=-1))
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows."""
+        values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+        if set(values) - {"y"} != {"x"}:
+            raise ValueError(f"a Pipeline is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)")
+        x, y = values["x"], values.get("y")
+        if len(x) < 2:
+            raise ValueError(f"expected at least 2 rows, got {len(x)}; add data")
+        if data.size is None:
+            raise ValueError(f"expected size, the number of rows, got None; pass Dataset((x,), {{'y': y}}, {len(x)})")
+        if y is None:
+            return
+        if len(y) != len(x):
+            raise ValueError(f"y needs {len(x)} rows as x has, got {len(y)}")
+        self.decision.check(y)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that fitting sets, the guide's included."""
+        return sum(p.numel() for p in self.parameters())
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"features": self.features, "representation": self.representation, "decision": self.decision}

@@ -1,0 +1,34 @@
+"""A deterministic code: the representation without uncertainty, a baseline for the others."""
+
+from collections.abc import Sequence
+
+import pyro
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class DNN(nn.Module):
+    """z = net(h), a rectifier network; nothing is sampled and the guide is empty.
+
+    Args:
+        in_features: width of h.
+        out_features: width of z.
+        hidden: widths of the layers between.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (32,)) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        widths = (in_features, *self.hidden)
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        self.network = nn.Sequential(*layers, nn.Linear(widths[-1], out_features), nn.ReLU())
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        return self.network(h)
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Nothing to guide."""
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}

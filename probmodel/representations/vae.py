@@ -1,0 +1,83 @@
+"""A stochastic Gaussian code with an amortised guide (Kingma & Welling, 2014; conditional form of Sohn et al., 2015).
+
+The decision layer is the decoder: `Pipeline(CNN, VAE, Classify)` is a conditional VAE of y given x, and
+`Pipeline(MLP, VAE(prior=StandardNormal(k)), Regress)` with y = x is the generative autoencoder, whose linear case is
+probabilistic PCA.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class StandardNormal(nn.Module):
+    """The prior z ~ N(0, I), whatever the features: the code of a generative autoencoder."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N 2K"]:
+        return h.new_zeros(len(h), 2 * self.out_features)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"out_features": self.out_features}
+
+
+class VAE(nn.Module):
+    """z ~ N(prior(h)) in the model, z ~ N(encoder(h)) in the guide, one code a row.
+
+    The evidence is log p(y | x) = Σ_rows log ∫ p(z | h) p(y | z) dz, so it can be compared with that of any other model
+    of y given x.
+
+    Args:
+        in_features: width of h.
+        out_features: width of z.
+        encoder: module h → (N, 2·out_features), means and log scales of the guide; linear by default.
+        prior: the same for the model: a learned linear map by default (conditional), or `StandardNormal(out_features)`.
+
+    Reference:
+        Sohn, Lee & Yan (2015), "Learning structured output representation using deep conditional generative models".
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        encoder: nn.Module | None = None,
+        prior: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.given_encoder, self.given_prior = encoder is not None, prior is not None
+        self.encoder = nn.Linear(in_features, 2 * out_features) if encoder is None else encoder
+        self.prior = nn.Linear(in_features, 2 * out_features) if prior is None else prior
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        with rows:
+            return pyro.sample("z", self._normal(self.prior(h)))
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        with rows:
+            pyro.sample("z", self._normal(self.encoder(h)))
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "encoder": self.encoder if self.given_encoder else None,
+            "prior": self.prior if self.given_prior else None,
+        }
+
+    def _normal(self, code: Float[Tensor, "N 2K"]) -> dist.Distribution:
+        if code.shape[-1] != 2 * self.out_features:
+            raise ValueError(
+                f"encoder and prior need {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}"
+            )
+        loc, log_scale = code.chunk(2, -1)
+        return dist.Normal(loc, torch.exp(log_scale)).to_event(1)
