@@ -7,7 +7,7 @@ that xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from math import ceil, prod, sqrt
@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-import arviz as az
+import arviz
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.special import logsumexp
+
+az: Any = arviz  # Its two generations have different functions, which a type checker sees one of.
 
 Arrays = Mapping[str, np.ndarray]
 """Site name → array; a posterior's arrays are (chain, draw, *event)."""
@@ -59,7 +61,7 @@ def from_arrays(
     observed_data: Arrays | None = None,
     posterior_predictive: Arrays | None = None,
 ) -> Any:
-    """ArviZ's container of the given groups; a group that is None or empty is left out, `posterior` always stays.
+    """ArviZ's container of the given groups; a group that is None or empty is left out.
 
     Args:
         posterior: draws, (chain, draw, *event).
@@ -75,11 +77,12 @@ def from_arrays(
         ValueError: where an array lacks the two axes, or its number of chains or draws differs from the others.
     """
     sampled = {
+        "posterior": posterior,
         "sample_stats": sample_stats,
         "log_likelihood": log_likelihood,
         "posterior_predictive": posterior_predictive,
     }
-    groups = {"posterior": _dataset(posterior)} | {name: _dataset(group) for name, group in sampled.items() if group}
+    groups = {name: _dataset(group) for name, group in sampled.items() if group}
     if observed_data:
         groups["observed_data"] = _dataset(observed_data, sample_dims=())
     return _ARVIZ.tree(groups)
@@ -90,40 +93,30 @@ def rhat(posterior: Arrays) -> dict[str, np.ndarray]:
 
     It is nan for one chain, fewer than four draws, or an element that never moves: none of them can show convergence.
     """
-    shapes = {np.shape(value)[:2] for value in posterior.values()}
-    if any(chains < 2 or draws < 4 for chains, draws in shapes):
-        return {name: np.full(np.shape(value)[2:], np.nan) for name, value in posterior.items()}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return _by_site(az.rhat(_dataset(posterior), method="rank"), posterior)
+    return _by_site(posterior, lambda draws: az.rhat(draws, method="rank"), min_chains=2)
 
 
 def ess_bulk(posterior: Arrays) -> dict[str, np.ndarray]:
     """Effective sample size of the bulk (Vehtari et al., 2021) by site, of the event's shape; nan below four draws."""
-    if _too_short(posterior):
-        return {name: np.full(np.shape(value)[2:], np.nan) for name, value in posterior.items()}
-    return _by_site(az.ess(_dataset(posterior), method="bulk"), posterior)
+    return _by_site(posterior, lambda draws: az.ess(draws, method="bulk"))
 
 
 def ess_tail(posterior: Arrays) -> dict[str, np.ndarray]:
     """Smaller effective sample size of the 5 % and 95 % quantiles (Vehtari et al., 2021); as `ess_bulk` otherwise."""
-    if _too_short(posterior):
-        return {name: np.full(np.shape(value)[2:], np.nan) for name, value in posterior.items()}
     # The probabilities are given because ArviZ 1 takes its default from the width of its credible intervals.
-    return _by_site(az.ess(_dataset(posterior), method="tail", prob=(0.05, 0.95)), posterior)
+    return _by_site(posterior, lambda draws: az.ess(draws, method="tail", prob=(0.05, 0.95)))
 
 
 def mcse_mean(posterior: Arrays) -> dict[str, np.ndarray]:
     """Monte Carlo standard error of the posterior mean by site, of the event's shape; nan below four draws."""
-    if _too_short(posterior):
-        return {name: np.full(np.shape(value)[2:], np.nan) for name, value in posterior.items()}
-    return _by_site(az.mcse(_dataset(posterior), method="mean"), posterior)
+    return _by_site(posterior, lambda draws: az.mcse(draws, method="mean"))
 
 
 def loo(log_likelihood: np.ndarray) -> Loo:
     """Leave-one-out elpd by Pareto-smoothed importance sampling (Vehtari, Gelman & Gabry, 2017).
 
-    elpd = Σ_i log p(y_i | y_{-i}), with the smoothed weights of 1 / p(y_i | theta_s).  ArviZ's warning of a large k-hat is
-    silenced: the caller has `pareto_k` and decides.  The tail is that of independent draws (relative efficiency 1).
+    elpd = Σ_i log p(y_i | y_{-i}), with the smoothed weights of 1 / p(y_i | theta_s).  ArviZ's warning of a large
+    k-hat is silenced: the caller has `pareto_k` and decides.  The tail is that of independent draws.
     Rows no Pareto distribution can be fitted to keep their raw weights: k-hat is -inf where the likelihood is the same
     at all tail draws, inf where there are fewer than 25 draws or a likelihood is not finite.
 
@@ -153,13 +146,10 @@ def loo(log_likelihood: np.ndarray) -> Loo:
     if enough and varies.any():
         elpd_by_row[varies], pareto_k[varies] = _ARVIZ.loo(values[..., varies])
     rows = len(elpd_by_row)
-    return Loo(
-        elpd=float(elpd_by_row.sum()),
-        se=sqrt(rows * elpd_by_row.var(ddof=1)) if rows > 1 else float("nan"),
-        p_loo=float((logsumexp(draws, axis=0) - log_count - elpd_by_row).sum()),
-        pareto_k=pareto_k,
-        elpd_by_row=elpd_by_row,
-    )
+    with np.errstate(invalid="ignore"):  # A row that is impossible at some draw has elpd -inf, and no variance.
+        p_loo = (logsumexp(draws, axis=0) - log_count - elpd_by_row).sum()
+        se = sqrt(rows * elpd_by_row.var(ddof=1)) if rows > 1 else float("nan")
+    return Loo(float(elpd_by_row.sum()), se, float(p_loo), pareto_k, elpd_by_row)
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
@@ -218,10 +208,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
 
 def save_netcdf(posterior: Arrays, path: str | Path) -> None:
     """Write draws as the group "posterior" of a NetCDF file that `arviz.from_netcdf` opens; bit-exact in any dtype."""
-    dataset = _dataset(posterior)
-    # Without this xarray marks nan as a missing value, and reading goes through arithmetic.
-    exact = {name: {"_FillValue": None} for name in dataset.data_vars}
-    dataset.to_netcdf(path, mode="w", group="posterior", engine="h5netcdf", encoding=exact)
+    _dataset(posterior).to_netcdf(path, mode="w", group="posterior", engine="h5netcdf")
 
 
 def load_netcdf(path: str | Path) -> dict[str, np.ndarray]:
@@ -265,19 +252,32 @@ def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Fi
     with _pyplot_untouched():
         figure = _ARVIZ.pairs(overlaid)
         handles = [Line2D([], [], color=f"C{i}", label=name) for i, name in enumerate(posteriors)]
-        figure.legend(handles=handles, loc="upper right")
+        figure.legend(handles=handles, loc="outside upper right")
         return _noted(figure, posteriors, max_elements)
 
 
 def plot_ranks(posterior: Arrays, *, max_elements: int = 20) -> Figure:
-    """Ranks of each chain's draws among all draws (Vehtari et al., 2021; Säilynoja et al., 2022): even if they mix."""
+    """Ranks of each chain's draws among all draws (Vehtari et al., 2021; Säilynoja et al., 2022): even if they mix.
+
+    A single chain is split into halves.  ArviZ 0.23 draws histograms, ArviZ 1 differences of distribution functions.
+
+    Args:
+        posterior: one fit, two draws or more.
+        max_elements: as in `plot_forest`.
+
+    Returns:
+        A figure that pyplot no longer holds.
+
+    Raises:
+        ValueError: for no sites, or a single draw.
+    """
     with _pyplot_untouched():
         figure = _ARVIZ.ranks(_single(posterior, max_elements))
         return _noted(figure, {"": posterior}, max_elements)
 
 
 def plot_traces(posterior: Arrays, *, max_elements: int = 20) -> Figure:
-    """Density and path of each chain, a row an element; see `plot_forest`."""
+    """Density and path of each chain, a row an element; see `plot_ranks`."""
     with _pyplot_untouched():
         figure = _ARVIZ.traces(_single(posterior, max_elements))
         return _noted(figure, {"": posterior}, max_elements)
@@ -296,7 +296,8 @@ def _encoded(name: str) -> str:
 
 
 def _dataset(arrays: Arrays, sample_dims: tuple[str, ...] = ("chain", "draw")) -> xr.Dataset:
-    variables, coords = {}, {}
+    variables: dict[str, Any] = {}
+    coords: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
         array, safe = np.asarray(values), _encoded(name)
         if array.ndim < len(sample_dims):
@@ -307,12 +308,21 @@ def _dataset(arrays: Arrays, sample_dims: tuple[str, ...] = ("chain", "draw")) -
     return xr.Dataset(variables, coords=coords)
 
 
-def _by_site(dataset: xr.Dataset, posterior: Arrays) -> dict[str, np.ndarray]:
-    return {name: dataset[_encoded(name)].to_numpy() for name in posterior}
-
-
-def _too_short(posterior: Arrays) -> bool:
-    return any(np.shape(value)[1] < 4 for value in posterior.values())
+def _by_site(
+    posterior: Arrays, statistic: Callable[[xr.Dataset], xr.Dataset], *, min_chains: int = 1
+) -> dict[str, np.ndarray]:
+    """A statistic of each element of each site; nan where there are too few chains or draws for it."""
+    found = {name: np.full(np.shape(values)[2:], np.nan) for name, values in posterior.items()}
+    enough = {
+        name: values
+        for name, values in posterior.items()
+        if np.size(values) and np.shape(values)[0] >= min_chains and np.shape(values)[1] >= 4
+    }
+    if not enough:
+        return found
+    with np.errstate(invalid="ignore", divide="ignore"):  # An element that never moves has no variance to divide by.
+        values = statistic(_dataset(enough))
+    return found | {name: values[_encoded(name)].to_numpy() for name in enough}
 
 
 def _tail_spread(draws: np.ndarray) -> np.ndarray:
@@ -377,28 +387,38 @@ def _overlaid(posteriors: Mapping[str, Arrays], max_elements: int) -> _Overlaid:
         name: dict(islice(_elements({site: posterior[site] for site in sites}), max_elements))
         for name, posterior in posteriors.items()
     }
-    longest = max(values.size for fit in fits.values() for values in fit.values())
-    # ArviZ 1 fills unequal fits up with nan, so chains are joined and shorter fits repeat their draws evenly.
-    equal = {
-        name: {label: _stretched(values, longest) for label, values in fit.items()} for name, fit in fits.items()
-    }
+    sizes = [values.size for fit in fits.values() for values in fit.values()]
+    count = min((size for size in sizes if size >= FEWEST_DRAWS), default=max(sizes))
+    # ArviZ 1 fills unequal fits up with nan, so chains are joined and thinned; point estimates repeat their few draws.
+    equal = {name: {label: _resized(values, count) for label, values in fit.items()} for name, fit in fits.items()}
     labels = {_encoded(label): label for label in next(iter(fits.values()))}
     return _Overlaid({name: from_arrays(fit) for name, fit in equal.items()}, labels)
 
 
-def _stretched(values: np.ndarray, count: int) -> np.ndarray:
+def _resized(values: np.ndarray, count: int) -> np.ndarray:
     index = np.arange(count) * values.size // count
     return values.reshape(1, -1)[:, index]
 
 
 def _single(posterior: Arrays, max_elements: int) -> _Overlaid:
     _shared({"": posterior})
-    fit = dict(islice(_elements(posterior), max_elements))
+    fit = dict(islice(_elements({name: _two_chains(values) for name, values in posterior.items()}), max_elements))
     return _Overlaid({"": from_arrays(fit)}, {_encoded(label): label for label in fit})
 
 
+def _two_chains(values: np.ndarray) -> np.ndarray:
+    """The array, or the halves of its only chain (2, draw // 2, *event)."""
+    chains, draws, *event = np.shape(values)
+    if chains > 1:
+        return values
+    if draws < 2:
+        raise ValueError(f"expected two draws or more, got shape {np.shape(values)}; a point estimate has no path")
+    return np.asarray(values)[0, : draws // 2 * 2].reshape(2, draws // 2, *event)
+
+
 def _noted(figure: Figure, posteriors: Mapping[str, Arrays], max_elements: int) -> Figure:
-    """The figure with a line that says what was left out, if anything."""
+    """The figure, its texts clear of each other, with a line that says what was left out, if anything."""
+    figure.set_layout_engine("constrained")
     first = next(iter(posteriors.values()))
     count = sum(prod(np.shape(first[site])[2:]) for site in _shared(posteriors))
     if count > max_elements:
@@ -411,7 +431,10 @@ def _pyplot_untouched() -> Iterator[None]:
     """Close the figures opened inside: ArviZ draws through pyplot, which keeps every figure it makes."""
     before = set(plt.get_fignums())
     try:
-        yield
+        with warnings.catch_warnings():
+            # A point estimate has no density, and the plot shows that.
+            warnings.filterwarnings("ignore", "Your data appears to have a single value", UserWarning)
+            yield
     finally:
         for number in set(plt.get_fignums()) - before:
             plt.close(number)
@@ -437,15 +460,19 @@ class _ArviZ0:
     def forest(self, fits: _Overlaid) -> Figure:
         trees, names = list(fits.trees.values()), list(fits.trees)
         axes = az.plot_forest(
-            trees, model_names=names, combined=True, labeller=fits.labeller(), backend="matplotlib", show=False
+            trees,
+            model_names=names,
+            var_names=list(fits.labels),
+            combined=True,
+            labeller=fits.labeller(),
+            backend="matplotlib",
+            show=False,
         )
         return self._figure(axes)
 
     def densities(self, fits: _Overlaid) -> Figure:
         trees, names = list(fits.trees.values()), list(fits.trees)
-        axes = az.plot_density(
-            trees, data_labels=names, labeller=fits.labeller(), backend="matplotlib", show=False
-        )
+        axes = az.plot_density(trees, data_labels=names, labeller=fits.labeller(), backend="matplotlib", show=False)
         return self._figure(axes)
 
     def pairs(self, fits: _Overlaid) -> Figure:
@@ -455,6 +482,8 @@ class _ArviZ0:
             axes = az.plot_pair(
                 tree,
                 ax=axes,
+                figsize=(2.2 * len(fits.labels), 2.2 * len(fits.labels)),
+                textsize=8,
                 marginals=True,
                 scatter_kwargs=colour | {"alpha": 0.3},
                 marginal_kwargs=colour | {"plot_kwargs": colour},
@@ -499,7 +528,7 @@ class _ArviZ1:
         plots = None
         for i, tree in enumerate(fits.trees.values()):
             colour, first = {"color": f"C{i}"}, i == 0
-            visuals = {"scatter": colour | {"alpha": 0.3}, "dist": colour, "xlabel": first, "ylabel": first}
+            visuals = {"scatter": colour | {"alpha": 0.3, "size": 12}, "dist": colour, "xlabel": first, "ylabel": first}
             plots = az.plot_pair(
                 tree, plot_matrix=plots, visuals=visuals, labeller=fits.labeller(), backend="matplotlib"
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probmodel.protocols import Checked, Dataset, Guided
+from probmodel.protocols import Checked, Dataset, Decision, Guided
 
 Prior = Callable[[str, Tensor], dist.Distribution]
 """Name and value of a parameter → its prior, with the whole parameter as one event."""
@@ -86,6 +86,11 @@ class Lifted(nn.Module):
         """As the module checks."""
         if isinstance(self.module, Checked):
             self.module.check(data)
+
+    @property
+    def decision(self) -> Decision:
+        """The module's decision layer."""
+        return self.module.decision  # type: ignore[return-value]
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""

@@ -121,6 +121,13 @@ class Decision(Protocol):
     def check(self, y: Tensor) -> None: ...
 
 
+@runtime_checkable
+class Deciding(Protocol):
+    """A model that ends in a decision layer."""
+
+    decision: Decision
+
+
 class Objective(Protocol):
     """Differentiable loss in nats over the whole data set, never per datum."""
 

@@ -47,6 +47,7 @@ class Sites(NamedTuple):
     max_plate_nesting: int
     num_rows: int | None
     digest: str
+    observations: tuple[Tensor, ...]
 
     @property
     def row_local(self) -> bool:
@@ -132,6 +133,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         max((-frame.dim for frame in frames), default=0),
         data.num_rows,
         digest([node["value"] for node in observed.values() if node["value"] is not None] or data.tensors()),
+        tuple(node["value"] for node in observed.values()),
     )
 
 

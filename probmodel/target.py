@@ -1,7 +1,7 @@
 """Model + data → `Target`: one density on R^D, vectorised over draws by `vmap` over the traced graph."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.func import vmap
 
-from probmodel.protocols import Checked, Dataset, Model, Target
+from probmodel.protocols import Checked, Dataset, Model, Posterior, Target
 from probmodel.sites import Latent, Scores, Sites, enumerated, row_scaled, score, sites
 from probmodel.tracing import Program, bytes_per_call, isolated, parameters, trace
 
@@ -80,6 +80,12 @@ def target(model: Model, data: Dataset) -> Target:
         fallback=log_joint.program.reason,
         given=_given(model, log_joint.program),
     )
+
+
+@lru_cache(maxsize=4)
+def target_of(posterior: Posterior) -> Target:
+    """The target of a posterior's model and data; kept for a few posteriors, since tracing costs seconds."""
+    return target(posterior.model, posterior.data)
 
 
 def check(model: Model, data: Dataset) -> None:

@@ -31,6 +31,9 @@ from probmodel.protocols import Dataset, Guided, Model
 GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference allowed between a graph and eager Pyro: rounding, not a wrong graph."""
 
+COMPILE_SECONDS = 25.0
+"""What compiling one gradient graph costs on a small machine; shorter work runs the graph uncompiled."""
+
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
 

@@ -62,7 +62,7 @@ def _read() -> _Raw:
     path = locate(FILE)
     remedy = "put the original file in its place"
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             raw = _Raw(*(file[name] for name in _Raw._fields))
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
         raise ValueError(f"expected the arrays {_Raw._fields} in {path}, got: {error}; {remedy}") from error

@@ -11,11 +11,14 @@ from pyro.infer.mcmc.api import MCMC
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probmodel.inference.potential import Potential
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import target as make_target
 from probmodel.tracing import isolated
 
 MAX_STARTS = 100
+LEAPFROGS = 10
+"""Gradient calls a draw, a cautious guess for deciding whether to compile."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class NUTS:
             raise ValueError("expected latents to sample, got a model with none; add pyro.sample or use lift")
         starts = _starts(target, self.num_chains, seed)
         total = self.num_chains * (self.num_samples + self.num_warmup)
+        potential = Potential(target, starts[0], total * LEAPFROGS)
         with tqdm(total=total, desc="NUTS", disable=not self.progress, mininterval=0.5) as bar:
-            chains = [_chain(self, target, start, seed + chain, bar) for chain, start in enumerate(starts)]
+            chains = [_chain(self, potential, start, seed + chain, bar) for chain, start in enumerate(starts)]
         theta = torch.stack([chain for chain, _ in chains])
         divergent = [found["divergences"] for _, found in chains]
         flat = target.constrain(theta.reshape(-1, target.dim))
@@ -65,6 +69,7 @@ class NUTS:
             "sample_stats": {"diverging": _indicator(divergent, self.num_samples)},
             "acceptance": [found["acceptance"] for _, found in chains],
             "fallback": target.fallback,
+            "compiled": potential.compiled,
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(model, data, draws, info, None)
@@ -88,10 +93,10 @@ def _starts(target: Target, num_chains: int, seed: int) -> list[Float[Tensor, " 
 
 
 def _chain(
-    settings: NUTS, target: Target, start: Float[Tensor, " D"], seed: int, bar: tqdm
+    settings: NUTS, potential: Potential, start: Float[Tensor, " D"], seed: int, bar: tqdm
 ) -> tuple[Float[Tensor, "draw D"], Mapping[str, object]]:
     kernel = PyroNUTS(
-        potential_fn=lambda values: -target.log_joint_at(values["theta"]),
+        potential_fn=potential,
         target_accept_prob=settings.target_accept,
         max_tree_depth=settings.max_tree_depth,
     )

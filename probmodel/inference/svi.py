@@ -19,10 +19,8 @@ from probmodel.objectives.elbo import elbo
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
 from probmodel.target import check
-from probmodel.tracing import Gradient, isolated, own
+from probmodel.tracing import COMPILE_SECONDS, Gradient, isolated, own
 
-COMPILE_SECONDS = 25.0
-"""What compiling one gradient graph costs on a small machine; shorter fits run the graph uncompiled."""
 COMPILED_SHARE = 0.6
 """Share of a step's time that compilation leaves, at best, on networks of this package's size."""
 TRIAL_STEPS = 20

@@ -174,8 +174,7 @@ def reliability(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], *,
     tensor([0.0000, 0.5000])
 
     Args:
-        confidence, correct: probability each row's prediction was given, and whether it came true.
-        num_bins: K.
+        confidence, correct, num_bins: as in `calibration`.
 
     Raises:
         ValueError: no rows, shapes that differ, confidences outside [0, 1], or fewer than one bin.
@@ -201,8 +200,7 @@ def calibration(
 
     Args:
         confidence, correct: probability each row's prediction was given, and whether it came true.
-        num_bins: 15 as in Guo et al. (2017).
-        num_draws: simulations; the p-value is at least 1 / (1 + num_draws).
+        num_bins, num_draws: bins, 15 as in Guo et al.; simulations, the p-value being at least 1 / (1 + num_draws).
         seed: of the simulation; no global random state is touched.
 
     Raises:
@@ -261,7 +259,8 @@ def _bins(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[Tensor, T
 def _simulated_hits(p: Tensor, member: Tensor, num_draws: int, seed: int) -> Float[Tensor, "S K"]:
     if num_draws < 2:
         raise ValueError(f"expected two simulations or more, got {num_draws}; the default is 2000")
-    generator = torch.Generator(p.device).manual_seed(seed)
+    # Another stream than the caller's of the same seed, which the confidences may come from.
+    generator = torch.Generator(p.device).manual_seed(seed ^ 0x9E3779B9)
     size = max(1, ELEMENTS // len(p))
     shapes = [(min(size, num_draws - start), len(p)) for start in range(0, num_draws, size)]
     draws = (torch.rand(shape, generator=generator, dtype=p.dtype, device=p.device) for shape in shapes)

@@ -1,0 +1,33 @@
+"""Evidence lower bound of a guide (Jordan et al., 1999)."""
+
+from probmodel.evidence.weights import ONE_SIDED, guide_weights
+from probmodel.protocols import Evidence, Posterior
+from probmodel.target import target_of
+
+
+def elbo(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
+    """E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
+
+    Args:
+        posterior: with a guide (SVI, Laplace, Exact).
+        seed: of the draws.
+        num_samples: draws of the guide.
+
+    Returns:
+        Evidence whose `lower` bounds log Z at 95 %; nothing bounds it from above.
+
+    Raises:
+        ValueError: for a posterior without a guide.
+    """
+    total = guide_weights(posterior, num_samples, seed).double().sum(-1)
+    log_z, stderr = float(total.mean()), float(total.std() / num_samples**0.5)
+    target = target_of(posterior)
+    return Evidence(
+        log_z,
+        stderr,
+        lower=log_z - ONE_SIDED[0.95] * stderr,
+        method="elbo",
+        given=target.given,
+        digest=target.digest,
+        info={"num_samples": num_samples},
+    )

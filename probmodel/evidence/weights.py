@@ -1,0 +1,91 @@
+"""Importance weights of many draws at once, and the log of their mean with its error."""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.arviz_data import pareto_k
+from probmodel.protocols import Posterior, Target
+from probmodel.sites import log_weights
+from probmodel.target import Density
+from probmodel.tracing import isolated
+
+ONE_SIDED = {0.95: 1.6448536269514722}
+"""Normal quantile of a one-sided bound at its level."""
+K_HAT_LIMIT = 0.7
+ESS_LIMIT = 0.01
+"""Effective share of the draws below which a weighted mean is not to be trusted."""
+
+
+class EvidenceWarning(UserWarning):
+    """An evidence that should not be trusted as it stands; the message says which check failed and what to try."""
+
+
+class WeightedMean(NamedTuple):
+    """Σ_rows log (1/S Σ_s w_s) with its delta-method error, and the checks of its weights."""
+
+    log_mean: float
+    stderr: float
+    ess_share: float
+    """Effective sample size / S (Kong, 1992), of the worst row."""
+    k_hat: float
+    """Pareto k-hat (Vehtari et al., 2024), of the worst row."""
+
+
+def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
+    """Log weights log p(data, z) − log q(z) of draws of the guide; R = rows where rows are independent, else 1.
+
+    Raises:
+        ValueError: for a posterior without a guide.
+    """
+    if posterior.guide is None:
+        raise ValueError(
+            f"expected a posterior with a guide, got one by {posterior.info.get('method')}; use evidence.importance, "
+            "which needs draws only"
+        )
+    model, guide, data = posterior.model, posterior.guide, posterior.data
+    like = next((d for d in posterior.draws.values()), None)
+    start = (like if like is not None else torch.zeros(1)).new_zeros(())
+    with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
+        weigh = Density(lambda _: log_weights(model, guide, data).values, start)
+        return weigh(start.expand(num_samples).clone())
+
+
+def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
+    """log Σ over rows of the log mean weight; the errors of rows add in squares."""
+    log_w = log_w.double()
+    count = len(log_w)
+    log_mean = torch.logsumexp(log_w, 0) - math.log(count)
+    relative = torch.exp(log_w - log_mean)  # w / mean(w), eq. (9.9) of Owen (2013)
+    variance = relative.var(0, correction=1) / count if count > 1 else torch.full_like(log_mean, math.inf)
+    ess = 1 / (relative**2).mean(0)
+    worst = torch.argsort(ess)[:50]  # k-hat of the rows whose weights vary most; the others' are smaller.
+    k_hats = [pareto_k(log_w[:, r].cpu().numpy()) for r in worst]
+    return WeightedMean(float(log_mean.sum()), float(variance.sum().sqrt()), float(ess.min()), float(np.max(k_hats)))
+
+
+def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
+    """Warn where k-hat or the effective sample size says that the error bar is not to be trusted."""
+    failed = []
+    if mean.k_hat > K_HAT_LIMIT:
+        failed.append(f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}")
+    if mean.ess_share < ESS_LIMIT:
+        failed.append(f"effective share of draws {mean.ess_share:.2%} < {ESS_LIMIT:.0%}")
+    if failed:
+        warnings.warn(f"{method}: {' and '.join(failed)}; {remedy}", EvidenceWarning, stacklevel=3)
+
+
+def theta_draws(posterior: Posterior, target: Target) -> Float[Tensor, "S D"]:
+    """The posterior's draws of all chains, in unconstrained coordinates."""
+    return target.unconstrain({name: draws.flatten(0, 1) for name, draws in posterior.draws.items()})
+
+
+def plain(target: Target) -> float:
+    """Log evidence of a model without latents: its log likelihood."""
+    return float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)))

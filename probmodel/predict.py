@@ -1,0 +1,172 @@
+"""Posterior + new rows → predictive distribution and action."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily
+
+from probmodel.protocols import Dataset, Deciding, Posterior
+from probmodel.sites import Sites, sites
+from probmodel.target import Density
+from probmodel.tracing import isolated
+
+
+class Prediction(NamedTuple):
+    """Predictive distribution of new rows, and what to do about them.
+
+    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.
+    """
+
+    distribution: Distribution
+    action: Tensor
+    by_draw: Distribution
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Uncertainty that stays when the latents are known: mean over draws of the variance, or of the entropy in nats."""
+        return self._spread(self.by_draw).mean(0)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Uncertainty that more data would remove: variance over draws of the mean, or mutual information in nats."""
+        if _is_finite(self.by_draw):
+            return self.distribution.entropy() - self.aleatoric
+        return self.by_draw.mean.var(0, correction=0)
+
+    @staticmethod
+    def _spread(distribution: Distribution) -> Tensor:
+        return distribution.entropy() if _is_finite(distribution) else distribution.variance
+
+
+def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int = 0) -> Prediction:
+    """p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
+
+    Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new row,
+    since nothing has been observed there.
+
+    Args:
+        posterior: from any inference.
+        args: the model's positional arguments for the new rows, without the observations.
+        num_draws: draws to average; all that the posterior has where it has fewer.
+        seed: of the local draws.
+
+    Returns:
+        Prediction.
+
+    Raises:
+        ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
+    """
+    _check_columns(posterior, args)
+    with isolated(seed):
+        found = sites(posterior.model, posterior.data)
+    shared = [latent for latent in found.latents if latent.row_dim is None]
+    data = Dataset(args, _other_arguments(posterior.data, found), None)
+    values = {latent.name: _thinned(posterior.draws[latent.name], num_draws) for latent in shared}
+    width = sum(latent.shape.numel() for latent in shared)
+    count = len(next(iter(values.values()))) if values else (num_draws if found.latents else 1)
+    kind = found.latents[0].value if found.latents else next(t for t in args if t.is_floating_point())
+    flat = torch.cat([value.flatten(1) for value in values.values()] or [kind.new_zeros(count, 0)], -1)
+
+    def likelihood(theta: Tensor) -> list[Distribution]:
+        pieces = theta.split([latent.shape.numel() for latent in shared]) if shared else ()
+        given = {latent.name: piece.reshape(latent.shape) for latent, piece in zip(shared, pieces, strict=True)}
+        model = poutine.condition(posterior.model, given)
+        run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+        return [run.nodes[name]["fn"] for name in found.observed]
+
+    with isolated(seed), torch.no_grad():
+        template = likelihood(flat[0].new_zeros(width) if not shared else flat[0])
+        if len(template) != 1:
+            raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
+        shapes = [parameter.shape for parameter in _parameters(template[0])]
+        packed = Density(lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta)[0])]), flat[0])(flat)
+    pieces = packed.split([shape.numel() for shape in shapes], -1)
+    by_draw = _rebuild(template[0], [p.reshape(len(flat), *shape) for p, shape in zip(pieces, shapes, strict=True)])
+    distribution = average(by_draw)
+    return Prediction(distribution, _act(posterior, distribution), by_draw)
+
+
+def average(by_draw: Distribution) -> Distribution:
+    """The mixture over the first batch axis, in equal parts; a Categorical stays one, its probabilities averaged."""
+    if isinstance(by_draw, Categorical):
+        return Categorical(probs=by_draw.probs.mean(0))
+    if isinstance(by_draw, Bernoulli):
+        return Bernoulli(probs=by_draw.probs.mean(0))
+    moved = _rebuild(by_draw, [_draw_axis_last(p, by_draw) for p in _parameters(by_draw)])
+    weights = torch.zeros(moved.batch_shape, device=_parameters(by_draw)[0].device)
+    return MixtureSameFamily(Categorical(logits=weights), moved)
+
+
+def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
+    """Draws of shape (S, N, *event) as (N, S, *event), which is where a mixture keeps its components."""
+    return parameter.movedim(0, len(distribution.batch_shape) - 1)
+
+
+def _act(posterior: Posterior, distribution: Distribution) -> Tensor:
+    if isinstance(posterior.model, Deciding):
+        return posterior.model.decision.act(distribution)
+    return distribution.probs.argmax(-1) if isinstance(distribution, Categorical) else distribution.mean
+
+
+def _is_finite(distribution: Distribution) -> bool:
+    return isinstance(distribution, Categorical | Bernoulli)
+
+
+def _thinned(draws: Float[Tensor, "chain draw *event"], count: int) -> Float[Tensor, "S *event"]:
+    """At most `count` draws, evenly spaced over all chains."""
+    flat = draws.flatten(0, 1)
+    return flat[torch.linspace(0, len(flat) - 1, min(count, len(flat)), device=flat.device).long()]
+
+
+def _parameters(distribution: Distribution) -> list[Tensor]:
+    if isinstance(distribution, Independent):
+        return _parameters(distribution.base_dist)
+    return [attrgetter(name)(distribution) for name in _names(distribution)]
+
+
+def _names(distribution: Distribution) -> Sequence[str]:
+    names = list(distribution.arg_constraints)
+    if not names:
+        raise ValueError(
+            f"expected a likelihood with parameters to average, got {type(distribution).__name__}; write it as one of "
+            "PyTorch's distributions, or draw from the model with pyro.infer.Predictive"
+        )
+    twice = {"probs", "logits"} <= set(names)
+    twice_scale = {"covariance_matrix", "precision_matrix", "scale_tril"} <= set(names)
+    return [n for n in names if not (twice and n == "probs" or twice_scale and n in ("covariance_matrix", "precision_matrix"))]
+
+
+def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
+    if isinstance(distribution, Independent):
+        return Independent(_rebuild(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
+    return type(distribution)(**dict(zip(_names(distribution), values, strict=True)))
+
+
+def _check_columns(posterior: Posterior, args: tuple[Tensor, ...]) -> None:
+    if not args:
+        raise ValueError("expected the model's arguments for the new rows, got none; pass test.args[0]")
+    for old, new in zip(posterior.data.args, args, strict=False):
+        if posterior.data.size is not None and old.shape[1:] != new.shape[1:]:
+            raise ValueError(
+                f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}"
+            )
+        if new.is_floating_point() and not torch.isfinite(new).all():
+            raise ValueError("expected finite numbers in the new rows, got NaN or infinity; drop or impute those rows")
+        if len(new) == 0:
+            raise ValueError("expected at least one new row, got none")
+
+
+def _other_arguments(data: Dataset, found: Sites) -> dict[str, object]:
+    """Keyword arguments that are neither observations nor aligned with the training rows."""
+    rows = data.num_rows
+
+    def kept(value: object) -> bool:
+        aligned = isinstance(value, Tensor) and rows is not None and value.dim() > 0 and len(value) == rows
+        return not aligned and not any(value is seen for seen in found.observations)
+
+    return {name: value for name, value in data.kwargs.items() if kept(value)}
