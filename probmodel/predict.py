@@ -61,34 +61,50 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
     Raises:
         ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
     """
-    _check_columns(posterior, args)
+    return predict_rows(posterior, Dataset(args, _shared_arguments(posterior), None), num_draws=num_draws, seed=seed)
+
+
+def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
+    """As `predict`, for rows given as a data set; observations in it are not looked at."""
+    _check_columns(posterior, data)
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
-    shared = [latent for latent in found.latents if latent.row_dim is None]
-    data = Dataset(args, _other_arguments(posterior.data, found), None)
-    values = {latent.name: _thinned(posterior.draws[latent.name], num_draws) for latent in shared}
-    width = sum(latent.shape.numel() for latent in shared)
-    count = len(next(iter(values.values()))) if values else (num_draws if found.latents else 1)
-    kind = found.latents[0].value if found.latents else next(t for t in args if t.is_floating_point())
-    flat = torch.cat([value.flatten(1) for value in values.values()] or [kind.new_zeros(count, 0)], -1)
+        data = _without_observations(posterior, found, data)
+        draws = _SharedDraws(posterior, found, num_draws)
 
-    def likelihood(theta: Tensor) -> list[Distribution]:
-        pieces = theta.split([latent.shape.numel() for latent in shared]) if shared else ()
-        given = {latent.name: piece.reshape(latent.shape) for latent, piece in zip(shared, pieces, strict=True)}
-        model = poutine.condition(posterior.model, given)
-        run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
-        return [run.nodes[name]["fn"] for name in found.observed]
+        def likelihood(theta: Tensor) -> Distribution:
+            model = poutine.condition(posterior.model, draws.split(theta))
+            run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+            return run.nodes[found.observed[0]]["fn"]
 
-    with isolated(seed), torch.no_grad():
-        template = likelihood(flat[0].new_zeros(width) if not shared else flat[0])
-        if len(template) != 1:
+        if len(found.observed) != 1:
             raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
-        shapes = [parameter.shape for parameter in _parameters(template[0])]
-        packed = Density(lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta)[0])]), flat[0])(flat)
+        with torch.no_grad():
+            template = likelihood(draws.flat[0])
+            shapes = [parameter.shape for parameter in _parameters(template)]
+            pack = Density(lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta))]), draws.flat[0])
+            packed = pack(draws.flat)
     pieces = packed.split([shape.numel() for shape in shapes], -1)
-    by_draw = _rebuild(template[0], [p.reshape(len(flat), *shape) for p, shape in zip(pieces, shapes, strict=True)])
+    by_draw = _rebuild(template, [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)])
     distribution = average(by_draw)
     return Prediction(distribution, _act(posterior, distribution), by_draw)
+
+
+class _SharedDraws:
+    """Draws of the latents that rows share, side by side in one matrix (S, D); D = 0 where there are none."""
+
+    def __init__(self, posterior: Posterior, found: Sites, num_draws: int) -> None:
+        self.latents = [latent for latent in found.latents if latent.row_dim is None]
+        values = [_thinned(posterior.draws[latent.name], num_draws) for latent in self.latents]
+        # Without any latent one evaluation is the predictive; with local ones alone each draw draws them anew.
+        count = len(values[0]) if values else (num_draws if found.latents else 1)
+        floating = [t for t in posterior.data.tensors() if t.is_floating_point()]
+        like = found.latents[0].value if found.latents else floating[0] if floating else torch.zeros(())
+        self.flat = torch.cat([value.flatten(1) for value in values] or [like.new_zeros(count, 0)], -1)
+
+    def split(self, theta: Float[Tensor, " D"]) -> dict[str, Tensor]:
+        pieces = theta.split([latent.shape.numel() for latent in self.latents]) if self.latents else ()
+        return {latent.name: p.reshape(latent.shape) for latent, p in zip(self.latents, pieces, strict=True)}
 
 
 def average(by_draw: Distribution) -> Distribution:
@@ -147,26 +163,43 @@ def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distributi
     return type(distribution)(**dict(zip(_names(distribution), values, strict=True)))
 
 
-def _check_columns(posterior: Posterior, args: tuple[Tensor, ...]) -> None:
-    if not args:
+def _check_columns(posterior: Posterior, data: Dataset) -> None:
+    if not data.tensors():
         raise ValueError("expected the model's arguments for the new rows, got none; pass test.args[0]")
-    for old, new in zip(posterior.data.args, args, strict=False):
+    for old, new in zip(posterior.data.args, data.args, strict=False):
+        if not isinstance(old, Tensor) or not isinstance(new, Tensor):
+            continue
         if posterior.data.size is not None and old.shape[1:] != new.shape[1:]:
             raise ValueError(
                 f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}"
             )
         if new.is_floating_point() and not torch.isfinite(new).all():
             raise ValueError("expected finite numbers in the new rows, got NaN or infinity; drop or impute those rows")
-        if len(new) == 0:
+        if new.numel() == 0:
             raise ValueError("expected at least one new row, got none")
 
 
-def _other_arguments(data: Dataset, found: Sites) -> dict[str, object]:
-    """Keyword arguments that are neither observations nor aligned with the training rows."""
-    rows = data.num_rows
+def _without_observations(posterior: Posterior, found: Sites, data: Dataset) -> Dataset:
+    """The call with None in place of what the training call observed, so that the model draws it."""
+    trained = posterior.data
 
-    def kept(value: object) -> bool:
-        aligned = isinstance(value, Tensor) and rows is not None and value.dim() > 0 and len(value) == rows
-        return not aligned and not any(value is seen for seen in found.observations)
+    def observed(value: object) -> bool:
+        return isinstance(value, Tensor) and any(
+            value is seen or value.shape == seen.shape and torch.equal(value, seen) for seen in found.observations
+        )
 
-    return {name: value for name, value in data.kwargs.items() if kept(value)}
+    args = tuple(None if observed(old) else new for old, new in zip(trained.args, data.args, strict=False))
+    names = {name for name, value in trained.kwargs.items() if observed(value)}
+    if isinstance(posterior.model, Deciding):
+        names.add("y")
+    return Dataset(args, {k: None if k in names else v for k, v in data.kwargs.items()}, None)
+
+
+def _shared_arguments(posterior: Posterior) -> dict[str, object]:
+    """Keyword arguments that are not aligned with the training rows and so hold for new rows too."""
+    rows = posterior.data.num_rows
+
+    def aligned(value: object) -> bool:
+        return isinstance(value, Tensor) and rows is not None and value.dim() > 0 and len(value) == rows
+
+    return {name: value for name, value in posterior.data.kwargs.items() if not aligned(value)}

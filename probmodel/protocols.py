@@ -77,6 +77,7 @@ def digest(values: list[Tensor]) -> str:
     return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
 
 
+@runtime_checkable
 class Model(Protocol):
     """A stochastic function in Pyro: latents are `pyro.sample`, observations carry `obs=`."""
 
@@ -97,6 +98,7 @@ class Checked(Protocol):
     def check(self, data: Dataset) -> None: ...
 
 
+@runtime_checkable
 class Representation(Protocol):
     """Latent code of the features; `rows` is the plate over data, passed in as an object."""
 
@@ -107,6 +109,7 @@ class Representation(Protocol):
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None: ...
 
 
+@runtime_checkable
 class Decision(Protocol):
     """Likelihood of y given the code, and the action of least expected loss."""
 
@@ -128,18 +131,21 @@ class Deciding(Protocol):
     decision: Decision
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Differentiable loss in nats over the whole data set, never per datum."""
 
     def __call__(self, model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]: ...
 
 
+@runtime_checkable
 class Inference(Protocol):
     """Frozen settings, called once; leaves no global behind."""
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> "Posterior": ...
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """Of the evidence of the posterior's model and data."""
 

@@ -20,6 +20,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 from torch.fx import GraphModule
@@ -103,6 +104,11 @@ def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
     The graph is accepted only if its value and its gradient equal the eager function's under another seed, so a random
     draw or a branch frozen into the graph is noticed.  Warns once, naming the cause, where tracing is not possible.
     """
+    with temporarily_clear_interpreter_stack():  # A first use may come from inside grad or vmap.
+        return _trace(function, inputs)
+
+
+def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):
             graph = make_fx(function)(*inputs)
@@ -123,7 +129,7 @@ def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
     with isolated(seed=0):
         function(*inputs)  # An error of the model itself must reach its author, not become a warning.
-    warnings.warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning, stacklevel=3)
+    warnings.warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning, stacklevel=4)
     return Program(None, (), reason)
 
 

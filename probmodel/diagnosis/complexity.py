@@ -1,0 +1,124 @@
+"""How much of a model the data use: parameters, effective dimension, and the curvature around the fit."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, vjp
+
+from probmodel.curvature import hessian_products
+from probmodel.diagnosis.findings import CAUTION, Finding, finding
+from probmodel.diagnosis.lanczos import Spectrum, spectrum
+from probmodel.evidence.weights import theta_draws
+from probmodel.objectives.elbo import elbo
+from probmodel.protocols import Posterior, Target
+from probmodel.target import target_of
+from probmodel.tracing import isolated, parameters, trace
+
+PRIOR_PRECISION = 1.0
+"""α of a parameter for which the model states no prior."""
+ROUNDING = 1e-5
+"""Share of the largest curvature below which an eigenvalue is rounding, not curvature."""
+CURVATURE_ROWS = 512
+
+
+def complexity(posterior: Posterior) -> list[Finding]:
+    """Parameter count, effective dimension Σ λ / (λ + α), and share of negative curvature.
+
+    λ are eigenvalues of minus the Hessian of the log likelihood, α the prior precision: for latents shared by rows at the
+    posterior mean, for point estimates (α = 1) at the fitted values, on at most 512 rows scaled to all.
+
+    Reference:
+        MacKay (1992), "Bayesian interpolation"; Maddox, Benton & Wilson (2020), "Rethinking parameter counting".
+    """
+    target = target_of(posterior)
+    count = num_parameters(posterior, target)
+    found = [finding("parameters", count, "numbers that the model's density depends on, apart from codes of rows")]
+    with isolated(seed=0):
+        if target.dim and target.by_row is None:
+            curvature = _latent_curvature(posterior, target)
+        elif target.given:
+            curvature = _parameter_curvature(posterior)
+        else:
+            return found
+    return [*found, *_spectral(curvature, count)]
+
+
+def num_parameters(posterior: Posterior, target: Target) -> int:
+    """Point estimates the log joint reads, and latents shared by rows."""
+    named = parameters(posterior.model)
+    return sum(named[name].numel() for name in target.given) + (target.dim if target.by_row is None else 0)
+
+
+def _spectral(curvature: Spectrum, count: int) -> list[Finding]:
+    limit = ROUNDING * float(curvature.values.abs().max())
+    effective = curvature.trace(lambda v: v.clamp_min(0) / (v.clamp_min(0) + PRIOR_PRECISION))
+    total = curvature.trace(torch.abs)
+    negative = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v))) / total if total > 0 else 0.0
+    message = "share of curvature that points up: above 0.1 the fit is no minimum of its loss"
+    return [
+        finding("effective dimension", effective, f"directions of {count} that the data determine"),
+        finding("negative curvature", negative, message, flag=CAUTION if negative > 0.1 else ""),
+    ]
+
+
+def _latent_curvature(posterior: Posterior, target: Target) -> Spectrum:
+    """Spectrum of P^(−1/2) H P^(−1/2): H of the log likelihood, P the prior's own curvature."""
+    theta = theta_draws(posterior, target).mean(0)
+
+    def prior(vector: Tensor) -> Tensor:
+        return -hessian_products(_at(target.log_prior), theta, vector[None])[0]
+
+    def likelihood(vector: Tensor) -> Tensor:
+        joint = -hessian_products(target.log_joint_at, theta, vector[None])[0]
+        return joint - prior(vector)
+
+    scale = _prior_scale(prior, target, theta)
+    return spectrum(lambda v: scale * likelihood(scale * v) * PRIOR_PRECISION, theta)
+
+
+def _at(density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda theta: density(theta[None])[0]
+
+
+def _prior_scale(prior: Callable[[Tensor], Tensor], target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """Standard deviations of the prior: from its curvature where that is diagonal, else from its draws."""
+    signs = torch.randint_like(theta, 2) * 2 - 1
+    diagonal = signs * prior(signs)  # Exact for a diagonal matrix.
+    if (diagonal > 0).all() and torch.allclose(prior(torch.ones_like(theta)), diagonal, rtol=1e-3):
+        return diagonal.rsqrt()
+    return target.sample_prior(500, 0).std(0)
+
+
+def _parameter_curvature(posterior: Posterior) -> Spectrum:
+    """Spectrum of the Hessian of the negative ELBO by the model's and the guide's parameters, noise held fixed."""
+    data = posterior.data
+    if data.size is not None and data.size > CURVATURE_ROWS:
+        data = data.rows(torch.randperm(data.size, device=data.tensors()[0].device)[:CURVATURE_ROWS])
+    model = posterior.model
+    guide = _no_guide if posterior.guide is None else posterior.guide
+    program = trace(lambda: elbo(model, guide, data))
+    if program.run is None or not program.leaves:
+        return Spectrum(torch.zeros(1), torch.zeros(1), 0)
+    run, leaves = program.run, [leaf.detach() for leaf in program.leaves]
+    flat = torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+    def loss(vector: Tensor) -> Tensor:
+        return run(*_unflatten(vector, leaves))
+
+    def product(vector: Tensor) -> Tensor:
+        with isolated(seed=0):
+            _, pull = vjp(grad(loss), flat)
+            return pull(vector)[0].detach()
+
+    return spectrum(product, flat)
+
+
+def _unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    pieces = vector.split([leaf.numel() for leaf in like])
+    return [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, like, strict=True)]
+
+
+def _no_guide(*args: object, **kwargs: object) -> None:
+    """Guide of a model without latents."""

@@ -1,0 +1,76 @@
+"""Has inference reached what it aims at: plateau of the loss, R-hat and effective sample size, divergences."""
+
+import numpy as np
+import torch
+
+from probmodel.arviz_data import ess_bulk, rhat
+from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.evidence.weights import K_HAT_LIMIT, guide_weights, weighted_mean
+from probmodel.protocols import Evidence, Posterior
+
+R_HAT_LIMIT = 1.01
+"""Vehtari et al. (2021)."""
+R_HAT_FAILURE = 1.1
+"""Gelman & Rubin's limit: beyond it chains sample different distributions."""
+ESS_LIMIT = 400
+"""Vehtari et al. (2021): below it R-hat itself is not to be trusted."""
+K_HAT_DRAWS = 300
+
+
+def convergence(posterior: Posterior, evidence: Evidence | None = None) -> list[Finding]:
+    """Findings on whether inference has converged; flagged *inference failed* where its result cannot be used."""
+    return [*_optimisation(posterior), *_chains(posterior), *_guide(posterior, evidence)]
+
+
+def _optimisation(posterior: Posterior) -> list[Finding]:
+    losses = np.asarray(posterior.info.get("losses", ()))
+    if losses.size == 0:
+        return []
+    if not np.isfinite(losses).all():
+        return [finding("loss", np.nan, "the loss is not finite", flag=Verdict.FAILED)]
+    tail = losses[-max(len(losses) // 10, 1) :]
+    stderr = tail.std() / len(tail) ** 0.5
+    found = [finding("loss", tail.mean(), "nats over the data set, mean of the last tenth of the steps", stderr=stderr)]
+    if len(losses) > 1 and tail.mean() > losses[0] + 2 * stderr:
+        found.append(finding("descent", losses[0] - tail.mean(), "the loss ends above its start", flag=Verdict.FAILED))
+    plateau = bool(posterior.info.get("plateau", True))
+    message = "the loss has levelled out" if plateau else "the loss is still falling: more steps would lower it"
+    return [*found, finding("plateau", plateau, message, flag="" if plateau else CAUTION)]
+
+
+def _chains(posterior: Posterior) -> list[Finding]:
+    draws = {name: value.numpy(force=True) for name, value in posterior.draws.items()}
+    if not draws or posterior.guide is not None:
+        return []
+    found = []
+    worst = max(float(np.nanmax(value, initial=0.0)) for value in rhat(draws).values())
+    if next(iter(draws.values())).shape[0] > 1:
+        flag = Verdict.FAILED if worst > R_HAT_FAILURE else CAUTION if worst > R_HAT_LIMIT else ""
+        found.append(finding("R-hat", worst, f"largest over sites; chains agree below {R_HAT_LIMIT}", flag=flag))
+    else:
+        found.append(finding("R-hat", np.nan, "one chain cannot show whether it has converged; run 4", flag=CAUTION))
+    ess = min(float(np.nanmin(value)) for value in ess_bulk(draws).values())
+    flag = CAUTION if ess < ESS_LIMIT else ""
+    found.append(finding("ESS", ess, f"smallest bulk effective sample size; {ESS_LIMIT} or more is enough", flag=flag))
+    total = next(iter(draws.values())).shape[0] * next(iter(draws.values())).shape[1]
+    share = float(posterior.info.get("divergences", 0)) / total
+    if share > 0:
+        message = "share of divergent transitions: regions the sampler cannot enter; reparametrise"
+        found.append(finding("divergences", share, message, flag=Verdict.FAILED if share > 0.1 else CAUTION))
+    return found
+
+
+def _guide(posterior: Posterior, evidence: Evidence | None) -> list[Finding]:
+    if posterior.guide is None or not posterior.draws:
+        return []
+    k_hat = None if evidence is None else evidence.info.get("k_hat")
+    if k_hat is None:
+        with torch.no_grad():
+            k_hat = weighted_mean(guide_weights(posterior, K_HAT_DRAWS, 0)).k_hat
+    untrusted = k_hat > K_HAT_LIMIT
+    message = (
+        "the guide misses part of the posterior (Yao et al., 2018): the evidence is a lower bound only"
+        if untrusted
+        else "the guide covers the posterior: importance weights can be trusted"
+    )
+    return [finding("k-hat", k_hat, message, flag=CAUTION if untrusted else "")]

@@ -1,0 +1,79 @@
+"""Spectrum of a symmetric matrix known by its products alone: stochastic Lanczos quadrature (Ubaru et al., 2017)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+DENSE_LIMIT = 100
+"""Up to this size the matrix is formed and its spectrum is exact."""
+
+
+class Spectrum(NamedTuple):
+    """Ritz values and weights: the trace of f(A) is Σ weights · f(values)."""
+
+    values: Float[Tensor, " M"]
+    weights: Float[Tensor, " M"]
+    stderr_scale: int
+    """Number of random probes; 0 where the spectrum is exact."""
+
+    def trace(self, function: Callable[[Tensor], Tensor]) -> float:
+        """Estimate of trace f(A)."""
+        return float((self.weights * function(self.values)).sum())
+
+
+def spectrum(
+    product: Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]],
+    like: Float[Tensor, " D"],
+    *,
+    num_steps: int = 30,
+    num_probes: int = 4,
+) -> Spectrum:
+    """Spectrum of A from products v → A v; call it inside `isolated`, the probes are random.
+
+    Args:
+        product: v → A v, A symmetric.
+        like: a vector of the size, dtype and device of v.
+        num_steps: Lanczos steps a probe.
+        num_probes: random directions.
+    """
+    size = like.numel()
+    if size <= DENSE_LIMIT:
+        matrix = torch.stack([product(row) for row in torch.eye(size, dtype=like.dtype, device=like.device)])
+        values = torch.linalg.eigvalsh(0.5 * (matrix + matrix.T).double())
+        return Spectrum(values, torch.ones_like(values), 0)
+    parts = [_lanczos(product, _rademacher(like), min(num_steps, size)) for _ in range(num_probes)]
+    values = torch.cat([values for values, _ in parts])
+    return Spectrum(values, torch.cat([weights for _, weights in parts]) * size / num_probes, num_probes)
+
+
+def _rademacher(like: Tensor) -> Tensor:
+    return torch.randint_like(like, 2) * 2 - 1
+
+
+def _lanczos(
+    product: Callable[[Tensor], Tensor], start: Float[Tensor, " D"], num_steps: int
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """Ritz values and squared first components, with full reorthogonalisation against rounding."""
+    basis = [start / start.norm()]
+    diagonal: list[Tensor] = []
+    off_diagonal: list[Tensor] = []
+    for _ in range(num_steps):
+        vector = product(basis[-1])
+        diagonal.append(vector @ basis[-1])
+        earlier = torch.stack(basis)
+        for _ in range(2):  # Once is not enough in float32.
+            vector = vector - earlier.T @ (earlier @ vector)
+        norm = vector.norm()
+        if norm <= 1e-6 * max(abs(float(d)) for d in diagonal) or len(diagonal) == num_steps:
+            break
+        off_diagonal.append(norm)
+        basis.append(vector / norm)
+    tridiagonal = torch.diag(torch.stack(diagonal).double())
+    if len(diagonal) > 1:
+        side = torch.stack(off_diagonal[: len(diagonal) - 1]).double()
+        tridiagonal = tridiagonal + torch.diag(side, 1) + torch.diag(side, -1)
+    values, vectors = torch.linalg.eigh(tridiagonal)
+    return values, vectors[0] ** 2

@@ -1,0 +1,37 @@
+"""Every test leaves Pyro's parameter store empty and the global random states alone; annotations are checked."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+import jaxtyping
+import numpy as np
+import pyro
+import pytest
+import torch
+
+# Before anything imports probmodel: shapes and types in its annotations are checked in tests only.
+jaxtyping.install_import_hook("probmodel", "beartype.beartype")
+
+
+def fingerprints() -> dict[str, str]:
+    """A digest of each global state that a fit could disturb."""
+    states = {
+        "torch's random state": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's random state": repr(np.random.get_state()).encode(),  # noqa: NPY002 - read only
+        "Python's random state": repr(random.getstate()).encode(),
+        "torch's default dtype": repr(torch.get_default_dtype()).encode(),
+    }
+    return {name: hashlib.sha256(state).hexdigest() for name, state in states.items()}
+
+
+@pytest.fixture(autouse=True)
+def _no_globals() -> Iterator[None]:
+    before = fingerprints()
+    yield
+    left = sorted(pyro.get_param_store().keys())
+    after = fingerprints()
+    pyro.clear_param_store()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not left, f"the parameter store holds {left}"
+    assert not changed, f"{' and '.join(changed)} changed"
