@@ -112,9 +112,9 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):
             graph = make_fx(function)(*inputs)
-            leaves = _lift_leaves(graph)
-            # In-place operations become pure ones, which vmap can batch.
-            graph = make_fx(functionalize(graph))(*(leaf.detach() for leaf in leaves), *inputs)
+            constants = _lift(graph, lambda captured: not captured.requires_grad)
+            leaves = _lift(graph, lambda captured: captured.requires_grad)
+            graph = _pure(graph, leaves, constants, inputs)
             graph.graph.eliminate_dead_code()
             graph.recompile()
     except Exception as error:  # noqa: BLE001 - any failure of user code under tracing has the same remedy: run it eagerly
@@ -126,6 +126,34 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
     return Program(graph, leaves, None)
 
 
+def _pure(
+    graph: GraphModule, leaves: Sequence[Tensor], constants: tuple[Tensor, ...], inputs: Sequence[Tensor]
+) -> GraphModule:
+    """In-place operations as pure ones, which vmap can batch; the constants become part of the graph again."""
+    count = len(leaves)
+
+    def whole(captured: tuple[Tensor, ...], *tensors: Tensor) -> Tensor:
+        return graph(*tensors[:count], *captured, *tensors[count:])
+
+    # Only what enters as an argument is made pure; a draw from constants alone would keep its in-place operations.
+    pure = functionalize(whole)
+    traced = make_fx(lambda *tensors: pure(constants, *tensors), decomposition_table=_BATCHED)
+    return traced(*(leaf.detach() for leaf in leaves), *inputs)
+
+
+def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """x[mask] = number as `where`: vmap cannot batch a boolean index."""
+    mask = indices[0]
+    plain = len(indices) == 1 and mask is not None and mask.dtype == torch.bool and mask.shape == x.shape
+    if not plain or accumulate or values.dim():
+        return NotImplemented  # Leaves the operator as it is.
+    return torch.where(mask, values, x)
+
+
+_BATCHED = {torch.ops.aten.index_put.default: _masked_write}
+"""Operators that vmap lacks (Multinomial's log-probability needs one), in terms of those it has."""
+
+
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
     with isolated(seed=0):
         function(*inputs)  # An error of the model itself must reach its author, not become a warning.
@@ -133,8 +161,8 @@ def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: st
     return Program(None, (), reason)
 
 
-def _lift_leaves(graph: GraphModule) -> tuple[Tensor, ...]:
-    """Turn captured parameters into leading inputs of the graph."""
+def _lift(graph: GraphModule, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
+    """Turn the captured tensors that are wanted into leading inputs of the graph."""
     leaves: dict[int, Tensor] = {}
     placeholders: dict[int, torch.fx.Node] = {}
     first = next(iter(graph.graph.nodes))
@@ -142,7 +170,7 @@ def _lift_leaves(graph: GraphModule) -> tuple[Tensor, ...]:
         if node.op != "get_attr":
             continue
         value = attrgetter(node.target)(graph)
-        if not isinstance(value, Tensor) or not value.requires_grad:
+        if not isinstance(value, Tensor) or not wanted(value):
             continue
         if id(value) not in leaves:
             leaves[id(value)] = value

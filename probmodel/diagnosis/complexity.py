@@ -52,14 +52,15 @@ def num_parameters(posterior: Posterior, target: Target) -> int:
 
 
 def _spectral(curvature: Spectrum, count: int) -> list[Finding]:
-    limit = ROUNDING * float(curvature.values.abs().max())
-    effective = curvature.trace(lambda v: v.clamp_min(0) / (v.clamp_min(0) + PRIOR_PRECISION))
-    total = curvature.trace(torch.abs)
-    negative = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v))) / total if total > 0 else 0.0
+    limit = ROUNDING * curvature.largest
+    effective, stderr = curvature.trace(lambda v: v.clamp_min(0) / (v.clamp_min(0) + PRIOR_PRECISION))
+    total, _ = curvature.trace(torch.abs)
+    upward, _ = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v)))
+    share = upward / total if total > 0 else 0.0
     message = "share of curvature that points up: above 0.1 the fit is no minimum of its loss"
     return [
-        finding("effective dimension", effective, f"directions of {count} that the data determine"),
-        finding("negative curvature", negative, message, flag=CAUTION if negative > 0.1 else ""),
+        finding("effective dimension", effective, f"directions of {count} that the data determine", stderr=stderr),
+        finding("negative curvature", share, message, flag=CAUTION if share > 0.1 else ""),
     ]
 
 
@@ -75,7 +76,7 @@ def _latent_curvature(posterior: Posterior, target: Target) -> Spectrum:
         return joint - prior(vector)
 
     scale = _prior_scale(prior, target, theta)
-    return spectrum(lambda v: scale * likelihood(scale * v) * PRIOR_PRECISION, theta)
+    return spectrum(lambda v: scale * likelihood(scale * v), theta)
 
 
 def _at(density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -100,7 +101,7 @@ def _parameter_curvature(posterior: Posterior) -> Spectrum:
     guide = _no_guide if posterior.guide is None else posterior.guide
     program = trace(lambda: elbo(model, guide, data))
     if program.run is None or not program.leaves:
-        return Spectrum(torch.zeros(1), torch.zeros(1), 0)
+        return Spectrum([(torch.zeros(1), torch.zeros(1))], exact=True)
     run, leaves = program.run, [leaf.detach() for leaf in program.leaves]
     flat = torch.cat([leaf.reshape(-1) for leaf in leaves])
 

@@ -1,6 +1,6 @@
 """Spectrum of a symmetric matrix known by its products alone: stochastic Lanczos quadrature (Ubaru et al., 2017)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,23 +12,28 @@ DENSE_LIMIT = 100
 
 
 class Spectrum(NamedTuple):
-    """Ritz values and weights: the trace of f(A) is Σ weights · f(values)."""
+    """Ritz values and weights of each random probe: the trace of f(A) is the mean over probes of Σ weights · f(values)."""
 
-    values: Float[Tensor, " M"]
-    weights: Float[Tensor, " M"]
-    stderr_scale: int
-    """Number of random probes; 0 where the spectrum is exact."""
+    probes: Sequence[tuple[Float[Tensor, " M"], Float[Tensor, " M"]]]
+    exact: bool
 
-    def trace(self, function: Callable[[Tensor], Tensor]) -> float:
-        """Estimate of trace f(A)."""
-        return float((self.weights * function(self.values)).sum())
+    @property
+    def largest(self) -> float:
+        """Largest absolute Ritz value."""
+        return max(float(values.abs().max()) for values, _ in self.probes)
+
+    def trace(self, function: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+        """Estimate of trace f(A) and its standard error over probes (0 where the spectrum is exact)."""
+        sums = torch.stack([(weights * function(values)).sum() for values, weights in self.probes])
+        stderr = 0.0 if self.exact else float(sums.std() / len(sums) ** 0.5)
+        return float(sums.mean()), stderr
 
 
 def spectrum(
     product: Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]],
     like: Float[Tensor, " D"],
     *,
-    num_steps: int = 30,
+    num_steps: int = 60,
     num_probes: int = 4,
 ) -> Spectrum:
     """Spectrum of A from products v → A v; call it inside `isolated`, the probes are random.
@@ -37,16 +42,15 @@ def spectrum(
         product: v → A v, A symmetric.
         like: a vector of the size, dtype and device of v.
         num_steps: Lanczos steps a probe.
-        num_probes: random directions.
+        num_probes: random directions, 2 or more.
     """
     size = like.numel()
     if size <= DENSE_LIMIT:
         matrix = torch.stack([product(row) for row in torch.eye(size, dtype=like.dtype, device=like.device)])
         values = torch.linalg.eigvalsh(0.5 * (matrix + matrix.T).double())
-        return Spectrum(values, torch.ones_like(values), 0)
-    parts = [_lanczos(product, _rademacher(like), min(num_steps, size)) for _ in range(num_probes)]
-    values = torch.cat([values for values, _ in parts])
-    return Spectrum(values, torch.cat([weights for _, weights in parts]) * size / num_probes, num_probes)
+        return Spectrum([(values, torch.ones_like(values))], exact=True)
+    probes = [_lanczos(product, _rademacher(like), min(num_steps, size)) for _ in range(num_probes)]
+    return Spectrum([(values, weights * size) for values, weights in probes], exact=False)
 
 
 def _rademacher(like: Tensor) -> Tensor:

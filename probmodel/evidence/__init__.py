@@ -1,5 +1,6 @@
 """Posterior → Evidence in nats: one estimator a file."""
 
+from probmodel.evidence.best import best
 from probmodel.evidence.elbo import elbo
 from probmodel.evidence.exact import exact
 from probmodel.evidence.importance import importance
@@ -7,4 +8,4 @@ from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.weights import EvidenceWarning
 
-__all__ = ["EvidenceWarning", "elbo", "exact", "importance", "iwae", "laplace"]
+__all__ = ["EvidenceWarning", "best", "elbo", "exact", "importance", "iwae", "laplace"]

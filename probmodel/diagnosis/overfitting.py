@@ -1,0 +1,167 @@
+"""Does the fit say more about its data than about new rows: gap to held-out rows, overconfidence, leave-one-out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Normal
+
+from probmodel.arviz_data import Loo, loo
+from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.evidence.weights import K_HAT_LIMIT, theta_draws
+from probmodel.predict import Prediction, predict_rows
+from probmodel.protocols import Dataset, Posterior
+from probmodel.sites import sites
+from probmodel.target import target_of
+from probmodel.tracing import isolated
+
+SIGNIFICANT = 2.0
+"""Standard errors beyond which a difference counts."""
+MATERIAL = 0.05
+"""Nats a row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
+LOO_DRAWS = 500
+TEMPERATURES = torch.logspace(-1, 1.5, 101, dtype=torch.float64)
+
+
+class Scored(NamedTuple):
+    """Prediction of some rows and the log score of what was observed, nats by row."""
+
+    prediction: Prediction
+    observed: Tensor
+    log_score: Float[Tensor, " N"]
+
+
+def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
+    """Predict rows and score the observations in them."""
+    with isolated(seed):
+        observed = sites(posterior.model, data).observations[0]
+    prediction = predict_rows(posterior, data, seed=seed)
+    log_score = prediction.distribution.log_prob(observed).double()
+    return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
+
+
+def leave_one_out(posterior: Posterior) -> Loo | None:
+    """PSIS-LOO by ArviZ; None for a model without latents that rows share, of which no row can be left out by weights."""
+    target = target_of(posterior)
+    with isolated(seed=0):
+        shared = all(latent.row_dim is None for latent in sites(posterior.model, posterior.data).latents)
+    if target.dim == 0 or not shared:
+        return None
+    theta = theta_draws(posterior, target)
+    theta = theta[torch.linspace(0, len(theta) - 1, min(LOO_DRAWS, len(theta)), device=theta.device).long()]
+    with torch.no_grad():
+        by_row = target.log_likelihood_by_row(theta)
+    return loo(by_row[None].numpy(force=True))
+
+
+def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[Finding]:
+    """Findings on overfitting and underfitting, flagged with the verdict they speak for.
+
+    With held-out rows: the gap of mean log scores with its standard error, and how much a recalibration of the
+    predictions, fitted on one half of the held-out rows and scored on the other, gains: predictions that claim more than
+    the data hold can be improved without knowing any new row (Harrell's calibration slope; Guo et al., 2017).
+    *Overfits* needs both.  A gap alone every fitted model has; it is about p / N a row for p effective parameters.
+
+    Raises:
+        ValueError: where there are neither held-out rows nor latents whose draws leave rows out.
+    """
+    left_out = leave_one_out(posterior)
+    if held_out is None and left_out is None:
+        raise ValueError(
+            "expected held-out data or latents shared by rows, got point estimates alone: their training score says "
+            "nothing about new rows; pass diagnose(fit, test)"
+        )
+    found = [] if left_out is None else _by_loo(left_out, decisive=held_out is None)
+    return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
+
+
+def _by_loo(left_out: Loo, *, decisive: bool) -> list[Finding]:
+    rows = len(left_out.elpd_by_row)
+    bad = float(np.mean(left_out.pareto_k > K_HAT_LIMIT))
+    trusted = bad == 0
+    share = left_out.p_loo / rows
+    message = f"of {rows} rows; above half of them the model follows single rows"
+    flag = Verdict.OVERFITS if decisive and trusted and share > 0.5 else CAUTION if share > 0.5 else ""
+    found = [
+        finding("elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se),
+        finding("p_loo", left_out.p_loo, f"effective number of parameters {message}", flag=flag),
+    ]
+    if not trusted:
+        found.append(finding("loo k-hat", bad, f"share of rows whose k-hat exceeds {K_HAT_LIMIT}", flag=CAUTION))
+    return found
+
+
+def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
+    train, test = scored(posterior, posterior.data), scored(posterior, held_out)
+    gap, gap_error = _difference(train.log_score, test.log_score)
+    gain, gain_error = _recalibration_gain(test)
+    null = baseline(train.observed)
+    train_gain, train_error = _paired(train.log_score - null.log_prob(train.observed).double().reshape(len(train.log_score), -1).sum(-1))
+    test_gain, test_error = _paired(test.log_score - null.log_prob(test.observed).double().reshape(len(test.log_score), -1).sum(-1))
+    overconfident = gap > SIGNIFICANT * gap_error and gain > max(MATERIAL, SIGNIFICANT * gain_error)
+    worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
+    blind = train_gain < SIGNIFICANT * train_error
+    return [
+        finding("train log score", train.log_score.mean(), "nats a row", stderr=_error(train.log_score)),
+        finding("held-out log score", test.log_score.mean(), "nats a row", stderr=_error(test.log_score)),
+        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=Verdict.OVERFITS if overconfident else ""),
+        finding(
+            "overconfidence",
+            gain,
+            "nats a row that recalibrating the held-out predictions gains",
+            stderr=gain_error,
+            flag=Verdict.OVERFITS if overconfident else "",
+        ),
+        finding(
+            "gain over base rate",
+            test_gain,
+            "held-out nats a row over a prediction that knows no features",
+            stderr=test_error,
+            flag=Verdict.OVERFITS if worse else Verdict.UNDERFITS if blind else "",
+        ),
+    ]
+
+
+def baseline(observed: Tensor) -> Distribution:
+    """Prediction without features: class frequencies, or a normal with the mean and variance of what was observed."""
+    if not observed.is_floating_point():
+        counts = torch.bincount(observed.reshape(-1), minlength=int(observed.max()) + 1).double()
+        return Categorical(probs=(counts + 1) / (counts + 1).sum())
+    return Normal(observed.double().mean(0), observed.double().std(0).clamp_min(1e-6))
+
+
+def _recalibration_gain(test: Scored) -> tuple[float, float]:
+    """Cross-fitted gain of the best temperature: chosen on the even rows, scored on the odd ones, and the reverse."""
+    scores = _tempered(test)
+    even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
+    gained = torch.zeros(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    unchanged = _tempered(test, torch.ones(1, dtype=scores.dtype))[0]
+    for fitted, scored_rows in ((even, ~even), (~even, even)):
+        best = scores[:, fitted].mean(1).argmax()
+        gained[scored_rows] = scores[best, scored_rows] - unchanged[scored_rows]
+    return _paired(gained)
+
+
+def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
+    """Log scores by row at each temperature: probabilities to the power 1/T, or normal predictions T times as wide."""
+    distribution, observed = test.prediction.distribution, test.observed
+    if isinstance(distribution, Categorical):
+        log_probs = distribution.logits.double()
+        return torch.stack([Categorical(logits=log_probs / float(t)).log_prob(observed) for t in temperatures])
+    mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
+    scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
+    return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
+
+
+def _difference(a: Float[Tensor, " N"], b: Float[Tensor, " M"]) -> tuple[float, float]:
+    return float(a.mean() - b.mean()), float((a.var() / len(a) + b.var() / len(b)).sqrt())
+
+
+def _paired(values: Float[Tensor, " N"]) -> tuple[float, float]:
+    return float(values.mean()), _error(values)
+
+
+def _error(values: Float[Tensor, " N"]) -> float:
+    return float(values.std() / len(values) ** 0.5)
