@@ -1,1 +1,73 @@
+"""Layered probabilistic models in Pyro: fitted, compared, and scored by their evidence.
 
+>>> import probmodel as pb
+>>> train, test = pb.data.digits(seed=0)
+>>> model = pb.Pipeline(pb.CNN(1, 32), pb.VAE(32, 8), pb.Classify(8, 10))
+>>> fit = pb.SVI(num_steps=5, batch_size=64, progress=False)(model, train, seed=0)
+>>> pb.predict(fit, test.args[0]).action.shape
+torch.Size([360])
+"""
+
+from probmodel import data, diagnosis, evidence, objectives
+from probmodel.compare import Comparison, compare
+from probmodel.compare_posteriors import PosteriorComparison, compare_posteriors
+from probmodel.conjugate import NotConjugateError
+from probmodel.decisions import Classify, Regress
+from probmodel.diagnosis import Diagnosis, diagnose, diagnose_ladder
+from probmodel.exports import to_arviz
+from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
+from probmodel.inference import NUTS, SVI, Exact, Laplace, NonFiniteError
+from probmodel.lift import lift
+from probmodel.pipeline import Pipeline
+from probmodel.predict import Prediction, predict
+from probmodel.protocols import Dataset, Evidence, Posterior, Target
+from probmodel.report import report
+from probmodel.representations import DNN, VAE, StandardNormal
+from probmodel.storage import load, save
+from probmodel.target import target
+from probmodel.tracing import isolated
+
+__all__ = [
+    "CNN",
+    "DNN",
+    "MLP",
+    "NUTS",
+    "SVI",
+    "VAE",
+    "AveragePool",
+    "Classify",
+    "Comparison",
+    "Dataset",
+    "Diagnosis",
+    "Evidence",
+    "Exact",
+    "Identity",
+    "Laplace",
+    "MaxPool",
+    "NonFiniteError",
+    "NotConjugateError",
+    "Pipeline",
+    "Posterior",
+    "PosteriorComparison",
+    "Prediction",
+    "Regress",
+    "StandardNormal",
+    "Target",
+    "UpSample",
+    "compare",
+    "compare_posteriors",
+    "data",
+    "diagnose",
+    "diagnose_ladder",
+    "diagnosis",
+    "evidence",
+    "isolated",
+    "lift",
+    "load",
+    "objectives",
+    "predict",
+    "report",
+    "save",
+    "target",
+    "to_arviz",
+]

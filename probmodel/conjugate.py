@@ -48,9 +48,9 @@ def conjugate(model: Model, data: Dataset) -> Conjugate:
     Raises:
         NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
     """
+    target = make_target(model, data)
     with isolated(seed=0):
         latents = sites(model, data).latents
-    target = make_target(model, data)
     if not latents:
         return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
     if all(_is_real(latent) for latent in latents):

@@ -100,7 +100,7 @@ class _SharedDraws:
         count = len(values[0]) if values else (num_draws if found.latents else 1)
         floating = [t for t in posterior.data.tensors() if t.is_floating_point()]
         like = found.latents[0].value if found.latents else floating[0] if floating else torch.zeros(())
-        self.flat = torch.cat([value.flatten(1) for value in values] or [like.new_zeros(count, 0)], -1)
+        self.flat = torch.cat([value.reshape(len(value), -1) for value in values] or [like.new_zeros(count, 0)], -1)
 
     def split(self, theta: Float[Tensor, " D"]) -> dict[str, Tensor]:
         pieces = theta.split([latent.shape.numel() for latent in self.latents]) if self.latents else ()

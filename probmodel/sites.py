@@ -5,14 +5,15 @@ Discrete sites are enumerated in parallel and contracted by Pyro's tensor variab
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
 import torch
+from jaxtyping import Float
 from pyro import poutine
 from pyro.infer import config_enumerate
-from pyro.infer.mcmc.util import TraceEinsumEvaluator
+from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -46,6 +47,8 @@ class Sites(NamedTuple):
     observed: tuple[str, ...]
     max_plate_nesting: int
     num_rows: int | None
+    other_plates: frozenset[str]
+    """Plates that are as long as the data have rows, by chance: over features, groups, components …"""
     digest: str
     observations: tuple[Tensor, ...]
 
@@ -58,13 +61,15 @@ class Sites(NamedTuple):
 class _RowScale(Messenger):
     """Scales every site inside a plate over the batch's rows by size / rows: an unbiased estimate of the full sum."""
 
-    def __init__(self, rows: int, size: int) -> None:
+    def __init__(self, found: Sites, rows: int, size: int) -> None:
         super().__init__()
-        self.rows, self.size, self.found = rows, size, False
+        self.sites, self.factor, self.found = found, size / rows, False
+        # A guide may name its plates as it likes; what it draws for all rows it shares with the model by name.
+        self.shared = {latent.name for latent in found.latents if latent.row_dim is None}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if any(frame.vectorized and _full_size(frame) == self.rows for frame in msg["cond_indep_stack"]):
-            msg["scale"] = msg["scale"] * (self.size / self.rows)
+        if msg["name"] not in self.shared and row_axis(msg, self.sites) is not None:
+            msg["scale"] = msg["scale"] * self.factor
             self.found = True
 
 
@@ -72,22 +77,22 @@ def _full_size(frame: Any) -> int:
     return int(frame.full_size or frame.size)
 
 
-def row_scaled(model: Model, data: Dataset) -> Model:
+def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
     """The model with its rows' sites scaled from the minibatch to the full set; itself where there is nothing to scale.
 
     Raises:
         ValueError: on the call, when no plate runs over the rows of a minibatch, since nothing could be scaled.
     """
-    return _scaled(model, data, required=True)
+    return _scaled(model, found, data, required=True)
 
 
-def _scaled(model: Model, data: Dataset, *, required: bool) -> Model:
+def _scaled(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
     rows, size = data.num_rows, data.size
     if rows is None or size is None or rows == size:
         return model
 
     def scaled(*args: Any, **kwargs: Any) -> Any:
-        with _RowScale(rows, size) as scale:
+        with _RowScale(found, rows, size) as scale:
             value = model(*args, **kwargs)
         if required and not scale.found:
             raise ValueError(
@@ -105,9 +110,7 @@ def sites(model: Model, data: Dataset) -> Sites:
     Raises:
         ValueError: naming the site, for a discrete latent that cannot be summed out or a model that subsamples itself.
     """
-    with torch.no_grad():
-        run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
-    nodes = {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
+    nodes = _run(model, data)
     for name, node in nodes.items():
         fn = node["fn"]
         if isinstance(fn, _Subsample) and fn.subsample_size is not None and fn.subsample_size < fn.size:
@@ -125,23 +128,54 @@ def sites(model: Model, data: Dataset) -> Sites:
                 f"({type(free[name]['fn']).__name__}), which cannot be summed out; marginalise it by hand"
             )
     observed = {name: node for name, node in nodes.items() if node["is_observed"]}
-    frames = [frame for node in nodes.values() for frame in node["cond_indep_stack"] if frame.vectorized]
-    return Sites(
-        tuple(_latent(name, node, data.num_rows) for name, node in free.items() if name not in discrete),
+    found = Sites(
+        (),
         discrete,
         tuple(observed),
-        max((-frame.dim for frame in frames), default=0),
+        max((-frame.dim for frame in _frames(nodes)), default=0),
         data.num_rows,
+        _other_plates(model, data, nodes),
         digest([node["value"] for node in observed.values() if node["value"] is not None] or data.tensors()),
         tuple(node["value"] for node in observed.values()),
     )
+    latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
+    return found._replace(latents=tuple(latents))
 
 
-def _latent(name: str, node: Mapping[str, Any], rows: int | None) -> Latent:
+def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
+    with torch.no_grad():
+        run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+    return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
+
+
+def _frames(nodes: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    return [frame for node in nodes.values() for frame in node["cond_indep_stack"] if frame.vectorized]
+
+
+def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """Plates of the rows' length that keep it when a row is left out; asked only where observations leave a doubt."""
+    rows = data.num_rows
+    candidates = frozenset(frame.name for frame in _frames(nodes) if _full_size(frame) == rows)
+    around = [
+        {frame.name for frame in node["cond_indep_stack"] if frame.vectorized} & candidates
+        for node in nodes.values()
+        if node["is_observed"]
+    ]
+    over_rows = frozenset[str]().union(*(names for names in around if len(names) == 1))
+    if rows is None or candidates == over_rows:
+        return frozenset()
+    try:
+        shorter = _frames(_run(model, data.rows(slice(rows - 1))))
+    except Exception:  # noqa: BLE001 - a model written for this very number of rows; its observations must tell
+        return candidates - over_rows
+    return candidates - over_rows - {frame.name for frame in shorter if _full_size(frame) == rows - 1}
+
+
+def _latent(name: str, node: Mapping[str, Any], found: Sites) -> Latent:
     transform = biject_to(node["fn"].support)
     value = node["value"].detach()
     event_dim = node["fn"].event_dim
-    row_dim = row_axis(node, rows)
+    row_dim = row_axis(node, found)
     return Latent(
         name,
         value.shape,
@@ -160,22 +194,18 @@ def _base(support: Constraint) -> Constraint:
     return support
 
 
-def row_axis(node: Mapping[str, Any], rows: int | None) -> int | None:
+def row_axis(node: Mapping[str, Any], found: Sites) -> int | None:
     """Axis, counted from the right, of the plate over rows in a site's log-probability; None outside such a plate."""
     for frame in node["cond_indep_stack"]:
-        if frame.vectorized and rows is not None and _full_size(frame) == rows:
+        if _is_over_rows(frame, found):
             return int(frame.dim)
     return None
 
 
-class Scores(NamedTuple):
-    """Log-probabilities of one run of a model, in nats."""
-
-    joint: Tensor
-    prior: Tensor
-    by_row: Tensor
-    """Likelihood by row (N,), or by observed number where the data have no rows."""
-    prior_by_row: Tensor
+def _is_over_rows(frame: Any, found: Sites) -> bool:
+    if found.num_rows is None or not frame.vectorized or frame.name in found.other_plates:
+        return False
+    return _full_size(frame) == found.num_rows
 
 
 def enumerated(model: Model, found: Sites) -> Model:
@@ -185,27 +215,62 @@ def enumerated(model: Model, found: Sites) -> Model:
     return poutine.enum(config_enumerate(model), first_available_dim=-1 - found.max_plate_nesting)
 
 
-def score(run: poutine.Trace, found: Sites) -> Scores:
-    """Joint, prior and row-wise log-probabilities of a trace whose model was `enumerated`."""
+def log_joint(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
+    """Log joint of a trace of the `enumerated` model, in nats."""
     run.compute_log_prob()
-    latents = {latent.name for latent in found.latents}
-    joint = _joint(run, found)
-    priors = [run.nodes[name] for name in latents]
-    if any(node["log_prob"].dim() > found.max_plate_nesting for node in priors):
-        raise ValueError(
-            f"expected continuous latents that do not depend on discrete ones, got {sorted(latents)} under "
-            f"{list(found.discrete)}; prior and likelihood cannot be told apart, use log_joint"
-        )
-    zero = torch.zeros_like(joint)
-    prior = sum((node["log_prob"].sum() for node in priors), zero)
-    rows = [_reduce_to_rows(node["log_prob"], row_axis(node, found.num_rows)) for node in priors] if found.row_local else []
-    return Scores(joint, prior, _likelihood_by_row(run, found), torch.stack(rows).sum(0) if rows else zero)
+    names = [name for name, node in run.nodes.items() if "log_prob" in node and not isinstance(node["fn"], _Subsample)]
+    return _total(run, names, found)
 
 
-def _joint(run: poutine.Trace, found: Sites) -> Tensor:
+def log_prior(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
+    """Log density of the continuous latents, in nats."""
+    run.compute_log_prob()
+    return _total(run, [*(latent.name for latent in found.latents), *found.discrete], found)
+
+
+def log_prior_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
+    """As `log_prior`, by row; for a model whose every latent is local to a row."""
+    run.compute_log_prob()
+    names = [latent.name for latent in found.latents]
+    if _coupled(run, names, found):
+        return _summed_out_by_row(run, [*names, *found.discrete], found)
+    rows = [_reduce_to_rows(run.nodes[name]["log_prob"], row_axis(run.nodes[name], found)) for name in names]
+    return torch.stack(rows).sum(0)
+
+
+def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
+    """Log-probability of the observations given the continuous latents, by row (by observed number without rows).
+
+    Raises:
+        ValueError: naming the sites, where discrete latents couple the rows.
+    """
+    run.compute_log_prob()
     if found.discrete:
-        return TraceEinsumEvaluator(run, True, found.max_plate_nesting).log_prob(run)
-    return run.log_prob_sum()
+        hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
+        # The probabilities of the hidden sites alone need not sum to 1: densities of codes, values that are masked out.
+        return _summed_out_by_row(run, [*found.observed, *hidden], found) - _summed_out_by_row(run, hidden, found)
+    nodes = [run.nodes[name] for name in found.observed]
+    parts = [_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in nodes]
+    if not parts:
+        return _zero(run, found).reshape(1)[:0]
+    if len({part.shape for part in parts}) == 1 and found.num_rows is not None:
+        return torch.stack(parts).sum(0)
+    return torch.cat(parts)
+
+
+def _zero(run: poutine.Trace, found: Sites) -> Tensor:
+    return next((run.nodes[latent.name]["log_prob"].new_zeros(()) for latent in found.latents), torch.zeros(()))
+
+
+def _coupled(run: poutine.Trace, names: Sequence[str], found: Sites) -> list[str]:
+    """Sites whose log-probability varies with a discrete latent: enumeration takes the axes beyond the plates'."""
+    return [name for name in names if run.nodes[name]["log_prob"].dim() > found.max_plate_nesting]
+
+
+def _total(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
+    coupled = _coupled(run, names, found)
+    total = sum((run.nodes[name]["log_prob"].sum() for name in names if name not in coupled), _zero(run, found))
+    return total + _summed_out(run, coupled, frozenset()) if coupled else total
 
 
 def _reduce_to_rows(log_prob: Tensor, axis: int | None) -> Tensor:
@@ -215,66 +280,66 @@ def _reduce_to_rows(log_prob: Tensor, axis: int | None) -> Tensor:
     return log_prob.reshape(len(log_prob), -1).sum(-1)
 
 
-def _likelihood_by_row(run: poutine.Trace, found: Sites) -> Tensor:
-    nodes = [run.nodes[name] for name in found.observed]
-    if not nodes:
-        return torch.zeros(0)
-    if found.discrete:
-        return _summed_out_by_row(run, found)
-    parts = [_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found.num_rows)) for node in nodes]
-    if len({part.shape for part in parts}) == 1 and found.num_rows is not None:
-        return torch.stack(parts).sum(0)
-    return torch.cat(parts)
-
-
-def _axis_of_rows(node: Mapping[str, Any], rows: int | None) -> int | None:
+def _axis_of_rows(node: Mapping[str, Any], found: Sites) -> int | None:
     """As `row_axis`, and for observations written without a plate the last axis if it has one entry a row."""
-    axis = row_axis(node, rows)
+    axis = row_axis(node, found)
+    rows = found.num_rows
     if axis is None and rows is not None and node["log_prob"].dim() and node["log_prob"].shape[-1] == rows:
         return -1
     return axis
 
 
-def _summed_out_by_row(run: poutine.Trace, found: Sites) -> Tensor:
+def _summed_out(run: poutine.Trace, names: Sequence[str], rows: frozenset[str]) -> Tensor:
+    """Product of the sites' probabilities, discrete latents summed out and every plate but `rows` multiplied out."""
     run.pack_tensors()
-    names = (*found.observed, *found.discrete)
-    ordinals = {
-        name: frozenset(run.plate_to_symbol[f.name] for f in run.nodes[name]["cond_indep_stack"] if f.vectorized)
-        for name in names
-    }
-    rows = {
-        run.plate_to_symbol[f.name]
-        for name in found.observed
-        for f in run.nodes[name]["cond_indep_stack"]
-        if f.vectorized and (found.num_rows is None or _full_size(f) == found.num_rows)
-    }
-    target = frozenset(rows)
-    shared = [name for name in found.discrete if not target <= ordinals[name]]
-    if shared or not target:
+    scales = [run.nodes[name]["scale"] for name in names]
+    if any(scale is not scales[0] and scale != scales[0] for scale in scales):
         raise ValueError(
-            f"expected discrete latents local to a row, got {shared or list(found.discrete)} shared by several rows; "
-            "the likelihood does not factorise over rows"
+            f"expected sites around a discrete latent to share one scale, got several among {list(names)}; a sum over "
+            "its values cannot be scaled part by part, so give all rows or draw it inside the plate over rows"
         )
     factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     for name in names:
-        factors.setdefault(ordinals[name], []).append(run.nodes[name]["packed"]["log_prob"])
-    enumerated_dims = set(run.symbol_to_dim) - set(run.plate_to_symbol.values())
-    return contract_to_tensor(factors, enumerated_dims, target_ordinal=target)
+        # The sum over a discrete latent is scaled, not its terms: log Σ pˢ is not s log Σ p.
+        unscaled = packed.scale_and_mask(run.nodes[name]["packed"]["log_prob"], scale=1 / scales[0])
+        factors.setdefault(_ordinal(run, name), []).append(unscaled)
+    summed = set(run.symbol_to_dim) - set(run.plate_to_symbol.values())
+    return scales[0] * contract_to_tensor(factors, summed, target_ordinal=rows)
+
+
+def _ordinal(run: poutine.Trace, name: str) -> frozenset[str]:
+    return frozenset(run.plate_to_symbol[f.name] for f in run.nodes[name]["cond_indep_stack"] if f.vectorized)
+
+
+def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
+    run.pack_tensors()
+    frames = [f for name in found.observed for f in run.nodes[name]["cond_indep_stack"] if f.vectorized]
+    over_rows = (f for f in frames if found.num_rows is None or _is_over_rows(f, found))
+    rows = frozenset(run.plate_to_symbol[f.name] for f in over_rows)
+    shared = [name for name in names if not rows <= _ordinal(run, name)]
+    if shared or not rows:
+        raise ValueError(
+            f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
+            "several rows; the likelihood does not factorise over rows"
+        )
+    return _summed_out(run, names, rows).reshape(-1)
 
 
 def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
     """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
     found = sites(model, data)
-    drawn = poutine.trace(_scaled(guide, data, required=False)).get_trace(*data.args, **data.kwargs)
-    replayed_model = poutine.replay(row_scaled(model, data), trace=drawn)
+    drawn = poutine.trace(_scaled(guide, found, data, required=False)).get_trace(*data.args, **data.kwargs)
+    replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
     replayed = poutine.trace(enumerated(replayed_model, summed)).get_trace(*data.args, **data.kwargs)
     drawn.compute_log_prob()
-    replayed.compute_log_prob()
+    joint = log_joint(replayed, summed)
     unguided = [latent.name for latent in found.latents if latent.name not in drawn.nodes]
     if unguided:
-        raise ValueError(f"expected a guide for every latent, got none for {unguided}; add pyro.sample statements for them")
-    return drawn, replayed, _joint(replayed, summed)
+        raise ValueError(
+            f"expected a guide for every latent, got none for {unguided}; add pyro.sample statements for them"
+        )
+    return drawn, replayed, joint
 
 
 class LogWeights(NamedTuple):
@@ -296,8 +361,10 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
     scored = [node for node in replayed.nodes.values() if node["type"] == "sample" and "log_prob" in node]
-    values = sum(_reduce_to_rows(node["log_prob"], _axis_of_rows(node, rows)) for node in scored)
-    values = values - sum(_reduce_to_rows(node["log_prob"], row_axis(node, rows)) for node in guide_sites(drawn).values())
+    values = sum(_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in scored)
+    values = values - sum(
+        _reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()
+    )
     return LogWeights(values, size / rows)
 
 

@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.func import vmap
 
 from probmodel.protocols import Checked, Dataset, Model, Posterior, Target
-from probmodel.sites import Latent, Scores, Sites, enumerated, row_scaled, score, sites
+from probmodel.sites import (
+    Latent,
+    Sites,
+    enumerated,
+    log_joint,
+    log_likelihood_by_row,
+    log_prior,
+    log_prior_by_row,
+    row_scaled,
+    sites,
+)
 from probmodel.tracing import Program, bytes_per_call, isolated, parameters, trace
 
 MEMORY_BUDGET = 2**29
@@ -40,16 +50,17 @@ def target(model: Model, data: Dataset) -> Target:
     dtype, device = _kind(found, data)
     start = layout.join({latent.name: latent.value[None] for latent in found.latents}, dtype, device)[0]
 
-    def scores(theta: Tensor) -> Scores:
+    def run(theta: Tensor) -> poutine.Trace:
         values = {name: value[0] for name, value in layout.split(theta[None]).items()}
-        conditioned = poutine.condition(row_scaled(model, data), values)
-        return score(poutine.trace(enumerated(conditioned, found)).get_trace(*data.args, **data.kwargs), found)
+        conditioned = poutine.condition(row_scaled(model, found, data), values)
+        return poutine.trace(enumerated(conditioned, found)).get_trace(*data.args, **data.kwargs)
 
     def joint_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
             raise ValueError("expected a model whose every latent is local to a row, got latents that rows share")
-        scored = scores(theta)
-        return scored.prior_by_row + scored.by_row + layout.log_jacobian(theta, by_row=True)
+        ran = run(theta)
+        by_row = log_prior_by_row(ran, found) + log_likelihood_by_row(ran, found)
+        return by_row + layout.log_jacobian(theta, by_row=True)
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
         def draw() -> Mapping[str, Tensor]:
@@ -60,16 +71,20 @@ def target(model: Model, data: Dataset) -> Target:
             draws = [draw() for _ in range(num_samples)]  # A prior with observations cannot be batched in general.
         return layout.join({s.name: torch.stack([d[s.name] for d in draws]) for s in found.latents}, dtype, device)
 
-    log_joint = Density(lambda theta: scores(theta).joint + layout.log_jacobian(theta).sum(), start)
-    log_prior = Density(lambda theta: scores(theta).prior + layout.log_jacobian(theta).sum(), start)
+    joint = Density(lambda theta: log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)
+
+    def density(function: Callable[[Tensor], Tensor]) -> Density:
+        return Density(function, start, like=joint)
+
+    prior = density(lambda theta: log_prior(run(theta), found) + layout.log_jacobian(theta).sum())
     return Target(
         dim=layout.dim,
-        log_prior=log_prior,
-        log_likelihood=lambda theta: log_joint(theta) - log_prior(theta),
-        log_joint=log_joint,
-        log_likelihood_by_row=Density(lambda theta: scores(theta).by_row, start),
-        log_joint_by_row=Density(joint_by_row, start),
-        log_joint_at=log_joint.at,
+        log_prior=prior,
+        log_likelihood=lambda theta: joint(theta) - prior(theta),
+        log_joint=joint,
+        log_likelihood_by_row=density(lambda theta: log_likelihood_by_row(run(theta), found)),
+        log_joint_by_row=density(joint_by_row),
+        log_joint_at=joint.at,
         sample_prior=sample_prior,
         constrain=layout.split,
         unconstrain=lambda values: layout.join(values, dtype, device),
@@ -77,8 +92,8 @@ def target(model: Model, data: Dataset) -> Target:
         digest=found.digest,
         dtype=dtype,
         device=device,
-        fallback=log_joint.program.reason,
-        given=_given(model, log_joint.program),
+        fallback=joint.program.reason,
+        given=_given(model, joint.program),
     )
 
 
@@ -92,7 +107,9 @@ def check(model: Model, data: Dataset) -> None:
     """Raise ValueError for data no model can use: no rows, or numbers that are not finite; then ask the model itself."""
     for position, tensor in enumerate(data.tensors()):
         if tensor.numel() == 0:
-            raise ValueError(f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data")
+            raise ValueError(
+                f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(
@@ -104,23 +121,30 @@ def check(model: Model, data: Dataset) -> None:
 
 
 class Density:
-    """A function of theta traced on first use, evaluated on many draws at once."""
+    """A function of theta traced on first use, evaluated on many draws at once.
 
-    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor) -> None:
-        self.function = function
-        self.start = start
+    Args:
+        function: theta → tensor.
+        start: a theta to trace at.
+        like: a density of the same model; where that one runs eagerly, this one does without a second warning.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor, like: "Density | None" = None) -> None:
+        self.function, self.start, self.like = function, start, like
 
     @cached_property
     def program(self) -> Program:
+        if self.like is not None and self.like.program.run is None:
+            return self.like.program
         return trace(self.function, self.start)
 
-    def at(self, theta: Float[Tensor, " D"]) -> Tensor:
+    def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
         """At one point; differentiable."""
         if self.program.run is None:
             return self.function(theta)
-        return self.program.run(*(leaf.detach() for leaf in self.program.leaves), theta)
+        return self.program.run(*self.program.detached, theta)
 
-    def __call__(self, theta: Float[Tensor, "S D"]) -> Tensor:
+    def __call__(self, theta: Float[Tensor, "S *D"]) -> Tensor:
         if self.program.run is None:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
@@ -158,7 +182,7 @@ class _Layout:
         return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
 
     def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
-        """log |det T'(theta)|, summed, or by row (N,)."""
+        """Log |det T'(theta)|, summed, or by row (N,)."""
         total = theta.new_zeros(())
         for latent, u in self._unconstrained(theta[None]):
             value = latent.transform(u)

@@ -17,15 +17,14 @@ from unittest.mock import patch
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
+from torch.func import functionalize, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.func import functionalize, grad_and_value
 
 from probmodel.protocols import Dataset, Guided, Model
 
@@ -79,6 +78,8 @@ class Program(NamedTuple):
     run: Callable[..., Tensor] | None
     leaves: tuple[Tensor, ...]
     reason: str | None
+    detached: tuple[Tensor, ...] = ()
+    """The leaves' own storage without a gradient; made here, since an outer trace would record the detaching."""
 
 
 @contextmanager
@@ -112,18 +113,19 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):
             graph = make_fx(function)(*inputs)
-            constants = _lift(graph, lambda captured: not captured.requires_grad)
-            leaves = _lift(graph, lambda captured: captured.requires_grad)
+            constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
+            leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
             graph = _pure(graph, leaves, constants, inputs)
             graph.graph.eliminate_dead_code()
             graph.recompile()
+        agrees = _agrees(graph, function, leaves, inputs)
     except Exception as error:  # noqa: BLE001 - any failure of user code under tracing has the same remedy: run it eagerly
         return _eager(function, inputs, str(error).strip().split("\n")[0])
-    if not _agrees(graph, function, leaves, inputs):
+    if not agrees:
         return _eager(
             function, inputs, "the traced graph differs from the eager model (NumPy randomness or no_grad inside it?)"
         )
-    return Program(graph, leaves, None)
+    return Program(graph, leaves, None, tuple(leaf.detach() for leaf in leaves))
 
 
 def _pure(
@@ -137,21 +139,39 @@ def _pure(
 
     # Only what enters as an argument is made pure; a draw from constants alone would keep its in-place operations.
     pure = functionalize(whole)
-    traced = make_fx(lambda *tensors: pure(constants, *tensors), decomposition_table=_BATCHED)
+    traced = make_fx(lambda *tensors: pure(constants, *tensors), decomposition_table=_PURE)
     return traced(*(leaf.detach() for leaf in leaves), *inputs)
 
 
-def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
     """x[mask] = number as `where`: vmap cannot batch a boolean index."""
     mask = indices[0]
-    plain = len(indices) == 1 and mask is not None and mask.dtype == torch.bool and mask.shape == x.shape
-    if not plain or accumulate or values.dim():
+    masked = mask is not None and mask.dtype == torch.bool and mask.shape == x.shape and len(indices) == 1
+    if mask is None or not masked or accumulate or values.dim():
         return NotImplemented  # Leaves the operator as it is.
     return torch.where(mask, values, x)
 
 
-_BATCHED = {torch.ops.aten.index_put.default: _masked_write}
-"""Operators that vmap lacks (Multinomial's log-probability needs one), in terms of those it has."""
+def _copy_of(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """x[...] = source, made pure, as an operator that has a derivative."""
+    return source.to(x).expand_as(x)
+
+
+def _write_slice(
+    x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
+    """x[start:] = source with the end spelled out: vmap overflows on the open one."""
+    if end is None or end <= x.shape[dim]:
+        return NotImplemented
+    return torch.ops.aten.slice_scatter.default(x, source, dim, start, x.shape[dim], step)
+
+
+_PURE = {
+    torch.ops.aten.index_put.default: _masked_write,
+    torch.ops.aten.copy.default: _copy_of,
+    torch.ops.aten.slice_scatter.default: _write_slice,
+}
+"""Operators without a batching rule (Multinomial's log-probability needs one) or a derivative, by those that have it."""
 
 
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
@@ -161,7 +181,7 @@ def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: st
     return Program(None, (), reason)
 
 
-def _lift(graph: GraphModule, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
+def _lift(graph: GraphModule, kind: str, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
     """Turn the captured tensors that are wanted into leading inputs of the graph."""
     leaves: dict[int, Tensor] = {}
     placeholders: dict[int, torch.fx.Node] = {}
@@ -175,7 +195,7 @@ def _lift(graph: GraphModule, wanted: Callable[[Tensor], bool]) -> tuple[Tensor,
         if id(value) not in leaves:
             leaves[id(value)] = value
             with graph.graph.inserting_before(first):
-                placeholders[id(value)] = graph.graph.placeholder(f"leaf_{len(leaves) - 1}")
+                placeholders[id(value)] = graph.graph.placeholder(f"{kind}_{len(leaves) - 1}")
         node.replace_all_uses_with(placeholders[id(value)])
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
@@ -202,7 +222,7 @@ def _value_and_gradients(
     with torch.enable_grad():
         value = function(*leading, *inputs)
         if not wanted or not value.requires_grad:
-            return [value.detach()]
+            return [value.detach(), *(None for _ in wanted)]
         gradients = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
     return [value.detach(), *gradients]
 
@@ -224,14 +244,17 @@ class Gradient:
         function: tensors → scalar; reads `leaves` from outside.
         leaves: what to differentiate by.
         inputs: one call's tensors.
+        fallback: why the function is known not to be traceable; it then runs eagerly without another warning.
 
     Raises:
         ValueError: when the function reads parameters that are not among `leaves`.
     """
 
-    def __init__(self, function: Callable[..., Tensor], leaves: Sequence[Tensor], *inputs: Tensor) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], leaves: Sequence[Tensor], *inputs: Tensor, fallback: str | None = None
+    ) -> None:
         self.function, self.leaves = function, tuple(leaves)
-        self.program = trace(function, *inputs)
+        self.program = Program(None, (), fallback) if fallback is not None else trace(function, *inputs)
         captured = self.program.leaves
         strangers = {id(leaf) for leaf in captured} - {id(leaf) for leaf in leaves}
         if strangers:
@@ -296,6 +319,17 @@ class _Substituted(Messenger):
             msg["done"] = True
 
 
+class _Copied(Messenger):
+    """Gives the parameter store copies of initial values: it would turn on the gradient of the caller's tensors."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *initial = msg["args"]
+        copies = (
+            v.detach().clone() if isinstance(v, Tensor) and not isinstance(v, nn.Parameter) else v for v in initial
+        )
+        msg["args"] = (name, *copies)
+
+
 class Owned(nn.Module):
     """A Pyro function as a module: the values of its `pyro.param` statements and the networks it uses live here."""
 
@@ -337,23 +371,36 @@ def own(
     """
     memo: dict[int, Any] = {}
     model, model_networks = _copy(model, memo)
+    values = _param_statements(model, data, {})
+    owned: Model = Owned(model, model_networks, values) if values or model_networks else model
     guide_networks: list[nn.Module] = []
     if guide is not None:
         guide, guide_networks = _copy(guide, memo)
     else:
-        guide = model.guide if isinstance(model, Guided) else autoguide(model)
-    with torch.no_grad():
-        replay = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
-        poutine.replay(model, trace=replay)(*data.args, **data.kwargs)
-    values = _drain_store()
-    if values or model_networks:
-        model = Owned(model, model_networks, values)
+        # An automatic guide runs the model inside a PyroModule, where a `pyro.param` that nobody answers is refused.
+        guide = model.guide if isinstance(model, Guided) else autoguide(owned)
+    values = {**values, **_param_statements(guide, data, values)}
     if values or guide_networks:
         guide = Owned(guide, guide_networks, values)
-    return model, guide, parameters(model, guide)
+    return owned, guide, parameters(owned, guide)
 
 
-def _drain_store() -> dict[str, tuple[nn.Parameter, Constraint]]:
+_Values = dict[str, tuple[nn.Parameter, Constraint]]
+"""Name of a `pyro.param` statement → its unconstrained value and its constraint."""
+
+
+def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
+    """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
+    with torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+        function(*data.args, **data.kwargs)
+    return _drain_store()
+
+
+def _constrained(values: _Values) -> dict[str, Tensor]:
+    return {name: transform_to(constraint)(value) for name, (value, constraint) in values.items()}
+
+
+def _drain_store() -> _Values:
     """Take all values out of Pyro's store; a network's own parameters by identity, plain tensors as copies."""
     store = pyro.get_param_store()
     state = store.get_state()

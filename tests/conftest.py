@@ -1,14 +1,20 @@
 """Every test leaves Pyro's parameter store empty and the global random states alone; annotations are checked."""
 
 import hashlib
+import importlib
 import random
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import jaxtyping
 import numpy as np
 import pyro
 import pytest
 import torch
+
+# Beartype looks at one random item of each container; it must not draw it from the state that the tests watch.
+with patch("random.getrandbits", random.Random(0).getrandbits):
+    importlib.import_module("beartype")
 
 # Before anything imports probmodel: shapes and types in its annotations are checked in tests only.
 jaxtyping.install_import_hook("probmodel", "beartype.beartype")
@@ -35,3 +41,7 @@ def _no_globals() -> Iterator[None]:
     changed = [name for name in before if before[name] != after[name]]
     assert not left, f"the parameter store holds {left}"
     assert not changed, f"{' and '.join(changed)} changed"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "compiles: runs torch.compile, which costs seconds")

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from probmodel.decisions import Regress
 from probmodel.features import Identity
+from probmodel.inference import NUTS
 from probmodel.pipeline import Pipeline
-from probmodel.protocols import Dataset, Model
+from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.representations import VAE, StandardNormal
+from probmodel.tracing import isolated
 
 REFERENCE = {
     "diabetes": -499.9919838,
@@ -250,12 +252,10 @@ def ppca_function(fit: PPCA) -> Model:
 def ppca_pipeline(fit: PPCA) -> Pipeline:
     """The same out of the package's pieces; the guide is the best factorised normal, exact where the axes agree."""
     wide, num_codes = fit.weight.shape
-    encoder = nn.Linear(wide, 2 * num_codes)
-    pipeline = Pipeline(
-        Identity(),
-        VAE(wide, num_codes, encoder=encoder, prior=StandardNormal(num_codes)),
-        Regress(num_codes, wide),
-    ).double()
+    with isolated(seed=0):
+        encoder = nn.Linear(wide, 2 * num_codes)
+        vae = VAE(wide, num_codes, encoder=encoder, prior=StandardNormal(num_codes))
+        pipeline = Pipeline(Identity(), vae, Regress(num_codes, wide)).double()
     to_code, covariance = fit.posterior()
     # The best factorised normal has the precision's diagonal, not the covariance's (Bishop, 2006, section 10.1.2).
     log_scale = -0.5 * np.log(np.diag(np.linalg.inv(covariance)))
@@ -315,7 +315,7 @@ def schools_model(sigma: Tensor, y: Tensor | None = None) -> None:
 
 
 def eight_schools() -> Problem:
-    """Non-centred (Rubin, 1981): mu ~ N(0, 5²), tau ~ HalfCauchy(5), eta_j ~ N(0, 1), y_j ~ N(mu + tau eta_j, sigma_j²)."""
+    """Rubin (1981), non-centred: mu ~ N(0, 5²), tau ~ HalfCauchy(5), eta_j ~ N(0, 1), y_j ~ N(mu + tau eta_j, s_j²)."""
     data = Dataset((tensor(SCHOOLS_SIGMA),), {"y": tensor(SCHOOLS_Y)})
     return Problem("eight schools", schools_model, data, schools_quadrature().log_z, frozenset())
 
@@ -350,6 +350,21 @@ def schools_quadrature() -> Moments:
         {"mu": float(mu), "tau": float(tau)},
         {"mu": float(np.sqrt(mu2 - mu**2)), "tau": float(np.sqrt(tau2 - tau**2))},
     )
+
+
+@lru_cache
+def schools_draws() -> Posterior:
+    """NUTS draws of eight schools, sampled once for all tests."""
+    problem = eight_schools()
+    return NUTS(num_samples=400, num_warmup=200, progress=False)(problem.model, problem.data, seed=0)
+
+
+def annealed(leaves: list[Tensor], *, rate: float = 0.05, decay: float = 0.995) -> torch.optim.Optimizer:
+    """Adam whose rate falls step by step, so that the last iterate does not wander about the optimum."""
+    optimizer = torch.optim.Adam(leaves, lr=rate)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer
 
 
 PROBLEMS: tuple[Callable[[], Problem], ...] = (

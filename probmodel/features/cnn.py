@@ -38,7 +38,7 @@ class CNN(nn.Module):
         channels: Sequence[int] = (16, 32),
         kernel_size: int = 3,
         pool: Pooling = MaxPool(2),
-        grid: int = 2,
+        grid: int = 4,
         hidden: Sequence[int] = (),
         dims: int = 2,
     ) -> None:

@@ -27,7 +27,7 @@ class Potential:
 
     def __init__(self, target: Target, start: Float[Tensor, " D"], expected_calls: int) -> None:
         self.theta = start.detach().clone().requires_grad_()
-        self.gradient = Gradient(lambda: -target.log_joint_at(self.theta), [self.theta])
+        self.gradient = Gradient(lambda: -target.log_joint_at(self.theta), [self.theta], fallback=target.fallback)
         begin = time.perf_counter()
         for _ in range(TRIAL_CALLS):
             self.gradient()

@@ -12,6 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+START_LOG_SCALE = -2.0
+"""Log standard deviation that a code starts with: wide codes drown the features and training stalls at chance."""
+
+
 class StandardNormal(nn.Module):
     """The prior z ~ N(0, I), whatever the features: the code of a generative autoencoder."""
 
@@ -19,7 +23,7 @@ class StandardNormal(nn.Module):
         super().__init__()
         self.out_features = out_features
 
-    def forward(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N 2K"]:
+    def forward(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N twoK"]:
         return h.new_zeros(len(h), 2 * self.out_features)
 
     def settings(self) -> dict[str, object]:
@@ -36,8 +40,10 @@ class VAE(nn.Module):
     Args:
         in_features: width of h.
         out_features: width of z.
-        encoder: module h → (N, 2·out_features), means and log scales of the guide; linear by default.
-        prior: the same for the model: a learned linear map by default (conditional), or `StandardNormal(out_features)`.
+        encoder: module h → (N, 2·out_features), means and log scales of the guide.  None takes the prior's own map: a
+            guide that does not see y can start no better than there (Sohn et al.'s Gaussian stochastic network).
+        prior: the same for the model: a learned linear map by default (conditional), or `StandardNormal(out_features)`,
+            which needs an encoder of its own and gets a linear one by default.
 
     Reference:
         Sohn, Lee & Yan (2015), "Learning structured output representation using deep conditional generative models".
@@ -54,8 +60,9 @@ class VAE(nn.Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.given_encoder, self.given_prior = encoder is not None, prior is not None
-        self.encoder = nn.Linear(in_features, 2 * out_features) if encoder is None else encoder
-        self.prior = nn.Linear(in_features, 2 * out_features) if prior is None else prior
+        self.prior = _linear(in_features, out_features) if prior is None else prior
+        shared = encoder is None and prior is None
+        self.encoder = self.prior if shared else _linear(in_features, out_features) if encoder is None else encoder
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         with rows:
@@ -74,10 +81,18 @@ class VAE(nn.Module):
             "prior": self.prior if self.given_prior else None,
         }
 
-    def _normal(self, code: Float[Tensor, "N 2K"]) -> dist.Distribution:
+    def _normal(self, code: Float[Tensor, "N twoK"]) -> dist.Distribution:
         if code.shape[-1] != 2 * self.out_features:
             raise ValueError(
                 f"encoder and prior need {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}"
             )
         loc, log_scale = code.chunk(2, -1)
         return dist.Normal(loc, torch.exp(log_scale)).to_event(1)
+
+
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    """Means and log scales by one linear map that starts with narrow codes, so that the decision sees the features."""
+    layer = nn.Linear(in_features, 2 * out_features)
+    with torch.no_grad():
+        layer.bias[out_features:] = START_LOG_SCALE
+    return layer

@@ -1,0 +1,58 @@
+"""Four models of handwritten digits, from a convolutional classifier to one that overfits."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.optim import Adam, AdamW
+
+from probmodel.data import digits
+from probmodel.decisions import Classify
+from probmodel.features import CNN
+from probmodel.inference import SVI
+from probmodel.lift import lift
+from probmodel.pipeline import Pipeline
+from probmodel.protocols import Dataset, Inference, Model
+from probmodel.representations import DNN, VAE
+from probmodel.tracing import isolated
+
+FEW_ROWS = 200
+
+
+class Study(NamedTuple):
+    """A model, how it is fitted, and to what."""
+
+    model: Model
+    inference: Inference
+    data: Dataset
+
+
+def studies(*, seed: int, quick: bool) -> tuple[Mapping[str, Study], Dataset]:
+    """The demonstration's models of scikit-learn's digits, and the held-out rows.
+
+    Args:
+        seed: of the split, the first weights and the subset.
+        quick: a twentieth of the steps, to see that everything runs.
+
+    Returns:
+        Studies by name, held-out rows.
+    """
+    train, test = digits(seed=seed)
+    with isolated(seed):
+        few = train.rows(torch.randperm(train.size or 0)[:FEW_ROWS])._replace(size=FEW_ROWS)
+        steps = (lambda n: max(20, n // 20)) if quick else (lambda n: n)
+        decayed = partial(AdamW, lr=3e-3, weight_decay=0.1)
+        dnn = Pipeline(CNN(1, 64, channels=(32, 64)), DNN(64, 32, hidden=()), Classify(32, 10))
+        vae = Pipeline(CNN(1, 32), VAE(32, 8), Classify(8, 10))
+        small = Pipeline(CNN(1, 16, channels=(8, 16), grid=2), DNN(16, 16, hidden=()), Classify(16, 10))
+        large = Pipeline(CNN(1, 128, channels=(64, 64)), DNN(128, 128, hidden=(256, 256)), Classify(128, 10))
+    draws = 200
+    return {
+        "cnn → dnn": Study(dnn, SVI(steps(300), batch_size=128, optimizer=decayed), train),
+        "cnn → vae": Study(vae, SVI(steps(400), batch_size=128, num_draws=draws), train),
+        "bayesian cnn": Study(
+            lift(small), SVI(steps(4_000), batch_size=128, optimizer=partial(Adam, lr=1e-2), num_draws=draws), train
+        ),
+        "too large, 200 rows": Study(large, SVI(steps(600), batch_size=50, patience=None), few),
+    }, test

@@ -1,0 +1,229 @@
+"""One contract for every representation, with every decision."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import problems
+import pyro
+import pytest
+import torch
+from conftest import fingerprints
+from pyro import poutine
+from torch import Tensor, nn
+
+from probmodel import decisions, representations
+from probmodel.decisions import Classify, Regress
+from probmodel.features import MLP, Identity
+from probmodel.inference import SVI
+from probmodel.objectives.elbo import elbo
+from probmodel.pipeline import Pipeline
+from probmodel.predict import predict
+from probmodel.protocols import Dataset
+from probmodel.representations import DNN, VAE, StandardNormal
+from probmodel.sites import sites
+from probmodel.tracing import isolated
+
+N, WIDE, CODES = 12, 5, 3
+
+REPRESENTATIONS: dict[str, Callable[[], Any]] = {
+    "DNN": lambda: DNN(WIDE, CODES, hidden=(7,)),
+    "DNN without hidden layers": lambda: DNN(WIDE, CODES, hidden=()),
+    "VAE": lambda: VAE(WIDE, CODES),
+    "VAE with a deep encoder": lambda: VAE(WIDE, CODES, encoder=MLP(WIDE, 2 * CODES, hidden=(7,))),
+    "VAE with a fixed prior": lambda: VAE(WIDE, CODES, prior=StandardNormal(CODES)),
+}
+DECISIONS: dict[str, Callable[[], Any]] = {"Classify": lambda: Classify(CODES, 4), "Regress": lambda: Regress(CODES, 2)}
+LATENTS = {name: ("z",) if name.startswith("VAE") else () for name in REPRESENTATIONS}
+
+each = pytest.mark.parametrize("name", REPRESENTATIONS)
+each_pair = pytest.mark.parametrize(
+    ("name", "decision"), [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS]
+)
+
+
+def built(make: Callable[[], Any]) -> Any:
+    # Initial weights come from the global random state.
+    with isolated(seed=4):
+        return make().double()
+
+
+def rows_of(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels(decision: str, count: int = N) -> Tensor:
+    return torch.arange(count) % 4 if decision == "Classify" else rows_of(1, count, 2)
+
+
+def dataset(decision: str, count: int = N) -> Dataset:
+    return Dataset((rows_of(0, count, WIDE),), {"y": labels(decision, count)}, count)
+
+
+def pipeline(name: str, decision: str) -> Pipeline:
+    return built(lambda: Pipeline(MLP(WIDE, WIDE, hidden=(6,)), REPRESENTATIONS[name](), DECISIONS[decision]()))
+
+
+def code(representation: Any, h: Tensor, seed: int = 0) -> tuple[Tensor, poutine.Trace]:
+    with isolated(seed), torch.no_grad():
+        run = poutine.trace(representation.model).get_trace(h, pyro.plate("rows", len(h), dim=-1))
+        run.compute_log_prob()
+    return run.nodes["_RETURN"]["value"], run
+
+
+def test_every_piece_is_under_contract():
+    assert {name.split()[0] for name in REPRESENTATIONS} == set(representations.__all__) - {"StandardNormal"}
+    assert set(DECISIONS) == set(decisions.__all__)
+
+
+@each
+def test_the_code_has_one_row_for_each_row_of_features(name):
+    representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
+    z, run = code(representation, h)
+    assert z.shape == (N, representation.out_features) == (N, CODES)
+    assert z.dtype == torch.float64
+    assert tuple(run.stochastic_nodes[:1]) == LATENTS[name] or not LATENTS[name]
+    for site in LATENTS[name]:
+        assert run.nodes[site]["log_prob"].shape == (N,)
+
+
+@each
+def test_the_guide_samples_exactly_the_models_latents(name):
+    representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
+    _, run = code(representation, h)
+    with isolated(seed=0):
+        guided = poutine.trace(representation.guide).get_trace(h, pyro.plate("rows", N, dim=-1))
+
+    def drawn(trace: poutine.Trace) -> dict[str, torch.Size]:
+        found = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and n != "rows"}
+        return {n: node["value"].shape for n, node in found.items()}
+
+    assert drawn(run) == drawn(guided)
+    assert tuple(drawn(run)) == LATENTS[name]
+
+
+@each
+def test_a_row_is_coded_by_its_own_features_alone(name):
+    representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
+    other = h.clone()
+    other[3] += 10
+    first, second = code(representation, h)[0], code(representation, other)[0]
+    same = torch.ones(N, dtype=torch.bool)
+    same[3] = False
+    assert torch.allclose(first[same], second[same])
+    assert name == "VAE with a fixed prior" or not torch.allclose(first[3], second[3])
+
+
+@each
+def test_settings_build_the_same_piece_again(name):
+    representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
+    copied = built(lambda: type(representation)(**representation.settings()))
+    copied.load_state_dict(representation.state_dict())
+    assert torch.equal(code(representation, h)[0], code(copied, h)[0])
+
+
+@each_pair
+def test_gradients_reach_every_parameter(name, decision):
+    model = pipeline(name, decision)
+    with isolated(seed=0):
+        elbo(model, model.guide, dataset(decision)).backward()
+    # The prior of a StandardNormal has no parameters; everything else is fitted.
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for _, p in model.named_parameters())
+
+
+@each_pair
+def test_the_pipeline_has_the_representations_latents_and_one_observation(name, decision):
+    with isolated(seed=0):
+        found = sites(pipeline(name, decision), dataset(decision))
+    assert tuple(latent.name for latent in found.latents) == LATENTS[name]
+    assert found.observed == ("y",)
+    assert found.num_rows == N
+    assert found.row_local == bool(LATENTS[name])
+
+
+@each_pair
+def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
+    """A wrong scale size / rows is the field's most common silent error."""
+    model, data = pipeline(name, decision), dataset(decision)
+    halves = [data.rows(torch.arange(0, N // 2)), data.rows(torch.arange(N // 2, N))]
+    assert [half.size for half in halves] == [N, N]
+    with isolated(seed=0), torch.no_grad():
+        count = 400 if LATENTS[name] else 1
+        full = torch.stack([elbo(model, model.guide, data) for _ in range(count)])
+        parts = torch.stack([sum(elbo(model, model.guide, half) for half in halves) / 2 for _ in range(count)])
+    error = torch.sqrt((full.var() + parts.var()) / count) if count > 1 else 0.0
+    assert abs(full.mean() - parts.mean()) < 4 * error + 1e-9
+    # Noise must be small enough to see a factor of two.
+    assert error < 0.05 * abs(full.mean())
+
+
+@each_pair
+@pytest.mark.parametrize("batch_size", [None, 6])
+def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_size):
+    model, data = pipeline(name, decision), dataset(decision)
+    before = fingerprints()
+    settings = SVI(
+        num_steps=150,
+        batch_size=batch_size,
+        num_draws=30,
+        optimizer=partial(torch.optim.Adam, lr=0.02),
+        compile=False,
+        progress=False,
+    )
+    posterior = settings(model, data, seed=0)
+    losses = posterior.info["losses"]
+    assert sum(losses[-20:]) < sum(losses[:20])
+    shapes = {site: tuple(draws.shape) for site, draws in posterior.draws.items()}
+    assert shapes == dict.fromkeys(LATENTS[name], (1, 30, N, CODES))
+    assert posterior.info["num_parameters"] == model.num_parameters
+    new = rows_of(9, 7, WIDE)
+    prediction = predict(posterior, new, num_draws=50, seed=3)
+    again = predict(posterior, new, num_draws=50, seed=3)
+    assert torch.equal(prediction.action, again.action)
+    assert prediction.distribution.batch_shape == (7,)
+    draws = 50 if LATENTS[name] else 1
+    assert prediction.by_draw.batch_shape == (draws, 7)
+    if decision == "Classify":
+        probs = prediction.distribution.probs
+        assert torch.allclose(probs.sum(-1), torch.ones(7).double())
+        assert torch.allclose(probs, prediction.by_draw.probs.mean(0))
+        assert torch.equal(prediction.action, probs.argmax(-1))
+    else:
+        y = labels(decision, 7)
+        by_draw = prediction.by_draw.log_prob(y)
+        mixed = torch.logsumexp(by_draw, 0) - torch.tensor(float(draws)).log()
+        assert torch.allclose(prediction.distribution.log_prob(y), mixed)
+        assert torch.allclose(prediction.action, prediction.by_draw.mean.mean(0))
+    assert fingerprints() == before
+    assert not pyro.get_param_store().keys()
+
+
+@pytest.mark.parametrize("piece", ["encoder", "prior"])
+def test_a_vae_says_how_wide_its_networks_need_to_be(piece):
+    vae = built(lambda: VAE(WIDE, CODES, **{piece: nn.Linear(WIDE, CODES)}))
+    with isolated(seed=0), pytest.raises(ValueError, match=r"need 6 outputs \(means, log scales\), got 3"):
+        (vae.guide if piece == "encoder" else vae.model)(rows_of(0, N, WIDE), pyro.plate("rows", N, dim=-1))
+
+
+def test_a_linear_vae_predicts_the_marginal_of_probabilistic_pca():
+    """The code of a new row is drawn from its prior: y ~ N(mean, W Wᵀ + σ² I)."""
+    x = problems.iris_array()
+    fit = problems.ppca(x, 2)
+    model = problems.ppca_pipeline(fit)
+    data = Dataset((problems.tensor(x),), {"y": problems.tensor(x)}, len(x))
+    still = partial(torch.optim.SGD, lr=0.0)
+    posterior = SVI(num_steps=1, num_draws=5, optimizer=still, progress=False)(model, data, seed=0)
+    prediction = predict(posterior, problems.tensor(x[:3]), num_draws=20_000, seed=0)
+    variance = problems.tensor((fit.weight**2).sum(1))
+    error = (variance / 20_000).sqrt()
+    assert (abs(prediction.action - problems.tensor(fit.mean)) < 4 * error).all()
+    assert (abs(prediction.epistemic / variance - 1) < 4 * (2 / 20_000) ** 0.5).all()
+    assert torch.allclose(prediction.aleatoric, torch.tensor(fit.variance).double())
+
+
+def test_identity_features_leave_the_representation_alone():
+    model = built(lambda: Pipeline(Identity(), DNN(WIDE, CODES), Regress(CODES, 2)))
+    x = rows_of(0, N, WIDE)
+    with torch.no_grad():
+        z = model.representation.model(x, pyro.plate("rows", N, dim=-1))
+        assert torch.equal(model.decision.likelihood(z).mean, model.decision.mean(model.representation.network(x)))
