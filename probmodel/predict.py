@@ -82,7 +82,9 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         with torch.no_grad():
             template = likelihood(draws.flat[0])
             shapes = [parameter.shape for parameter in _parameters(template)]
-            pack = Density(lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta))]), draws.flat[0])
+            pack = Density(
+                lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta))]), draws.flat[0]
+            )
             packed = pack(draws.flat)
     pieces = packed.split([shape.numel() for shape in shapes], -1)
     by_draw = _rebuild(template, [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)])
@@ -154,7 +156,11 @@ def _names(distribution: Distribution) -> Sequence[str]:
         )
     twice = {"probs", "logits"} <= set(names)
     twice_scale = {"covariance_matrix", "precision_matrix", "scale_tril"} <= set(names)
-    return [n for n in names if not (twice and n == "probs" or twice_scale and n in ("covariance_matrix", "precision_matrix"))]
+    return [
+        n
+        for n in names
+        if not (twice and n == "probs" or twice_scale and n in ("covariance_matrix", "precision_matrix"))
+    ]
 
 
 def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
@@ -183,13 +189,16 @@ def _without_observations(posterior: Posterior, found: Sites, data: Dataset) -> 
     """The call with None in place of what the training call observed, so that the model draws it."""
     trained = posterior.data
 
-    def observed(value: object) -> bool:
-        return isinstance(value, Tensor) and any(
-            value is seen or value.shape == seen.shape and torch.equal(value, seen) for seen in found.observations
-        )
+    def observed(value: object, seen: Tensor) -> bool:
+        return isinstance(value, Tensor) and (value is seen or value.shape == seen.shape and torch.equal(value, seen))
 
-    args = tuple(None if observed(old) else new for old, new in zip(trained.args, data.args, strict=False))
-    names = {name for name, value in trained.kwargs.items() if observed(value)}
+    def matches(value: object, observations: Sequence[Tensor]) -> bool:
+        return any(observed(value, seen) for seen in observations)
+
+    names = {name for name, value in trained.kwargs.items() if matches(value, found.observations)}
+    # An autoencoder's y equals its x: a positional argument is an observation only where no keyword is.
+    left = [seen for seen in found.observations if not any(observed(value, seen) for value in trained.kwargs.values())]
+    args = tuple(None if matches(old, left) else new for old, new in zip(trained.args, data.args, strict=False))
     if isinstance(posterior.model, Deciding):
         names.add("y")
     return Dataset(args, {k: None if k in names else v for k, v in data.kwargs.items()}, None)

@@ -25,6 +25,8 @@ from probmodel.tracing import Program, bytes_per_call, isolated, parameters, tra
 
 MEMORY_BUDGET = 2**29
 """Bytes of intermediate tensors that one vectorised call may need before its draws are split into chunks."""
+LARGE_CALL = 2**22
+"""Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
 
 
 def target(model: Model, data: Dataset) -> Target:
@@ -149,6 +151,8 @@ class Density:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
         memory = max(1, bytes_per_call(self.program))
+        if memory > LARGE_CALL and theta.device.type == "cpu":
+            return torch.stack([self.at(draw) for draw in theta])
         return vmap(self.at, randomness="different", chunk_size=max(1, MEMORY_BUDGET // memory))(theta)
 
 

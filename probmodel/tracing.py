@@ -31,7 +31,7 @@ from probmodel.protocols import Dataset, Guided, Model
 GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference allowed between a graph and eager Pyro: rounding, not a wrong graph."""
 
-COMPILE_SECONDS = 25.0
+COMPILE_SECONDS = 40.0
 """What compiling one gradient graph costs on a small machine; shorter work runs the graph uncompiled."""
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
@@ -166,7 +166,7 @@ def _write_slice(
     return torch.ops.aten.slice_scatter.default(x, source, dim, start, x.shape[dim], step)
 
 
-_PURE = {
+_PURE: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.index_put.default: _masked_write,
     torch.ops.aten.copy.default: _copy_of,
     torch.ops.aten.slice_scatter.default: _write_slice,
@@ -183,19 +183,12 @@ def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: st
 
 def _lift(graph: GraphModule, kind: str, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
     """Turn the captured tensors that are wanted into leading inputs of the graph."""
-    leaves: dict[int, Tensor] = {}
-    placeholders: dict[int, torch.fx.Node] = {}
-    first = next(iter(graph.graph.nodes))
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr":
-            continue
-        value = attrgetter(node.target)(graph)
-        if not isinstance(value, Tensor) or not wanted(value):
-            continue
-        if id(value) not in leaves:
-            leaves[id(value)] = value
-            with graph.graph.inserting_before(first):
-                placeholders[id(value)] = graph.graph.placeholder(f"{kind}_{len(leaves) - 1}")
+    captured = {node: attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"}
+    captured = {node: value for node, value in captured.items() if isinstance(value, Tensor) and wanted(value)}
+    leaves = {id(value): value for value in captured.values()}
+    with graph.graph.inserting_before(next(iter(graph.graph.nodes))):
+        placeholders = {key: graph.graph.placeholder(f"{kind}_{i}") for i, key in enumerate(leaves)}
+    for node, value in captured.items():
         node.replace_all_uses_with(placeholders[id(value)])
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
@@ -296,11 +289,21 @@ def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
 
 
 def bytes_per_call(program: Program) -> int:
-    """Memory of all intermediate tensors of one call: what a vectorised call needs for each of its draws."""
+    """Memory of the intermediate tensors that differ from call to call: what a vectorised call needs for each draw."""
     if not isinstance(program.run, GraphModule):
         return 0
-    values = (node.meta.get("val") for node in program.run.graph.nodes if node.op == "call_function")
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+    changing: set[torch.fx.Node] = set()
+    total, leaves = 0, len(program.leaves)
+    for position, node in enumerate(program.run.graph.nodes):
+        drawn = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+        given = node.op == "placeholder" and position >= leaves
+        if not (drawn or given or changing.intersection(node.all_input_nodes)):
+            continue
+        changing.add(node)
+        value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, Tensor):
+            total += value.numel() * value.element_size()
+    return total
 
 
 # ---------------------------------------------------------------------------------------------- parameters
@@ -435,7 +438,7 @@ def parameters(*owners: Model) -> dict[str, Tensor]:
     """Trainable parameters by name, each once, of the models that are modules (or methods of one)."""
     modules = nn.ModuleDict()
     for name, owner in zip(("model", "guide"), owners, strict=False):
-        owner = owner.__self__ if isinstance(owner, types.MethodType) else owner
-        if isinstance(owner, nn.Module):
-            modules[name] = owner
+        holder = owner.__self__ if isinstance(owner, types.MethodType) else owner
+        if isinstance(holder, nn.Module):
+            modules[name] = holder
     return {name: value for name, value in modules.named_parameters() if value.requires_grad}

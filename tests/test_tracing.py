@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -14,6 +15,7 @@ from torch import nn
 from torch.distributions import constraints
 from torch.func import vmap
 
+from probmodel.inference.draws import guide_draws
 from probmodel.inference.svi import SVI
 from probmodel.protocols import Dataset
 from probmodel.tracing import Gradient, Program, TracingWarning, bytes_per_call, isolated, own, parameters, trace
@@ -302,6 +304,20 @@ def test_the_same_seed_gives_the_same_fit_bit_for_bit_and_another_does_not():
     assert torch.equal(first.draws["z"], again.draws["z"])
     assert first.info["losses"] == again.info["losses"]
     assert not torch.equal(first.draws["z"], other.draws["z"])
+
+
+def fixed_start(x, y):
+    loc = pyro.param("loc", SHIFT)
+    pyro.sample("z", dist.Normal(loc, ONE))
+
+
+def test_the_noise_of_the_steps_and_of_the_draws_follows_the_seed():
+    first, other = (replace(QUICK, guide=fixed_start)(with_global_network, DATA, seed=seed) for seed in (3, 4))
+    assert first.info["losses"][0] != other.info["losses"][0]
+    a, again, b = (guide_draws(first.model, first.guide, DATA, 5, seed)["z"] for seed in (0, 0, 1))
+    assert torch.equal(a, again)
+    assert not torch.equal(a, b)
+    assert len(a.unique()) == 5
 
 
 def test_a_model_that_cannot_be_traced_is_fitted_eagerly_with_one_warning():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 import torch
@@ -28,13 +29,15 @@ class Potential:
     def __init__(self, target: Target, start: Float[Tensor, " D"], expected_calls: int) -> None:
         self.theta = start.detach().clone().requires_grad_()
         self.gradient = Gradient(lambda: -target.log_joint_at(self.theta), [self.theta], fallback=target.fallback)
-        begin = time.perf_counter()
-        for _ in range(TRIAL_CALLS):
-            self.gradient()
-        seconds = (time.perf_counter() - begin) / TRIAL_CALLS * expected_calls
+        seconds = median(self._seconds() for _ in range(TRIAL_CALLS)) * expected_calls
         self.compiled = self.gradient.graph is not None and seconds * (1 - COMPILED_SHARE) > COMPILE_SECONDS
         if self.compiled:
             self.gradient.compile()
+
+    def _seconds(self) -> float:
+        begin = time.perf_counter()
+        self.gradient()
+        return time.perf_counter() - begin
 
     def __call__(self, values: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         return _WithGradient.apply(values["theta"], self)

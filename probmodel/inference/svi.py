@@ -105,12 +105,13 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     gradient = Gradient(loss, list(leaves.values()), *first.tensors())
     optimizer = settings.optimizer(list(leaves.values()))
     losses: list[float] = []
-    quiet, compiled, trial = 0, False, time.perf_counter()
+    quiet, compiled, trials = 0, False, list[float]()
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         for number in range(settings.num_steps):
-            if number == 0 and settings.compile or number == TRIAL_STEPS and _pays(settings, trial):
+            if number == 0 and settings.compile or number == TRIAL_STEPS and _pays(settings, trials):
                 gradient.compile()
                 compiled = True
+            begin = time.perf_counter()
             batch = first if number == 0 else next(batches)
             value, gradients = gradient(*batch.tensors())
             if not _finite(value, gradients):
@@ -119,6 +120,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
             for leaf, slope in zip(leaves.values(), gradients, strict=True):
                 leaf.grad = slope
             optimizer.step()
+            trials.append(time.perf_counter() - begin)
             bar.update()
             if len(losses) % WINDOW == 0:
                 bar.set_postfix_str(f"loss {np.mean(losses[-WINDOW:]):.1f} nats")
@@ -165,11 +167,11 @@ def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
     return batch.map(lambda _: next(values))
 
 
-def _pays(settings: SVI, trial: float) -> bool:
+def _pays(settings: SVI, trials: list[float]) -> bool:
+    """Whether compiling saves more time than it takes, by the median of the first steps."""
     if settings.compile is not None:
         return False
-    seconds_a_step = (time.perf_counter() - trial) / TRIAL_STEPS
-    remaining = (settings.num_steps - TRIAL_STEPS) * seconds_a_step
+    remaining = (settings.num_steps - TRIAL_STEPS) * float(np.median(trials))
     return remaining * (1 - COMPILED_SHARE) > COMPILE_SECONDS
 
 

@@ -148,7 +148,7 @@ def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
     halves = [data.rows(torch.arange(0, N // 2)), data.rows(torch.arange(N // 2, N))]
     assert [half.size for half in halves] == [N, N]
     with isolated(seed=0), torch.no_grad():
-        count = 400 if LATENTS[name] else 1
+        count = 150 if LATENTS[name] else 1
         full = torch.stack([elbo(model, model.guide, data) for _ in range(count)])
         parts = torch.stack([sum(elbo(model, model.guide, half) for half in halves) / 2 for _ in range(count)])
     error = torch.sqrt((full.var() + parts.var()) / count) if count > 1 else 0.0
