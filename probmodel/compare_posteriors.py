@@ -37,13 +37,18 @@ class PosteriorComparison:
     draws: Mapping[str, Arrays]
 
     def __str__(self) -> str:
-        return f"{self.joint.to_string(float_format=_short)}\n\n{self.frame.to_string(index=False, float_format=_short)}"
+        return (
+            f"{self.joint.to_string(float_format=_short)}\n\n{self.frame.to_string(index=False, float_format=_short)}"
+        )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         caption = f"<p>reference: {html.escape(self.reference)}</p>"
-        tables = (self.joint.to_html(border=0, float_format=_short), self.frame.to_html(border=0, index=False, float_format=_short))
+        tables = (
+            self.joint.to_html(border=0, float_format=_short),
+            self.frame.to_html(border=0, index=False, float_format=_short),
+        )
         return caption + "".join(tables)
 
     def plot_forest(self) -> Figure:
@@ -80,7 +85,9 @@ def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, s
     if reference not in posteriors:
         raise ValueError(f"reference needs one of {list(posteriors)}, got {reference!r}")
     if len(posteriors) < 2:
-        raise ValueError(f"expected two or more fits, got {list(posteriors)}; add the ones to hold against {reference!r}")
+        raise ValueError(
+            f"expected two or more fits, got {list(posteriors)}; add the ones to hold against {reference!r}"
+        )
     draws = {name: _arrays(posterior) for name, posterior in posteriors.items()}
     for name, arrays in draws.items():
         _check_sites(name, arrays, reference, draws[reference])

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from probmodel.curvature import Gaussian, gaussian_at, gradient
 from probmodel.protocols import Dataset, Model, Target
@@ -32,7 +33,7 @@ class Conjugate(NamedTuple):
 
     log_z: float
     gaussian: Gaussian | None
-    by_site: Mapping[str, dist.Distribution]
+    by_site: Mapping[str, dist.TorchDistribution]
 
 
 class NotConjugateError(ValueError):
@@ -67,13 +68,13 @@ def _normal(target: Target) -> Conjugate:
     base = gaussian_at(target, start)
     # One Newton step from anywhere reaches the maximum of a quadratic.
     step = torch.zeros_like(start)
-    slope = gradient(target, start)[base.index]
-    step[base.index] = torch.linalg.solve(base.precision, slope[..., None]).squeeze(-1)
+    slope = gradient(target, start)[base.coordinates]
+    step[base.coordinates] = torch.linalg.solve(base.precision, slope[..., None]).squeeze(-1)
     gaussian = gaussian_at(target, start + step)
     top = target.log_joint_at(gaussian.loc)
     with isolated(seed=0):
         points = gaussian.loc + 3 * (gaussian.sample(NUM_CHECKS) - gaussian.loc)
-    offset = (points - gaussian.loc)[:, gaussian.index]
+    offset = (points - gaussian.loc)[:, gaussian.coordinates]
     quadratic = top - 0.5 * torch.einsum("sri,rij,srj->s", offset, gaussian.precision, offset)
     _verify(target.log_joint(points), quadratic)
     return Conjugate(float(top + gaussian.log_normaliser()), gaussian, {})
@@ -102,7 +103,7 @@ def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
     natural = torch.linalg.lstsq(design[:fit], log_density[:fit, None], driver="gelsd").solution[:, 0]
     _verify(log_density[fit:], design[fit:] @ natural)
     log_z, position = natural[0], 1
-    by_site: dict[str, dist.Distribution] = {}
+    by_site: dict[str, dist.TorchDistribution] = {}
     for latent, block in zip(latents, statistics, strict=True):
         eta = natural[position : position + block.shape[1]]
         position += block.shape[1]
@@ -129,7 +130,7 @@ class _Beta:
     def statistics(self, value: Tensor) -> Tensor:
         return torch.stack([value.log(), torch.log1p(-value)], -1)
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
         a, b = (eta.reshape(*latent.shape, 2) + 1).unbind(-1)
         log_partition = (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
         return dist.Beta(a, b).to_event(latent.event_dim), log_partition
@@ -144,7 +145,7 @@ class _Gamma:
     def statistics(self, value: Tensor) -> Tensor:
         return torch.stack([value.log(), value], -1)
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
         shape, rate = eta.reshape(*latent.shape, 2).unbind(-1)
         shape, rate = shape + 1, -rate
         return dist.Gamma(shape, rate).to_event(latent.event_dim), (shape.lgamma() - shape * rate.log()).sum()
@@ -159,14 +160,14 @@ class _Dirichlet:
     def statistics(self, value: Tensor) -> Tensor:
         return value.log()
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.Distribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
         concentration = eta.reshape(latent.shape) + 1
         log_partition = (concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()).sum()
         return dist.Dirichlet(concentration).to_event(latent.event_dim - 1), log_partition
 
 
 def _family(latent: Latent) -> _Beta | _Gamma | _Dirichlet:
-    families = {
+    families: dict[Constraint, _Beta | _Gamma | _Dirichlet] = {
         constraints.unit_interval: _Beta(),
         constraints.positive: _Gamma(),
         constraints.nonnegative: _Gamma(),

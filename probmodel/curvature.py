@@ -17,23 +17,23 @@ NEWTON_STEPS = 50
 class Gaussian(NamedTuple):
     """Normal approximation in R independent blocks of d coordinates: R = 1 block of D where rows share latents."""
 
-    index: Int[Tensor, "R d"]
+    coordinates: Int[Tensor, "R d"]
     """Coordinates of theta in each block."""
     loc: Float[Tensor, " D"]
     precision: Float[Tensor, "R d d"]
     scale_tril: Float[Tensor, "R d d"]
 
     def log_normaliser(self) -> Float[Tensor, ""]:
-        """log ∫ exp(−½ (θ − loc)ᵀ precision (θ − loc)) dθ = D/2 log 2π − ½ log det precision, in nats."""
+        """Log ∫ exp(−½ (θ − loc)ᵀ precision (θ − loc)) dθ = D/2 log 2π − ½ log det precision, in nats."""
         half_log_det = -torch.linalg.diagonal(self.scale_tril).log().sum()
         return self.loc.new_tensor(0.5 * self.loc.numel() * math.log(2 * math.pi)) - half_log_det
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
         """Draws of theta."""
-        rows, d = self.index.shape
+        rows, d = self.coordinates.shape
         noise = torch.randn(num_samples, rows, d, 1, dtype=self.loc.dtype, device=self.loc.device)
         theta = self.loc.expand(num_samples, -1).clone()
-        theta[:, self.index] += (self.scale_tril @ noise).squeeze(-1)
+        theta[:, self.coordinates] += (self.scale_tril @ noise).squeeze(-1)
         return theta
 
 
@@ -52,7 +52,7 @@ def gradient(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
 def hessian_blocks(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, "R d d"]:
     """Diagonal blocks of the Hessian of the log joint: d Hessian-vector products, each for all blocks at once."""
     index = block_index(target)
-    rows, d = index.shape
+    d = index.shape[1]
     probes = theta.new_zeros(d, target.dim)
     probes.scatter_(1, index.T, 1.0)
     columns = hessian_products(target.log_joint_at, theta, probes)
@@ -65,7 +65,7 @@ def hessian_products(
     """Products of the Hessian of a scalar function with many vectors (Pearlmutter, 1994), by reverse over reverse."""
     if vectors.numel() == 0:
         return vectors
-    _, pull = vjp(_gradient(function), theta)
+    pull = vjp(_gradient(function), theta)[1]
     chunk = max(1, 10_000_000 // max(1, theta.numel()))
     return vmap(lambda vector: pull(vector)[0], chunk_size=chunk)(vectors)
 
@@ -86,10 +86,10 @@ def mode(target: Target, start: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = -target.log_joint_at(theta)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return _newton(target, theta.detach())
 
 

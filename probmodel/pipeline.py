@@ -50,7 +50,9 @@ class Pipeline(nn.Module):
         """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows."""
         values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
         if set(values) - {"y"} != {"x"}:
-            raise ValueError(f"a Pipeline is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)")
+            raise ValueError(
+                f"a Pipeline is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)"
+            )
         x, y = values["x"], values.get("y")
         if len(x) < 2:
             raise ValueError(f"expected at least 2 rows, got {len(x)}; add data")

@@ -1,8 +1,8 @@
 """Posterior + new rows → predictive distribution and action."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -75,7 +75,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         def likelihood(theta: Tensor) -> Distribution:
             model = poutine.condition(posterior.model, draws.split(theta))
             run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
-            return run.nodes[found.observed[0]]["fn"]
+            return cast(Distribution, run.nodes[found.observed[0]]["fn"])
 
         if len(found.observed) != 1:
             raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
@@ -159,14 +159,15 @@ def _names(distribution: Distribution) -> Sequence[str]:
     return [
         n
         for n in names
-        if not (twice and n == "probs" or twice_scale and n in ("covariance_matrix", "precision_matrix"))
+        if not ((twice and n == "probs") or (twice_scale and n in ("covariance_matrix", "precision_matrix")))
     ]
 
 
 def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
     if isinstance(distribution, Independent):
         return Independent(_rebuild(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
-    return type(distribution)(**dict(zip(_names(distribution), values, strict=True)))
+    family: Callable[..., Any] = type(distribution)
+    return cast(Distribution, family(**dict(zip(_names(distribution), values, strict=True))))
 
 
 def _check_columns(posterior: Posterior, data: Dataset) -> None:
@@ -190,7 +191,7 @@ def _without_observations(posterior: Posterior, found: Sites, data: Dataset) -> 
     trained = posterior.data
 
     def observed(value: object, seen: Tensor) -> bool:
-        return isinstance(value, Tensor) and (value is seen or value.shape == seen.shape and torch.equal(value, seen))
+        return isinstance(value, Tensor) and (value is seen or (value.shape == seen.shape and torch.equal(value, seen)))
 
     def matches(value: object, observations: Sequence[Tensor]) -> bool:
         return any(observed(value, seen) for seen in observations)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import pyro
 import torch
 from jaxtyping import Float, Int
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -32,7 +33,7 @@ class Dataset(NamedTuple):
     """
 
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = {}  # noqa: RUF012 - a default that nobody writes to
+    kwargs: Mapping[str, Any] = {}
     size: int | None = None
 
     @property
@@ -113,12 +114,12 @@ class Representation(Protocol):
 class Decision(Protocol):
     """Likelihood of y given the code, and the action of least expected loss."""
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> Distribution: ...
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistribution: ...
 
     def act(self, predictive: Distribution) -> Tensor: ...
 
     def observed(self, y: Tensor) -> Tensor:
-        """y in the form the likelihood scores (class numbers for one-hot rows)."""
+        """Y in the form the likelihood scores (class numbers for one-hot rows)."""
         ...
 
     def check(self, y: Tensor) -> None: ...

@@ -361,11 +361,9 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
     scored = [node for node in replayed.nodes.values() if node["type"] == "sample" and "log_prob" in node]
-    values = sum(_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in scored)
-    values = values - sum(
-        _reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()
-    )
-    return LogWeights(values, size / rows)
+    gained = [_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in scored]
+    paid = [_reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
+    return LogWeights(torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows)
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:

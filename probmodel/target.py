@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -65,7 +66,7 @@ def target(model: Model, data: Dataset) -> Target:
         return by_row + layout.log_jacobian(theta, by_row=True)
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
-        def draw() -> Mapping[str, Tensor]:
+        def draw() -> Mapping[str, Any]:
             run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
             return {latent.name: run.nodes[latent.name]["value"] for latent in found.latents}
 

@@ -66,6 +66,11 @@ def isolated(seed: int) -> Iterator[None]:
             np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+def spawn(seed: int, branch: int) -> int:
+    """A seed for one branch of a computation, unrelated to those of other branches and other seeds."""
+    return int(np.random.SeedSequence([seed, branch]).generate_state(1)[0])
+
+
 # ---------------------------------------------------------------------------------------------- programs
 
 

@@ -24,7 +24,7 @@ class Classify(nn.Module):
         self.in_features, self.num_classes, self.loss = in_features, num_classes, loss
         self.logits = nn.Linear(in_features, num_classes)
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.Distribution:
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.TorchDistribution:
         return dist.Categorical(logits=self.logits(z))
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
@@ -44,7 +44,7 @@ class Classify(nn.Module):
             raise ValueError(f"one-hot y needs {self.num_classes} columns, got {y.shape[1]}; set num_classes")
         if y.dim() not in (1, 2):
             raise ValueError(f"y needs shape (N,) or (N, {self.num_classes}), got {tuple(y.shape)}; squeeze it")
-        if y.dim() == 2 and not ((y == 0) | (y == 1)).all() or y.dim() == 2 and not (y.sum(-1) == 1).all():
+        if (y.dim() == 2 and not ((y == 0) | (y == 1)).all()) or (y.dim() == 2 and not (y.sum(-1) == 1).all()):
             raise ValueError("one-hot y needs a single 1 in each row and 0 elsewhere; use class numbers instead")
         labels = self.observed(y)
         if labels.is_floating_point():

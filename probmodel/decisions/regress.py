@@ -23,7 +23,7 @@ class Regress(nn.Module):
         self.mean = nn.Linear(in_features, out_features)
         self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.Distribution:
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.TorchDistribution:
         loc = self.mean(z)
         return dist.Normal(loc, self.log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
 
@@ -32,13 +32,15 @@ class Regress(nn.Module):
         return predictive.mean
 
     def observed(self, y: Tensor) -> Tensor:
-        """y as (N, out_features)."""
+        """Y as (N, out_features)."""
         return y[:, None] if y.dim() == 1 else y
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError for y of a wrong shape or kind."""
         if self.observed(y).dim() != 2 or self.observed(y).shape[1] != self.out_features:
-            raise ValueError(f"y needs shape (N, {self.out_features}), got {tuple(y.shape)}; set out_features or reshape")
+            raise ValueError(
+                f"y needs shape (N, {self.out_features}), got {tuple(y.shape)}; set out_features or reshape"
+            )
         if not y.is_floating_point():
             raise ValueError(f"y needs real numbers, got {y.dtype}; convert with y.float(), or classify")
 

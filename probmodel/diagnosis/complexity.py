@@ -20,14 +20,14 @@ PRIOR_PRECISION = 1.0
 """α of a parameter for which the model states no prior."""
 ROUNDING = 1e-5
 """Share of the largest curvature below which an eigenvalue is rounding, not curvature."""
-CURVATURE_ROWS = 512
+CURVATURE_ROWS = 256
 
 
 def complexity(posterior: Posterior) -> list[Finding]:
     """Parameter count, effective dimension Σ λ / (λ + α), and share of negative curvature.
 
     λ are eigenvalues of minus the Hessian of the log likelihood, α the prior precision: for latents shared by rows at the
-    posterior mean, for point estimates (α = 1) at the fitted values, on at most 512 rows scaled to all.
+    posterior mean, for point estimates (α = 1) at the fitted values, on at most 256 rows scaled to all.
 
     Reference:
         MacKay (1992), "Bayesian interpolation"; Maddox, Benton & Wilson (2020), "Rethinking parameter counting".
@@ -110,7 +110,7 @@ def _parameter_curvature(posterior: Posterior) -> Spectrum:
 
     def product(vector: Tensor) -> Tensor:
         with isolated(seed=0):
-            _, pull = vjp(grad(loss), flat)
+            pull = vjp(grad(loss), flat)[1]
             return pull(vector)[0].detach()
 
     return spectrum(product, flat)

@@ -60,7 +60,9 @@ class Ladder:
         top = self.evidences[self.best].log_z
         lines = [f"best: {self.best}"]
         for name, verdict in self.verdicts.items():
-            lines.append(f"  {name}: log Z {self.evidences[name].log_z:.3f} ({self.evidences[name].log_z - top:+.3f}) {verdict}")
+            lines.append(
+                f"  {name}: log Z {self.evidences[name].log_z:.3f} ({self.evidences[name].log_z - top:+.3f}) {verdict}"
+            )
         return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ def spectrum(
     product: Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]],
     like: Float[Tensor, " D"],
     *,
-    num_steps: int = 60,
+    num_steps: int = 50,
     num_probes: int = 4,
 ) -> Spectrum:
     """Spectrum of A from products v → A v; call it inside `isolated`, the probes are random.

@@ -85,7 +85,9 @@ def _by_loo(left_out: Loo, *, decisive: bool) -> list[Finding]:
     message = f"of {rows} rows; above half of them the model follows single rows"
     flag = Verdict.OVERFITS if decisive and trusted and share > 0.5 else CAUTION if share > 0.5 else ""
     found = [
-        finding("elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se),
+        finding(
+            "elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se
+        ),
         finding("p_loo", left_out.p_loo, f"effective number of parameters {message}", flag=flag),
     ]
     if not trusted:
@@ -98,15 +100,25 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     gap, gap_error = _difference(train.log_score, test.log_score)
     gain, gain_error = _recalibration_gain(test)
     null = baseline(train.observed)
-    train_gain, train_error = _paired(train.log_score - null.log_prob(train.observed).double().reshape(len(train.log_score), -1).sum(-1))
-    test_gain, test_error = _paired(test.log_score - null.log_prob(test.observed).double().reshape(len(test.log_score), -1).sum(-1))
+    train_gain, train_error = _paired(
+        train.log_score - null.log_prob(train.observed).double().reshape(len(train.log_score), -1).sum(-1)
+    )
+    test_gain, test_error = _paired(
+        test.log_score - null.log_prob(test.observed).double().reshape(len(test.log_score), -1).sum(-1)
+    )
     overconfident = gap > SIGNIFICANT * gap_error and gain > max(MATERIAL, SIGNIFICANT * gain_error)
     worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
     blind = train_gain < SIGNIFICANT * train_error
     return [
-        finding("train log score", train.log_score.mean(), "nats a row", stderr=_error(train.log_score)),
-        finding("held-out log score", test.log_score.mean(), "nats a row", stderr=_error(test.log_score)),
-        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=Verdict.OVERFITS if overconfident else ""),
+        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=_error(train.log_score)),
+        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=_error(test.log_score)),
+        finding(
+            "gap",
+            gap,
+            "train minus held-out, nats a row",
+            stderr=gap_error,
+            flag=Verdict.OVERFITS if overconfident else "",
+        ),
         finding(
             "overconfidence",
             gain,

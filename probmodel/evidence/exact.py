@@ -6,7 +6,7 @@ from probmodel.target import target_of
 
 
 def exact(posterior: Posterior, *, seed: int = 0) -> Evidence:
-    """log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites.
+    """Log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites.
 
     Raises:
         NotConjugateError: where there is no closed form.

@@ -18,7 +18,7 @@ DRAWS_A_COORDINATE = 5
 
 
 def importance(posterior: Posterior, *, seed: int = 0, num_samples: int = 10_000) -> Evidence:
-    """log 1/S Σ_s p(data, θ_s) / t(θ_s), θ_s ~ t, in nats; by row and summed where every latent is local to a row.
+    """Log 1/S Σ_s p(data, θ_s) / t(θ_s), θ_s ~ t, in nats; by row and summed where every latent is local to a row.
 
     t is a Student-t with 5 degrees of freedom and the mean and covariance of the posterior's draws in unconstrained
     coordinates.

@@ -6,7 +6,7 @@ from probmodel.target import target_of
 
 
 def iwae(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
-    """log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats; by row and summed where every latent is local to a row.
+    """Log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats; by row and summed where every latent is local to a row.
 
     Its expectation is below log Z and rises to it with S; with a trustworthy k-hat it is a consistent estimate.
 

@@ -7,7 +7,7 @@ from probmodel.target import target_of
 
 
 def laplace(posterior: Posterior, *, seed: int = 0) -> Evidence:
-    """log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), at the mode θ̂ nearest to the posterior's mean, in nats.
+    """Log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), at the mode θ̂ nearest to the posterior's mean, in nats.
 
     Exact for a normal posterior in unconstrained coordinates; elsewhere its error shows in no draw, so `stderr` is nan.
 

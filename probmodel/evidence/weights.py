@@ -58,7 +58,7 @@ def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Te
 
 
 def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
-    """log Σ over rows of the log mean weight; the errors of rows add in squares."""
+    """Log Σ over rows of the log mean weight; the errors of rows add in squares."""
     log_w = log_w.double()
     count = len(log_w)
     log_mean = torch.logsumexp(log_w, 0) - math.log(count)

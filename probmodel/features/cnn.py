@@ -1,6 +1,7 @@
 """Convolutional features of signals, images and volumes (LeCun et al., 1998, "Gradient-based learning")."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -52,7 +53,7 @@ class CNN(nn.Module):
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
         widths = (in_channels, *self.channels)
         self.convolutions = nn.ModuleList(
-            convolution(a, b, kernel_size, padding=kernel_size // 2) for a, b in zip(widths, widths[1:], strict=False)
+            convolution(a, b, kernel_size, padding=kernel_size // 2) for a, b in pairwise(widths)
         )
         self.connected = connected(widths[-1] * grid**dims, out_features, self.hidden)
 
@@ -85,6 +86,6 @@ def connected(in_features: int, out_features: int, hidden: Sequence[int]) -> nn.
     """Linear layers with rectifiers between them."""
     widths = (in_features, *hidden, out_features)
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.ReLU(), nn.Linear(a, b)]
     return nn.Sequential(*layers[1:])

@@ -25,7 +25,9 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
         x = x.flatten(1)
         if x.shape[1] != self.in_features:
-            raise ValueError(f"x needs {self.in_features} numbers a row, got {x.shape[1]}; set in_features={x.shape[1]}")
+            raise ValueError(
+                f"x needs {self.in_features} numbers a row, got {x.shape[1]}; set in_features={x.shape[1]}"
+            )
         return self.connected(x)
 
     def settings(self) -> dict[str, object]:

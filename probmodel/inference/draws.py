@@ -1,5 +1,7 @@
 """Draws of a guide, all at once, by `vmap` over its traced graph."""
 
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
@@ -20,7 +22,8 @@ def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed:
 
         def draw(_: Tensor) -> Tensor:
             run = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
-            return torch.cat([run.nodes[latent.name]["value"].reshape(-1) for latent in latents])
+            values: list[Any] = [run.nodes[latent.name]["value"] for latent in latents]
+            return torch.cat([value.reshape(-1) for value in values])
 
         flat = Density(draw, latents[0].value.new_zeros(()))(latents[0].value.new_zeros(num_draws))
     pieces = flat.split([latent.shape.numel() for latent in latents], -1)

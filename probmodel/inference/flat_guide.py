@@ -15,8 +15,8 @@ class GaussianGuide(nn.Module):
     def __init__(self, gaussian: Gaussian, latents: tuple[Latent, ...]) -> None:
         super().__init__()
         self.latents = latents
-        self.by_row = all(latent.row_dim == -len(latent.shape) for latent in latents) and len(gaussian.index) > 1
-        self.register_buffer("index", gaussian.index)
+        self.by_row = all(latent.row_dim == -len(latent.shape) for latent in latents) and len(gaussian.coordinates) > 1
+        self.register_buffer("index", gaussian.coordinates)
         self.register_buffer("loc", gaussian.loc)
         self.register_buffer("scale_tril", gaussian.scale_tril)
 
@@ -45,7 +45,7 @@ class GaussianGuide(nn.Module):
 class SiteGuide(nn.Module):
     """Independent posteriors, one a site."""
 
-    def __init__(self, by_site: dict[str, dist.Distribution]) -> None:
+    def __init__(self, by_site: dict[str, dist.TorchDistribution]) -> None:
         super().__init__()
         self.by_site = by_site
 

@@ -1,12 +1,12 @@
 """The no-U-turn sampler: Pyro's kernel on the traced potential (Hoffman & Gelman, 2014)."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from pyro.infer.mcmc import NUTS as PyroNUTS
+from pyro.infer import mcmc
 from pyro.infer.mcmc.api import MCMC
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from probmodel.inference.potential import Potential
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, spawn
 
 MAX_STARTS = 100
 LEAPFROGS = 10
@@ -57,22 +57,30 @@ class NUTS:
         total = self.num_chains * (self.num_samples + self.num_warmup)
         potential = Potential(target, starts[0], total * LEAPFROGS)
         with tqdm(total=total, desc="NUTS", disable=not self.progress, mininterval=0.5) as bar:
-            chains = [_chain(self, potential, start, seed + chain, bar) for chain, start in enumerate(starts)]
-        theta = torch.stack([chain for chain, _ in chains])
-        divergent = [found["divergences"] for _, found in chains]
+            chains = [_chain(self, potential, start, spawn(seed, chain), bar) for chain, start in enumerate(starts)]
+        theta = torch.stack([chain.draws for chain in chains])
+        divergent = [chain.divergent for chain in chains]
         flat = target.constrain(theta.reshape(-1, target.dim))
         draws = {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
         info = {
             "method": "NUTS",
             "seed": seed,
-            "divergences": sum(len(found) for found in divergent),
+            "divergences": sum(len(draws) for draws in divergent),
             "sample_stats": {"diverging": _indicator(divergent, self.num_samples)},
-            "acceptance": [found["acceptance"] for _, found in chains],
+            "acceptance": [chain.acceptance for chain in chains],
             "fallback": target.fallback,
             "compiled": potential.compiled,
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(model, data, draws, info, None)
+
+
+class Chain(NamedTuple):
+    """Draws of theta, which of them ended a divergent trajectory, and the mean acceptance probability."""
+
+    draws: Float[Tensor, "draw D"]
+    divergent: list[int]
+    acceptance: float
 
 
 def _starts(target: Target, num_chains: int, seed: int) -> list[Float[Tensor, " D"]]:
@@ -92,10 +100,8 @@ def _starts(target: Target, num_chains: int, seed: int) -> list[Float[Tensor, " 
     )
 
 
-def _chain(
-    settings: NUTS, potential: Potential, start: Float[Tensor, " D"], seed: int, bar: tqdm
-) -> tuple[Float[Tensor, "draw D"], Mapping[str, object]]:
-    kernel = PyroNUTS(
+def _chain(settings: NUTS, potential: Potential, start: Float[Tensor, " D"], seed: int, bar: tqdm) -> Chain:
+    kernel = mcmc.NUTS(
         potential_fn=potential,
         target_accept_prob=settings.target_accept,
         max_tree_depth=settings.max_tree_depth,
@@ -112,10 +118,7 @@ def _chain(
         sampler.run()
         draws = sampler.get_samples()["theta"]
         diagnostics = sampler.diagnostics()
-    return draws, {
-        "divergences": diagnostics["divergences"]["chain 0"],
-        "acceptance": diagnostics["acceptance rate"]["chain 0"],
-    }
+    return Chain(draws, diagnostics["divergences"]["chain 0"], diagnostics["acceptance rate"]["chain 0"])
 
 
 def _indicator(divergent: list[list[int]], num_samples: int) -> list[list[bool]]:

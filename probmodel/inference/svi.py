@@ -19,13 +19,17 @@ from probmodel.objectives.elbo import elbo
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
 from probmodel.target import check
-from probmodel.tracing import COMPILE_SECONDS, Gradient, isolated, own
+from probmodel.tracing import COMPILE_SECONDS, Gradient, isolated, own, spawn
 
 COMPILED_SHARE = 0.6
 """Share of a step's time that compilation leaves, at best, on networks of this package's size."""
 TRIAL_STEPS = 20
 WINDOW = 100
 """Steps the plateau test averages over."""
+
+
+ADAM = partial(Adam, lr=3e-3)
+"""Adam (Kingma & Ba, 2015), three times its customary rate: steps are few and losses are sums over rows."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -57,7 +61,7 @@ class SVI:
     guide: Model | None = None
     autoguide: Callable[[Model], Model] = AutoNormal
     objective: Objective = elbo
-    optimizer: Callable[[list[Tensor]], Optimizer] = partial(Adam, lr=3e-3)
+    optimizer: Callable[[list[Tensor]], Optimizer] = ADAM
     patience: int | None = 5
     num_draws: int = 1_000
     compile: bool | None = None
@@ -75,9 +79,9 @@ class SVI:
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
             fitted, guide, leaves = own(model, self.guide, self.autoguide, data)
-        with isolated(seed + 1):
+        with isolated(spawn(seed, 1)):
             outcome = _descend(self, fitted, guide, leaves, data)
-            draws = guide_draws(fitted, guide, data, self.num_draws, seed + 2)
+            draws = guide_draws(fitted, guide, data, self.num_draws, spawn(seed, 2))
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)
@@ -108,7 +112,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     quiet, compiled, trials = 0, False, list[float]()
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         for number in range(settings.num_steps):
-            if number == 0 and settings.compile or number == TRIAL_STEPS and _pays(settings, trials):
+            if (number == 0 and settings.compile) or (number == TRIAL_STEPS and _pays(settings, trials)):
                 gradient.compile()
                 compiled = True
             begin = time.perf_counter()
@@ -196,4 +200,6 @@ def _check_settings(settings: SVI, data: Dataset) -> None:
     if settings.batch_size < 1:
         raise ValueError(f"batch_size needs 1 or more rows, got {settings.batch_size}; None takes all rows")
     if data.size is None:
-        raise ValueError("batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size=number of rows)")
+        raise ValueError(
+            "batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size=number of rows)"
+        )

@@ -32,10 +32,9 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
     for name, q in guide_sites(drawn).items():
         p = replayed.nodes.get(name)
         divergence = None if p is None else _closed_form(q, p)
-        if p is None or divergence is None:
-            loss = loss + q["log_prob"].sum()
-        else:
-            loss = loss + divergence + p["log_prob"].sum()  # The joint already holds log p(z).
+        closed = None if p is None or divergence is None else divergence + p["log_prob"].sum()
+        # The joint already holds log p(z); the closed form replaces it and log q(z) together.
+        loss = loss + (q["log_prob"].sum() if closed is None else closed)
     return loss
 
 

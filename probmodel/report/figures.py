@@ -65,7 +65,9 @@ def gaps(comparison: Comparison) -> Figure:
         axes.plot([train.value, test.value], [place, place], color=COLOURS[3] if flagged else "#94a3b8", lw=3, zorder=1)
         for each, colour in ((train, COLOURS[0]), (test, COLOURS[1])):
             axes.errorbar(each.value, place, xerr=2 * each.stderr, fmt="o", color=colour, capsize=3)
-    axes.set_yticks(range(len(comparison.rows)), [f"{r.name}: {r.diagnosis.verdict}" for r in reversed(comparison.rows)])
+    axes.set_yticks(
+        range(len(comparison.rows)), [f"{r.name}: {r.diagnosis.verdict}" for r in reversed(comparison.rows)]
+    )
     axes.set_xlabel("log score, nats a row (blue: training rows, orange: held-out rows)")
     axes.grid(axis="x", alpha=0.3)
     axes.margins(y=0.25)
@@ -83,7 +85,7 @@ def calibration(comparison: Comparison) -> Figure:
 
 def _reliability(axes: Axes, row: Row) -> None:
     test = row.held_out
-    if test is None or row.calibration is None:
+    if test is None or row.calibration is None or not isinstance(test.prediction.distribution, Categorical):
         return
     confidence, predicted = test.prediction.distribution.probs.max(-1)
     table = reliability(confidence, predicted == test.observed)
@@ -95,7 +97,9 @@ def _reliability(axes: Axes, row: Row) -> None:
     )
     measured = row.calibration
     axes.set_title(row.name, fontsize=10)
-    axes.set_xlabel(f"confidence\nECE {measured.ece:.3f}, null {measured.null_mean:.3f} ± {measured.null_sd:.3f}", fontsize=8)
+    axes.set_xlabel(
+        f"confidence\nECE {measured.ece:.3f}, null {measured.null_mean:.3f} ± {measured.null_sd:.3f}", fontsize=8
+    )
     axes.set_ylim(-0.03, 1.03)
 
 
@@ -104,13 +108,12 @@ def hardest_rows(row: Row, x: Tensor) -> Figure | None:
     test = row.held_out
     if test is None or x.dim() != 4 or not isinstance(test.prediction.distribution, Categorical):
         return None
-    return _images(test, x)
+    return _images(test, test.prediction.distribution.probs, x)
 
 
-def _images(test: Scored, x: Tensor) -> Figure:
+def _images(test: Scored, probs: Tensor, x: Tensor) -> Figure:
     order = test.log_score.argsort()[:WORST_ROWS].tolist()
     figure = Figure(figsize=(9, 1.35), layout="constrained")
-    probs = test.prediction.distribution.probs
     for axes, index in zip(figure.subplots(1, len(order)), order, strict=True):
         axes.imshow(x[index].mean(0).numpy(force=True), cmap="gray_r")
         predicted, truth = int(probs[index].argmax()), int(test.observed[index])

@@ -1,6 +1,7 @@
 """A deterministic code: the representation without uncertainty, a baseline for the others."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyro
 from jaxtyping import Float
@@ -20,7 +21,7 @@ class DNN(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
         widths = (in_features, *self.hidden)
-        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
         self.network = nn.Sequential(*layers, nn.Linear(widths[-1], out_features), nn.ReLU())
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:

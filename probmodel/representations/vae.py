@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 START_LOG_SCALE = -2.0
 """Log standard deviation that a code starts with: wide codes drown the features and training stalls at chance."""
 
@@ -81,7 +80,7 @@ class VAE(nn.Module):
             "prior": self.prior if self.given_prior else None,
         }
 
-    def _normal(self, code: Float[Tensor, "N twoK"]) -> dist.Distribution:
+    def _normal(self, code: Float[Tensor, "N twoK"]) -> dist.TorchDistribution:
         if code.shape[-1] != 2 * self.out_features:
             raise ValueError(
                 f"encoder and prior need {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}"
