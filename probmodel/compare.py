@@ -40,12 +40,12 @@ class Comparison:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line a model, best evidence first."""
+        """One line a model, best first."""
         return pd.DataFrame([_numbers(row) for row in self.rows]).set_index("model")
 
     @property
     def best(self) -> str:
-        """Name of the model of greatest evidence."""
+        """Name of the model of greatest held-out log score, or of greatest evidence where no rows were held out."""
         return self.rows[0].name
 
     def __str__(self) -> str:
@@ -58,7 +58,8 @@ class Comparison:
         return f"{self._text().to_html(border=0, classes='comparison')}<ul>{notes}</ul>"
 
     def _text(self) -> pd.DataFrame:
-        return pd.DataFrame([_cells(row) for row in self.rows]).set_index("model")
+        table = pd.DataFrame([_cells(row) for row in self.rows]).set_index("model")
+        return table.loc[:, (table != "–").any()]
 
 
 def compare(
@@ -77,7 +78,8 @@ def compare(
         notice: called with each name before its work starts, for a progress bar.
 
     Returns:
-        Comparison, best evidence first.
+        Comparison, best held-out log score first: an evidence given point estimates is no match for a full one.  Without
+        held-out rows, best evidence first.
 
     Raises:
         ValueError: for no fits, or fits of different observations (their evidences are of different quantities).
@@ -92,7 +94,7 @@ def compare(
         notice(name)
         rows.append(_row(name, posterior, held_out, estimator))
     _refuse_mix(rows)
-    rows.sort(key=lambda row: -row.evidence.log_z)
+    rows.sort(key=_rank)
     return Comparison(tuple(rows), tuple(_notes(rows)))
 
 
@@ -103,6 +105,11 @@ def _refuse_mix(rows: Sequence[Row]) -> None:
             f"expected evidences of the same observations, got different ones: {digests}; fit every model to the same rows "
             "and the same y"
         )
+
+
+def _rank(row: Row) -> tuple[float, float]:
+    held_out = 0.0 if row.held_out is None else float(row.held_out.log_score.mean())
+    return -held_out, -row.evidence.log_z
 
 
 def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: Estimator) -> Row:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Multinomial
 
 from probmodel.protocols import Dataset, Deciding, Posterior
 from probmodel.sites import Sites, sites

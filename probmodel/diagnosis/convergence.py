@@ -42,6 +42,9 @@ def _chains(posterior: Posterior) -> list[Finding]:
     draws = {name: value.numpy(force=True) for name, value in posterior.draws.items()}
     if not draws or posterior.guide is not None:
         return []
+    stuck = [name for name, value in draws.items() if not np.isfinite(value).all() or _never_moves(value)]
+    if stuck:
+        return [finding("R-hat", np.nan, f"draws of {stuck} are not finite or never move", flag=Verdict.FAILED)]
     found = []
     worst = max(float(np.nanmax(value, initial=0.0)) for value in rhat(draws).values())
     if next(iter(draws.values())).shape[0] > 1:
@@ -49,8 +52,8 @@ def _chains(posterior: Posterior) -> list[Finding]:
         found.append(finding("R-hat", worst, f"largest over sites; chains agree below {R_HAT_LIMIT}", flag=flag))
     else:
         found.append(finding("R-hat", np.nan, "one chain cannot show whether it has converged; run 4", flag=CAUTION))
-    ess = min(float(np.nanmin(value)) for value in ess_bulk(draws).values())
-    flag = CAUTION if ess < ESS_LIMIT else ""
+    ess = float(np.fmin.reduce(np.concatenate([value.ravel() for value in ess_bulk(draws).values()])))
+    flag = "" if ess >= ESS_LIMIT else CAUTION  # It is nan below four draws.
     found.append(finding("ESS", ess, f"smallest bulk effective sample size; {ESS_LIMIT} or more is enough", flag=flag))
     total = next(iter(draws.values())).shape[0] * next(iter(draws.values())).shape[1]
     share = float(posterior.info.get("divergences", 0)) / total
@@ -58,6 +61,11 @@ def _chains(posterior: Posterior) -> list[Finding]:
         message = "share of divergent transitions: regions the sampler cannot enter; reparametrise"
         found.append(finding("divergences", share, message, flag=Verdict.FAILED if share > 0.1 else CAUTION))
     return found
+
+
+def _never_moves(draws: np.ndarray) -> bool:
+    """Whether all draws of a site are the same; single elements may be, such as the zeros of a triangular matrix."""
+    return draws.shape[0] * draws.shape[1] > 1 and bool((draws == draws[:1, :1]).all())
 
 
 def _guide(posterior: Posterior, evidence: Evidence | None) -> list[Finding]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from probmodel.arviz_data import Loo, loo
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
@@ -99,13 +99,9 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     train, test = scored(posterior, posterior.data), scored(posterior, held_out)
     gap, gap_error = _difference(train.log_score, test.log_score)
     gain, gain_error = _recalibration_gain(test)
-    null = baseline(train.observed)
-    train_gain, train_error = _paired(
-        train.log_score - null.log_prob(train.observed).double().reshape(len(train.log_score), -1).sum(-1)
-    )
-    test_gain, test_error = _paired(
-        test.log_score - null.log_prob(test.observed).double().reshape(len(test.log_score), -1).sum(-1)
-    )
+    null = baseline(train, test)
+    train_gain, train_error = _paired(train.log_score - null[0])
+    test_gain, test_error = _paired(test.log_score - null[1])
     overconfident = gap > SIGNIFICANT * gap_error and gain > max(MATERIAL, SIGNIFICANT * gain_error)
     worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
     blind = train_gain < SIGNIFICANT * train_error
@@ -136,12 +132,29 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     ]
 
 
-def baseline(observed: Tensor) -> Distribution:
-    """Prediction without features: class frequencies, or a normal with the mean and variance of what was observed."""
-    if not observed.is_floating_point():
-        counts = torch.bincount(observed.reshape(-1), minlength=int(observed.max()) + 1).double()
-        return Categorical(probs=(counts + 1) / (counts + 1).sum())
-    return Normal(observed.double().mean(0), observed.double().std(0).clamp_min(1e-6))
+def baseline(train: Scored, test: Scored) -> tuple[Float[Tensor, " N"], Float[Tensor, " M"]]:
+    """Log scores by row of a prediction without features: frequencies in the training rows, or their mean and variance.
+
+    Frequencies, each value counted once more than seen, serve discrete observations that take no more values than there
+    are rows: a density could not be set against the probabilities of the fit.
+    """
+    observed = [train.observed, test.observed]
+    largest = int(max(y.max() for y in observed)) if _is_discrete(train.prediction.by_draw) else len(train.log_score)
+    null: Distribution
+    if largest < len(train.log_score):
+        observed = [y.long() for y in observed]
+        counts = torch.bincount(observed[0].reshape(-1), minlength=largest + 1).double() + 1
+        null = Categorical(probs=counts / counts.sum())
+    else:
+        y = train.observed.double()
+        null = Normal(y.mean(0), y.std(0).clamp_min(1e-6))
+    scores = [null.log_prob(y).double() for y in observed]
+    return scores[0].reshape(len(scores[0]), -1).sum(-1), scores[1].reshape(len(scores[1]), -1).sum(-1)
+
+
+def _is_discrete(distribution: Distribution) -> bool:
+    support = distribution.support
+    return support is not None and support.is_discrete
 
 
 def _recalibration_gain(test: Scored) -> tuple[float, float]:
@@ -162,6 +175,9 @@ def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) ->
     if isinstance(distribution, Categorical):
         log_probs = distribution.logits.double()
         return torch.stack([Categorical(logits=log_probs / float(t)).log_prob(observed) for t in temperatures])
+    if isinstance(distribution, Bernoulli):
+        logits = distribution.logits.double()
+        return torch.stack([Bernoulli(logits=logits / float(t)).log_prob(observed.double()) for t in temperatures])
     mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
     scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
     return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.distributions import Categorical
 
@@ -30,6 +31,7 @@ def scores(comparison: Comparison) -> Figure:
         axes.set_xlabel(label)
         axes.grid(axis="x", alpha=0.3)
         axes.margins(y=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 
 
