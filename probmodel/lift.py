@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probmodel.protocols import Checked, Dataset, Decision, Guided
+from probmodel.protocols import Checked, Dataset, Decision, Guided, Learner
 
 Prior = Callable[[str, Tensor], dist.TorchDistribution]
 """Name and value of a parameter → its prior, with the whole parameter as one event."""
@@ -86,6 +86,11 @@ class Lifted(nn.Module):
         """As the module checks."""
         if isinstance(self.module, Checked):
             self.module.check(data)
+
+    def check_training(self, data: Dataset) -> None:
+        """As the module checks."""
+        if isinstance(self.module, Learner):
+            self.module.check_training(data)
 
     @property
     def decision(self) -> Decision:

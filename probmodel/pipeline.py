@@ -61,8 +61,14 @@ class Pipeline(nn.Module):
         if y is None:
             return
         if len(y) != len(x):
-            raise ValueError(f"y needs {len(x)} rows as x has, got {len(y)}")
+            raise ValueError(f"y needs {len(x)} rows as x has, got {len(y)}; pass one label a row")
         self.decision.check(y)
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError for labels that nothing can be learnt from."""
+        y = [*data.args, *data.kwargs.values()][1:]
+        if y and isinstance(y[0], Tensor):
+            self.decision.check_training(y[0])
 
     @property
     def num_parameters(self) -> int:

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from probmodel.protocols import Dataset, Deciding, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
-from probmodel.tracing import isolated
+from probmodel.tracing import explained, isolated
 
 
 class Prediction(NamedTuple):
@@ -66,7 +66,9 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
 
 def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
     """As `predict`, for rows given as a data set; observations in it are not looked at."""
-    _check_columns(posterior, data)
+    check_columns(posterior, data)
+    if num_draws < 1:
+        raise ValueError(f"num_draws needs 1 or more, got {num_draws}; raise it")
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
         data = _without_observations(posterior, found, data)
@@ -80,7 +82,8 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         if len(found.observed) != 1:
             raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
         with torch.no_grad():
-            template = likelihood(draws.flat[0])
+            with explained(data):
+                template = likelihood(draws.flat[0])
             shapes = [parameter.shape for parameter in _parameters(template)]
             pack = Density(
                 lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta))]), draws.flat[0]
@@ -166,24 +169,33 @@ def _names(distribution: Distribution) -> Sequence[str]:
 def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
     if isinstance(distribution, Independent):
         return Independent(_rebuild(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, Multinomial):  # The number of trials is no parameter to PyTorch.
+        return type(distribution)(distribution.total_count, logits=values[0])
     family: Callable[..., Any] = type(distribution)
     return cast(Distribution, family(**dict(zip(_names(distribution), values, strict=True))))
 
 
-def _check_columns(posterior: Posterior, data: Dataset) -> None:
+def check_columns(posterior: Posterior, data: Dataset) -> None:
+    """Raise ValueError unless the rows in data are finite, at least one, and of the columns that the fit has seen."""
     if not data.tensors():
         raise ValueError("expected the model's arguments for the new rows, got none; pass test.args[0]")
+    if len(data.args) > len(posterior.data.args):
+        raise ValueError(
+            f"expected at most {len(posterior.data.args)} positional arguments as in training, got {len(data.args)}; pass "
+            "the others by name"
+        )
     for old, new in zip(posterior.data.args, data.args, strict=False):
         if not isinstance(old, Tensor) or not isinstance(new, Tensor):
             continue
         if posterior.data.size is not None and old.shape[1:] != new.shape[1:]:
             raise ValueError(
-                f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}"
+                f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
+                "prepare them as the training rows were"
             )
         if new.is_floating_point() and not torch.isfinite(new).all():
             raise ValueError("expected finite numbers in the new rows, got NaN or infinity; drop or impute those rows")
         if new.numel() == 0:
-            raise ValueError("expected at least one new row, got none")
+            raise ValueError("expected at least one new row, got none; add rows")
 
 
 def _without_observations(posterior: Posterior, found: Sites, data: Dataset) -> Dataset:

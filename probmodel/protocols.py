@@ -100,6 +100,13 @@ class Checked(Protocol):
 
 
 @runtime_checkable
+class Learner(Protocol):
+    """A model that can tell data it could score but learn nothing from; `check_training` raises ValueError as `check` does."""
+
+    def check_training(self, data: Dataset) -> None: ...
+
+
+@runtime_checkable
 class Representation(Protocol):
     """Latent code of the features; `rows` is the plate over data, passed in as an object."""
 
@@ -122,7 +129,13 @@ class Decision(Protocol):
         """Y in the form the likelihood scores (class numbers for one-hot rows)."""
         ...
 
-    def check(self, y: Tensor) -> None: ...
+    def check(self, y: Tensor) -> None:
+        """Raise ValueError for y that cannot be scored."""
+        ...
+
+    def check_training(self, y: Tensor) -> None:
+        """Raise ValueError for y that could be scored but nothing can be learnt from."""
+        ...
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols import Dataset, Model, digest
+from probmodel.tracing import explained
 
 
 class Latent(NamedTuple):
@@ -143,9 +144,22 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with torch.no_grad():
+    with explained(data), torch.no_grad():
         run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+        run.compute_log_prob(lambda _, node: node["is_observed"])
+        _check_observations(run)
     return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
+
+
+def _check_observations(run: poutine.Trace) -> None:
+    """Raise ValueError where an observation has more axes or rows than its site, which broadcasting would let pass."""
+    for name in run.observation_nodes:
+        node: Any = run.nodes[name]
+        batch = node["fn"].batch_shape
+        if torch.broadcast_shapes(node["log_prob"].shape, batch) != batch:
+            raise ValueError(
+                f"site {name!r} has shape {tuple(node['fn'].shape())}, got an observation of {tuple(node['value'].shape)}"
+            )
 
 
 def _frames(nodes: Mapping[str, Mapping[str, Any]]) -> list[Any]:

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.func import vmap
 
-from probmodel.protocols import Checked, Dataset, Model, Posterior, Target
+from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Target
 from probmodel.sites import (
     Latent,
     Sites,
@@ -119,8 +119,22 @@ def check(model: Model, data: Dataset) -> None:
                 f"expected finite numbers, got {bad} NaN or infinite ones in tensor {position} of shape "
                 f"{tuple(tensor.shape)}; drop or impute those rows"
             )
+    if data.size is not None and not data.tensors():
+        raise ValueError(f"expected tensors with {data.size} rows, got none; give the data as PyTorch tensors")
+    rows = data.num_rows
+    if rows is not None and data.size is not None and rows > data.size:
+        raise ValueError(
+            f"size needs to be the rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
+        )
     if isinstance(model, Checked):
         model.check(data)
+
+
+def check_training(model: Model, data: Dataset) -> None:
+    """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
+    check(model, data)
+    if isinstance(model, Learner):
+        model.check_training(data)
 
 
 class Density:

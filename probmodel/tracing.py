@@ -71,6 +71,23 @@ def spawn(seed: int, branch: int) -> int:
     return int(np.random.SeedSequence([seed, branch]).generate_state(1)[0])
 
 
+@contextmanager
+def explained(data: Dataset) -> Iterator[None]:
+    """Around a call of a model: turn what PyTorch and Python raise at wrong shapes or names into a ValueError that says so."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
+        named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
+        first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
+        raise ValueError(
+            f"expected a model that runs on its data, got {type(error).__name__}: {first}; check names and shapes of the "
+            f"data, positional {shapes} and named {named}, against the model's arguments and sites"
+        ) from error
+
+
 # ---------------------------------------------------------------------------------------------- programs
 
 
@@ -399,7 +416,7 @@ _Values = dict[str, tuple[nn.Parameter, Constraint]]
 
 def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
     """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
-    with torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+    with explained(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
         function(*data.args, **data.kwargs)
     return _drain_store()
 

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from pyro_models import CASES, ONE, ZERO, mixture, noise, regression, row_codes, tensor
 from torch.distributions import MultivariateNormal
 from torch.func import vmap
@@ -13,6 +14,7 @@ from torch.func import vmap
 from probmodel.objectives.elbo import elbo
 from probmodel.objectives.iwae import iwae
 from probmodel.protocols import Dataset
+from probmodel.sites import log_weights
 from probmodel.tracing import isolated, trace
 
 X, Y = noise(6, 2), noise(6, seed=1)
@@ -232,3 +234,27 @@ def test_the_loss_keeps_the_datas_dtype_and_reaches_the_parameters(objective):
     assert loss.shape == ()
     (slope,) = torch.autograd.grad(loss, loc)
     assert (slope != 0).all()
+
+
+def test_elbo_of_an_automatic_guide_keeps_the_jacobian_of_constrained_latents() -> None:
+    """Gamma prior, Poisson data: the ELBO of any guide stays below the closed-form log evidence, and equals log weights."""
+    counts = torch.tensor([2.0, 4.0, 3.0], dtype=torch.float64)
+
+    def model(y: torch.Tensor) -> None:
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0, dtype=torch.float64), 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Poisson(rate), obs=y)
+
+    data = Dataset((counts,), {}, 3)
+    with isolated(0):
+        guide = AutoNormal(model)
+        with torch.no_grad():
+            guide(counts)
+            losses = torch.stack([elbo(model, guide, data) for _ in range(2_000)])
+            weights = torch.stack([log_weights(model, guide, data).values.sum() for _ in range(2_000)])
+    a, b, n, total = 2.0, 1.0, 3, 9.0
+    log_z = math.lgamma(a + total) - math.lgamma(a) + a * math.log(b) - (a + total) * math.log(b + n)
+    log_z -= sum(math.lgamma(float(c) + 1) for c in counts)
+    stderr = float((losses.var() / 2_000 + weights.var() / 2_000).sqrt())
+    assert abs(float(losses.mean() + weights.mean())) < 4 * stderr
+    assert -float(losses.mean()) < log_z

@@ -39,7 +39,7 @@ class Classify(nn.Module):
         return y.argmax(-1) if y.dim() == 2 else y
 
     def check(self, y: Tensor) -> None:
-        """Raise ValueError for labels of a wrong shape, out of range, or of one class only."""
+        """Raise ValueError for labels of a wrong shape, or out of range; held-out rows may be of one class."""
         if y.dim() == 2 and y.shape[1] != self.num_classes:
             raise ValueError(f"one-hot y needs {self.num_classes} columns, got {y.shape[1]}; set num_classes")
         if y.dim() not in (1, 2):
@@ -53,6 +53,15 @@ class Classify(nn.Module):
         if low < 0 or high >= self.num_classes:
             raise ValueError(
                 f"labels need to lie in 0 … {self.num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
+            )
+
+    def check_training(self, y: Tensor) -> None:
+        """Raise ValueError for labels of one class only: the likelihood then has no maximum."""
+        labels = self.observed(y)
+        if self.num_classes > 1 and bool((labels == labels[0]).all()):
+            raise ValueError(
+                f"expected labels of two or more classes to fit, got {int(labels[0])} in all {len(labels)} rows; add rows "
+                "of other classes, or split with stratify="
             )
 
     def settings(self) -> dict[str, object]:

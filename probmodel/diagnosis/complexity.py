@@ -34,7 +34,9 @@ def complexity(posterior: Posterior) -> list[Finding]:
     """
     target = target_of(posterior)
     count = num_parameters(posterior, target)
-    found = [finding("parameters", count, "numbers that the model's density depends on, apart from codes of rows")]
+    found = [
+        finding("parameters", float(count), "numbers that the model's density depends on, apart from codes of rows")
+    ]
     with isolated(seed=0):
         if target.dim and target.by_row is None:
             curvature = _latent_curvature(posterior, target)

@@ -10,6 +10,7 @@ from probmodel.diagnosis.convergence import convergence
 from probmodel.diagnosis.findings import Diagnosis, Finding, Verdict, finding
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.evidence import EvidenceWarning, best
+from probmodel.predict import check_columns
 from probmodel.protocols import Dataset, Estimator, Evidence, Posterior
 from probmodel.target import check, target_of
 
@@ -32,6 +33,7 @@ def diagnose(posterior: Posterior, held_out: Dataset | None = None, *, evidence:
         ValueError: for held-out rows with other columns, too few of them, or none where they are needed.
     """
     if held_out is not None:
+        check_columns(posterior, held_out)
         check(posterior.model, held_out)
     found = [*convergence(posterior, evidence), *complexity(posterior), *_evidence(posterior, evidence)]
     found += overfitting(posterior, held_out)

@@ -36,7 +36,10 @@ class Scored(NamedTuple):
 def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     """Predict rows and score the observations in them."""
     with isolated(seed):
-        observed = sites(posterior.model, data).observations[0]
+        observations = sites(posterior.model, data).observations
+    if not observations:
+        raise ValueError("expected rows with what was observed in them, got none; pass Dataset((x,), {'y': y}, len(x))")
+    observed = observations[0]
     prediction = predict_rows(posterior, data, seed=seed)
     log_score = prediction.distribution.log_prob(observed).double()
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
@@ -97,6 +100,8 @@ def _by_loo(left_out: Loo, *, decisive: bool) -> list[Finding]:
 
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     train, test = scored(posterior, posterior.data), scored(posterior, held_out)
+    if len(test.log_score) < 2:
+        raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
     gap, gap_error = _difference(train.log_score, test.log_score)
     gain, gain_error = _recalibration_gain(test)
     null = baseline(train, test)

@@ -8,6 +8,7 @@ from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
+from probmodel.target import check_training
 from probmodel.tracing import isolated
 
 
@@ -23,6 +24,9 @@ class Exact:
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise NotConjugateError where the posterior has no closed form."""
+        if self.num_draws < 1:
+            raise ValueError(f"num_draws needs 1 or more, got {self.num_draws}; raise it")
+        check_training(model, data)
         begin = time.perf_counter()
         exact = conjugate(model, data)
         with isolated(seed):

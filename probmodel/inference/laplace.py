@@ -10,6 +10,7 @@ from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
+from probmodel.target import check_training
 from probmodel.target import target as make_target
 from probmodel.tracing import isolated
 
@@ -28,6 +29,11 @@ class Laplace:
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise ArithmeticError where no maximum with a negative definite Hessian is found."""
+        if min(self.num_draws, self.num_starts) < 1:
+            raise ValueError(
+                f"num_draws and num_starts need 1 or more, got {self.num_draws} and {self.num_starts}; raise them"
+            )
+        check_training(model, data)
         begin = time.perf_counter()
         target = make_target(model, data)
         with isolated(seed):

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from probmodel.inference.potential import Potential
 from probmodel.protocols import Dataset, Model, Posterior, Target
+from probmodel.target import check_training
 from probmodel.target import target as make_target
 from probmodel.tracing import isolated, spawn
 
@@ -48,7 +49,13 @@ class NUTS:
             ValueError: for a model without latents, or for which no prior draw has a finite density and gradient.
         """
         if min(self.num_samples, self.num_warmup, self.num_chains) < 1:
-            raise ValueError(f"num_samples, num_warmup and num_chains need 1 or more, got {self}")
+            raise ValueError(f"num_samples, num_warmup and num_chains need 1 or more, got {self}; raise them")
+        if not 0 < self.target_accept < 1 or self.max_tree_depth < 1:
+            raise ValueError(
+                f"target_accept needs to lie between 0 and 1 and max_tree_depth to be 1 or more, got {self.target_accept} "
+                f"and {self.max_tree_depth}; 0.8 and 10 are Stan's"
+            )
+        check_training(model, data)
         begin = time.perf_counter()
         target = make_target(model, data)
         if target.dim == 0:

@@ -18,7 +18,7 @@ from probmodel.inference.draws import guide_draws
 from probmodel.objectives.elbo import elbo
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
-from probmodel.target import check
+from probmodel.target import check_training
 from probmodel.tracing import COMPILE_SECONDS, Gradient, isolated, own, spawn
 
 COMPILED_SHARE = 0.6
@@ -75,7 +75,7 @@ class SVI:
             NonFiniteError: when the loss or a gradient stops being finite, naming the first bad site.
         """
         _check_settings(self, data)
-        check(model, data)
+        check_training(model, data)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
             fitted, guide, leaves = own(model, self.guide, self.autoguide, data)
@@ -194,7 +194,9 @@ def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dic
 
 def _check_settings(settings: SVI, data: Dataset) -> None:
     if settings.num_steps < 1 or settings.num_draws < 1:
-        raise ValueError(f"num_steps and num_draws need 1 or more, got {settings.num_steps} and {settings.num_draws}")
+        raise ValueError(
+            f"num_steps and num_draws need 1 or more, got {settings.num_steps} and {settings.num_draws}; raise them"
+        )
     if settings.batch_size is None:
         return
     if settings.batch_size < 1:

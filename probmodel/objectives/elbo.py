@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -39,6 +40,8 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
 
 
 def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:
+    if isinstance(q["fn"], Delta):
+        return None  # Pyro's divergence of a Delta leaves out its log density: the Jacobian of an automatic guide.
     try:
         divergence = kl_divergence(q["fn"], p["fn"])
     except NotImplementedError:
