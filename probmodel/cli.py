@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from probmodel.compare import Comparison, compare
 from probmodel.demo import studies
+from probmodel.fit_folder import refusing
 from probmodel.protocols import Dataset, Posterior
 from probmodel.report import report
 from probmodel.storage import load, save
@@ -101,11 +102,13 @@ def _file_name(name: str) -> str:
 
 def _save_rows(data: Dataset, path: Path) -> None:
     named = {f"args.{i}": value for i, value in enumerate(data.args)}
-    save_file({**named, **{f"kwargs.{name}": value for name, value in data.kwargs.items()}}, path)
+    named |= {f"kwargs.{name}": value for name, value in data.kwargs.items()}
+    save_file({name: value.contiguous() for name, value in named.items()}, path)
 
 
 def _load_rows(path: Path) -> Dataset:
-    tensors = load_file(path)
+    with refusing(path, "held-out rows"):
+        tensors = load_file(path)
     args = [tensors[name] for name in sorted(tensors) if name.startswith("args.")]
     kwargs = {name.removeprefix("kwargs."): value for name, value in tensors.items() if name.startswith("kwargs.")}
     return Dataset(tuple(args), kwargs, len(args[0]))

@@ -142,7 +142,9 @@ def _numbers(row: Row) -> dict[str, Any]:
         "held-out log score": held[0],
         "± held-out": held[1],
         "accuracy": float(accuracy(test.prediction.action, test.observed)) if test is not None and classes else NAN,
-        "rmse": float(rmse(test.prediction.action, test.observed)) if test is not None and not classes else NAN,
+        "rmse": _rmse(test) if test is not None and not classes else NAN,
+        if test is not None and not classes
+        else NAN,
         "ECE": NAN if calibrated is None else calibrated.ece,
         "ECE null": NAN if calibrated is None else calibrated.null_mean,
         "ECE p": NAN if calibrated is None else calibrated.p_value,
@@ -152,6 +154,10 @@ def _numbers(row: Row) -> dict[str, Any]:
         "seconds": float(row.posterior.info.get("seconds", NAN)),
         "verdict": str(found.verdict),
     }
+
+
+def _rmse(test: Scored) -> float:
+    return float(rmse(test.prediction.action.reshape(-1), test.observed.reshape(-1)))
 
 
 def _finding(diagnosis: Diagnosis, name: str) -> tuple[float, float]:

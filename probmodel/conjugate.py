@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -33,7 +34,7 @@ class Conjugate(NamedTuple):
 
     log_z: float
     gaussian: Gaussian | None
-    by_site: Mapping[str, dist.TorchDistribution]
+    by_site: Mapping[str, TorchDistributionMixin]
 
 
 class NotConjugateError(ValueError):
@@ -103,7 +104,7 @@ def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
     natural = torch.linalg.lstsq(design[:fit], log_density[:fit, None], driver="gelsd").solution[:, 0]
     _verify(log_density[fit:], design[fit:] @ natural)
     log_z, position = natural[0], 1
-    by_site: dict[str, dist.TorchDistribution] = {}
+    by_site: dict[str, TorchDistributionMixin] = {}
     for latent, block in zip(latents, statistics, strict=True):
         eta = natural[position : position + block.shape[1]]
         position += block.shape[1]
@@ -130,7 +131,7 @@ class _Beta:
     def statistics(self, value: Tensor) -> Tensor:
         return torch.stack([value.log(), torch.log1p(-value)], -1)
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
         a, b = (eta.reshape(*latent.shape, 2) + 1).unbind(-1)
         log_partition = (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
         return dist.Beta(a, b).to_event(latent.event_dim), log_partition
@@ -145,7 +146,7 @@ class _Gamma:
     def statistics(self, value: Tensor) -> Tensor:
         return torch.stack([value.log(), value], -1)
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
         shape, rate = eta.reshape(*latent.shape, 2).unbind(-1)
         shape, rate = shape + 1, -rate
         return dist.Gamma(shape, rate).to_event(latent.event_dim), (shape.lgamma() - shape * rate.log()).sum()
@@ -160,7 +161,7 @@ class _Dirichlet:
     def statistics(self, value: Tensor) -> Tensor:
         return value.log()
 
-    def posterior(self, eta: Tensor, latent: Latent) -> tuple[dist.TorchDistribution, Tensor]:
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
         concentration = eta.reshape(latent.shape) + 1
         log_partition = (concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()).sum()
         return dist.Dirichlet(concentration).to_event(latent.event_dim - 1), log_partition

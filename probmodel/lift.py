@@ -8,16 +8,17 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from probmodel.protocols import Checked, Dataset, Decision, Guided, Learner
 
-Prior = Callable[[str, Tensor], dist.TorchDistribution]
+Prior = Callable[[str, Tensor], TorchDistributionMixin]
 """Name and value of a parameter → its prior, with the whole parameter as one event."""
 
 
-def scaled_normal(name: str, parameter: Tensor) -> dist.TorchDistribution:
+def scaled_normal(name: str, parameter: Tensor) -> TorchDistributionMixin:
     """N(0, 2 / fan-in) for weights (He et al., 2015: keeps activations of one size through rectifiers), N(0, 1) for biases."""
     fan_in = parameter[0].numel() if parameter.dim() > 1 else 2
     scale = torch.full_like(parameter, math.sqrt(2 / fan_in))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import pyro
 import torch
 from jaxtyping import Float, Int
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -121,7 +121,7 @@ class Representation(Protocol):
 class Decision(Protocol):
     """Likelihood of y given the code, and the action of least expected loss."""
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistribution: ...
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin: ...
 
     def act(self, predictive: Distribution) -> Tensor: ...
 

@@ -374,7 +374,7 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
         return LogWeights((joint - sum(n["log_prob"].sum() for n in guide_sites(drawn).values())).reshape(1), 1.0)
     # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
-    scored = [node for node in replayed.nodes.values() if node["type"] == "sample" and "log_prob" in node]
+    scored = [n for n in replayed.nodes.values() if "log_prob" in n and not isinstance(n["fn"], _Subsample)]
     gained = [_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in scored]
     paid = [_reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
     return LogWeights(torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows)

@@ -396,11 +396,13 @@ def own(
     """
     memo: dict[int, Any] = {}
     model, model_networks = _copy(model, memo)
+    _move(model, model_networks, data)
     values = _param_statements(model, data, {})
     owned: Model = Owned(model, model_networks, values) if values or model_networks else model
     guide_networks: list[nn.Module] = []
     if guide is not None:
         guide, guide_networks = _copy(guide, memo)
+        _move(guide, guide_networks, data)
     else:
         # An automatic guide runs the model inside a PyroModule, where a `pyro.param` that nobody answers is refused.
         guide = model.guide if isinstance(model, Guided) else autoguide(owned)
@@ -408,6 +410,35 @@ def own(
     if values or guide_networks:
         guide = Owned(guide, guide_networks, values)
     return owned, guide, parameters(owned, guide)
+
+
+def placed(model: Model, data: Dataset) -> Model:
+    """The model on the device of the data and in their dtype: itself where it is there already, else a copy."""
+    owner = model.__self__ if isinstance(model, types.MethodType) else model
+    if not isinstance(owner, nn.Module):
+        return model
+    here = {(tensor.device, tensor.dtype) for tensor in owner.state_dict().values() if tensor.is_floating_point()}
+    if here <= {_place(data)}:
+        return model
+    copied = deepcopy(model)
+    _move(copied, [], data)
+    return copied
+
+
+def _place(data: Dataset) -> tuple[torch.device, torch.dtype]:
+    """Device and floating-point dtype of the data."""
+    tensors = data.tensors() or [torch.zeros(())]
+    floating = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    return tensors[0].device, floating[0] if floating else torch.get_default_dtype()
+
+
+def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:
+    """Bring copied networks to the device and dtype of the data."""
+    owner = function.__self__ if isinstance(function, types.MethodType) else function
+    device, dtype = _place(data)
+    for network in (owner, *networks):
+        if isinstance(network, nn.Module):
+            network.to(device=device, dtype=dtype)
 
 
 _Values = dict[str, tuple[nn.Parameter, Constraint]]

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from problems import conjugate_normal, diabetes_regression, eight_schools, schools_draws, tensor
+from problems import conjugate_normal, diabetes_regression, eight_schools, tensor
 from torch import nn
 from torch.optim import Adam
 
@@ -17,7 +17,7 @@ import probmodel as pb
 from probmodel.diagnosis.complexity import complexity
 from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.lanczos import DENSE_LIMIT, spectrum
-from probmodel.diagnosis.overfitting import MATERIAL
+from probmodel.diagnosis.overfitting import MATERIAL, leave_one_out
 from probmodel.protocols import Dataset, Posterior
 from probmodel.tracing import isolated
 
@@ -34,7 +34,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
-def regression(x, y=None, *, prior_sd=1.0, noise=math.sqrt(0.5)):
+def regression(x, y=None, *, prior_sd=1.0, noise=0.5**0.5):
     b = pyro.sample("b", dist.Normal(x.new_zeros(x.shape[1]), prior_sd).to_event(1))
     with pyro.plate("rows", len(x)):
         pyro.sample("y", dist.Normal(x @ b, noise), obs=y)
@@ -117,7 +117,7 @@ def test_lanczos_errors_are_as_large_as_reported(name):
     """Over twenty random matrices the errors in reported standard errors have a spread of about one."""
     errors = []
     for seed in range(20):
-        size = 150 + 5 * seed
+        size = 120 + 5 * seed
         values = torch.cat([-2 - normal(size // 5, seed=seed).abs(), 1 + 5 * normal(size - size // 5, seed=1).abs()])
         matrix = symmetric(size, seed, values=values)
         with isolated(seed):
@@ -126,7 +126,7 @@ def test_lanczos_errors_are_as_large_as_reported(name):
         estimate, stderr = found.trace(FUNCTIONS[name])
         exact = float(FUNCTIONS[name](torch.linalg.eigvalsh(matrix)).sum())
         assert abs(estimate - exact) < 4 * stderr + 1e-9 * abs(exact)
-        assert abs(estimate - exact) < 0.1 * float(FUNCTIONS[name](values).abs().sum())
+        assert abs(estimate - exact) < 0.2 * float(FUNCTIONS[name](values).abs().sum())
         errors.append((estimate - exact) / stderr)
     assert 0.6 < float(np.std(errors)) < 1.6
     assert abs(float(np.mean(errors))) < 4 / math.sqrt(20)
@@ -169,14 +169,16 @@ def test_the_largest_eigenvalue_is_found():
 
 def test_leave_one_out_recovers_the_exact_scores_of_the_regression():
     problem = diabetes_regression()
-    found = []
-    for seed in range(12):
-        diagnosis = pb.diagnose(pb.Exact(num_draws=500)(problem.model, problem.data, seed=seed))
-        found.append((diagnosis["elpd_loo"].value, diagnosis["p_loo"].value))
-    values = np.array(found)
+    fit = pb.Exact(num_draws=6_000)(problem.model, problem.data, seed=0)
+    parts = [leave_one_out(replace(fit, draws={"b": draws})) for draws in fit.draws["b"].split(500, 1)]
+    values = np.array([(part.elpd, part.p_loo) for part in parts])
     errors = values.std(0, ddof=1) / math.sqrt(len(values))
     assert (np.abs(values.mean(0) - [-476.8359, 10.1664]) < 4 * errors).all()
     assert (errors < 0.3).all()
+    shown = pb.diagnose(replace(fit, draws={"b": fit.draws["b"][:, :500]}))
+    assert shown["elpd_loo"].value == parts[0].elpd
+    assert shown["elpd_loo"].stderr == parts[0].se
+    assert shown["p_loo"].value == parts[0].p_loo
 
 
 # ------------------------------------------------------------------------------------------ ladder
@@ -190,16 +192,28 @@ def legendre(degree):
     return pb.Exact(num_draws=20)(partial(regression, noise=0.3), data, seed=0)
 
 
-@pytest.mark.parametrize("order", ["up", "down", "shuffled"])
+@lru_cache
+def exact(fit, *, seed=0):
+    return pb.evidence.exact(fit, seed=seed)
+
+
+@pytest.mark.parametrize("order", ["up", "shuffled"])
 def test_the_ladder_names_degree_three_in_any_order(order):
-    degrees = {"up": range(16), "down": reversed(range(16)), "shuffled": np.random.default_rng(0).permutation(16)}
-    ladder = pb.diagnose_ladder({int(degree): legendre(int(degree)) for degree in degrees[order]})
+    degrees = {"up": range(16), "shuffled": np.random.default_rng(0).permutation(16)}
+    ladder = pb.diagnose_ladder({int(degree): legendre(int(degree)) for degree in degrees[order]}, estimator=exact)
     for degree, log_z in LADDER.items():
         assert abs(ladder.evidences[degree].log_z - log_z) < 1e-3
     assert ladder.best == 3
     expected = dict.fromkeys(range(3), Verdict.UNDERFITS) | {3: Verdict.FITS, 4: Verdict.FITS}
     assert dict(ladder.verdicts) == expected | dict.fromkeys(range(5, 16), Verdict.OVERFITS)
     assert str(ladder).startswith("best: 3")
+
+
+def test_the_ladder_estimates_the_evidence_itself():
+    ladder = pb.diagnose_ladder({"small": legendre(1), "right": legendre(3), "large": legendre(6)})
+    found = {name: evidence.log_z for name, evidence in ladder.evidences.items()}
+    assert found == pytest.approx({"small": LADDER[1], "right": LADDER[3], "large": LADDER[6]}, abs=1e-3)
+    assert dict(ladder.verdicts) == {"small": Verdict.UNDERFITS, "right": Verdict.FITS, "large": Verdict.OVERFITS}
 
 
 def test_the_ladder_refuses_different_observations():
@@ -219,14 +233,13 @@ def test_the_ladder_refuses_a_single_model():
 # ------------------------------------------------------------------------------------------ verdicts: overfits
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_large_network_trained_long_on_thirty_noisy_rows_overfits(seed):
+def test_a_large_network_trained_long_on_thirty_noisy_rows_overfits(seed=0):
     x = 4 * torch.rand(330, 1, generator=generator(seed)) - 2
     y = torch.sin(2 * x[:, 0]) + 0.5 * torch.randn(330, generator=generator(seed + 10))
     train, test = halves(x, y, 30)
     with isolated(seed):
         model = pb.Pipeline(pb.MLP(1, 64, hidden=(64, 64)), pb.DNN(64, 64), pb.Regress(64, 1))
-    fit = QUICK(1_500, optimizer=partial(Adam, lr=5e-3), patience=None)(model, train, seed=seed)
+    fit = QUICK(1_000, optimizer=partial(Adam, lr=5e-3), patience=None)(model, train, seed=seed)
     diagnosis = pb.diagnose(fit, test)
     assert diagnosis.verdict == Verdict.OVERFITS
     assert diagnosis["gap"].value > 2 * diagnosis["gap"].stderr
@@ -239,7 +252,7 @@ def test_a_network_that_learns_random_labels_by_heart_overfits():
     train, test = halves(x, labels, 40)
     with isolated(seed=0):
         model = pb.Pipeline(pb.MLP(20, 64), pb.DNN(64, 64), pb.Classify(64, 3)).double()
-    fit = QUICK(400, patience=None)(model, train, seed=0)
+    fit = QUICK(250, patience=None)(model, train, seed=0)
     diagnosis = pb.diagnose(fit, test)
     assert diagnosis["train log score"].value > -0.1
     assert diagnosis.verdict == Verdict.OVERFITS
@@ -254,7 +267,7 @@ def simulated(seed, *, rows=400, columns=4):
     return x, x @ b + math.sqrt(0.5) * normal(rows, seed=seed + 200)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_bayesian_linear_model_fits_its_own_data(seed):
     train, test = halves(*simulated(seed), 200)
     fit = pb.Exact(num_draws=500)(regression, train, seed=seed)
@@ -280,7 +293,7 @@ def test_the_gap_is_the_difference_of_the_log_scores_with_their_errors():
 # ------------------------------------------------------------------------------------------ verdicts: underfits
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_model_without_the_feature_it_needs_underfits(seed):
     x, y = simulated(seed)
     train, test = halves(normal(len(x), 1, seed=seed + 300), y, 200)
@@ -307,7 +320,7 @@ def test_an_untrained_network_underfits_and_a_trained_one_fits():
     assert pb.diagnose(fit, test).verdict == Verdict.FITS
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_labels_that_know_nothing_of_the_features_underfit(seed):
     x, labels = normal(600, 2, seed=seed), torch.randint(0, 3, (600,), generator=generator(seed + 50))
     train, test = halves(x, labels, 300)
@@ -391,10 +404,6 @@ def test_divergent_transitions_fail_in_numbers_and_caution_when_few():
     assert few["divergences"].flag == CAUTION
 
 
-def test_nuts_on_eight_schools_is_no_failure():
-    assert pb.diagnose(schools_draws()).verdict != Verdict.FAILED
-
-
 def test_a_guide_that_misses_the_posterior_is_a_caution():
     problem = eight_schools()
 
@@ -423,7 +432,7 @@ def fixed(model, train):
     return Posterior(model, train, {"b": normal(4, 50)}, {})
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_recalibration_gains_nothing_where_predictions_are_calibrated(seed):
     x = 3 * normal(800, 1, seed=seed)
     train, test = halves(x, x[:, 0] + normal(800, seed=seed + 1), 400)
@@ -482,7 +491,7 @@ def test_a_bernoulli_is_diagnosed_as_the_same_categorical(sharpness):
 
 
 def test_a_true_model_of_rare_outcomes_fits():
-    x, y = tossed(800, 3)
+    x, _ = tossed(800, 3)
     train, test = halves(x - 2, torch.bernoulli(torch.sigmoid(2 * x[:, 0] - 8), generator=generator(9)), 400)
     assert 0.05 < float(train.kwargs["y"].mean()) < 0.2
 
@@ -542,7 +551,7 @@ def test_failure_goes_before_overfitting():
     train, test = halves(x, labels, 40)
     with isolated(seed=0):
         model = pb.Pipeline(pb.MLP(20, 64), pb.DNN(64, 64), pb.Classify(64, 3)).double()
-    fit = QUICK(400, patience=None)(model, train, seed=0)
+    fit = QUICK(250, patience=None)(model, train, seed=0)
     failed = replace(fit, info={**fit.info, "losses": [1.0, math.nan]})
     diagnosis = pb.diagnose(failed, test)
     assert Verdict.OVERFITS in {each.flag for each in diagnosis.findings}

@@ -250,11 +250,11 @@ def test_elbo_of_an_automatic_guide_keeps_the_jacobian_of_constrained_latents() 
         guide = AutoNormal(model)
         with torch.no_grad():
             guide(counts)
-            losses = torch.stack([elbo(model, guide, data) for _ in range(2_000)])
-            weights = torch.stack([log_weights(model, guide, data).values.sum() for _ in range(2_000)])
+            losses = torch.stack([elbo(model, guide, data) for _ in range(300)])
+            weights = torch.stack([log_weights(model, guide, data).values.sum() for _ in range(300)])
     a, b, n, total = 2.0, 1.0, 3, 9.0
     log_z = math.lgamma(a + total) - math.lgamma(a) + a * math.log(b) - (a + total) * math.log(b + n)
     log_z -= sum(math.lgamma(float(c) + 1) for c in counts)
-    stderr = float((losses.var() / 2_000 + weights.var() / 2_000).sqrt())
+    stderr = float((losses.var() / 300 + weights.var() / 300).sqrt())
     assert abs(float(losses.mean() + weights.mean())) < 4 * stderr
     assert -float(losses.mean()) < log_z

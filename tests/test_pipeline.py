@@ -16,6 +16,7 @@ from probmodel.features import CNN, MLP, Identity
 from probmodel.inference.svi import SVI
 from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
+from probmodel.predict import predict
 from probmodel.protocols import Checked, Dataset, Deciding, Decision, Guided, Representation
 from probmodel.representations import DNN, VAE, StandardNormal
 from probmodel.target import target
@@ -238,3 +239,15 @@ def test_a_pipeline_without_labels_draws_them():
     assert y.shape == (8,)
     assert set(y.tolist()) <= {0, 1, 2}
     assert not list(pyro.get_param_store().keys())
+
+
+def test_a_model_follows_the_dtype_of_its_data_and_the_callers_stays() -> None:
+    """float64 data and a float32 pipeline: the fit, its losses' parameters and its predictions are float64."""
+    with isolated(0):
+        model = Pipeline(Identity(), VAE(3, 2), Classify(2, 2))
+        x, y = torch.randn(20, 3, dtype=torch.float64), torch.arange(20) % 2
+    fit = SVI(num_steps=3, num_draws=4, progress=False)(model, Dataset((x,), {"y": y}, 20), seed=0)
+    assert {value.dtype for value in fit.model.parameters()} == {torch.float64}
+    assert fit.draws["z"].dtype == torch.float64
+    assert predict(fit, x).distribution.probs.dtype == torch.float64
+    assert {value.dtype for value in model.parameters()} == {torch.float32}

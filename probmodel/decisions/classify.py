@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 
@@ -24,7 +25,7 @@ class Classify(nn.Module):
         self.in_features, self.num_classes, self.loss = in_features, num_classes, loss
         self.logits = nn.Linear(in_features, num_classes)
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.TorchDistribution:
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
         return dist.Categorical(logits=self.logits(z))
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
@@ -45,7 +46,9 @@ class Classify(nn.Module):
         if y.dim() not in (1, 2):
             raise ValueError(f"y needs shape (N,) or (N, {self.num_classes}), got {tuple(y.shape)}; squeeze it")
         if (y.dim() == 2 and not ((y == 0) | (y == 1)).all()) or (y.dim() == 2 and not (y.sum(-1) == 1).all()):
-            raise ValueError("one-hot y needs a single 1 in each row and 0 elsewhere; use class numbers instead")
+            raise ValueError(
+                "one-hot y needs a single 1 in each row and 0 elsewhere, got other rows; use class numbers instead"
+            )
         labels = self.observed(y)
         if labels.is_floating_point():
             raise ValueError(f"y needs whole class numbers, got {labels.dtype}; convert with y.long()")

@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 
@@ -23,7 +24,7 @@ class Regress(nn.Module):
         self.mean = nn.Linear(in_features, out_features)
         self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> dist.TorchDistribution:
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
         loc = self.mean(z)
         return dist.Normal(loc, self.log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
 

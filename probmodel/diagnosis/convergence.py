@@ -35,7 +35,7 @@ def _optimisation(posterior: Posterior) -> list[Finding]:
         found.append(finding("descent", losses[0] - tail.mean(), "the loss ends above its start", flag=Verdict.FAILED))
     plateau = bool(posterior.info.get("plateau", True))
     message = "the loss has levelled out" if plateau else "the loss is still falling: more steps would lower it"
-    return [*found, finding("plateau", plateau, message, flag="" if plateau else CAUTION)]
+    return [*found, finding("plateau", float(plateau), message, flag="" if plateau else CAUTION)]
 
 
 def _chains(posterior: Posterior) -> list[Finding]:

@@ -3,7 +3,7 @@
 import html
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 
 class Verdict(StrEnum):
@@ -29,7 +29,9 @@ class Finding(NamedTuple):
         return f"{'!' if self.flag else ' '} {self.name}: {self.value:.4g}{error} — {self.message}"
 
 
-def finding(name: str, value: float, message: str, *, stderr: float = float("nan"), flag: str = "") -> Finding:
+def finding(
+    name: str, value: SupportsFloat, message: str, *, stderr: SupportsFloat = float("nan"), flag: str = ""
+) -> Finding:
     """A finding; `stderr` is nan where the value has none."""
     return Finding(name, float(value), float(stderr), message, flag)
 

@@ -9,7 +9,7 @@ from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, placed
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Exact:
             raise ValueError(f"num_draws needs 1 or more, got {self.num_draws}; raise it")
         check_training(model, data)
         begin = time.perf_counter()
+        model = placed(model, data)
         exact = conjugate(model, data)
         with isolated(seed):
             latents = sites(model, data).latents

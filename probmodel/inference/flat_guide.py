@@ -3,6 +3,7 @@
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.curvature import Gaussian
@@ -45,7 +46,7 @@ class GaussianGuide(nn.Module):
 class SiteGuide(nn.Module):
     """Independent posteriors, one a site."""
 
-    def __init__(self, by_site: dict[str, dist.TorchDistribution]) -> None:
+    def __init__(self, by_site: dict[str, TorchDistributionMixin]) -> None:
         super().__init__()
         self.by_site = by_site
 

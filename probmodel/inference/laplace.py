@@ -12,7 +12,7 @@ from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, placed
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Laplace:
             )
         check_training(model, data)
         begin = time.perf_counter()
+        model = placed(model, data)
         target = make_target(model, data)
         with isolated(seed):
             latents = sites(model, data).latents

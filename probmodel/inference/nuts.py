@@ -15,7 +15,7 @@ from probmodel.inference.potential import Potential
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import check_training
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated, spawn
+from probmodel.tracing import isolated, placed, spawn
 
 MAX_STARTS = 100
 LEAPFROGS = 10
@@ -57,6 +57,7 @@ class NUTS:
             )
         check_training(model, data)
         begin = time.perf_counter()
+        model = placed(model, data)
         target = make_target(model, data)
         if target.dim == 0:
             raise ValueError("expected latents to sample, got a model with none; add pyro.sample or use lift")

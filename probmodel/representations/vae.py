@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 START_LOG_SCALE = -2.0
@@ -80,7 +81,7 @@ class VAE(nn.Module):
             "prior": self.prior if self.given_prior else None,
         }
 
-    def _normal(self, code: Float[Tensor, "N twoK"]) -> dist.TorchDistribution:
+    def _normal(self, code: Float[Tensor, "N twoK"]) -> TorchDistributionMixin:
         if code.shape[-1] != 2 * self.out_features:
             raise ValueError(
                 f"encoder and prior need {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}"
