@@ -141,10 +141,8 @@ def _numbers(row: Row) -> dict[str, Any]:
         "± elpd_loo": loo[1],
         "held-out log score": held[0],
         "± held-out": held[1],
-        "accuracy": float(accuracy(test.prediction.action, test.observed)) if test is not None and classes else NAN,
+        "accuracy": _accuracy(test) if test is not None and classes else NAN,
         "rmse": _rmse(test) if test is not None and not classes else NAN,
-        if test is not None and not classes
-        else NAN,
         "ECE": NAN if calibrated is None else calibrated.ece,
         "ECE null": NAN if calibrated is None else calibrated.null_mean,
         "ECE p": NAN if calibrated is None else calibrated.p_value,
@@ -154,6 +152,11 @@ def _numbers(row: Row) -> dict[str, Any]:
         "seconds": float(row.posterior.info.get("seconds", NAN)),
         "verdict": str(found.verdict),
     }
+
+
+def _accuracy(test: Scored) -> float:
+    """Share of rows whose likeliest class is the observed one, whatever the costs of actions."""
+    return float(accuracy(test.prediction.distribution.probs.argmax(-1), test.observed))  # type: ignore[attr-defined]
 
 
 def _rmse(test: Scored) -> float:
