@@ -119,7 +119,7 @@ def average(by_draw: Distribution) -> Distribution:
     if isinstance(by_draw, Bernoulli):
         return Bernoulli(probs=by_draw.probs.mean(0))
     moved = _rebuild(by_draw, [_draw_axis_last(p, by_draw) for p in _parameters(by_draw)])
-    weights = torch.zeros(moved.batch_shape, device=_parameters(by_draw)[0].device)
+    weights = _parameters(by_draw)[0].new_zeros(moved.batch_shape)
     return MixtureSameFamily(Categorical(logits=weights), moved)
 
 

@@ -145,7 +145,9 @@ def test_a_figure_is_complete_and_held_by_nothing(case, draw):
     figure = draw(comparison)
     assert isinstance(figure, Figure)
     assert figure.axes
-    if draw is not figures.losses:
+    if draw is figures.gaps and case == "without held-out rows":
+        assert not any(axes.has_data() for axes in figure.axes)
+    elif draw is not figures.losses:
         assert all(axes.has_data() for axes in figure.axes)
     else:
         shown = {
@@ -178,3 +180,10 @@ def test_the_hardest_rows_are_those_scored_worst():
 def test_rows_that_are_no_images_have_no_pictures():
     comparison, test = regressions()
     assert figures.hardest_rows(comparison.rows[0], test.args[0]) is None
+
+
+def test_a_figure_without_data_is_left_out(tmp_path):
+    _, _, text = written("without held-out rows", tmp_path)
+    assert text.count("<h3>Evidence and prediction</h3>") == 1
+    assert text.count("<h3>Training against held-out rows</h3>") == 0
+    assert text.count("<h3>Descent of the loss</h3>") == 0

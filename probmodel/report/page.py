@@ -66,9 +66,9 @@ def _chapter(heading: str, comparison: Comparison, held_out: Dataset | None) -> 
     sections = [
         f"<h2>{html.escape(heading)}</h2><div class='wide'>{comparison._repr_html_()}</div>",
         _section("Evidence and prediction", figures.scores(comparison)),
-        _section("Training against held-out rows", figures.gaps(comparison)),
+        _section("Training against held-out rows", _with_data(figures.gaps(comparison))),
         _section("Calibration of held-out predictions", _if_any(comparison)),
-        _section("Descent of the loss", figures.losses(comparison)),
+        _section("Descent of the loss", _with_data(figures.losses(comparison))),
         _hardest(comparison.rows[0], held_out),
         "<h3>Findings</h3>",
         *(_findings(row) for row in comparison.rows),
@@ -78,6 +78,11 @@ def _chapter(heading: str, comparison: Comparison, held_out: Dataset | None) -> 
 
 def _if_any(comparison: Comparison) -> Figure | None:
     return figures.calibration(comparison) if any(row.calibration is not None for row in comparison.rows) else None
+
+
+def _with_data(figure: Figure) -> Figure | None:
+    """The figure, or None where no fit had anything to draw in it."""
+    return figure if any(axes.has_data() for axes in figure.axes) else None
 
 
 def _hardest(row: Row, held_out: Dataset | None) -> str:
