@@ -15,6 +15,7 @@ from probmodel.diagnosis.overfitting import Scored, scored
 from probmodel.evidence import EvidenceWarning, best
 from probmodel.objectives.scores import Calibration, accuracy, expected_calibration_error, rmse
 from probmodel.protocols import Dataset, Estimator, Evidence, Posterior
+from probmodel.target import target_of
 
 NAN = float("nan")
 
@@ -82,24 +83,25 @@ def compare(
         held-out rows, best evidence first.
 
     Raises:
-        ValueError: for no fits, or fits of different observations (their evidences are of different quantities).
+        ValueError: for no fits, or fits of different observations (their evidences are of different quantities), or no
+            held-out rows for a fit whose latents cannot leave rows out either (point estimates).
 
     Reference:
         MacKay (1992), "Bayesian interpolation"; Vehtari, Gelman & Gabry (2017) for elpd_loo.
     """
     if not posteriors:
         raise ValueError("expected one or more fits, got none; pass {'name': fit}")
+    _refuse_mix(posteriors)
     rows = []
     for name, posterior in posteriors.items():
         notice(name)
         rows.append(_row(name, posterior, held_out, estimator))
-    _refuse_mix(rows)
     rows.sort(key=_rank)
     return Comparison(tuple(rows), tuple(_notes(rows)))
 
 
-def _refuse_mix(rows: Sequence[Row]) -> None:
-    digests = {row.name: row.evidence.digest for row in rows}
+def _refuse_mix(posteriors: Mapping[str, Posterior]) -> None:
+    digests = {name: target_of(posterior).digest for name, posterior in posteriors.items()}
     if len(set(digests.values())) > 1:
         raise ValueError(
             f"expected evidences of the same observations, got different ones: {digests}; fit every model to the same rows "
@@ -107,9 +109,15 @@ def _refuse_mix(rows: Sequence[Row]) -> None:
         )
 
 
-def _rank(row: Row) -> tuple[float, float]:
-    held_out = 0.0 if row.held_out is None else float(row.held_out.log_score.mean())
-    return -held_out, -row.evidence.log_z
+def _rank(row: Row) -> tuple[bool, float, float]:
+    """Best first; without held-out rows full evidences before conditional ones; what is no number comes last."""
+    if row.held_out is not None:
+        return False, _or_last(-float(row.held_out.log_score.mean())), _or_last(-row.evidence.log_z)
+    return bool(row.evidence.given), _or_last(-row.evidence.log_z), 0.0
+
+
+def _or_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: Estimator) -> Row:
@@ -160,7 +168,7 @@ def _accuracy(test: Scored) -> float:
 
 
 def _rmse(test: Scored) -> float:
-    return float(rmse(test.prediction.action.reshape(-1), test.observed.reshape(-1)))
+    return float(rmse(test.prediction.distribution.mean.reshape(-1), test.observed.reshape(-1)))
 
 
 def _finding(diagnosis: Diagnosis, name: str) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """features ∘ representation ∘ decision: itself a Pyro model, with its guide."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 from jaxtyping import Float
@@ -48,7 +49,7 @@ class Pipeline(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows."""
-        values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+        values = _named(data)
         if set(values) - {"y"} != {"x"}:
             raise ValueError(
                 f"a Pipeline is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)"
@@ -66,9 +67,9 @@ class Pipeline(nn.Module):
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for labels that nothing can be learnt from."""
-        y = [*data.args, *data.kwargs.values()][1:]
-        if y and isinstance(y[0], Tensor):
-            self.decision.check_training(y[0])
+        y = _named(data).get("y")
+        if y is not None:
+            self.decision.check_training(y)
 
     @property
     def num_parameters(self) -> int:
@@ -78,3 +79,12 @@ class Pipeline(nn.Module):
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
         return {"features": self.features, "representation": self.representation, "decision": self.decision}
+
+
+def _named(data: Dataset) -> dict[str, Any]:
+    """Arguments of the call by name."""
+    if len(data.args) > 2:
+        raise ValueError(
+            f"a Pipeline is called with x and y, got {len(data.args)} arguments; pass Dataset((x,), {{'y': y}}, N)"
+        )
+    return dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Multinomial
+from torch.nn.functional import logsigmoid
 
 from probmodel.protocols import Dataset, Deciding, Posterior
 from probmodel.sites import Sites, sites
@@ -115,9 +116,10 @@ class _SharedDraws:
 def average(by_draw: Distribution) -> Distribution:
     """The mixture over the first batch axis, in equal parts; a Categorical stays one, its probabilities averaged."""
     if isinstance(by_draw, Categorical):
-        return Categorical(probs=by_draw.probs.mean(0))
+        return Categorical(logits=by_draw.logits.logsumexp(0))
     if isinstance(by_draw, Bernoulli):
-        return Bernoulli(probs=by_draw.probs.mean(0))
+        tails, heads = (logsigmoid(sign * by_draw.logits).logsumexp(0) for sign in (-1, 1))
+        return Bernoulli(logits=heads - tails)
     moved = _rebuild(by_draw, [_draw_axis_last(p, by_draw) for p in _parameters(by_draw)])
     weights = _parameters(by_draw)[0].new_zeros(moved.batch_shape)
     return MixtureSameFamily(Categorical(logits=weights), moved)

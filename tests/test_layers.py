@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curvature": SPINE,
     "conjugate": SPINE | {"curvature"},
     "objectives": SPINE | {"curvature", "conjugate"},
-    "inference": SPINE | {"curvature", "conjugate", "objectives"},
+    "inference": SPINE | {"curvature", "conjugate", "objectives", "arviz_data"},
     "evidence": READERS,
     "predict": READERS,
     "exports": READERS,

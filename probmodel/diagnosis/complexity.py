@@ -97,8 +97,8 @@ def _prior_scale(prior: Callable[[Tensor], Tensor], target: Target, theta: Float
 def _parameter_curvature(posterior: Posterior) -> Spectrum:
     """Spectrum of the Hessian of the negative ELBO by the model's and the guide's parameters, noise held fixed."""
     data = posterior.data
-    if data.size is not None and data.size > CURVATURE_ROWS:
-        data = data.rows(torch.randperm(data.size, device=data.tensors()[0].device)[:CURVATURE_ROWS])
+    if data.num_rows is not None and data.num_rows > CURVATURE_ROWS:
+        data = data.rows(torch.randperm(data.num_rows, device=data.tensors()[0].device)[:CURVATURE_ROWS])
     model = posterior.model
     guide = _no_guide if posterior.guide is None else posterior.guide
     program = trace(lambda: elbo(model, guide, data))

@@ -46,9 +46,9 @@ def _chains(posterior: Posterior) -> list[Finding]:
     if stuck:
         return [finding("R-hat", np.nan, f"draws of {stuck} are not finite or never move", flag=Verdict.FAILED)]
     found = []
-    worst = max(float(np.nanmax(value, initial=0.0)) for value in rhat(draws).values())
+    worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(draws).values()])))
     if next(iter(draws.values())).shape[0] > 1:
-        flag = Verdict.FAILED if worst > R_HAT_FAILURE else CAUTION if worst > R_HAT_LIMIT else ""
+        flag = Verdict.FAILED if worst > R_HAT_FAILURE else "" if worst <= R_HAT_LIMIT else CAUTION
         found.append(finding("R-hat", worst, f"largest over sites; chains agree below {R_HAT_LIMIT}", flag=flag))
     else:
         found.append(finding("R-hat", np.nan, "one chain cannot show whether it has converged; run 4", flag=CAUTION))

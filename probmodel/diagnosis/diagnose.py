@@ -91,12 +91,22 @@ def diagnose_ladder(posteriors: Mapping[Hashable, Posterior], *, estimator: Esti
         evidences = {name: estimator(posterior) for name, posterior in posteriors.items()}
     if len({evidence.digest for evidence in evidences.values()}) > 1:
         raise ValueError("expected evidences of the same observations, got different ones; rank fits of one data set")
+    given = [name for name, evidence in evidences.items() if evidence.given]
+    if given:
+        warnings.warn(
+            f"the evidence of {given} is conditional on point estimates and does not pay for fitting them, so that larger "
+            "models look better than they are; lift() integrates them",
+            EvidenceWarning,
+            stacklevel=2,
+        )
     sizes = {name: num_parameters(posterior, target_of(posterior)) for name, posterior in posteriors.items()}
     top = max(evidences, key=lambda name: evidences[name].log_z)
 
     def verdict(name: Hashable) -> Verdict:
         if evidences[top].log_z - evidences[name].log_z < math.log(STRONG_ODDS):
             return Verdict.FITS
+        if sizes[name] == sizes[top]:
+            return Verdict.FITS  # Another model of the same size: worse, but neither too large nor too small.
         return Verdict.OVERFITS if sizes[name] > sizes[top] else Verdict.UNDERFITS
 
     return Ladder(top, {name: verdict(name) for name in posteriors}, evidences)

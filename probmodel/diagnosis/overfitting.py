@@ -103,13 +103,19 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     if len(test.log_score) < 2:
         raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
     gap, gap_error = _difference(train.log_score, test.log_score)
-    gain, gain_error = _recalibration_gain(test)
+    broken = not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all())
+    if broken:
+        message = "nats a row: a row has probability zero or a prediction that is no number"
+        return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
+    (gain, gain_error), too_narrow = _recalibration_gain(test)
     null = baseline(train, test)
     train_gain, train_error = _paired(train.log_score - null[0])
     test_gain, test_error = _paired(test.log_score - null[1])
-    overconfident = gap > SIGNIFICANT * gap_error and gain > max(MATERIAL, SIGNIFICANT * gain_error)
+    material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
+    overconfident = gap > SIGNIFICANT * gap_error and material and too_narrow
+    doubtful = CAUTION if material or gain != gain else ""
     worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
-    blind = train_gain < SIGNIFICANT * train_error
+    blind = _has_features(posterior.data, train.observed) and train_gain < SIGNIFICANT * train_error
     return [
         finding("train log score", float(train.log_score.mean()), "nats a row", stderr=_error(train.log_score)),
         finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=_error(test.log_score)),
@@ -123,9 +129,9 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         finding(
             "overconfidence",
             gain,
-            "nats a row that recalibrating the held-out predictions gains",
+            f"nats a row that {'widening' if too_narrow else 'sharpening'} the held-out predictions gains",
             stderr=gain_error,
-            flag=Verdict.OVERFITS if overconfident else "",
+            flag=Verdict.OVERFITS if overconfident else doubtful,
         ),
         finding(
             "gain over base rate",
@@ -135,6 +141,12 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
             flag=Verdict.OVERFITS if worse else Verdict.UNDERFITS if blind else "",
         ),
     ]
+
+
+def _has_features(data: Dataset, observed: Tensor) -> bool:
+    """Whether the call holds anything by row beside what was observed; else no prediction can beat the base rate."""
+    by_row = [tensor for tensor in data.tensors() if tensor.dim() and len(tensor) == data.num_rows]
+    return any(tensor.shape != observed.shape or not torch.equal(tensor, observed) for tensor in by_row)
 
 
 def baseline(train: Scored, test: Scored) -> tuple[Float[Tensor, " N"], Float[Tensor, " M"]]:
@@ -162,16 +174,20 @@ def _is_discrete(distribution: Distribution) -> bool:
     return support is not None and support.is_discrete
 
 
-def _recalibration_gain(test: Scored) -> tuple[float, float]:
-    """Cross-fitted gain of the best temperature: chosen on the even rows, scored on the odd ones, and the reverse."""
+def _recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:
+    """Cross-fitted gain of the best temperature, and whether it widens: chosen on the even rows, scored on the odd ones,
+    and the reverse.
+    """
     scores = _tempered(test)
     even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
     gained = torch.zeros(scores.shape[1], dtype=scores.dtype, device=scores.device)
     unchanged = _tempered(test, torch.ones(1, dtype=scores.dtype))[0]
+    chosen = []
     for fitted, scored_rows in ((even, ~even), (~even, even)):
         best = scores[:, fitted].mean(1).argmax()
+        chosen.append(float(TEMPERATURES[best]))
         gained[scored_rows] = scores[best, scored_rows] - unchanged[scored_rows]
-    return _paired(gained)
+    return _paired(gained), min(chosen) > 1
 
 
 def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
@@ -184,6 +200,8 @@ def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) ->
         logits = distribution.logits.double()
         return torch.stack([Bernoulli(logits=logits / float(t)).log_prob(observed.double()) for t in temperatures])
     mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
+    if not torch.isfinite(mean + sd).all():  # Tails too heavy for moments: nothing to widen.
+        return torch.full((len(temperatures), len(test.log_score)), torch.nan, dtype=torch.float64)
     scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
     return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
 

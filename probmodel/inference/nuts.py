@@ -1,9 +1,12 @@
 """The no-U-turn sampler: Pyro's kernel on the traced potential (Hoffman & Gelman, 2014)."""
 
 import time
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pyro.infer import mcmc
@@ -11,6 +14,7 @@ from pyro.infer.mcmc.api import MCMC
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from probmodel.arviz_data import rhat
 from probmodel.inference.potential import Potential
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import check_training
@@ -18,6 +22,8 @@ from probmodel.target import target as make_target
 from probmodel.tracing import isolated, placed, spawn
 
 MAX_STARTS = 100
+R_HAT_LIMIT = 1.05
+"""Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 LEAPFROGS = 10
 """Gradient calls a draw, a cautious guess for deciding whether to compile."""
 
@@ -70,6 +76,7 @@ class NUTS:
         divergent = [chain.divergent for chain in chains]
         flat = target.constrain(theta.reshape(-1, target.dim))
         draws = {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
+        _warn_if_untrusted(draws, sum(len(found) for found in divergent))
         info = {
             "method": "NUTS",
             "seed": seed,
@@ -81,6 +88,22 @@ class NUTS:
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(model, data, draws, info, None)
+
+
+class ConvergenceWarning(UserWarning):
+    """Chains whose draws should not be trusted as they stand."""
+
+
+def _warn_if_untrusted(draws: Mapping[str, Tensor], divergences: int) -> None:
+    arrays = {name: value.numpy(force=True) for name, value in draws.items()}
+    worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
+    if worst > R_HAT_LIMIT or divergences:
+        warnings.warn(
+            f"NUTS: largest R-hat {worst:.3f} (limit {R_HAT_LIMIT}), {divergences} divergences; take more warm-up, raise "
+            "target_accept, or reparametrise",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 class Chain(NamedTuple):

@@ -160,7 +160,7 @@ def _batches(settings: SVI, data: Dataset) -> Iterator[Dataset]:
         while True:
             yield data
     while True:
-        order = torch.randperm(data.size, device=data.tensors()[0].device)
+        order = torch.randperm(data.num_rows or data.size, device=data.tensors()[0].device)
         for index in order.split(settings.batch_size):
             if len(index) == settings.batch_size:
                 yield data.rows(index)

@@ -45,8 +45,9 @@ def losses(comparison: Comparison) -> Figure:
             continue
         width = max(1, min(50, len(values) // 10))
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        axes.plot(np.arange(len(smooth)) + width, np.maximum(smooth, 1e-3), label=row.name, color=colour)
-    axes.set_yscale("log")
+        axes.plot(np.arange(len(smooth)) + width, smooth, label=row.name, color=colour)
+    positive = all(np.min(line.get_ydata()) > 0 for line in axes.lines)
+    axes.set_yscale("log" if positive else "linear")
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats over the data set")
     axes.grid(alpha=0.3)
@@ -91,12 +92,11 @@ def _reliability(axes: Axes, row: Row) -> None:
         return
     confidence, predicted = test.prediction.distribution.probs.max(-1)
     table = reliability(confidence, predicted == test.observed)
-    counted = np.asarray(table.num_rows) > 0
-    sizes = 10 + 120 * np.asarray(table.num_rows)[counted] / max(1, int(np.asarray(table.num_rows).sum()))
+    counts = table.num_rows.numpy(force=True)
+    filled = counts > 0
+    x, y = (values.numpy(force=True)[filled] for values in (table.confidence, table.accuracy))
     axes.plot([0, 1], [0, 1], color="#94a3b8", lw=1)
-    axes.scatter(
-        np.asarray(table.confidence)[counted], np.asarray(table.accuracy)[counted], s=sizes, color=COLOURS[0], alpha=0.8
-    )
+    axes.scatter(x, y, s=10 + 120 * counts[filled] / max(1, counts.sum()), color=COLOURS[0], alpha=0.8)
     measured = row.calibration
     axes.set_title(row.name, fontsize=10)
     axes.set_xlabel(
