@@ -22,7 +22,7 @@ class Pipeline(nn.Module):
     >>> from probmodel.features import CNN
     >>> from probmodel.representations import VAE
     >>> Pipeline(CNN(1, 32), VAE(32, 8), Classify(8, 10)).num_parameters
-    9850
+    21834
     """
 
     def __init__(

@@ -19,7 +19,7 @@ SHOWN = 10
 """Columns a warning names one by one."""
 
 
-def standardise(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "_ *columns"]) -> tuple[Tensor, ...]:
+def standardise(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
     """Columns of mean 0 and standard deviation 1: (x - mean) / sd, mean and sd those of `train` over its rows (ddof 0).
 
     >>> standardise(torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0]]))

@@ -11,6 +11,7 @@ from torch import Tensor
 class MaxPool:
     """Largest value of each window of `size` along every spatial axis.
 
+    >>> import torch
     >>> MaxPool(2)(torch.arange(4.0).reshape(1, 1, 4)).tolist()
     [[[1.0, 3.0]]]
     """
