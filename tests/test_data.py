@@ -2,17 +2,14 @@
 
 import importlib
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from jaxtyping import TypeCheckError
+from hypothesis import given
+from refusals import BAD, BOUNDED, SEEDS, refused
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -32,19 +29,6 @@ from probmodel.data import (
     with_one_hot,
 )
 from probmodel.protocols import Dataset
-
-BOUNDED = settings(derandomize=True, max_examples=25, deadline=None)
-BAD = st.sampled_from([float("nan"), float("inf"), float("-inf")])
-SEEDS = st.integers(0, 2**31 - 1)
-
-
-@contextmanager
-def refused() -> Iterator[None]:
-    """A ValueError that says expected, got and remedy; or a shape refused earlier where annotations are checked."""
-    with pytest.raises((ValueError, TypeCheckError)) as caught:
-        yield
-    if isinstance(caught.value, ValueError):
-        assert re.search(r"(?s)expected .+ got.+; .+", str(caught.value)), caught.value
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -1,16 +1,13 @@
 """Scores equal their definitions; calibration errors are judged against what perfect calibration would show."""
 
 import math
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from jaxtyping import TypeCheckError
+from hypothesis import given
+from refusals import BAD, BOUNDED, SEEDS, refused
 from scipy import stats
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
@@ -27,19 +24,6 @@ from probmodel.objectives.scores import (
     reliability,
     rmse,
 )
-
-BOUNDED = settings(derandomize=True, max_examples=25, deadline=None)
-BAD = st.sampled_from([float("nan"), float("inf"), float("-inf")])
-SEEDS = st.integers(0, 2**31 - 1)
-
-
-@contextmanager
-def refused() -> Iterator[None]:
-    """A ValueError that says expected, got and remedy; or a shape refused earlier where annotations are checked."""
-    with pytest.raises((ValueError, TypeCheckError)) as caught:
-        yield
-    if isinstance(caught.value, ValueError):
-        assert re.search(r"(?s)expected .+ got.+; .+", str(caught.value)), caught.value
 
 
 def uniform(*shape: int, seed: int = 0) -> torch.Tensor:
