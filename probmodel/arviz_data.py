@@ -107,6 +107,11 @@ def ess_tail(posterior: Arrays) -> dict[str, np.ndarray]:
     return _by_site(posterior, lambda draws: az.ess(draws, method="tail", prob=(0.05, 0.95)))
 
 
+def ess_mean(posterior: Arrays) -> dict[str, np.ndarray]:
+    """Effective sample size of the mean (Vehtari et al., 2021) by site; as `ess_bulk` otherwise."""
+    return _by_site(posterior, lambda draws: az.ess(draws, method="mean"))
+
+
 def mcse_mean(posterior: Arrays) -> dict[str, np.ndarray]:
     """Monte Carlo standard error of the posterior mean by site, of the event's shape; nan below four draws."""
     return _by_site(posterior, lambda draws: az.mcse(draws, method="mean"))

@@ -50,13 +50,17 @@ def conjugate(model: Model, data: Dataset) -> Conjugate:
     Raises:
         NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
     """
-    target = make_target(model, data)
     with isolated(seed=0):
         latents = sites(model, data).latents
+    return conjugate_target(make_target(model, data), latents)
+
+
+def conjugate_target(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
+    """As `conjugate`, of a target that is there already, and what its coordinates stand for."""
     if not latents:
         return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
     if all(_is_real(latent) for latent in latents):
-        return _normal(target)
+        return normal_posterior(target)
     return _independent(target, latents)
 
 
@@ -64,7 +68,12 @@ def _is_real(latent: Latent) -> bool:
     return latent.shape == latent.unconstrained_shape and latent.support is constraints.real
 
 
-def _normal(target: Target) -> Conjugate:
+def normal_posterior(target: Target) -> Conjugate:
+    """The normal posterior of a target whose log joint is quadratic in its coordinates.
+
+    Raises:
+        NotConjugateError: where it is not.
+    """
     start = torch.zeros(target.dim, dtype=target.dtype, device=target.device)
     base = gaussian_at(target, start)
     # One Newton step from anywhere reaches the maximum of a quadratic.

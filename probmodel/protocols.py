@@ -5,7 +5,8 @@ diagnosis are functions of values.  Nothing here computes; read this file first.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+import html
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -161,9 +162,9 @@ class Inference(Protocol):
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Of the evidence of the posterior's model and data."""
+    """Of the evidence of a model and its data: from a fit, or straight from a target where no fit is needed."""
 
-    def __call__(self, posterior: "Posterior", *, seed: int = 0) -> "Evidence": ...
+    def __call__(self, subject: "Posterior | Target", *, seed: int = 0) -> "Evidence": ...
 
 
 class Target(NamedTuple):
@@ -178,13 +179,18 @@ class Target(NamedTuple):
     log_likelihood: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
     log_joint: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
     log_likelihood_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
+    log_prior_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
     log_joint_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
     log_joint_at: Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]
+    log_jacobian: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
+    """Log |det| of the map from R^D to the support: log density of constrained values = log joint − this."""
     sample_prior: Callable[[int, int], Float[Tensor, "S D"]]
     constrain: Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]
     unconstrain: Callable[[Mapping[str, Tensor]], Float[Tensor, "S D"]]
     by_row: Int[Tensor, "N d"] | None
     """Which coordinates belong to which row, when every latent is local to a row: the evidence is then a sum over rows."""
+    bytes_per_draw: int
+    """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
     digest: str
     dtype: torch.dtype
     device: torch.device
@@ -192,6 +198,8 @@ class Target(NamedTuple):
     """Why the model could not be traced and runs eagerly; None for a traced model."""
     given: tuple[str, ...]
     """Parameters that the density is conditional on: point estimates that are not integrated."""
+    improper: tuple[str, ...] = ()
+    """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +221,71 @@ class Posterior:
         return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s: {sites}"
 
 
+Subject = Posterior | Target
+"""What an estimator of the evidence works on: a fit, or a model and its data without one."""
+
+
+class Estimate(NamedTuple):
+    """One estimator's answer in a table of several, nats."""
+
+    method: str
+    log_z: float
+    stderr: float
+    """Monte Carlo standard error; nan where no draw can show the error."""
+    ess_share: float = float("nan")
+    """Effective share of the draws (Kong, 1992)."""
+    k_hat: float = float("nan")
+    """Pareto k-hat of the weights (Vehtari et al., 2024)."""
+    seconds: float = float("nan")
+    caveat: str = ""
+    """Why the estimate is left out of the comparison; empty where it takes part."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Several estimates of one number, and whether they agree.
+
+    Args:
+        estimates: one a method.
+        p_value: of the chi-square test that all estimates without a caveat share one value; nan for fewer than two.
+    """
+
+    estimates: tuple[Estimate, ...] = ()
+    p_value: float = float("nan")
+
+    def __getitem__(self, method: str) -> Estimate:
+        for each in self.estimates:
+            if each.method == method:
+                return each
+        raise KeyError(f"expected one of {[each.method for each in self.estimates]}, got {method!r}")
+
+    def __iter__(self) -> Iterator[Estimate]:
+        return iter(self.estimates)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    def __str__(self) -> str:
+        lines = [_ROW.format("method", "log Z", "stderr", "ESS", "k-hat", "seconds", "caveat")]
+        lines += [_ROW.format(*_cells(each)) for each in self.estimates]
+        return "\n".join([*lines, f"agreement: chi-square p = {self.p_value:.3g}"])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in Estimate._fields)
+        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(each)) for each in self.estimates)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><tr>{head}</tr>{body}</table><p>agreement: chi-square p = {self.p_value:.3g}</p>"
+
+
+_ROW = "{:<22}{:>12}{:>11}{:>9}{:>7}{:>9}  {}"
+
+
+def _cells(estimate: Estimate) -> list[str]:
+    """The numbers of an estimate as text; a dash where there is none."""
+    formats = ("{}", "{:.4f}", "{:.4f}", "{:.1%}", "{:.2f}", "{:.2f}", "{}")
+    return ["–" if value != value else form.format(value) for form, value in zip(formats, estimate, strict=True)]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Log marginal likelihood of the data, in nats.
@@ -224,8 +297,9 @@ class Evidence:
         method: name of the estimator.
         given: names of the parameters the evidence is conditional on (point estimates that were not integrated).
         digest: fingerprint of the observed values; evidences of different data cannot be compared.
-        agreement: other estimates of the same number, by name.
+        agreement: the estimates of the same number by several methods.
         info: diagnostics of the estimate (effective sample size, k-hat …).
+        certified: which side of the bound holds at finite sample size, and under what condition; empty for neither.
     """
 
     log_z: float
@@ -236,8 +310,9 @@ class Evidence:
     method: str = ""
     given: tuple[str, ...] = ()
     digest: str = ""
-    agreement: Mapping[str, float] = field(default_factory=dict)
+    agreement: Agreement = Agreement()
     info: Mapping[str, Any] = field(default_factory=dict)
+    certified: str = ""
 
     def __str__(self) -> str:
         given = f", given {len(self.given)} point-estimated parameters" if self.given else ""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
@@ -52,6 +53,8 @@ class Sites(NamedTuple):
     """Plates that are as long as the data have rows, by chance: over features, groups, components …"""
     digest: str
     observations: tuple[Tensor, ...]
+    improper: tuple[str, ...] = ()
+    """Sites without a normalised prior, of which no draw can be made."""
 
     @property
     def row_local(self) -> bool:
@@ -72,6 +75,23 @@ class _RowScale(Messenger):
         if msg["name"] not in self.shared and row_axis(msg, self.sites) is not None:
             msg["scale"] = msg["scale"] * self.factor
             self.found = True
+
+
+class _Supplied(Messenger):
+    """Gives latents without a normalised prior a value: the image of 0, since nothing can be drawn."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["value"] is None and _is_improper(msg["fn"]):
+            transform = biject_to(msg["fn"].support)
+            shape = transform.inverse_shape(msg["fn"].shape())
+            msg["value"] = transform(torch.zeros(shape))
+            msg["done"] = True
+
+
+def _is_improper(fn: Any) -> bool:
+    while isinstance(fn, dist.torch.Independent):
+        fn = fn.base_dist
+    return isinstance(fn, dist.ImproperUniform)
 
 
 def _full_size(frame: Any) -> int:
@@ -138,13 +158,14 @@ def sites(model: Model, data: Dataset) -> Sites:
         _other_plates(model, data, nodes),
         digest([node["value"] for node in observed.values() if node["value"] is not None] or data.tensors()),
         tuple(node["value"] for node in observed.values()),
+        tuple(name for name, node in free.items() if _is_improper(node["fn"])),
     )
     latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
     return found._replace(latents=tuple(latents))
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with explained(data), torch.no_grad():
+    with explained(data), torch.no_grad(), _Supplied():
         run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
         run.compute_log_prob(lambda _, node: node["is_observed"])
         _check_observations(run)

@@ -1,16 +1,18 @@
 """Model + data → `Target`: one density on R^D, vectorised over draws by `vmap` over the traced graph."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
+import pyro
 import torch
 from jaxtyping import Float, Int
 from pyro import poutine
 from torch import Tensor
 from torch.func import vmap
 
-from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Target
+from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
     Latent,
     Sites,
@@ -22,7 +24,7 @@ from probmodel.sites import (
     row_scaled,
     sites,
 )
-from probmodel.tracing import Program, bytes_per_call, isolated, parameters, trace
+from probmodel.tracing import Program, TracingWarning, bytes_per_call, isolated, parameters, trace
 
 MEMORY_BUDGET = 2**29
 """Bytes of intermediate tensors that one vectorised call may need before its draws are split into chunks."""
@@ -58,21 +60,30 @@ def target(model: Model, data: Dataset) -> Target:
         conditioned = poutine.condition(row_scaled(model, found, data), values)
         return poutine.trace(enumerated(conditioned, found)).get_trace(*data.args, **data.kwargs)
 
-    def joint_by_row(theta: Tensor) -> Tensor:
+    def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
             raise ValueError("expected a model whose every latent is local to a row, got latents that rows share")
-        ran = run(theta)
-        by_row = log_prior_by_row(ran, found) + log_likelihood_by_row(ran, found)
-        return by_row + layout.log_jacobian(theta, by_row=True)
+        return log_prior_by_row(run(theta), found) + layout.log_jacobian(theta, by_row=True)
+
+    def joint_by_row(theta: Tensor) -> Tensor:
+        return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
+
+    def draw(_: Tensor) -> Tensor:
+        ran = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+        values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
+        return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
+
+    prior_draw = Density(draw, start.new_zeros(()))
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
-        def draw() -> Mapping[str, Any]:
-            run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
-            return {latent.name: run.nodes[latent.name]["value"] for latent in found.latents}
-
-        with isolated(seed), torch.no_grad():
-            draws = [draw() for _ in range(num_samples)]  # A prior with observations cannot be batched in general.
-        return layout.join({s.name: torch.stack([d[s.name] for d in draws]) for s in found.latents}, dtype, device)
+        with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
+            # A sampler that rejects cannot be traced; its draws come one by one, which is slow and no reason to warn.
+            warnings.simplefilter("ignore", TracingWarning)
+            nothing = start.new_zeros(num_samples)
+            try:
+                return prior_draw(nothing)
+            except RuntimeError:
+                return torch.stack([draw(each) for each in nothing])
 
     joint = Density(lambda theta: log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)
 
@@ -86,23 +97,31 @@ def target(model: Model, data: Dataset) -> Target:
         log_likelihood=lambda theta: joint(theta) - prior(theta),
         log_joint=joint,
         log_likelihood_by_row=density(lambda theta: log_likelihood_by_row(run(theta), found)),
+        log_prior_by_row=density(prior_by_row),
         log_joint_by_row=density(joint_by_row),
         log_joint_at=joint.at,
+        log_jacobian=density(lambda theta: layout.log_jacobian(theta).sum()),
         sample_prior=sample_prior,
         constrain=layout.split,
         unconstrain=lambda values: layout.join(values, dtype, device),
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
+        bytes_per_draw=bytes_per_call(joint.program),
         digest=found.digest,
         dtype=dtype,
         device=device,
         fallback=joint.program.reason,
         given=_given(model, joint.program),
+        improper=found.improper,
     )
 
 
-@lru_cache(maxsize=4)
-def target_of(posterior: Posterior) -> Target:
-    """The target of a posterior's model and data; kept for a few posteriors, since tracing costs seconds."""
+def target_of(subject: Subject) -> Target:
+    """The target itself, or that of a posterior's model and data; kept for a few posteriors, since tracing costs seconds."""
+    return _target_of_posterior(subject) if isinstance(subject, Posterior) else subject
+
+
+@lru_cache(maxsize=8)
+def _target_of_posterior(posterior: Posterior) -> Target:
     return target(posterior.model, posterior.data)
 
 
@@ -166,9 +185,14 @@ class Density:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
         memory = max(1, bytes_per_call(self.program))
-        if memory > LARGE_CALL and theta.device.type == "cpu":
+        if loops(memory, theta.device):
             return torch.stack([self.at(draw) for draw in theta])
         return vmap(self.at, randomness="different", chunk_size=max(1, MEMORY_BUDGET // memory))(theta)
+
+
+def loops(memory: int, device: torch.device) -> bool:
+    """Whether draws are better evaluated one by one than in a batch."""
+    return memory > LARGE_CALL and device.type == "cpu"
 
 
 def _given(model: Model, program: Program) -> tuple[str, ...]:

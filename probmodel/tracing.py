@@ -5,6 +5,7 @@ joint or ELBO as an ATen graph; `vmap`, `grad` and `compile` work on that graph 
 """
 
 import random
+import time
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
-from torch.func import functionalize, grad_and_value
+from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -138,6 +140,7 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
             graph = _pure(graph, leaves, constants, inputs)
+            _refuse_shared_draws(graph)
             graph.graph.eliminate_dead_code()
             graph.recompile()
         agrees = _agrees(graph, function, leaves, inputs)
@@ -188,12 +191,53 @@ def _write_slice(
     return torch.ops.aten.slice_scatter.default(x, source, dim, start, x.shape[dim], step)
 
 
+def _cauchy(x: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: None = None) -> Tensor:
+    """x.cauchy_() by inversion: under vmap the operator itself gives every draw the same number."""
+    return median + sigma * torch.tan(torch.pi * (torch.rand(x.shape, dtype=x.dtype, device=x.device) - 0.5))
+
+
+def _exponential(x: Tensor, lambd: float = 1.0, *, generator: None = None) -> Tensor:
+    """x.exponential_() by inversion."""
+    return -torch.log1p(-torch.rand(x.shape, dtype=x.dtype, device=x.device)) / lambd
+
+
+def _uniform(x: Tensor, start: float = 0.0, to: float = 1.0, *, generator: None = None) -> Tensor:
+    """x.uniform_() as `rand`."""
+    return start + (to - start) * torch.rand(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: None = None) -> Tensor:
+    """x.normal_() as `randn`."""
+    return mean + std * torch.randn(x.shape, dtype=x.dtype, device=x.device)
+
+
 _PURE: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.cauchy.default: _cauchy,
+    torch.ops.aten.exponential.default: _exponential,
+    torch.ops.aten.uniform.default: _uniform,
+    torch.ops.aten.normal_functional.default: _normal,
     torch.ops.aten.index_put.default: _masked_write,
     torch.ops.aten.copy.default: _copy_of,
     torch.ops.aten.slice_scatter.default: _write_slice,
 }
 """Operators without a batching rule (Multinomial's log-probability needs one) or a derivative, by those that have it."""
+
+_ONE_DRAW_FOR_ALL = (
+    "aten::cauchy",
+    "aten::exponential",
+    "aten::uniform",
+    "aten::normal_functional",
+    "aten::geometric",
+    "aten::log_normal",
+    "aten::random",
+)
+"""Functional forms of in-place samplers: vmap runs them once and gives every draw of a batch the same number."""
+
+
+def _refuse_shared_draws(graph: GraphModule) -> None:
+    for node in graph.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in _ONE_DRAW_FOR_ALL:
+            raise NotImplementedError(f"{node.target} would give every draw of a batch the same number")
 
 
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
@@ -308,6 +352,56 @@ def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+class Batched:
+    """`theta (S, D), … → gradient by theta, *further outputs` of a function of a whole batch, as one flat graph a shape.
+
+    The graphs are compiled once they have run for as long as compiling takes.
+
+    Args:
+        function: (theta, *inputs) → (scalar, further outputs); the scalar is differentiated by theta.
+        eager: run it under autograd instead: for models that cannot be traced, or that loop over draws.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *, eager: bool) -> None:
+        self.function, self.eager = function, eager
+        self.graphs: dict[torch.Size, Callable[..., Any]] = {}
+        self.compiled = False
+        self.seconds = 0.0
+
+    def __call__(self, theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.eager:
+            with torch.enable_grad():
+                theta = theta.detach().requires_grad_()
+                value, outputs = self.function(theta, *inputs)
+                (slope,) = torch.autograd.grad(value, theta)
+            return slope, *(output.detach() for output in outputs)
+        if self.seconds > COMPILE_SECONDS and not self.compiled:
+            self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
+        if theta.shape not in self.graphs:
+            self.graphs[theta.shape] = self._graph(theta, *inputs)
+        begin = time.perf_counter()
+        with torch.no_grad():
+            slope, outputs = self.graphs[theta.shape](theta, *inputs)
+        self.seconds += time.perf_counter() - begin
+        return slope, *outputs
+
+    def compile(self) -> None:
+        """Fuse the graphs by Inductor; the first call of each shape pays for it."""
+        self.compiled = not self.eager
+        self.graphs = {}
+
+    def _graph(self, theta: Tensor, *inputs: Tensor) -> Callable[..., Any]:
+        with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
+            self.function(
+                theta[:1].detach(), *inputs
+            )  # Densities inside it trace themselves on first use, not within a trace.
+            differentiated = functionalize(grad(self.function, has_aux=True))
+            graph = make_fx(lambda *tensors: differentiated(*tensors))(theta.detach(), *inputs)
+        graph.graph.eliminate_dead_code()
+        graph = GraphModule(graph, fx_graph_cse(graph.graph))
+        return torch.compile(graph, fullgraph=True, dynamic=False) if self.compiled else graph
 
 
 def bytes_per_call(program: Program) -> int:

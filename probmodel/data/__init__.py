@@ -1,5 +1,6 @@
 """Arrays → `Dataset`: load, standardise, split, one-hot, batches."""
 
+from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.data.locate import locate
 from probmodel.data.mnist import mnist
@@ -14,6 +15,7 @@ __all__ = [
     "locate",
     "mnist",
     "one_hot",
+    "problems",
     "split",
     "standardise",
     "standardise_images",

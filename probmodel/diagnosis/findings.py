@@ -12,6 +12,7 @@ class Verdict(StrEnum):
     FITS = "fits"
     OVERFITS = "overfits"
     UNDERFITS = "underfits"
+    TOO_WIDE = "prior too wide"
     FAILED = "inference failed"
 
 

@@ -22,6 +22,8 @@ SIGNIFICANT = 2.0
 MATERIAL = 0.05
 """Nats a row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
 LOO_DRAWS = 500
+WAIC_LIMIT = 0.4
+"""Variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
 TEMPERATURES = torch.logspace(-1, 1.5, 101, dtype=torch.float64)
 
 
@@ -45,8 +47,10 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
 
 
-def leave_one_out(posterior: Posterior) -> Loo | None:
-    """PSIS-LOO by ArviZ; None for a model without latents that rows share, of which no row can be left out by weights."""
+def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
+    """Log p(y_i | θ_s) of up to 500 draws; None for a model without latents that rows share: no row can be left out of it
+    by weights.
+    """
     target = target_of(posterior)
     with isolated(seed=0):
         shared = all(latent.row_dim is None for latent in sites(posterior.model, posterior.data).latents)
@@ -55,8 +59,22 @@ def leave_one_out(posterior: Posterior) -> Loo | None:
     theta = theta_draws(posterior, target)
     theta = theta[torch.linspace(0, len(theta) - 1, min(LOO_DRAWS, len(theta)), device=theta.device).long()]
     with torch.no_grad():
-        by_row = target.log_likelihood_by_row(theta)
-    return loo(by_row[None].numpy(force=True))
+        return target.log_likelihood_by_row(theta)
+
+
+def leave_one_out(posterior: Posterior) -> Loo | None:
+    """PSIS-LOO by ArviZ; None where no row can be left out by weights."""
+    by_row = log_likelihood_draws(posterior)
+    return None if by_row is None else loo(by_row[None].numpy(force=True))
+
+
+def p_waic(log_likelihood: Float[Tensor, "S N"]) -> Float[Tensor, " N"]:
+    """Variance over draws of log p(y_i | θ_s): the effective number of parameters by row, as WAIC counts it.
+
+    Reference:
+        Watanabe (2010), "Asymptotic equivalence of Bayes cross validation and WAIC in singular learning theory".
+    """
+    return log_likelihood.double().var(0)
 
 
 def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[Finding]:
@@ -70,17 +88,18 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     Raises:
         ValueError: where there are neither held-out rows nor latents whose draws leave rows out.
     """
-    left_out = leave_one_out(posterior)
-    if held_out is None and left_out is None:
+    by_row = log_likelihood_draws(posterior)
+    if held_out is None and by_row is None:
         raise ValueError(
             "expected held-out data or latents shared by rows, got point estimates alone: their training score says "
             "nothing about new rows; pass diagnose(fit, test)"
         )
-    found = [] if left_out is None else _by_loo(left_out, decisive=held_out is None)
+    found = [] if by_row is None else _by_loo(by_row, decisive=held_out is None)
     return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
 
 
-def _by_loo(left_out: Loo, *, decisive: bool) -> list[Finding]:
+def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:
+    left_out, waic = loo(by_row[None].numpy(force=True)), p_waic(by_row)
     rows = len(left_out.elpd_by_row)
     bad = float(np.mean(left_out.pareto_k > K_HAT_LIMIT))
     trusted = bad == 0
@@ -92,10 +111,17 @@ def _by_loo(left_out: Loo, *, decisive: bool) -> list[Finding]:
             "elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se
         ),
         finding("p_loo", left_out.p_loo, f"effective number of parameters {message}", flag=flag),
+        finding("p_waic", float(waic.sum()), _waic_message(waic)),
     ]
     if not trusted:
         found.append(finding("loo k-hat", bad, f"share of rows whose k-hat exceeds {K_HAT_LIMIT}", flag=CAUTION))
     return found
+
+
+def _waic_message(waic: Float[Tensor, " N"]) -> str:
+    unstable = int((waic > WAIC_LIMIT).sum())
+    doubt = f"; {unstable} rows vary by more than {WAIC_LIMIT}, trust p_loo" if unstable else ""
+    return f"the same by the variance over draws, as in WAIC{doubt}"
 
 
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:

@@ -1,11 +1,45 @@
-"""Posterior → Evidence in nats: one estimator a file."""
+"""Posterior or target → Evidence in nats: one estimator a file, and `sandwich`, which makes them agree."""
 
+from probmodel.evidence.ais import ais, reverse_ais
+from probmodel.evidence.benchmark import Benchmark, benchmark
 from probmodel.evidence.best import best
+from probmodel.evidence.bic import bic
+from probmodel.evidence.bridge import bridge
 from probmodel.evidence.elbo import elbo
 from probmodel.evidence.exact import exact
-from probmodel.evidence.importance import importance
+from probmodel.evidence.harmonic import harmonic
+from probmodel.evidence.importance import importance, laplace_matched
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
+from probmodel.evidence.nested import nested
+from probmodel.evidence.sandwich import sandwich
+from probmodel.evidence.smc import smc
+from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
+from probmodel.evidence.wbic import wbic
 from probmodel.evidence.weights import EvidenceWarning
+from probmodel.tempering.base import matched
 
-__all__ = ["EvidenceWarning", "best", "elbo", "exact", "importance", "iwae", "laplace"]
+__all__ = [
+    "Benchmark",
+    "EvidenceWarning",
+    "ais",
+    "benchmark",
+    "best",
+    "bic",
+    "bridge",
+    "elbo",
+    "exact",
+    "harmonic",
+    "importance",
+    "iwae",
+    "laplace",
+    "laplace_matched",
+    "matched",
+    "nested",
+    "reverse_ais",
+    "sandwich",
+    "smc",
+    "stepping_stone",
+    "thermodynamic",
+    "wbic",
+]

@@ -1,15 +1,15 @@
 """Evidence lower bound of a guide (Jordan et al., 1999)."""
 
-from probmodel.evidence.weights import ONE_SIDED, guide_weights
-from probmodel.protocols import Evidence, Posterior
+from probmodel.evidence.weights import ONE_SIDED, fit_with_guide, guide_weights
+from probmodel.protocols import Evidence, Subject
 from probmodel.target import target_of
 
 
-def elbo(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
+def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
     """E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
 
     Args:
-        posterior: with a guide (SVI, Laplace, Exact).
+        subject: a fit with a guide (SVI, Laplace, Exact).
         seed: of the draws.
         num_samples: draws of the guide.
 
@@ -17,11 +17,11 @@ def elbo(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Ev
         Evidence whose `lower` bounds log Z at 95 %; nothing bounds it from above.
 
     Raises:
-        ValueError: for a posterior without a guide.
+        ValueError: for a fit without a guide, or a target.
     """
-    total = guide_weights(posterior, num_samples, seed).double().sum(-1)
+    total = guide_weights(fit_with_guide(subject), num_samples, seed).double().sum(-1)
     log_z, stderr = float(total.mean()), float(total.std() / num_samples**0.5)
-    target = target_of(posterior)
+    target = target_of(subject)
     return Evidence(
         log_z,
         stderr,

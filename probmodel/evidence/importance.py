@@ -1,96 +1,107 @@
-"""Importance sampling with a Student-t matched to the posterior's moments (Geweke, 1989)."""
+"""Importance sampling with a Student-t matched to the posterior, and a wider one for defence (Geweke, 1989; Hesterberg, 1995)."""
+
+import math
+import time
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Chi2, MultivariateNormal
 
-from probmodel.curvature import block_index
-from probmodel.evidence.weights import ONE_SIDED, plain, theta_draws, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Posterior, Target
+from probmodel.arviz_data import pareto_smoothed
+from probmodel.curvature import gaussian_at, mode
+from probmodel.evidence.bounds import lower_bound
+from probmodel.evidence.draws import own_draws
+from probmodel.evidence.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.protocols import Evidence, Subject, Target
 from probmodel.target import target_of
+from probmodel.tempering.base import DEGREES_OF_FREEDOM, Base, StudentT, defensive, matched
 from probmodel.tracing import isolated
 
-DEGREES_OF_FREEDOM = 5.0
-"""Tails heavier than any normal's, light enough to keep draws near the mode."""
-DRAWS_A_COORDINATE = 5
-"""Draws needed for each coordinate of a full covariance matrix; with fewer the proposal is diagonal."""
+NUMBERS_AT_ONCE = 4_000_000
+"""Coordinates of the proposals that are held at once."""
+
+Proposal = Callable[[Target, Tensor], Base]
+"""(target, posterior draws (S, D)) → what to propose from."""
 
 
-def importance(posterior: Posterior, *, seed: int = 0, num_samples: int = 10_000) -> Evidence:
-    """Log 1/S Σ_s p(data, θ_s) / t(θ_s), θ_s ~ t, in nats; by row and summed where every latent is local to a row.
+def laplace_matched(target: Target, theta: Float[Tensor, "S D"]) -> Base:
+    """Defensive Student-t at the mode, with the inverse Hessian as its scale.
 
-    t is a Student-t with 5 degrees of freedom and the mean and covariance of the posterior's draws in unconstrained
-    coordinates.
+    Raises:
+        ArithmeticError: where the climb from the best draw finds no maximum.
+    """
+    with torch.no_grad():
+        best = theta[target.log_joint(theta).argmax()]
+    gaussian = gaussian_at(target, mode(target, best))
+    index = gaussian.coordinates
+    return defensive(StudentT(index, gaussian.loc[index], gaussian.scale_tril, DEGREES_OF_FREEDOM))
+
+
+def importance(
+    subject: Subject,
+    *,
+    seed: int = 0,
+    num_samples: int = 10_000,
+    proposal: Proposal = matched,
+    level: float = 0.95,
+) -> Evidence:
+    """Log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats; by row and summed where every latent is local to a row.
 
     Args:
-        posterior: any with draws.
+        subject: a fit, or a target, whose draws are then particles of sequential Monte Carlo.
         seed: of the proposals.
         num_samples: proposals S.
+        proposal: `matched` (default) takes mean and covariance of the draws, `laplace_matched` mode and curvature; both a
+            Student-t with 5 degrees of freedom and a tenth of a wider one with 2.
+        level: of the bound.
 
     Returns:
-        Evidence with `lower` at 95 %; `info` holds k-hat and the effective share of draws, of the worst row.
+        Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat, the effective share
+        of draws, both of the worst row, and the estimate from Pareto-smoothed weights.
     """
-    target = target_of(posterior)
-    common = {"method": "importance", "given": target.given, "digest": target.digest}
+    target = target_of(subject)
     if target.dim == 0:
-        log_z = plain(target)
-        return Evidence(log_z, 0.0, lower=log_z, upper=log_z, **common)  # type: ignore[arg-type]
-    index = block_index(target)
-    loc, scale_tril = _moments(theta_draws(posterior, target), index)
-    with isolated(seed), torch.no_grad():
-        theta, log_t = _propose(loc, scale_tril, index, num_samples)
-        log_w = _log_joint(target, theta) - log_t
+        return plain_evidence(target, "importance")
+    begin = time.perf_counter()
+    base = proposal(target, own_draws(subject, seed))
+    log_w = proposal_weights(target, base, num_samples, seed)
     mean = weighted_mean(log_w)
-    warn_if_untrusted("importance", mean, "take more samples, or reparametrise towards a normal posterior")
+    warn_if_untrusted("importance", mean, "take more samples, reparametrise towards a normal posterior, or use ais")
     return Evidence(
         mean.log_mean,
         mean.stderr,
-        lower=mean.log_mean - ONE_SIDED[0.95] * mean.stderr,
-        info={"num_samples": num_samples, "k_hat": mean.k_hat, "ess_share": mean.ess_share},
-        **common,  # type: ignore[arg-type]
+        lower=lower_bound(log_w, level),
+        level=level,
+        method="importance",
+        given=target.given,
+        digest=target.digest,
+        certified="the lower bound holds at finite sample size",
+        info={
+            "num_samples": num_samples,
+            "k_hat": mean.k_hat,
+            "ess_share": mean.ess_share,
+            "smoothed_log_z": _smoothed(log_w) if log_w.shape[1] == 1 else math.nan,
+            "seconds": time.perf_counter() - begin,
+        },
     )
 
 
-def _log_joint(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
-    return target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
+def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
+    """Log p(data, θ) − log q(θ) of proposals, made in chunks that fit the memory."""
+    chunk = max(1, NUMBERS_AT_ONCE // max(1, target.dim))
+    parts = []
+    with isolated(seed), torch.no_grad():
+        for begin in range(0, num_samples, chunk):
+            theta = base.sample(min(chunk, num_samples - begin))
+            log_joint = target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
+            log_w = (log_joint - base.log_prob(theta)).double()
+            parts.append(log_w.masked_fill(log_w.isnan(), -math.inf))
+    return torch.cat(parts)
 
 
-def _moments(
-    theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]
-) -> tuple[Float[Tensor, "R d"], Float[Tensor, "R d d"]]:
-    blocks = theta[:, index]
-    d = index.shape[1]
-    loc = blocks.mean(0)
-    centred = blocks - loc
-    variance = centred.var(0)
-    if len(theta) < DRAWS_A_COORDINATE * d:
-        return loc, torch.diag_embed(variance.sqrt())
-    covariance = torch.einsum("srd,sre->rde", centred, centred) / (len(theta) - 1)
-    # One part in a million of each variance keeps rounding from making the matrix indefinite.
-    return loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag_embed(variance))
-
-
-def _propose(
-    loc: Float[Tensor, "R d"], scale_tril: Float[Tensor, "R d d"], index: Int[Tensor, "R d"], num_samples: int
-) -> tuple[Float[Tensor, "S D"], Float[Tensor, "S R"]]:
-    """Draws of the Student-t of each block and their log densities."""
-    rows, d = loc.shape
-    nu = loc.new_tensor(DEGREES_OF_FREEDOM)
-    # A Student-t of covariance C has scale matrix C (nu − 2) / nu.
-    scale_tril = scale_tril * ((nu - 2) / nu).sqrt()
-    normal = MultivariateNormal(torch.zeros_like(loc), scale_tril=scale_tril)
-    stretch = (Chi2(nu).sample((num_samples, rows)) / nu).rsqrt()
-    offset = normal.sample((num_samples,)) * stretch[..., None]
-    theta = offset.new_empty(num_samples, rows * d)
-    theta[:, index.flatten()] = (loc + offset).flatten(1)
-    squared = torch.linalg.solve_triangular(scale_tril, offset[..., None], upper=False).square().sum((-1, -2))
-    half_log_det = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_t = (
-        torch.lgamma((nu + d) / 2)
-        - torch.lgamma(nu / 2)
-        - 0.5 * d * torch.log(nu * torch.pi)
-        - half_log_det
-        - 0.5 * (nu + d) * torch.log1p(squared / nu)
-    )
-    return theta, log_t
+def _smoothed(log_w: Float[Tensor, "S 1"]) -> float:
+    """Log mean of the Pareto-smoothed weights (Vehtari et al., 2024)."""
+    raw = log_w[:, 0]
+    weights = torch.from_numpy(pareto_smoothed(raw.numpy(force=True))[0])
+    return float(torch.logsumexp(weights, 0)) - math.log(len(weights))

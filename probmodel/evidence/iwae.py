@@ -1,17 +1,17 @@
 """Importance-weighted bound on the evidence (Burda, Grosse & Salakhutdinov, 2016)."""
 
-from probmodel.evidence.weights import ONE_SIDED, guide_weights, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Posterior
+from probmodel.evidence.weights import ONE_SIDED, fit_with_guide, guide_weights, warn_if_untrusted, weighted_mean
+from probmodel.protocols import Evidence, Subject
 from probmodel.target import target_of
 
 
-def iwae(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
+def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
     """Log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats; by row and summed where every latent is local to a row.
 
     Its expectation is below log Z and rises to it with S; with a trustworthy k-hat it is a consistent estimate.
 
     Args:
-        posterior: with a guide (SVI, Laplace, Exact).
+        subject: a fit with a guide (SVI, Laplace, Exact).
         seed: of the draws.
         num_samples: draws S of the guide.
 
@@ -19,11 +19,11 @@ def iwae(posterior: Posterior, *, seed: int = 0, num_samples: int = 1_000) -> Ev
         Evidence with `lower` at 95 %; `info` holds k-hat and the effective share of draws, of the worst row.
 
     Raises:
-        ValueError: for a posterior without a guide.
+        ValueError: for a fit without a guide, or a target.
     """
-    mean = weighted_mean(guide_weights(posterior, num_samples, seed))
+    mean = weighted_mean(guide_weights(fit_with_guide(subject), num_samples, seed))
     warn_if_untrusted("iwae", mean, "the value is only a lower bound; use a richer guide, or NUTS and importance")
-    target = target_of(posterior)
+    target = target_of(subject)
     return Evidence(
         mean.log_mean,
         mean.stderr,

@@ -1,23 +1,35 @@
 """Laplace's approximation of the evidence (Tierney & Kadane, 1986)."""
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from probmodel.curvature import gaussian_at, mode
-from probmodel.evidence.weights import plain, theta_draws
-from probmodel.protocols import Evidence, Posterior
+from probmodel.evidence.draws import own_draws
+from probmodel.evidence.weights import plain_evidence
+from probmodel.protocols import Evidence, Posterior, Subject, Target
 from probmodel.target import target_of
 
 
-def laplace(posterior: Posterior, *, seed: int = 0) -> Evidence:
-    """Log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), at the mode θ̂ nearest to the posterior's mean, in nats.
+def laplace(subject: Subject, *, seed: int = 0) -> Evidence:
+    """Log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), in nats.
 
-    Exact for a normal posterior in unconstrained coordinates; elsewhere its error shows in no draw, so `stderr` is nan.
+    θ̂ is the mode nearest to the mean of a fit's draws, or to the best particle where there is no fit.  Exact for a normal
+    posterior in unconstrained coordinates; elsewhere its error shows in no draw, so `stderr` is nan.
 
     Raises:
-        ArithmeticError: where the climb finds no maximum with a negative definite Hessian.
+        ArithmeticError: where the climb finds no maximum with a negative definite Hessian, as along a flat direction.
     """
-    target = target_of(posterior)
+    target = target_of(subject)
     if target.dim == 0:
-        log_z, stderr = plain(target), 0.0
-    else:
-        gaussian = gaussian_at(target, mode(target, theta_draws(posterior, target).mean(0)))
-        log_z, stderr = float(target.log_joint_at(gaussian.loc) + gaussian.log_normaliser()), float("nan")
-    return Evidence(log_z, stderr, method="laplace", given=target.given, digest=target.digest)
+        return plain_evidence(target, "laplace")
+    theta = own_draws(subject, seed)
+    begin = theta.mean(0) if isinstance(subject, Posterior) else _best(target, theta)
+    gaussian = gaussian_at(target, mode(target, begin))
+    log_z = float(target.log_joint_at(gaussian.loc) + gaussian.log_normaliser())
+    return Evidence(log_z, float("nan"), method="laplace", given=target.given, digest=target.digest)
+
+
+def _best(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, " D"]:
+    with torch.no_grad():
+        return theta[target.log_joint(theta).argmax()]

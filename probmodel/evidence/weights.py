@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.arviz_data import pareto_k
-from probmodel.protocols import Posterior, Target
+from probmodel.protocols import Evidence, Posterior, Subject, Target
 from probmodel.sites import log_weights
 from probmodel.target import Density
 from probmodel.tracing import isolated
@@ -21,6 +21,9 @@ ONE_SIDED = {0.95: 1.6448536269514722}
 K_HAT_LIMIT = 0.7
 ESS_LIMIT = 0.01
 """Effective share of the draws below which a weighted mean is not to be trusted."""
+
+
+_NEEDS_GUIDE = "expected a posterior with a guide, got one by {}; use evidence.importance, which needs draws only"
 
 
 class EvidenceWarning(UserWarning):
@@ -38,18 +41,30 @@ class WeightedMean(NamedTuple):
     """Pareto k-hat (Vehtari et al., 2024), of the worst row."""
 
 
+def fit_with_guide(subject: Subject) -> Posterior:
+    """The subject as a fit whose guide can be drawn from.
+
+    Raises:
+        ValueError: for a target, or a fit without a guide.
+    """
+    if not isinstance(subject, Posterior):
+        raise ValueError(
+            "expected a posterior with a guide, got a target; fit the model by SVI first, or use evidence.ais"
+        )
+    if subject.guide is None:
+        raise ValueError(_NEEDS_GUIDE.format(subject.info.get("method")))
+    return subject
+
+
 def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
     """Log weights log p(data, z) − log q(z) of draws of the guide; R = rows where rows are independent, else 1.
 
     Raises:
         ValueError: for a posterior without a guide.
     """
-    if posterior.guide is None:
-        raise ValueError(
-            f"expected a posterior with a guide, got one by {posterior.info.get('method')}; use evidence.importance, "
-            "which needs draws only"
-        )
     model, guide, data = posterior.model, posterior.guide, posterior.data
+    if guide is None:
+        raise ValueError(_NEEDS_GUIDE.format(posterior.info.get("method")))
     like = next((d for d in posterior.draws.values()), None)
     start = (like if like is not None else torch.zeros(1)).new_zeros(())
     with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
@@ -84,6 +99,14 @@ def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
 def theta_draws(posterior: Posterior, target: Target) -> Float[Tensor, "S D"]:
     """The posterior's draws of all chains, in unconstrained coordinates."""
     return target.unconstrain({name: draws.flatten(0, 1) for name, draws in posterior.draws.items()})
+
+
+def plain_evidence(target: Target, method: str) -> Evidence:
+    """Evidence of a model without latents: its log likelihood, exactly."""
+    log_z = plain(target)
+    return Evidence(
+        log_z, 0.0, lower=log_z, upper=log_z, level=1.0, method=method, given=target.given, digest=target.digest
+    )
 
 
 def plain(target: Target) -> float:

@@ -34,5 +34,11 @@ class Exact:
             latents = sites(model, data).latents
         guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
         draws = guide_draws(model, guide, data, self.num_draws, seed)
-        info = {"method": "Exact", "seed": seed, "log_evidence": exact.log_z, "seconds": time.perf_counter() - begin}
+        info = {
+            "method": "Exact",
+            "seed": seed,
+            "exact_draws": True,
+            "log_evidence": exact.log_z,
+            "seconds": time.perf_counter() - begin,
+        }
         return Posterior(model, data, draws, info, guide)

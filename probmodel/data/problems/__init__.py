@@ -1,0 +1,27 @@
+"""Problems whose log evidence is known: a model, its data, and the number an estimator has to return."""
+
+from probmodel.data.problems.hierarchical import eight_schools, hierarchical_normal_h0, hierarchical_normal_h1
+from probmodel.data.problems.linear import diabetes_regression, linear_cnn, radiata_pine_m1, radiata_pine_m2
+from probmodel.data.problems.logistic import pima_m1, pima_m2, sonar
+from probmodel.data.problems.mixtures import galaxy
+from probmodel.data.problems.problem import Problem
+from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, rosenbrock
+
+__all__ = [
+    "Problem",
+    "diabetes_regression",
+    "eggbox",
+    "eight_schools",
+    "galaxy",
+    "gaussian_shells",
+    "hierarchical_normal_h0",
+    "hierarchical_normal_h1",
+    "linear_cnn",
+    "pima_m1",
+    "pima_m2",
+    "radiata_pine_m1",
+    "radiata_pine_m2",
+    "rastrigin",
+    "rosenbrock",
+    "sonar",
+]

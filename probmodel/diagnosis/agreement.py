@@ -1,0 +1,60 @@
+"""Do the estimators of the evidence agree, and do its bounds hold together: else inference has failed."""
+
+import math
+
+from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.protocols import Evidence
+
+DISAGREEMENT = 1e-3
+"""p-value below which estimators of one number disagree: once in a thousand sound comparisons."""
+ROUNDING = 1e-9
+"""Relative excess of a lower over an upper bound that float64 alone explains."""
+
+
+def evidence_findings(evidence: Evidence | None) -> list[Finding]:
+    """The evidence, its bounds, the agreement of its estimators, and what was refused; flagged *inference failed* where
+    the estimators disagree or the bounds cross.
+    """
+    if evidence is None:
+        return []
+    given = f", given {len(evidence.given)} point-estimated tensors" if evidence.given else ""
+    message = f"log marginal likelihood by {evidence.method}, nats{given}"
+    found = [finding("log evidence", evidence.log_z, message, stderr=evidence.stderr)]
+    return [*found, *_bounds(evidence), *_agreement(evidence), *_left_out(evidence), *_refused(evidence)]
+
+
+def _bounds(evidence: Evidence) -> list[Finding]:
+    width = evidence.upper - evidence.lower
+    if not math.isfinite(width) and not evidence.lower > evidence.upper:
+        return []
+    crossed = width < -ROUNDING * max(1.0, abs(evidence.log_z))
+    message = (
+        "the lower bound is above the upper one" if crossed else f"nats between the bounds at {evidence.level:.0%}"
+    )
+    return [finding("evidence bounds", width, message, flag=Verdict.FAILED if crossed else "")]
+
+
+def _agreement(evidence: Evidence) -> list[Finding]:
+    p_value = evidence.agreement.p_value
+    if math.isnan(p_value):
+        return []
+    failed = p_value < DISAGREEMENT
+    compared = [each.method for each in evidence.agreement if not each.caveat]
+    message = f"p-value that {', '.join(compared)} estimate one number" + (": they do not" if failed else "")
+    return [finding("agreement", p_value, message, flag=Verdict.FAILED if failed else "")]
+
+
+def _left_out(evidence: Evidence) -> list[Finding]:
+    """How far off the estimates are that take no part in the comparison, such as WBIC (Watanabe, 2013) and BIC."""
+    return [
+        finding(f"{each.method} error", each.log_z - evidence.log_z, f"nats above log evidence; {each.caveat}")
+        for each in evidence.agreement
+        if each.caveat
+    ]
+
+
+def _refused(evidence: Evidence) -> list[Finding]:
+    failed = tuple(evidence.info.get("failed", ()))
+    if not failed:
+        return []
+    return [finding("refused estimates", len(failed), "; ".join(failed), flag=CAUTION)]

@@ -1,0 +1,83 @@
+"""Bounds on log Z at finite sample size, from unbiased estimates whose variance need not exist.
+
+Any non-negative estimates with mean Z satisfy Markov's inequality, P(Ẑ > e^b Z) ≤ e^−b.  For n independent ones
+∏ (1 − λ + λ Ẑ_k / z) is the wealth of a gambler who bets on Z > z; where Z ≤ z it is a supermartingale for every λ in [0, 1],
+so it exceeds 1/α with probability α at most, at any stopping time (Ville, 1939).  The z at which the wealth is 1/α is a
+lower bound of Z.  λ = 1 gives the mean of log Ẑ_k less log(1/α)/n, which is never below the familiar
+min_k log Ẑ_k − log(1/α)/n; smaller λ stake less where the weights vary more, and lose only √(2 Var log(1/α) / n).
+
+Reference:
+    Waudby-Smith & Ramdas (2024), "Estimating means of bounded random variables by betting"; Grosse, Ghahramani & Adams
+    (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+STAKES = tuple(2.0**-power for power in range(11))
+"""Values of λ; the gambler splits the stake equally among them, which costs log 11 at most."""
+BISECTIONS = 100
+NUM_GROUPS = 20
+
+
+def lower_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
+    """Lower bound of log Z that holds with probability `level`, from independent log weights with E[exp log w] = Z.
+
+    Args:
+        log_w: log weights, nats; R > 1 blocks whose log Z add up.
+        level: probability, say .95.
+
+    Raises:
+        ValueError: for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
+    log_w = log_w.double()
+    return _single(log_w[:, 0], level) if log_w.shape[1] == 1 else _sum_of_blocks(log_w, level)
+
+
+def upper_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
+    """Upper bound of log Z that holds with probability `level`, from independent log weights with E[exp −log w] = 1/Z."""
+    return -lower_bound(-log_w, level)
+
+
+def lowest_of(log_w: Float[Tensor, " K"], level: float) -> float:
+    """min_k log Ẑ_k − log(1/(1 − level)) / K: holds with probability `level` and needs no more than Markov's inequality."""
+    return float(log_w.min()) + math.log1p(-level) / len(log_w)
+
+
+def _single(log_w: Float[Tensor, " S"], level: float) -> float:
+    """Solve log wealth(z) = log(1/α) for log z; the wealth falls in z."""
+    wanted = -math.log1p(-level)
+    log_mean = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
+    if not math.isfinite(log_mean):
+        return -math.inf
+    high = log_mean  # The wealth at the mean itself is below 1 by Jensen's inequality.
+    low = high - 1.0
+    while _log_wealth(log_w - low) < wanted:
+        low = high - 2 * (high - low)
+        if high - low > 1e6:
+            return -math.inf
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _log_wealth(log_w - middle) >= wanted else (low, middle)
+    return low
+
+
+def _log_wealth(log_ratio: Float[Tensor, " S"]) -> float:
+    """Log of the mean over stakes of ∏ (1 − λ + λ exp(log ratio))."""
+    stakes = torch.tensor(STAKES, dtype=log_ratio.dtype, device=log_ratio.device)
+    log_kept = torch.log1p(-stakes)
+    gains = torch.logaddexp(log_kept[:, None], stakes.log()[:, None] + log_ratio)
+    return float(torch.logsumexp(gains.sum(1), 0)) - math.log(len(stakes))
+
+
+def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
+    """λ = 1 over groups of draws: only then does the wealth depend on the blocks' evidences through their sum alone."""
+    size = len(log_w) // min(NUM_GROUPS, len(log_w))
+    groups = len(log_w) // size
+    by_group = torch.logsumexp(log_w[: groups * size].reshape(groups, size, -1), 1) - math.log(size)
+    return float(by_group.sum(1).mean()) + math.log1p(-level) / groups

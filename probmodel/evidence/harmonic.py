@@ -1,0 +1,189 @@
+"""Learned harmonic mean estimate of the evidence (McEwen et al., 2021), its density a flow (Polanska et al., 2024)."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.arviz_data import mcse_mean
+from probmodel.evidence.draws import posterior_draws
+from probmodel.evidence.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
+from probmodel.protocols import Evidence, Subject
+from probmodel.target import target_of
+from probmodel.tracing import isolated
+
+try:
+    import zuko
+
+    HAS_ZUKO = True
+except ImportError:
+    HAS_ZUKO = False
+
+DRAWS_A_COORDINATE = 5
+"""Draws needed for each coordinate of a full covariance matrix; with fewer it is diagonal."""
+FEWEST_DRAWS = 40
+"""Below these neither half of the draws can train a density or show the spread of its weights."""
+HELD_OUT = 0.25
+"""Share of the training half that decides when training stops."""
+PATIENCE = 20
+"""Steps of the optimiser without progress on the held-out draws before training stops."""
+
+
+class Matched(NamedTuple):
+    """The affine map z → θ = loc + scale_tril z whose standard normal has the moments of given draws."""
+
+    loc: Float[Tensor, " D"]
+    scale_tril: Float[Tensor, "D D"]
+
+    def __call__(self, z: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+        return self.loc + z @ self.scale_tril.T
+
+    def inverse(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
+        """The z of each draw."""
+        return torch.linalg.solve_triangular(self.scale_tril, (theta - self.loc).T, upper=False).T
+
+    def log_det(self) -> Float[Tensor, ""]:
+        """Log |dθ/dz|."""
+        return self.scale_tril.diagonal().log().sum()
+
+
+def matched(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = None) -> Matched:
+    """The map to the mean and covariance of draws (variances only where draws are few); weights sum to one."""
+    weights = theta.new_full((len(theta),), 1 / len(theta)) if weights is None else weights
+    loc = weights @ theta
+    centred = theta - loc
+    variance = weights @ centred.square()
+    # A coordinate that never moved needs some width for the map to have an inverse.
+    variance = variance.clamp_min(torch.finfo(theta.dtype).tiny ** 0.5)
+    if 1 / weights.square().sum() < DRAWS_A_COORDINATE * theta.shape[1]:
+        return Matched(loc, torch.diag(variance.sqrt()))
+    covariance = centred.T @ (weights[:, None] * centred)
+    # One part in a million of each variance keeps rounding from making the matrix indefinite.
+    return Matched(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
+
+
+def harmonic(
+    subject: Subject,
+    *,
+    seed: int = 0,
+    temperature: float = 0.8,
+    num_layers: int = 2,
+    hidden_features: int = 32,
+    num_steps: int = 300,
+) -> Evidence:
+    """−log 1/S Σ_s φ(θ_s) / p(data, θ_s), θ_s ~ p(θ | data), in nats.
+
+    φ is a neural spline flow trained by maximum likelihood on one half of the posterior's draws, in coordinates
+    standardised by their moments, its base then narrowed to the variance `temperature`, so that φ lies inside the
+    posterior and the weights are bounded.  The mean is over the other half, and its error counts the effective draws of
+    a chain.
+
+    Args:
+        subject: posterior, or target.
+        seed: of the flow, and of the draws of a bare target.
+        temperature: variance of the flow's base, in (0, 1]; 0.8–0.9 by Polanska et al. (2024).
+        num_layers: spline transforms of the flow.
+        hidden_features: width of the two hidden layers of each.
+        num_steps: of Adam at most; training stops earlier where held-out draws gain nothing.
+
+    Returns:
+        Evidence with `upper` at 95 %: 1/Z is estimated without bias, so log Z errs upwards.  `info` holds the draws in
+        the mean, the share of them that is effective under the weights, and k-hat.
+
+    Raises:
+        ImportError: without the package zuko.
+        ValueError: for a temperature outside (0, 1], or too few draws.
+    """
+    if not HAS_ZUKO:
+        raise ImportError("expected the package zuko, got none; pip install 'probmodel[flows]'")
+    if not 0 < temperature <= 1:
+        raise ValueError(f"temperature needs to be in (0, 1], got {temperature}; 0.8 is the literature's")
+    target = target_of(subject)
+    if target.dim == 0:
+        log_z = plain(target)
+        return Evidence(log_z, 0.0, log_z, log_z, method="harmonic", given=target.given, digest=target.digest)
+    theta = posterior_draws(subject, seed).detach()
+    if len(theta) < FEWEST_DRAWS:
+        raise ValueError(f"expected at least {FEWEST_DRAWS} posterior draws, got {len(theta)}; draw more")
+    # Contiguous halves: neighbours in a chain are alike, and must not be on both sides.
+    training, rest = theta[: len(theta) // 2], theta[len(theta) // 2 :]
+    with isolated(seed):
+        flow, affine = _fit(training, num_layers, hidden_features, num_steps)
+    with torch.no_grad():
+        log_w = _log_density(flow, affine, rest, temperature) - target.log_joint(rest)
+    mean = weighted_mean(log_w[:, None])
+    mean = mean._replace(stderr=max(mean.stderr, _chain_error(log_w, mean.log_mean)))
+    warn_if_untrusted("harmonic", mean, "lower the temperature, or draw more from the posterior")
+    return Evidence(
+        -mean.log_mean,
+        mean.stderr,
+        upper=-mean.log_mean + ONE_SIDED[0.95] * mean.stderr,
+        method="harmonic",
+        given=target.given,
+        digest=target.digest,
+        info={
+            "num_samples": len(rest),
+            "k_hat": mean.k_hat,
+            "ess_share": mean.ess_share,
+            "temperature": temperature,
+        },
+    )
+
+
+def _chain_error(log_w: Float[Tensor, " S"], log_mean: float) -> float:
+    """Relative standard error of the mean weight of draws that follow one another in a chain; 0 where it cannot be told."""
+    relative = torch.exp(log_w.double() - log_mean).cpu().numpy()
+    return float(np.nan_to_num(mcse_mean({"w": relative[None]})["w"]))
+
+
+def _fit(
+    theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int, num_steps: int
+) -> tuple[nn.Module, Matched]:
+    """The flow that is likeliest on held-out draws, from the identity on: never worse there than a matched normal."""
+    held_out = max(1, int(HELD_OUT * len(theta)))
+    affine = matched(theta[held_out:])
+    test, train = affine.inverse(theta).split([held_out, len(theta) - held_out])
+    flow = _identity(theta, num_layers, hidden_features)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
+    best_loss, best, since = math.inf, _state(flow), 0
+    for _ in range(num_steps):
+        with torch.no_grad():
+            loss = float(-flow().log_prob(test).mean())
+        since = 0 if loss < best_loss else since + 1
+        if loss < best_loss:
+            best_loss, best = loss, _state(flow)
+        if since > PATIENCE:
+            break
+        optimizer.zero_grad()
+        (-flow().log_prob(train).mean()).backward()
+        optimizer.step()
+    flow.load_state_dict(best)
+    return flow, affine
+
+
+def _identity(theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int) -> nn.Module:
+    """A neural spline flow (Durkan et al., 2019) that starts as the identity."""
+    dim = theta.shape[1]
+    flow = zuko.flows.NSF(dim, transforms=num_layers, hidden_features=(hidden_features,) * 2, bins=8)
+    for layer in flow.transform.transforms:
+        leaves = list(layer.parameters())
+        # One coordinate has its spline's knots as parameters; more have a network, whose last weight and bias make them.
+        for leaf in leaves if dim == 1 else leaves[-2:]:
+            nn.init.zeros_(leaf)
+    return flow.to(theta)
+
+
+def _state(flow: nn.Module) -> dict[str, Any]:
+    return {name: value.clone() for name, value in flow.state_dict().items()}
+
+
+def _log_density(
+    flow: nn.Module, affine: Matched, theta: Float[Tensor, "S D"], temperature: float
+) -> Float[Tensor, " S"]:
+    """Log φ(θ), the flow's base N(0, I) narrowed to N(0, temperature · I)."""
+    z, log_det = flow().transform.call_and_ladj(affine.inverse(theta))
+    scale = torch.full_like(z, math.sqrt(temperature))
+    return torch.distributions.Normal(0.0, scale).log_prob(z).sum(-1) + log_det - affine.log_det()

@@ -1,0 +1,305 @@
+"""Two-sided bound on the evidence, and several estimators that must agree (Grosse, Ghahramani & Adams, 2015)."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import chi2
+from torch import Tensor
+
+from probmodel.conjugate import NotConjugateError
+from probmodel.evidence.ais import chain_error, thinned, upper_condition
+from probmodel.evidence.bounds import lower_bound, upper_bound
+from probmodel.evidence.bridge import bridge
+from probmodel.evidence.draws import Explored, Start, closed_form, explored, start
+from probmodel.evidence.importance import proposal_weights
+from probmodel.evidence.iwae import iwae
+from probmodel.evidence.laplace import laplace
+from probmodel.evidence.smc import smc
+from probmodel.evidence.ways import Way, backward_weights, forward_weights, way_in, way_out
+from probmodel.evidence.weights import ESS_LIMIT, K_HAT_LIMIT, EvidenceWarning, plain_evidence, weighted_mean
+from probmodel.protocols import Agreement, Estimate, Evidence, Posterior, Subject, Target
+from probmodel.target import target_of
+from probmodel.tempering.base import matched
+from probmodel.tracing import spawn
+
+DISAGREEMENT = 1e-3
+"""p-value below which estimators do not share one value."""
+MORE_STEPS = (16, 64)
+"""Temperatures of further attempts, where the weights of the first cannot be trusted."""
+NUM_CHAINS = 4_000
+NUM_PROPOSALS = 5_000
+MAX_LAPLACE = 200
+"""Coordinates a block up to which a Hessian is worth its cost."""
+ROUNDING = 1e-9
+"""Relative error of a closed form in double precision."""
+
+
+def sandwich(
+    subject: Subject, *, seed: int = 0, level: float = 0.95, precision: float = 0.003, num_steps: int | None = None
+) -> Evidence:
+    """Log Z in nats between two bounds, with the estimators that agree on it.
+
+    Below: annealed importance sampling from a defensive Student-t, temperatures and kernels frozen after a pilot run, so
+    that every chain is unbiased for Z.  Above: the same in reverse, from posterior draws into a truncated normal, unbiased
+    for 1/Z.  Both bounds hold at finite sample size by betting (`evidence.bounds`), half of 1 − level on each side.
+    Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the guide's
+    weights or a closed form where there are any, are computed beside them.
+
+    Args:
+        subject: any fit, of an own Pyro model too; or `target(model, data)`, which needs no fit.
+        seed: of everything.
+        level: probability that both bounds hold.
+        precision: standard error of the forward estimate to sample for, nats.
+        num_steps: temperatures; None takes the number that buys most for its cost.
+
+    Returns:
+        Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces both),
+        `agreement` is the table of all, `certified` says which side holds under what condition.  Where estimators disagree,
+        the bounds cross, the effective share of draws is below 1 % or k-hat above 0.7, `lower` and `upper` are infinite, a
+        warning names the check and what to try, and `info["failed"]` lists it; the numbers are returned all the same.
+
+    Raises:
+        ValueError: for draws that do not fit the model, or where neither draws nor a prior to sample from exist.
+
+    Reference:
+        Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
+    """
+    target = target_of(subject)
+    if target.dim == 0:
+        return plain_evidence(target, "sandwich")
+    if not 0 < level < 1:
+        raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
+    begin = time.perf_counter()
+    first, seen = start(subject, seed), _explored(target, seed)
+    side_level = 1 - (1 - level) / 2
+    below = _forward(first, seen, spawn(seed, 51), num_steps, precision)
+    above = _backward(first, spawn(seed, 52), num_steps)
+    estimates = [below.estimate, above.estimate, *_others(subject, first, seen, seed)]
+    agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
+    lower = lower_bound(below.log_w, side_level)
+    upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
+    failed = _failures(agreement, below, above, lower, upper)
+    log_z, stderr = _combined(estimates)
+    exact = next((each for each in estimates if each.method == "exact"), None)
+    if exact is not None and not failed:
+        allowance = ROUNDING * max(1.0, abs(exact.log_z))
+        lower, upper = exact.log_z - allowance, exact.log_z + allowance
+    findings = _findings(first, seen)
+    for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
+        warnings.warn(f"sandwich: {finding}", EvidenceWarning, stacklevel=2)
+    return Evidence(
+        log_z,
+        stderr,
+        lower=-math.inf if failed else lower,
+        upper=math.inf if failed else upper,
+        level=level,
+        method="sandwich",
+        given=target.given,
+        digest=target.digest,
+        agreement=agreement,
+        certified=_certified(first, exact is not None, failed),
+        info={
+            "failed": tuple(failed),
+            "findings": tuple(findings),
+            "unchecked_bounds": (lower, upper),
+            "num_chains": len(below.log_w),
+            "num_steps": (below.num_steps, above.num_steps),
+            "k_hat": below.estimate.k_hat,
+            "ess_share": below.estimate.ess_share,
+            "seconds": time.perf_counter() - begin,
+        },
+    )
+
+
+def _explored(target: Target, seed: int) -> Explored | None:
+    """The run from the prior; None where the prior cannot be sampled."""
+    try:
+        return explored(target, seed)
+    except ValueError:
+        return None
+
+
+class Side(NamedTuple):
+    """Log weights of one direction and what they estimate."""
+
+    estimate: Estimate
+    log_w: Float[Tensor, "S R"]
+    num_steps: int
+
+
+def agreement_p_value(estimates: list[Estimate]) -> float:
+    """Chi-square p-value that the estimates without a caveat share one value; nan for fewer than two."""
+    kept = [each for each in estimates if not each.caveat and each.stderr == each.stderr]
+    if len(kept) < 2:
+        return float("nan")
+    values = np.array([each.log_z for each in kept])
+    # An error below rounding would let a closed form refute everything.
+    errors = np.array([max(each.stderr, 1e-6 * max(1.0, abs(each.log_z))) for each in kept])
+    precision = errors**-2.0
+    mean = (precision * values).sum() / precision.sum()
+    return float(chi2.sf((precision * (values - mean) ** 2).sum(), len(kept) - 1))
+
+
+def _forward(first: Start, seen: Explored | None, seed: int, num_steps: int | None, precision: float) -> Side:
+    def attempt(steps: int | None) -> Side:
+        begin = time.perf_counter()
+        way = way_in(first, seed, steps, seen=None if seen is None else seen.theta)
+        log_w = forward_weights(way, NUM_CHAINS, spawn(seed, 1), precision=precision)
+        mean = weighted_mean(log_w)
+        seconds = time.perf_counter() - begin
+        return _side("ais", mean.log_mean, mean.stderr, log_w, log_w, way, seconds)
+
+    return _trusted(attempt, num_steps)
+
+
+def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
+    def attempt(steps: int | None) -> Side:
+        begin = time.perf_counter()
+        way = way_out(first, seed, steps)
+        log_w = backward_weights(way, first.scored, spawn(seed, 1))
+        stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
+        seconds = time.perf_counter() - begin
+        return _side("reverse ais", -weighted_mean(-log_w).log_mean, stderr, log_w, -log_w, way, seconds)
+
+    return _trusted(attempt, num_steps)
+
+
+def _side(method: str, log_z: float, stderr: float, log_w: Tensor, weights: Tensor, way: Way, seconds: float) -> Side:
+    mean = weighted_mean(weights)
+    caveat = _untrusted(mean.ess_share, mean.k_hat)
+    estimate = Estimate(method, log_z, stderr, mean.ess_share, mean.k_hat, seconds, caveat)
+    return Side(estimate, log_w, len(way.kernels))
+
+
+def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Side:
+    """The weights as they come, or those of more temperatures while they cannot be trusted."""
+    best = attempt(num_steps)
+    for steps in MORE_STEPS:
+        if not best.estimate.caveat or num_steps is not None:
+            break
+        again = attempt(max(steps, 2 * best.num_steps))
+        best = again if again.estimate.k_hat < best.estimate.k_hat else best
+    return best
+
+
+def _untrusted(ess_share: float, k_hat: float) -> str:
+    failed = []
+    if ess_share < ESS_LIMIT:
+        failed.append(f"ESS {ess_share:.2%} < {ESS_LIMIT:.0%}")
+    if k_hat > K_HAT_LIMIT:
+        failed.append(f"k-hat {k_hat:.2f} > {K_HAT_LIMIT}")
+    return ", ".join(failed)
+
+
+def _others(subject: Subject, first: Start, seen: Explored | None, seed: int) -> list[Estimate]:
+    """Estimates that stand beside the two sides."""
+    found = []
+    if seen is not None:
+        found.append(_of(smc, subject, seed))
+    found.append(_of(bridge, subject, seed))
+    found.append(_importance(first, seed))
+    if isinstance(subject, Posterior) and subject.guide is not None:
+        found.append(_of(iwae, subject, seed))
+    if first.target.by_row is not None or first.target.dim <= MAX_LAPLACE:
+        found.append(_laplace(subject, found[0], seed))
+    if first.exact:
+        try:
+            found.append(Estimate("exact", closed_form(subject).log_z, 0.0))
+        except NotConjugateError:
+            return found
+    return found
+
+
+def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Estimate:
+    begin = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EvidenceWarning)  # The table says it.
+        found = estimator(subject, seed=seed)
+    ess_share, k_hat = found.info.get("ess_share", math.nan), found.info.get("k_hat", math.nan)
+    caveat = "" if found.method == "smc" else _untrusted(ess_share, k_hat)
+    seconds = time.perf_counter() - begin
+    return Estimate(found.method, found.log_z, found.stderr, ess_share, k_hat, seconds, caveat)
+
+
+def _importance(first: Start, seed: int) -> Estimate:
+    """Plain importance sampling from the Student-t around the draws."""
+    begin = time.perf_counter()
+    proposal = matched(first.target, first.flat)
+    mean = weighted_mean(proposal_weights(first.target, proposal, NUM_PROPOSALS, spawn(seed, 53)))
+    seconds = time.perf_counter() - begin
+    caveat = _untrusted(mean.ess_share, mean.k_hat)
+    return Estimate("importance", mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
+
+
+def _laplace(subject: Subject, reference: Estimate, seed: int) -> Estimate:
+    begin = time.perf_counter()
+    try:
+        log_z = laplace(subject, seed=seed).log_z
+    except ArithmeticError as error:
+        return Estimate("laplace", math.nan, math.nan, caveat=f"no maximum: {error}")
+    off = log_z - reference.log_z
+    far = abs(off) > max(0.05, 4 * reference.stderr)
+    caveat = f"approximation{f', off by {off:+.2f}' if far else ''}"
+    return Estimate("laplace", log_z, math.nan, seconds=time.perf_counter() - begin, caveat=caveat)
+
+
+def _combined(estimates: list[Estimate]) -> tuple[float, float]:
+    """Closed form, else forward annealing and sequential Monte Carlo by inverse variance: independent and unbiased for Z."""
+    by_method = {each.method: each for each in estimates}
+    if "exact" in by_method:
+        return by_method["exact"].log_z, 0.0
+    ais = by_method["ais"]
+    smc_estimate = by_method.get("smc")
+    # The error of a few groups is itself uncertain: it joins only where it can neither lead nor mislead.
+    if smc_estimate is None or smc_estimate.stderr > 0.5 or ais.caveat:
+        return ais.log_z, ais.stderr
+    precision = np.array([max(each.stderr, 1e-12) ** -2.0 for each in (ais, smc_estimate)])
+    log_z = float(precision @ np.array([ais.log_z, smc_estimate.log_z]) / precision.sum())
+    return log_z, float(precision.sum() ** -0.5)
+
+
+def _failures(agreement: Agreement, below: Side, above: Side, lower: float, upper: float) -> list[str]:
+    failed = []
+    if agreement.p_value < DISAGREEMENT:
+        failed.append(
+            f"estimators disagree (p = {agreement.p_value:.2g}): a mode may be missing from the draws; run more chains from "
+            "dispersed starts, or raise num_steps"
+        )
+    if lower > upper:
+        failed.append(
+            f"the bounds cross ({lower:.3f} > {upper:.3f}): the draws are not of this posterior; sample longer"
+        )
+    for side, remedy in ((below, "raise num_steps"), (above, "raise num_steps or keep more posterior draws")):
+        if side.estimate.caveat:
+            failed.append(f"{side.estimate.method}: {side.estimate.caveat}; {remedy}")
+    return failed
+
+
+def _findings(first: Start, seen: Explored | None) -> list[str]:
+    found = []
+    if first.target.improper:
+        names = ", ".join(first.target.improper)
+        found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalised prior")
+    if first.symmetry is not None:
+        count = first.symmetry.num_components
+        found.append(
+            f"label switching: {first.symmetry}; draws symmetrised, so that log {count}! = "
+            f"{math.lgamma(count + 1):.4f} nats are not lost"
+        )
+    if seen is None:
+        found.append("the prior cannot be sampled: modes that the draws have missed would go unseen")
+    return found
+
+
+def _certified(first: Start, is_exact: bool, failed: list[str]) -> str:
+    if failed:
+        return "neither side: a check has failed"
+    if is_exact:
+        return "both sides, in closed form up to rounding"
+    lower = "the lower bound holds at finite sample size: schedule and kernels were frozen after the pilot run"
+    return f"{lower}; {upper_condition(exact=first.exact, source=first.source)}"

@@ -1,0 +1,182 @@
+"""Distributions to start from: sampled exactly, with a normalised density in closed form."""
+
+import math
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import chi2
+from torch import Tensor
+from torch.distributions import Chi2
+
+from probmodel.curvature import block_index
+from probmodel.protocols import Target
+
+DEGREES_OF_FREEDOM = 5.0
+"""Tails heavier than any normal's, light enough to keep draws near the mode."""
+DRAWS_A_COORDINATE = 5
+"""Draws needed for each coordinate of a full covariance matrix; with fewer the matrix is diagonal."""
+DEFENSIVE_SHARE = 0.1
+DEFENSIVE_SCALE = 3.0
+"""Share and widening of the second component of a defensive mixture (Hesterberg, 1995)."""
+DEFENSIVE_DEGREES = 2.0
+TRUNCATED_SHARE = 0.95
+
+
+@runtime_checkable
+class Base(Protocol):
+    """A normalised distribution of theta in R independent blocks of d coordinates."""
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]: ...
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]: ...
+
+
+class StudentT(NamedTuple):
+    """Multivariate Student-t in each block; draws use the global random state, so call `sample` inside `isolated`."""
+
+    coordinates: Int[Tensor, "R d"]
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+    degrees: float = DEGREES_OF_FREEDOM
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        rows, d = self.loc.shape
+        noise = torch.randn(num_samples, rows, d, dtype=self.loc.dtype, device=self.loc.device)
+        nu = self.loc.new_tensor(self.degrees)
+        stretch = (Chi2(nu).sample((num_samples, rows)) / nu).rsqrt()
+        offset = torch.einsum("rij,srj->sri", self.scale_tril, noise) * stretch[..., None]
+        theta = offset.new_empty(num_samples, rows * d)
+        theta[:, self.coordinates.flatten()] = (self.loc + offset).flatten(1)
+        return theta
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block."""
+        nu, d = self.degrees, self.loc.shape[1]
+        squared = _squared_distance(theta, self.coordinates, self.loc, self.scale_tril)
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
+        return constant - half_log_det - 0.5 * (nu + d) * torch.log1p(squared / nu)
+
+
+class Defensive(NamedTuple):
+    """A Student-t with a share of a wider one of heavier tails: the ratio target / base stays bounded where a single
+    matched proposal has tails too light (Hesterberg, 1995; Owen & Zhou, 2000).
+    """
+
+    narrow: StudentT
+    wide: StudentT
+    share: float = DEFENSIVE_SHARE
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta; each block chooses its component."""
+        narrow, wide = self.narrow.sample(num_samples), self.wide.sample(num_samples)
+        rows = len(self.narrow.loc)
+        chosen = torch.rand(num_samples, rows, device=narrow.device) < self.share
+        theta = narrow.clone()
+        index = self.narrow.coordinates
+        theta[:, index] = torch.where(chosen[..., None], wide[:, index], narrow[:, index])
+        return theta
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block."""
+        narrow = self.narrow.log_prob(theta) + math.log1p(-self.share)
+        return torch.logaddexp(narrow, self.wide.log_prob(theta) + math.log(self.share))
+
+
+class TruncatedNormal(NamedTuple):
+    """Normal in each block, cut off outside the ellipsoid that holds `share` of it (Geweke, 1999).
+
+    Lighter in the tails than any target with a density there: the ratio base / target, of which backward weights are
+    made, stays bounded where a full normal or a Student-t would give it an infinite variance.
+    """
+
+    coordinates: Int[Tensor, "R d"]
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+    share: float = TRUNCATED_SHARE
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        rows, d = self.loc.shape
+        noise = torch.randn(num_samples, rows, d, dtype=self.loc.dtype, device=self.loc.device)
+        direction = noise / noise.norm(dim=-1, keepdim=True)
+        uniform = torch.rand(num_samples, rows, dtype=torch.float64)
+        squared = torch.from_numpy(chi2.ppf(self.share * uniform.numpy(), d)).to(noise)
+        offset = torch.einsum("rij,srj->sri", self.scale_tril, direction * squared.sqrt()[..., None])
+        theta = offset.new_empty(num_samples, rows * d)
+        theta[:, self.coordinates.flatten()] = (self.loc + offset).flatten(1)
+        return theta
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block; −inf outside its ellipsoid."""
+        d = self.loc.shape[1]
+        squared = _squared_distance(theta, self.coordinates, self.loc, self.scale_tril)
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_normal = -0.5 * squared - half_log_det - 0.5 * d * math.log(2 * math.pi)
+        inside = squared <= float(chi2.ppf(self.share, d))
+        return torch.where(inside, log_normal - math.log(self.share), -torch.inf)
+
+
+class Prior(NamedTuple):
+    """The model's own prior."""
+
+    target: Target
+    seed: int
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of the model's latents; always the same ones."""
+        return self.target.sample_prior(num_samples, self.seed)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log prior density, by row where every latent is local to a row."""
+        if self.target.by_row is None:
+            return self.target.log_prior(theta)[:, None]
+        return self.target.log_prior_by_row(theta)
+
+
+def _squared_distance(
+    theta: Float[Tensor, "S D"],
+    index: Int[Tensor, "R d"],
+    loc: Float[Tensor, "R d"],
+    scale_tril: Float[Tensor, "R d d"],
+) -> Float[Tensor, "S R"]:
+    """Squared Mahalanobis distance of each block."""
+    offset = (theta[:, index] - loc).permute(1, 2, 0)
+    return torch.linalg.solve_triangular(scale_tril, offset, upper=False).square().sum(1).T
+
+
+def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> Float[Tensor, "R d d"]:
+    """Cholesky factors of the covariance of draws in each block; diagonal where the draws are too few for more."""
+    blocks = theta[:, index]
+    centred = blocks - blocks.mean(0)
+    variance = centred.square().sum(0) / max(1, len(theta) - 1)
+    # Draws that never move still need a scale to be moved by.
+    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    if len(theta) < DRAWS_A_COORDINATE * index.shape[1]:
+        return torch.diag_embed(variance.sqrt())
+    covariance = torch.einsum("srd,sre->rde", centred, centred) / (len(theta) - 1)
+    # One part in a million of each variance keeps rounding from making the matrix indefinite.
+    factor, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(variance))
+    broken = (failed > 0)[:, None, None]
+    return torch.where(broken, torch.diag_embed(variance.sqrt()), factor)
+
+
+def matched(target: Target, theta: Float[Tensor, "S D"]) -> Defensive:
+    """Defensive Student-t with the mean and covariance of draws."""
+    index = block_index(target)
+    loc, factor = theta[:, index].mean(0), covariance_factor(theta, index)
+    return defensive(StudentT(index, loc, factor * math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)))
+
+
+def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
+    """Truncated normal with the mean and covariance of draws."""
+    index = block_index(target)
+    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index))
+
+
+def defensive(narrow: StudentT) -> Defensive:
+    """A Student-t and its wide companion."""
+    wide = narrow._replace(scale_tril=narrow.scale_tril * DEFENSIVE_SCALE, degrees=DEFENSIVE_DEGREES)
+    return Defensive(narrow, wide)
