@@ -13,14 +13,23 @@ from probmodel.compare import Comparison, compare
 from probmodel.compare_posteriors import PosteriorComparison, compare_posteriors
 from probmodel.conjugate import NotConjugateError
 from probmodel.decisions import Classify, Regress
-from probmodel.diagnosis import Diagnosis, diagnose, diagnose_ladder
+from probmodel.diagnosis import (
+    Diagnosis,
+    conditional_evidence,
+    diagnose,
+    diagnose_ladder,
+    inference_gaps,
+    prequential,
+    prior_sensitivity,
+    widened,
+)
 from probmodel.exports import to_arviz
 from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
 from probmodel.inference import NUTS, SVI, Exact, Laplace, NonFiniteError
 from probmodel.lift import lift
 from probmodel.pipeline import Pipeline
 from probmodel.predict import Prediction, predict
-from probmodel.protocols import Dataset, Evidence, Posterior, Target
+from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Target
 from probmodel.report import report
 from probmodel.representations import DNN, VAE, StandardNormal
 from probmodel.storage import load, save
@@ -34,11 +43,13 @@ __all__ = [
     "NUTS",
     "SVI",
     "VAE",
+    "Agreement",
     "AveragePool",
     "Classify",
     "Comparison",
     "Dataset",
     "Diagnosis",
+    "Estimate",
     "Evidence",
     "Exact",
     "Identity",
@@ -56,18 +67,23 @@ __all__ = [
     "UpSample",
     "compare",
     "compare_posteriors",
+    "conditional_evidence",
     "data",
     "diagnose",
     "diagnose_ladder",
     "diagnosis",
     "evidence",
+    "inference_gaps",
     "isolated",
     "lift",
     "load",
     "objectives",
     "predict",
+    "prequential",
+    "prior_sensitivity",
     "report",
     "save",
     "target",
     "to_arviz",
+    "widened",
 ]

@@ -8,16 +8,16 @@ from probmodel.evidence.bridge import bridge
 from probmodel.evidence.elbo import elbo
 from probmodel.evidence.exact import exact
 from probmodel.evidence.harmonic import harmonic
-from probmodel.evidence.importance import importance, laplace_matched
+from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.nested import nested
+from probmodel.evidence.proposals import from_draws, from_mode
 from probmodel.evidence.sandwich import sandwich
 from probmodel.evidence.smc import smc
 from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
 from probmodel.evidence.wbic import wbic
 from probmodel.evidence.weights import EvidenceWarning
-from probmodel.tempering.base import matched
 
 __all__ = [
     "Benchmark",
@@ -29,12 +29,12 @@ __all__ = [
     "bridge",
     "elbo",
     "exact",
+    "from_draws",
+    "from_mode",
     "harmonic",
     "importance",
     "iwae",
     "laplace",
-    "laplace_matched",
-    "matched",
     "nested",
     "reverse_ais",
     "sandwich",

@@ -19,8 +19,11 @@ from torch import Tensor
 
 STAKES = tuple(2.0**-power for power in range(11))
 """Values of λ; the gambler splits the stake equally among them, which costs log 11 at most."""
-BISECTIONS = 100
+RESOLUTION = 1e-6
+"""Nats to which a bound is solved for; the side that holds is returned."""
 NUM_GROUPS = 20
+MANY = 50_000
+"""Weights beyond which means of groups are bet on: unbiased as well, and fewer."""
 
 
 def lower_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
@@ -51,6 +54,7 @@ def lowest_of(log_w: Float[Tensor, " K"], level: float) -> float:
 
 def _single(log_w: Float[Tensor, " S"], level: float) -> float:
     """Solve log wealth(z) = log(1/α) for log z; the wealth falls in z."""
+    log_w = _grouped(log_w)
     wanted = -math.log1p(-level)
     log_mean = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     if not math.isfinite(log_mean):
@@ -61,10 +65,19 @@ def _single(log_w: Float[Tensor, " S"], level: float) -> float:
         low = high - 2 * (high - low)
         if high - low > 1e6:
             return -math.inf
-    for _ in range(BISECTIONS):
+    while high - low > RESOLUTION:
         middle = (low + high) / 2
         low, high = (middle, high) if _log_wealth(log_w - middle) >= wanted else (low, middle)
     return low
+
+
+def _grouped(log_w: Float[Tensor, " S"]) -> Float[Tensor, " G"]:
+    size = -(-len(log_w) // MANY)
+    if size == 1:
+        return log_w
+    # The last group would be smaller; its weights are left out, which changes no mean.
+    whole = log_w[: len(log_w) // size * size].reshape(-1, size)
+    return torch.logsumexp(whole, 1) - math.log(size)
 
 
 def _log_wealth(log_ratio: Float[Tensor, " S"]) -> float:

@@ -20,8 +20,10 @@ from probmodel.tempering.smc import Tempered, temper
 from probmodel.tracing import isolated, spawn
 
 NUM_PARTICLES = 1_000
+PARTICLES_A_COORDINATE = 8
+BYTES = 2**24
 NUMBERS = 4_000_000
-"""Coordinates of a population at most: latents of many rows leave room for fewer chains at once."""
+"""Bytes and coordinates of a population at most; a model that costs much, or has many rows, gets fewer chains at once."""
 MAX_CURVATURE = 200
 """Coordinates a block for which a closed form is looked for: it costs a Hessian."""
 NUM_SETTLING = 10
@@ -65,8 +67,11 @@ class Start(NamedTuple):
 
 
 def population(target: Target) -> int:
-    """Chains that run side by side."""
-    return max(32, min(NUM_PARTICLES, NUMBERS // max(1, target.dim)))
+    """Chains that run side by side: fewer where one costs much or holds many numbers, enough for its covariance."""
+    size = block_index(target).shape[1]
+    few = max(NUM_PARTICLES // 2, PARTICLES_A_COORDINATE * size)
+    wanted = max(few, min(NUM_PARTICLES, BYTES // max(1, target.bytes_per_draw)))
+    return max(32, min(wanted, NUM_PARTICLES, NUMBERS // max(1, target.dim)))
 
 
 def posterior_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:

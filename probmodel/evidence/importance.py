@@ -2,40 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.arviz_data import pareto_smoothed
-from probmodel.curvature import gaussian_at, mode
 from probmodel.evidence.bounds import lower_bound
-from probmodel.evidence.draws import own_draws
+from probmodel.evidence.proposals import Proposal, from_draws
 from probmodel.evidence.weights import plain_evidence, warn_if_untrusted, weighted_mean
 from probmodel.protocols import Evidence, Subject, Target
 from probmodel.target import target_of
-from probmodel.tempering.base import DEGREES_OF_FREEDOM, Base, StudentT, defensive, matched
+from probmodel.tempering.base import Base
 from probmodel.tracing import isolated
 
 NUMBERS_AT_ONCE = 4_000_000
 """Coordinates of the proposals that are held at once."""
-
-Proposal = Callable[[Target, Tensor], Base]
-"""(target, posterior draws (S, D)) → what to propose from."""
-
-
-def laplace_matched(target: Target, theta: Float[Tensor, "S D"]) -> Base:
-    """Defensive Student-t at the mode, with the inverse Hessian as its scale.
-
-    Raises:
-        ArithmeticError: where the climb from the best draw finds no maximum.
-    """
-    with torch.no_grad():
-        best = theta[target.log_joint(theta).argmax()]
-    gaussian = gaussian_at(target, mode(target, best))
-    index = gaussian.coordinates
-    return defensive(StudentT(index, gaussian.loc[index], gaussian.scale_tril, DEGREES_OF_FREEDOM))
 
 
 def importance(
@@ -43,7 +25,7 @@ def importance(
     *,
     seed: int = 0,
     num_samples: int = 10_000,
-    proposal: Proposal = matched,
+    proposal: Proposal = from_draws,
     level: float = 0.95,
 ) -> Evidence:
     """Log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats; by row and summed where every latent is local to a row.
@@ -52,7 +34,7 @@ def importance(
         subject: a fit, or a target, whose draws are then particles of sequential Monte Carlo.
         seed: of the proposals.
         num_samples: proposals S.
-        proposal: `matched` (default) takes mean and covariance of the draws, `laplace_matched` mode and curvature; both a
+        proposal: `from_draws` (default) takes mean and covariance of the draws, `from_mode` mode and curvature; both a
             Student-t with 5 degrees of freedom and a tenth of a wider one with 2.
         level: of the bound.
 
@@ -64,7 +46,7 @@ def importance(
     if target.dim == 0:
         return plain_evidence(target, "importance")
     begin = time.perf_counter()
-    base = proposal(target, own_draws(subject, seed))
+    base = proposal(subject, seed)
     log_w = proposal_weights(target, base, num_samples, seed)
     mean = weighted_mean(log_w)
     warn_if_untrusted("importance", mean, "take more samples, reparametrise towards a normal posterior, or use ais")

@@ -1,13 +1,10 @@
 """Laplace's approximation of the evidence (Tierney & Kadane, 1986)."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from probmodel.curvature import gaussian_at, mode
 from probmodel.evidence.draws import own_draws
+from probmodel.evidence.proposals import best_of
 from probmodel.evidence.weights import plain_evidence
-from probmodel.protocols import Evidence, Posterior, Subject, Target
+from probmodel.protocols import Evidence, Posterior, Subject
 from probmodel.target import target_of
 
 
@@ -24,12 +21,7 @@ def laplace(subject: Subject, *, seed: int = 0) -> Evidence:
     if target.dim == 0:
         return plain_evidence(target, "laplace")
     theta = own_draws(subject, seed)
-    begin = theta.mean(0) if isinstance(subject, Posterior) else _best(target, theta)
+    begin = theta.mean(0) if isinstance(subject, Posterior) else best_of(target, theta)
     gaussian = gaussian_at(target, mode(target, begin))
     log_z = float(target.log_joint_at(gaussian.loc) + gaussian.log_normaliser())
     return Evidence(log_z, float("nan"), method="laplace", given=target.given, digest=target.digest)
-
-
-def _best(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, " D"]:
-    with torch.no_grad():
-        return theta[target.log_joint(theta).argmax()]

@@ -41,6 +41,11 @@ def frozen(pilot: Tempered, *, num_steps: int | None = None) -> tuple[Kernel, ..
     return (*kernels[:-1], kernels[-1]._replace(beta=1.0))
 
 
+def path_length(pilot: Tempered) -> float:
+    """Λ, the length of a path in standard deviations of log weights."""
+    return float(np.sqrt(np.maximum(pilot.variances, 1e-12)).sum())
+
+
 def _cheapest(length: float, leapfrogs: int) -> int:
     """Fewest steps whose variance times cost is near its least; further ones cut the variance as fast as they cost."""
     counts = np.unique(np.round(np.geomspace(1, MAX_STEPS, 100)))

@@ -1,11 +1,16 @@
 """Distributions to start from: sampled exactly, with a normalised density in closed form."""
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.stats import chi2
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
 from torch import Tensor
 from torch.distributions import Chi2
 
@@ -21,6 +26,12 @@ DEFENSIVE_SCALE = 3.0
 """Share and widening of the second component of a defensive mixture (Hesterberg, 1995)."""
 DEFENSIVE_DEGREES = 2.0
 TRUNCATED_SHARE = 0.95
+CLUSTERS = (2, 4, 8, 16, 32)
+"""Sizes of mixture that are tried in turn, until BIC rises."""
+MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
+"""Coordinates at most, and draws at least and at most, of which clusters are sought."""
+REGULARISATION = 1e-4
+"""Added to the variances of standardised draws: a cluster of a few equal ones still has a width."""
 
 
 @runtime_checkable
@@ -60,29 +71,30 @@ class StudentT(NamedTuple):
         return constant - half_log_det - 0.5 * (nu + d) * torch.log1p(squared / nu)
 
 
-class Defensive(NamedTuple):
-    """A Student-t with a share of a wider one of heavier tails: the ratio target / base stays bounded where a single
-    matched proposal has tails too light (Hesterberg, 1995; Owen & Zhou, 2000).
-    """
+class Mixture(NamedTuple):
+    """Mixture of bases; each block chooses its component by itself."""
 
-    narrow: StudentT
-    wide: StudentT
-    share: float = DEFENSIVE_SHARE
+    components: "tuple[StudentT | TruncatedNormal, ...]"
+    shares: tuple[float, ...]
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
-        """Draws of theta; each block chooses its component."""
-        narrow, wide = self.narrow.sample(num_samples), self.wide.sample(num_samples)
-        rows = len(self.narrow.loc)
-        chosen = torch.rand(num_samples, rows, device=narrow.device) < self.share
-        theta = narrow.clone()
-        index = self.narrow.coordinates
-        theta[:, index] = torch.where(chosen[..., None], wide[:, index], narrow[:, index])
+        """Draws of theta."""
+        index = self.components[0].coordinates
+        drawn = torch.stack([component.sample(num_samples)[:, index] for component in self.components])
+        shares = torch.tensor(self.shares, dtype=torch.float64, device=index.device)
+        chosen = torch.multinomial(shares, num_samples * len(index), replacement=True).reshape(num_samples, len(index))
+        theta = drawn.new_empty(num_samples, index.numel())
+        picked = drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
+        theta[:, index.flatten()] = picked.flatten(1)
         return theta
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
         """Log density of each block."""
-        narrow = self.narrow.log_prob(theta) + math.log1p(-self.share)
-        return torch.logaddexp(narrow, self.wide.log_prob(theta) + math.log(self.share))
+        terms = [
+            component.log_prob(theta) + math.log(share)
+            for component, share in zip(self.components, self.shares, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(terms), 0)
 
 
 class TruncatedNormal(NamedTuple):
@@ -163,20 +175,72 @@ def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) ->
     return torch.where(broken, torch.diag_embed(variance.sqrt()), factor)
 
 
-def matched(target: Target, theta: Float[Tensor, "S D"]) -> Defensive:
-    """Defensive Student-t with the mean and covariance of draws."""
+def matched(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+    """Defensive mixture of Student-t around draws: one a cluster, and a tenth of a wider one of heavier tails, so that the
+    ratio target / base stays bounded where matched proposals are too light (Hesterberg, 1995).
+    """
     index = block_index(target)
-    loc, factor = theta[:, index].mean(0), covariance_factor(theta, index)
-    return defensive(StudentT(index, loc, factor * math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)))
+    t_scale = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
+    found = clusters(theta, index)
+    narrow = [StudentT(index, c.loc, c.scale_tril * t_scale) for c in found]
+    return _defended(narrow, [c.share for c in found], theta[:, index].mean(0), covariance_factor(theta, index))
 
 
-def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
-    """Truncated normal with the mean and covariance of draws."""
+def around(narrow: StudentT) -> Mixture:
+    """Defensive mixture of one Student-t."""
+    return _defended([narrow], [1.0], narrow.loc, narrow.scale_tril)
+
+
+def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+    """Mixture of truncated normals inside the clusters of draws."""
     index = block_index(target)
-    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index))
+    found = clusters(theta, index)
+    return Mixture(tuple(TruncatedNormal(index, c.loc, c.scale_tril) for c in found), tuple(c.share for c in found))
 
 
-def defensive(narrow: StudentT) -> Defensive:
-    """A Student-t and its wide companion."""
-    wide = narrow._replace(scale_tril=narrow.scale_tril * DEFENSIVE_SCALE, degrees=DEFENSIVE_DEGREES)
-    return Defensive(narrow, wide)
+def normal(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
+    """Normal with the mean and covariance of draws, cut off nowhere."""
+    index = block_index(target)
+    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index), share=1.0)
+
+
+def _defended(
+    narrow: Sequence[StudentT], shares: Sequence[float], loc: Float[Tensor, "R d"], scale_tril: Float[Tensor, "R d d"]
+) -> Mixture:
+    wide = StudentT(narrow[0].coordinates, loc, scale_tril * DEFENSIVE_SCALE, DEFENSIVE_DEGREES)
+    return Mixture((*narrow, wide), (*((1 - DEFENSIVE_SHARE) * share for share in shares), DEFENSIVE_SHARE))
+
+
+class Cluster(NamedTuple):
+    """One normal component of draws."""
+
+    share: float
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+
+
+def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Cluster]:
+    """Normal mixture fitted to draws, its size by BIC; one component where rows are independent or coordinates many."""
+    single = [Cluster(1.0, theta[:, index].mean(0), covariance_factor(theta, index))]
+    rows, d = index.shape
+    if rows > 1 or d > MAX_CLUSTERED or len(theta) < MIN_CLUSTERED:
+        return single
+    chosen = torch.linspace(0, len(theta) - 1, min(len(theta), NUM_CLUSTERED), device=theta.device).long()
+    draws = theta[chosen].double().numpy(force=True)
+    scale = draws.std(0) + np.finfo(float).tiny
+    best, best_bic = None, GaussianMixture(1).fit(draws / scale).bic(draws / scale)
+    for size in CLUSTERS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture will do; its weights are corrected for.
+            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARISATION).fit(draws / scale)
+        bic = fitted.bic(draws / scale)
+        if bic >= best_bic:
+            break
+        best, best_bic = fitted, bic
+    if best is None:
+        return single
+    factors = np.linalg.cholesky(best.covariances_) * scale[:, None]
+    return [
+        Cluster(float(share), theta.new_tensor(loc * scale)[None], theta.new_tensor(factor)[None])
+        for share, loc, factor in zip(best.weights_, best.means_, factors, strict=True)
+    ]

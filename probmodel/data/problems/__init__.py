@@ -1,5 +1,12 @@
 """Problems whose log evidence is known: a model, its data, and the number an estimator has to return."""
 
+from probmodel.data.problems.boltzmann import (
+    BoltzmannProblem,
+    binary_digits,
+    boltzmann_16x10,
+    boltzmann_64x16,
+    boltzmann_digits,
+)
 from probmodel.data.problems.hierarchical import eight_schools, hierarchical_normal_h0, hierarchical_normal_h1
 from probmodel.data.problems.linear import diabetes_regression, linear_cnn, radiata_pine_m1, radiata_pine_m2
 from probmodel.data.problems.logistic import pima_m1, pima_m2, sonar
@@ -8,7 +15,12 @@ from probmodel.data.problems.problem import Problem
 from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, rosenbrock
 
 __all__ = [
+    "BoltzmannProblem",
     "Problem",
+    "binary_digits",
+    "boltzmann_16x10",
+    "boltzmann_64x16",
+    "boltzmann_digits",
     "diabetes_regression",
     "eggbox",
     "eight_schools",
