@@ -200,6 +200,8 @@ class Target(NamedTuple):
     """Parameters that the density is conditional on: point estimates that are not integrated."""
     improper: tuple[str, ...] = ()
     """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
+    factors: tuple[str, ...] = ()
+    """`pyro.factor` statements, which count as likelihood whether they are normalised or not."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,8 @@ class Sites(NamedTuple):
     observations: tuple[Tensor, ...]
     improper: tuple[str, ...] = ()
     """Sites without a normalised prior, of which no draw can be made."""
+    factors: tuple[str, ...] = ()
+    """`pyro.factor` statements: terms that nobody has normalised."""
 
     @property
     def row_local(self) -> bool:
@@ -159,6 +161,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         digest([node["value"] for node in observed.values() if node["value"] is not None] or data.tensors()),
         tuple(node["value"] for node in observed.values()),
         tuple(name for name, node in free.items() if _is_improper(node["fn"])),
+        tuple(name for name, node in observed.items() if isinstance(node["fn"], dist.Unit)),
     )
     latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
     return found._replace(latents=tuple(latents))

@@ -112,6 +112,7 @@ def target(model: Model, data: Dataset) -> Target:
         fallback=joint.program.reason,
         given=_given(model, joint.program),
         improper=found.improper,
+        factors=found.factors,
     )
 
 

@@ -20,6 +20,7 @@ from probmodel.evidence.boltzmann import (
 )
 from probmodel.evidence.weights import EvidenceWarning
 from probmodel.protocols import Evidence
+from probmodel.tracing import isolated
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
 PUBLISHED = pytest.mark.parametrize(
@@ -153,6 +154,20 @@ def test_draws_of_the_machine_have_its_moments(max_side):
     assert v.shape == (10_000, 5)
     # Tempered draws are five sweeps apart: they are not independent, by a factor below two.
     assert float((v.T @ v / len(v) - pairs).abs().max()) < 4.5 * 0.5 * math.sqrt((1 if max_side else 2) / len(v))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_exchanges_leave_each_temperature_its_distribution(first):
+    rbm, betas = asymmetric(), torch.tensor([0.0, 0.4, 1.0]).double()
+    path = boltzmann._Path(rbm, torch.full((5,), 1.5).double(), torch.zeros(4).double())
+    states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5))).double()
+    probability = torch.softmax(path.log_f(betas[:, None], path.fields(states).expand(3, -1, -1)), 1)
+    with isolated(0):
+        v = states[torch.multinomial(probability, 40_000, replacement=True)].transpose(0, 1)
+        after = boltzmann._exchanged(path, betas, v, first)
+    assert float((after.mean(0) - probability @ states).abs().max()) < 4.5 * 0.5 / math.sqrt(40_000)
+    assert float((after != v).any(-1).double().mean()) > 0.1
+    assert torch.equal(after.sum(1), v.sum(1))
 
 
 @PUBLISHED

@@ -4,6 +4,14 @@ from probmodel.evidence.ais import ais, reverse_ais
 from probmodel.evidence.benchmark import Benchmark, benchmark
 from probmodel.evidence.best import best
 from probmodel.evidence.bic import bic
+from probmodel.evidence.boltzmann import (
+    BinaryRBM,
+    log_likelihood,
+    log_odds,
+    log_partition,
+    log_partition_ais,
+    log_partition_sandwich,
+)
 from probmodel.evidence.bridge import bridge
 from probmodel.evidence.elbo import elbo
 from probmodel.evidence.exact import exact
@@ -20,6 +28,7 @@ from probmodel.evidence.wbic import wbic
 from probmodel.evidence.weights import EvidenceWarning
 
 __all__ = [
+    "BinaryRBM",
     "Benchmark",
     "EvidenceWarning",
     "ais",
@@ -35,6 +44,11 @@ __all__ = [
     "importance",
     "iwae",
     "laplace",
+    "log_likelihood",
+    "log_odds",
+    "log_partition",
+    "log_partition_ais",
+    "log_partition_sandwich",
     "nested",
     "reverse_ais",
     "sandwich",

@@ -211,8 +211,8 @@ def log_partition_sandwich(
         max_side: units of the smaller side up to which its states are enumerated; 0 never enumerates.
 
     Returns:
-        Evidence: `log_z` is exact where enumerated (the bounds remain those of sampling: `log_partition` has none to need),
-        else Bennett's acceptance ratio of both ways, or forward annealing alone where a check has failed.  `agreement` is the
+        Evidence: `log_z` is exact where enumerated (the bounds remain those of sampling), else
+        Bennett's acceptance ratio of both ways, or forward annealing alone where a check has failed.  `agreement` is the
         table.  Where the estimates disagree, the bounds cross, the effective share of chains is below 1 % or k-hat above
         0.7, `lower` and `upper` are infinite, a warning names the check and what to try, and `info["failed"]` lists it.
 
@@ -224,12 +224,9 @@ def log_partition_sandwich(
         (1976), "Efficient estimation of free energy differences from Monte Carlo data".
     """
     _check_settings(num_chains, num_steps, level)
-    if not 0 <= max_side <= MAX_SIDE:
-        raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; 2^units states are summed")
     begin = time.perf_counter()
-    machine = rbm.double
-    pilot = _pilot(machine, None if visible is None else log_odds(visible), seed)
-    source = _source(machine, max_side)
+    source = _source(rbm.double, max_side)
+    pilot = _pilot(rbm.double, None if visible is None else log_odds(visible), seed)
     way = _frozen(pilot, num_steps, source, spawn(seed, 62))
     below = _forward(way, num_chains, spawn(seed, 63))
     above = _reverse(way, source, num_chains, spawn(seed, 64))
@@ -370,6 +367,8 @@ class _Source(NamedTuple):
 
 
 def _source(rbm: BinaryRBM, max_side: int) -> _Source:
+    if not 0 <= max_side <= MAX_SIDE:
+        raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; 2^units states are summed")
     if min(rbm.weight.shape) > max_side:
         return _Source(None, ())
     begin = time.perf_counter()

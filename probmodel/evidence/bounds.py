@@ -21,7 +21,8 @@ STAKES = tuple(2.0**-power for power in range(11))
 """Values of λ; the gambler splits the stake equally among them, which costs log 11 at most."""
 RESOLUTION = 1e-6
 """Nats to which a bound is solved for; the side that holds is returned."""
-NUM_GROUPS = 20
+NUM_GROUPS = (5, 20, 80, 320, 1280)
+"""Numbers of groups that weights of several blocks are split into."""
 MANY = 50_000
 """Weights beyond which means of groups are bet on: unbiased as well, and fewer."""
 
@@ -89,8 +90,26 @@ def _log_wealth(log_ratio: Float[Tensor, " S"]) -> float:
 
 
 def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
-    """λ = 1 over groups of draws: only then does the wealth depend on the blocks' evidences through their sum alone."""
-    size = len(log_w) // min(NUM_GROUPS, len(log_w))
-    groups = len(log_w) // size
-    by_group = torch.logsumexp(log_w[: groups * size].reshape(groups, size, -1), 1) - math.log(size)
-    return float(by_group.sum(1).mean()) + math.log1p(-level) / groups
+    """λ = 1 over groups of draws: only then does the wealth depend on the blocks' evidences through their sum alone.
+
+    Many small groups lose by Jensen's inequality, few large ones by log(1/α) / groups; the stake is split among sizes.
+    """
+    counts = [count for count in NUM_GROUPS if count <= len(log_w)]
+    means = torch.tensor([_mean_over_groups(log_w, count) for count in counts], dtype=torch.float64)
+    sizes = torch.tensor(counts, dtype=torch.float64)
+    wanted = -math.log1p(-level)
+    high = float(means.max())
+    if not math.isfinite(high):
+        return -math.inf
+    low = float((means - (wanted + math.log(len(counts))) / sizes).max())  # Any single size reaches this.
+    while high - low > RESOLUTION:
+        middle = (low + high) / 2
+        log_wealth = float(torch.logsumexp(sizes * (means - middle), 0)) - math.log(len(counts))
+        low, high = (middle, high) if log_wealth >= wanted else (low, middle)
+    return low
+
+
+def _mean_over_groups(log_w: Float[Tensor, "S R"], count: int) -> float:
+    size = len(log_w) // count
+    by_group = torch.logsumexp(log_w[: count * size].reshape(count, size, -1), 1) - math.log(size)
+    return float(by_group.sum(1).mean())

@@ -1,5 +1,7 @@
 """Draws of the posterior that an estimator starts from: those of a fit, or those of a sequential Monte Carlo run."""
 
+import time
+import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from probmodel.conjugate import Conjugate, NotConjugateError, conjugate_target, normal_posterior
 from probmodel.curvature import block_index
 from probmodel.evidence.labels import Symmetry, symmetrised, symmetry
+from probmodel.evidence.weights import EvidenceWarning
 from probmodel.protocols import Posterior, Subject, Target
 from probmodel.sites import sites
 from probmodel.target import target_of
@@ -26,6 +29,10 @@ NUMBERS = 4_000_000
 """Bytes and coordinates of a population at most; a model that costs much, or has many rows, gets fewer chains at once."""
 MAX_CURVATURE = 200
 """Coordinates a block for which a closed form is looked for: it costs a Hessian."""
+CALLS = 200
+"""Gradients a particle takes from the prior to the posterior, a cautious guess."""
+PATIENCE = 600.0
+"""Seconds that nobody needs to be warned of."""
 NUM_SETTLING = 10
 """Trajectories at β = 1 after which particles count as independent draws."""
 
@@ -179,9 +186,27 @@ def explored(target: Target, seed: int) -> Explored:
         raise ValueError(
             f"expected a prior one can sample, got improper ones of {list(target.improper)}; fit the model with NUTS first"
         )
+    _warn_if_slow(path, target)
     with isolated(spawn(seed, 2)):
         pilot = temper(path, population(target))
         return Explored(path, pilot, settle(path, pilot.point, pilot.kernels[-1], NUM_SETTLING).theta)
+
+
+def _warn_if_slow(path: Path, target: Target) -> None:
+    """Tell the time of a run whose chains are evaluated one by one, before it begins."""
+    if not path.batched.eager:
+        return
+    theta = target.sample_prior(1, 0)
+    begin = time.perf_counter()
+    path.at(theta, 0.5)
+    expected = (time.perf_counter() - begin) * population(target) * CALLS
+    if expected > PATIENCE:
+        warnings.warn(
+            f"particles from the prior will take about {expected / 3600:.1f} hours, since this model runs one chain at a time; "
+            "evidence.iwae of an SVI fit bounds it from below in seconds, a GPU runs chains side by side",
+            EvidenceWarning,
+            stacklevel=4,
+        )
 
 
 def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:

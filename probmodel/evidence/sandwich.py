@@ -297,6 +297,11 @@ def _findings(first: Start, seen: Explored | None) -> list[str]:
     if first.target.improper:
         names = ", ".join(first.target.improper)
         found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalised prior")
+    if first.target.factors:
+        names = ", ".join(first.target.factors)
+        found.append(
+            f"unnormalised: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
+        )
     if first.symmetry is not None:
         count = first.symmetry.num_components
         found.append(

@@ -24,6 +24,8 @@ MAX_STEPS_OUT = 200
 DIRECT_BATCH = 4
 DIRECT_GROWTH, ANNEALED_GROWTH = 64, 2
 """Times the chains asked for that a wanted precision may take, without temperatures and with them."""
+MAX_NUMBERS = 50_000_000
+"""Coordinates drawn for a wanted precision at most."""
 MARGIN = 1.05
 """On the number of chains that a wanted precision is expected to take."""
 ANNEALED_PRECISION = 3.0
@@ -91,7 +93,8 @@ def forward_weights(
     # Without temperatures there is no graph of one size, and larger batches waste less.
     size = population(way.path.target) * (DIRECT_BATCH if direct else 1)
     wanted = precision if direct else ANNEALED_PRECISION * precision
-    most = max_chains or num_chains * (DIRECT_GROWTH if direct else ANNEALED_GROWTH)
+    growth = DIRECT_GROWTH if direct else ANNEALED_GROWTH
+    most = max_chains or max(num_chains, min(num_chains * growth, MAX_NUMBERS // max(1, way.path.target.dim)))
     batches: list[Tensor] = []
     goal = num_chains
     while True:

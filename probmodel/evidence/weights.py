@@ -27,7 +27,7 @@ _NEEDS_GUIDE = "expected a posterior with a guide, got one by {}; use evidence.i
 
 
 class EvidenceWarning(UserWarning):
-    """An evidence that should not be trusted as it stands; the message says which check failed and what to try."""
+    """An evidence that should not be trusted as it stands, or takes long; the message says why and what to try."""
 
 
 class WeightedMean(NamedTuple):

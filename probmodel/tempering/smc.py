@@ -65,7 +65,8 @@ def temper(path: Path, num_particles: int, *, ess_share: float = ESS_SHARE, num_
                 f"expected to reach the target in {MAX_TEMPERATURES} temperatures, got to β = {beta:.3g}; rescale the data, "
                 "or start from a fit"
             )
-        log_ratio = point.log_ratio.double()
+        # Rounding may put a draw outside the base it comes from; no other has an infinite ratio, and it counts for nothing.
+        log_ratio = point.log_ratio.double().nan_to_num(-math.inf, -math.inf, -math.inf)
         increment = _increment(log_ratio, 1 - beta, ess_share)
         log_w = increment * log_ratio
         log_z = log_z + torch.logsumexp(log_w, 0) - math.log(num_particles)

@@ -1,0 +1,336 @@
+"""Whether the tests of the evidence see a wrong sign, scale or Jacobian: one change of the package at a time.
+
+Each mutation is one textual change of a copy of the package in a temporary folder. The test files that should see it run on
+that copy; a mutation that no test notices has survived, and the script exits with 1.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 900
+"""Seconds; tests that hang on a mutation have noticed it."""
+
+
+class Mutation(NamedTuple):
+    """One change and the tests that should see it."""
+
+    name: str
+    file: str
+    before: str
+    """Text that has to occur exactly once."""
+    after: str
+    tests: tuple[str, ...]
+    select: str = ""
+    """Expression for pytest's -k: the quick ones of these tests."""
+
+
+TEMPERING, BOUNDS = ("tests/test_tempering.py",), ("tests/test_evidence_bounds.py",)
+CONTRACT, SITES, TARGET = ("tests/contracts/test_evidence.py",), ("tests/test_sites.py",), ("tests/test_target.py",)
+SANDWICH = ("tests/test_evidence_sandwich.py",)
+
+MUTATIONS = (
+    Mutation(
+        "upper bound without its minus",
+        "evidence/bounds.py",
+        "return -lower_bound(-log_w, level)",
+        "return lower_bound(log_w, level)",
+        BOUNDS,
+        "mirror or equal_weights",
+    ),
+    Mutation(
+        "sign of a forward weight",
+        "tempering/annealing.py",
+        "log_w = log_w + (following.beta - kernel.beta) * point.log_ratio.double()",
+        "log_w = log_w - (following.beta - kernel.beta) * point.log_ratio.double()",
+        TEMPERING,
+        "forward_weights_are_unbiased",
+    ),
+    Mutation(
+        "components of a mixture without their shares",
+        "tempering/base.py",
+        "component.log_prob(theta) + math.log(share)",
+        "component.log_prob(theta)",
+        TEMPERING,
+        "mixture_has_the_weighted_density",
+    ),
+    Mutation(
+        "sign of a backward weight",
+        "tempering/annealing.py",
+        "log_w = log_w + (kernel.beta - previous) * point.log_ratio.double()",
+        "log_w = log_w - (kernel.beta - previous) * point.log_ratio.double()",
+        TEMPERING,
+        "backward_weights",
+    ),
+    Mutation(
+        "sign of an increment of frozen populations",
+        "tempering/smc.py",
+        "log_w = (kernel.beta - betas[-1]) * log_ratio",
+        "log_w = (betas[-1] - kernel.beta) * log_ratio",
+        TEMPERING,
+        "groups_of_particles",
+    ),
+    Mutation(
+        "sign of an increment of the pilot",
+        "tempering/smc.py",
+        "log_w = increment * log_ratio",
+        "log_w = -increment * log_ratio",
+        TEMPERING,
+        "a_pilot_reaches",
+    ),
+    Mutation(
+        "momentum pushed up the wrong way",
+        "tempering/hmc.py",
+        "momentum = momentum + half * step * _whiten(moved.slope, kernel, index)",
+        "momentum = momentum - half * step * _whiten(moved.slope, kernel, index)",
+        TEMPERING,
+        "transitions",
+    ),
+    Mutation(
+        "kinetic energy left out of the acceptance",
+        "tempering/hmc.py",
+        "gain = moved.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1) - start",
+        "gain = moved.log_prob(kernel.beta) - start",
+        TEMPERING,
+        "transitions",
+    ),
+    Mutation(
+        "tempered density with its ends exchanged",
+        "tempering/path.py",
+        "else (1 - beta) * self.log_base + beta * self.log_joint",
+        "else beta * self.log_base + (1 - beta) * self.log_joint",
+        TEMPERING,
+        "forward_weights_are_unbiased or transitions",
+    ),
+    Mutation(
+        "truncated normal without its share",
+        "tempering/base.py",
+        "log_normal - math.log(self.share), -torch.inf",
+        "log_normal, -torch.inf",
+        TEMPERING,
+        "integrates_to_one or backward",
+    ),
+    Mutation(
+        "Student-t without the determinant of its scale",
+        "tempering/base.py",
+        "return constant - half_log_det - 0.5 * (nu + d)",
+        "return constant - 0.5 * (nu + d)",
+        TEMPERING,
+        "student_density",
+    ),
+    Mutation(
+        "resampling that gives every block the same parents",
+        "tempering/smc.py",
+        "theta[:, coordinate].gather(0, parents.T)",
+        "theta[:, coordinate].gather(0, parents[:1].expand_as(parents).T)",
+        TEMPERING,
+        "resampling_copies or pilot_tempers_all_rows",
+    ),
+    Mutation(
+        "bound where the wealth is a tenth of 1/α in logs",
+        "evidence/bounds.py",
+        "wanted = -math.log1p(-level)\n    log_mean",
+        "wanted = -0.1 * math.log1p(-level)\n    log_mean",
+        BOUNDS,
+        "violated or wealth",
+    ),
+    Mutation(
+        "price of confidence left out of the blocks' bound",
+        "evidence/bounds.py",
+        "wanted = -math.log1p(-level)\n    high",
+        "wanted = -0.1 * math.log1p(-level)\n    high",
+        BOUNDS,
+        "blocks",
+    ),
+    Mutation(
+        "rows of a minibatch not scaled to the full set",
+        "sites.py",
+        'msg["scale"] = msg["scale"] * self.factor',
+        'msg["scale"] = msg["scale"] * 1.0',
+        (*SITES, *TARGET),
+        "batch or scale",
+    ),
+    Mutation(
+        "log Jacobian left out of the joint",
+        "target.py",
+        "log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)",
+        "log_joint(run(theta), found), start)",
+        CONTRACT,
+        "recovers_the_exact_evidence and (Beta or Gamma) and not digits",
+    ),
+    Mutation(
+        "labels not permuted: log K! is lost",
+        "evidence/draws.py",
+        "if found is not None:",
+        "if found is not None and seed < 0:",
+        SANDWICH,
+        "log_two_is_not_lost",
+    ),
+    Mutation(
+        "bridge upside down",
+        "evidence/bridge.py",
+        "updated = top - bottom",
+        "updated = bottom - top",
+        CONTRACT,
+        "annealing_recovers and bridge and Gamma",
+    ),
+    Mutation(
+        "warp without the determinant",
+        "evidence/bridge.py",
+        "warped = torch.logaddexp(*sides) - math.log(2) + log_det",
+        "warped = torch.logaddexp(*sides) - math.log(2)",
+        CONTRACT,
+        "annealing_recovers and bridge and Gamma",
+    ),
+    Mutation(
+        "correction of the trapezium with the wrong sign",
+        "evidence/thermodynamic.py",
+        "return (trapezium - correction).sum((0, 2))",
+        "return (trapezium + 12 * correction).sum((0, 2))",
+        CONTRACT,
+        "annealing_recovers and thermodynamic and (Gamma or Dirichlet)",
+    ),
+    Mutation(
+        "sides of the sandwich exchanged",
+        "evidence/sandwich.py",
+        "lower=-math.inf if failed else lower,",
+        "lower=-math.inf if failed else upper,",
+        SANDWICH,
+        "both_bounds and gamma",
+    ),
+    Mutation(
+        "failed checks that refuse nothing",
+        "evidence/sandwich.py",
+        "upper=math.inf if failed else upper,",
+        "upper=upper,",
+        SANDWICH,
+        "one_mode_of_two",
+    ),
+)
+NUM_QUICK = 3
+
+
+class Outcome(NamedTuple):
+    """What the tests said."""
+
+    caught: bool
+    seconds: float
+    tail: str
+
+
+def mutate(package: Path, mutation: Mutation) -> None:
+    """Change the copy.
+
+    Raises:
+        ValueError: where the text does not occur exactly once: the code has moved on and the mutation has to follow.
+    """
+    file = package / mutation.file
+    text = file.read_text()
+    count = text.count(mutation.before)
+    if count != 1:
+        raise ValueError(f"{mutation.name}: expected the text once in {mutation.file}, got it {count} times")
+    file.write_text(text.replace(mutation.before, mutation.after))
+
+
+def run(mutation: Mutation | None, tests: tuple[str, ...], select: str) -> Outcome:
+    """Tests on a copy of the package; without a mutation they have to pass.
+
+    Raises:
+        RuntimeError: where another copy of the package would be imported, or pytest found no test.
+    """
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__")
+        for part in ("probmodel", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if mutation is not None:
+            mutate(copy / "probmodel", mutation)
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        place = [sys.executable, "-c", "import probmodel; print(probmodel.__file__)"]
+        imported = subprocess.run(place, capture_output=True, text=True, cwd=copy, env=environment, check=True).stdout
+        if not Path(imported.strip()).is_relative_to(copy):
+            raise RuntimeError(f"expected the copy in {copy} to be imported, got {imported.strip()}")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *tests, *(("-k", select) if select else ())]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, cwd=copy, env=environment, timeout=TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return Outcome(True, time.perf_counter() - begin, "timed out")
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"expected pytest to run tests, got exit status {done.returncode}: {done.stdout[-2_000:]}")
+    return Outcome(done.returncode == 1, time.perf_counter() - begin, done.stdout[-2_000:])
+
+
+def check_texts() -> None:
+    """Raise ValueError at once for a mutation whose text is no longer found."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, mutation in enumerate(MUTATIONS):
+            copy = Path(folder) / str(number) / "probmodel"
+            (copy / mutation.file).parent.mkdir(parents=True)
+            shutil.copy(ROOT / "probmodel" / mutation.file, copy / mutation.file)
+            mutate(copy, mutation)
+
+
+def rows(mutations: tuple[Mutation, ...]) -> list[dict[str, Any]]:
+    """The rows of the table, printed as they come."""
+    found = []
+    sound: dict[tuple[tuple[str, ...], str], Outcome] = {}
+    for mutation in mutations:
+        key = (mutation.tests, mutation.select)
+        if key not in sound:
+            sound[key] = run(None, *key)
+        if sound[key].caught:
+            raise RuntimeError(f"{mutation.name}: its tests fail without it; mend them first\n{sound[key].tail}")
+        outcome = run(mutation, *key)
+        print(
+            f"{mutation.name:<55}{'caught' if outcome.caught else 'SURVIVED':<10}{outcome.seconds:>7.1f} s", flush=True
+        )
+        found.append(
+            {
+                "task": f"mutation: {mutation.name}",
+                "value": float(outcome.caught),
+                "reference": 1.0,
+                "at_least": 1.0,
+                "unit": "caught",
+                "seconds": outcome.seconds,
+                "source": f"{mutation.file}, seen by {', '.join(mutation.tests)}",
+            }
+        )
+    return found
+
+
+def main() -> None:
+    """Print the table; write it where asked; exit with 1 if any mutation survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"the first {NUM_QUICK} mutations")
+    parser.add_argument("--only", default="", help="mutations whose name contains this text")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    arguments = parser.parse_args()
+    check_texts()
+    chosen = MUTATIONS[:NUM_QUICK] if arguments.quick else MUTATIONS
+    table = rows(tuple(each for each in chosen if arguments.only in each.name))
+    if arguments.out:
+        command = ["git", "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
+        arguments.out.write_text(
+            json.dumps({"machine": platform.platform(), "commit": commit, "rows": table}, indent=2)
+        )
+    survived = [row["task"] for row in table if row["value"] < 1]
+    if survived:
+        sys.exit(f"{len(survived)} of {len(table)} survived: {'; '.join(survived)}")
+
+
+if __name__ == "__main__":
+    main()
