@@ -27,6 +27,9 @@ from probmodel.tracing import isolated
 RELATIVE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest misfit of the family at fresh points, relative to the spread of the log joint there: rounding only."""
 NUM_CHECKS = 8
+NUM_PRIOR_CHECKS = 200
+REACHES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
+"""Standard deviations of the posterior at which the quadratic is held to, beside the prior's own draws."""
 
 
 class Conjugate(NamedTuple):
@@ -83,7 +86,11 @@ def normal_posterior(target: Target) -> Conjugate:
     gaussian = gaussian_at(target, start + step)
     top = target.log_joint_at(gaussian.loc)
     with isolated(seed=0):
-        points = gaussian.loc + 3 * (gaussian.sample(NUM_CHECKS) - gaussian.loc)
+        offsets = gaussian.sample(NUM_CHECKS) - gaussian.loc
+    # Near the mode, and so far out that another mode would show: each direction and its opposite.
+    points = torch.cat([gaussian.loc + reach * offsets for reach in REACHES])
+    if not target.improper:
+        points = torch.cat([points, target.sample_prior(NUM_PRIOR_CHECKS, 0)])
     offset = (points - gaussian.loc)[:, gaussian.coordinates]
     quadratic = top - 0.5 * torch.einsum("sri,rij,srj->s", offset, gaussian.precision, offset)
     _verify(target.log_joint(points), quadratic)

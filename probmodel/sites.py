@@ -82,11 +82,16 @@ class _RowScale(Messenger):
 class _Supplied(Messenger):
     """Gives latents without a normalised prior a value: the image of 0, since nothing can be drawn."""
 
+    def __init__(self, data: Dataset) -> None:
+        super().__init__()
+        floating = [tensor for tensor in data.tensors() if tensor.is_floating_point()]
+        self.like = floating[0] if floating else torch.zeros(())
+
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and msg["value"] is None and _is_improper(msg["fn"]):
             transform = biject_to(msg["fn"].support)
             shape = transform.inverse_shape(msg["fn"].shape())
-            msg["value"] = transform(torch.zeros(shape))
+            msg["value"] = transform(self.like.new_zeros(shape))
             msg["done"] = True
 
 
@@ -168,7 +173,7 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with explained(data), torch.no_grad(), _Supplied():
+    with explained(data), torch.no_grad(), _Supplied(data):
         run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
         run.compute_log_prob(lambda _, node: node["is_observed"])
         _check_observations(run)

@@ -18,6 +18,8 @@ with patch("random.getrandbits", random.Random(0).getrandbits):
 
 # Before anything imports probmodel: shapes and types in its annotations are checked in tests only.
 jaxtyping.install_import_hook("probmodel", "beartype.beartype")
+# Some of the packages below it draw random numbers when first imported, which is no test's doing.
+importlib.import_module("probmodel")
 
 
 def fingerprints() -> dict[str, str]:

@@ -156,6 +156,12 @@ def test_a_long_error_bar_runs_out_of_the_picture():
     assert bar(axes, 2)[0] < left < right < bar(axes, 2)[1]
 
 
+def test_beside_a_closed_form_an_error_bar_is_shown_whole():
+    axes = axes_of(evidence(Estimate("exact", -31.3167, 0.0), REVERSE, lower=-31.3167, upper=-31.3167))
+    left, right = axes.get_xlim()
+    assert left < bar(axes, 1)[0] and bar(axes, 1)[1] < right
+
+
 def test_a_refused_evidence_shows_the_unchecked_bounds_hatched_with_the_first_failed_check():
     figure = plot(refused())
     (axes,) = figure.axes

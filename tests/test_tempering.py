@@ -173,7 +173,7 @@ def test_more_temperatures_leave_less_variance():
     with isolated(seed=7):
         log_w = [forward(Path(student(), density), schedule(t), 4_000) - log_z for t in (1, 4, 16)]
     spread = [float(each.exp().std()) for each in log_w]
-    assert spread[0] > 2 * spread[2]
+    assert spread[0] > 1.5 * spread[2]
     assert spread == sorted(spread, reverse=True)
 
 

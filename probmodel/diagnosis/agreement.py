@@ -3,10 +3,9 @@
 import math
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.evidence.sandwich import DISAGREEMENT
 from probmodel.protocols import Evidence
 
-DISAGREEMENT = 1e-3
-"""p-value below which estimators of one number disagree: once in a thousand sound comparisons."""
 ROUNDING = 1e-9
 """Relative excess of a lower over an upper bound that float64 alone explains."""
 

@@ -64,8 +64,8 @@ def _chains(posterior: Posterior) -> list[Finding]:
 
 
 def _never_moves(draws: np.ndarray) -> bool:
-    """Whether all draws of a site are the same; single elements may be, such as the zeros of a triangular matrix."""
-    return draws.shape[0] * draws.shape[1] > 1 and bool((draws == draws[:1, :1]).all())
+    """Whether no chain of a site moves; single elements may not, such as the zeros of a triangular matrix."""
+    return draws.shape[0] * draws.shape[1] > 1 and bool((draws == draws[:, :1]).all()) and draws.shape[1] > 1
 
 
 def _guide(posterior: Posterior, evidence: Evidence | None) -> list[Finding]:

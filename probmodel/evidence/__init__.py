@@ -15,6 +15,7 @@ from probmodel.evidence.boltzmann import (
 from probmodel.evidence.bridge import bridge
 from probmodel.evidence.elbo import elbo
 from probmodel.evidence.exact import exact
+from probmodel.evidence.figure import plot
 from probmodel.evidence.harmonic import harmonic
 from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
@@ -50,6 +51,7 @@ __all__ = [
     "log_partition_ais",
     "log_partition_sandwich",
     "nested",
+    "plot",
     "reverse_ais",
     "sandwich",
     "smc",

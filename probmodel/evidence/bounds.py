@@ -21,18 +21,20 @@ STAKES = tuple(2.0**-power for power in range(11))
 """Values of λ; the gambler splits the stake equally among them, which costs log 11 at most."""
 RESOLUTION = 1e-6
 """Nats to which a bound is solved for; the side that holds is returned."""
-NUM_GROUPS = (5, 20, 80, 320, 1280)
-"""Numbers of groups that weights of several blocks are split into."""
+GROUP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
+"""Weights of several blocks in one group: fixed numbers, so that the bound holds at any stopping time."""
 MANY = 50_000
-"""Weights beyond which means of groups are bet on: unbiased as well, and fewer."""
+"""Bets at most, where the number of weights was fixed beforehand."""
 
 
-def lower_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
+def lower_bound(log_w: Float[Tensor, "S R"], level: float, *, group_size: int | None = None) -> float:
     """Lower bound of log Z that holds with probability `level`, from independent log weights with E[exp log w] = Z.
 
     Args:
         log_w: log weights, nats; R > 1 blocks whose log Z add up.
         level: probability, say .95.
+        group_size: weights whose mean is one bet, where their number was decided by what had been seen; None groups a
+            number that was fixed beforehand.
 
     Raises:
         ValueError: for a level outside (0, 1).
@@ -40,7 +42,9 @@ def lower_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
     log_w = log_w.double()
-    return _single(log_w[:, 0], level) if log_w.shape[1] == 1 else _sum_of_blocks(log_w, level)
+    if log_w.shape[1] > 1:
+        return _sum_of_blocks(log_w, level)
+    return _single(_grouped(log_w[:, 0], group_size or -(-len(log_w) // MANY)), level)
 
 
 def upper_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
@@ -55,7 +59,6 @@ def lowest_of(log_w: Float[Tensor, " K"], level: float) -> float:
 
 def _single(log_w: Float[Tensor, " S"], level: float) -> float:
     """Solve log wealth(z) = log(1/α) for log z; the wealth falls in z."""
-    log_w = _grouped(log_w)
     wanted = -math.log1p(-level)
     log_mean = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     if not math.isfinite(log_mean):
@@ -66,17 +69,15 @@ def _single(log_w: Float[Tensor, " S"], level: float) -> float:
         low = high - 2 * (high - low)
         if high - low > 1e6:
             return -math.inf
-    while high - low > RESOLUTION:
+    while high - low > _resolution(high):
         middle = (low + high) / 2
         low, high = (middle, high) if _log_wealth(log_w - middle) >= wanted else (low, middle)
     return low
 
 
-def _grouped(log_w: Float[Tensor, " S"]) -> Float[Tensor, " G"]:
-    size = -(-len(log_w) // MANY)
-    if size == 1:
-        return log_w
-    # The last group would be smaller; its weights are left out, which changes no mean.
+def _grouped(log_w: Float[Tensor, " S"], size: int) -> Float[Tensor, " G"]:
+    """Log means of groups: unbiased as the weights are; an incomplete last group is left out."""
+    size = min(size, len(log_w))
     whole = log_w[: len(log_w) // size * size].reshape(-1, size)
     return torch.logsumexp(whole, 1) - math.log(size)
 
@@ -94,22 +95,27 @@ def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
 
     Many small groups lose by Jensen's inequality, few large ones by log(1/α) / groups; the stake is split among sizes.
     """
-    counts = [count for count in NUM_GROUPS if count <= len(log_w)]
-    means = torch.tensor([_mean_over_groups(log_w, count) for count in counts], dtype=torch.float64)
-    sizes = torch.tensor(counts, dtype=torch.float64)
+    sizes = [size for size in GROUP_SIZES if size <= len(log_w)]
+    counts = torch.tensor([len(log_w) // size for size in sizes], dtype=torch.float64)
+    means = torch.tensor([_mean_over_groups(log_w, size) for size in sizes], dtype=torch.float64)
     wanted = -math.log1p(-level)
     high = float(means.max())
     if not math.isfinite(high):
         return -math.inf
-    low = float((means - (wanted + math.log(len(counts))) / sizes).max())  # Any single size reaches this.
-    while high - low > RESOLUTION:
+    low = float((means - (wanted + math.log(len(sizes))) / counts).max())  # Any single size reaches this.
+    while high - low > _resolution(high):
         middle = (low + high) / 2
-        log_wealth = float(torch.logsumexp(sizes * (means - middle), 0)) - math.log(len(counts))
+        log_wealth = float(torch.logsumexp(counts * (means - middle), 0)) - math.log(len(sizes))
         low, high = (middle, high) if log_wealth >= wanted else (low, middle)
     return low
 
 
-def _mean_over_groups(log_w: Float[Tensor, "S R"], count: int) -> float:
-    size = len(log_w) // count
+def _resolution(value: float) -> float:
+    """What a bound is solved to: no finer than its own rounding."""
+    return max(RESOLUTION, 1e-15 * abs(value))
+
+
+def _mean_over_groups(log_w: Float[Tensor, "S R"], size: int) -> float:
+    count = len(log_w) // size
     by_group = torch.logsumexp(log_w[: count * size].reshape(count, size, -1), 1) - math.log(size)
     return float(by_group.sum(1).mean())

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from statistics import median_high
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,15 +17,15 @@ WIDTH = 8.0
 CAPTION = 130
 """Characters a line of the caption, at its size."""
 NEAR = 1.0
-"""Widths of the rest within which an estimate with a caveat, or a long error bar, still widens the axis."""
+"""Widths of the rest, or of a usual error bar, within which a caveated estimate or a long bar still widens the axis."""
 
 
 def plot(evidence: Evidence) -> Figure:
     """A row an estimator, with ± 1.96 standard errors; the two-sided bound as a band, log Z as a line.
 
-    Hollow marks have no standard error, grey ones a caveat, written beneath.  What lies far outside is an arrow with its
-    value, so that it does not squash the rest.  A refused evidence shows the bounds as they would have been, hatched, and
-    the first check that failed.
+    Hollow marks have no standard error, grey ones a caveat, written beneath.  What lies far outside is an arrow with
+    its value, so that it does not squash the rest.  A refused evidence shows the bounds as they would have been,
+    hatched, and the first check that failed.
 
     Args:
         evidence: of `sandwich`; of any other estimator it is a single row.
@@ -139,7 +140,8 @@ def _window(evidence: Evidence, rows: tuple[Estimate, ...], band: tuple[float, f
         points += [evidence.log_z - NORMAL_95 * evidence.stderr, evidence.log_z + NORMAL_95 * evidence.stderr]
     low, high = min(points), max(points)
     optional = [value for each in trusted for value in _ends(each)] + [each.log_z for each in rows if each.caveat]
-    reach = NEAR * (high - low)
+    bars = [2 * NORMAL_95 * each.stderr for each in trusted if 0 < each.stderr < math.inf] or [0.0]
+    reach = NEAR * max(high - low, median_high(bars))
     near = [value for value in optional if low - reach <= value <= high + reach]
     low, high = min([low, *near]), max([high, *near])
     width = max(high - low, 1e-6 * max(1.0, abs(high)))

@@ -18,7 +18,7 @@ from probmodel.tracing import isolated, spawn
 DIRECT_SHARE = 0.2
 """Effective share of draws from which a single step into the posterior is cheaper than temperatures."""
 INSIDE_SHARE = 0.9
-BACKWARD_VARIANCE = 0.1
+BACKWARD_VARIANCE = 0.05
 MAX_STEPS_OUT = 200
 """Backward weights are few, as the draws are, and their heavy tail is on the side that samples miss: they are kept narrow."""
 DIRECT_BATCH = 4

@@ -19,6 +19,8 @@ from probmodel.tracing import isolated
 ONE_SIDED = {0.95: 1.6448536269514722}
 """Normal quantile of a one-sided bound at its level."""
 K_HAT_LIMIT = 0.7
+EVEN_SHARE = 0.9
+"""Effective share of draws above which weights are so even that the shape of their tail says nothing."""
 ESS_LIMIT = 0.01
 """Effective share of the draws below which a weighted mean is not to be trusted."""
 
@@ -88,7 +90,7 @@ def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
 def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
     """Warn where k-hat or the effective sample size says that the error bar is not to be trusted."""
     failed = []
-    if mean.k_hat > K_HAT_LIMIT:
+    if mean.k_hat > K_HAT_LIMIT and mean.ess_share < EVEN_SHARE:
         failed.append(f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}")
     if mean.ess_share < ESS_LIMIT:
         failed.append(f"effective share of draws {mean.ess_share:.2%} < {ESS_LIMIT:.0%}")

@@ -228,7 +228,7 @@ def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Clu
     chosen = torch.linspace(0, len(theta) - 1, min(len(theta), NUM_CLUSTERED), device=theta.device).long()
     draws = theta[chosen].double().numpy(force=True)
     scale = draws.std(0) + np.finfo(float).tiny
-    best, best_bic = None, GaussianMixture(1).fit(draws / scale).bic(draws / scale)
+    best, best_bic = None, GaussianMixture(1, random_state=0).fit(draws / scale).bic(draws / scale)
     for size in CLUSTERS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture will do; its weights are corrected for.

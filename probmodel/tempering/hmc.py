@@ -59,7 +59,8 @@ def transition(path: Path, point: Point, kernel: Kernel, index: Int[Tensor, "R d
         momentum = momentum + half * step * _whiten(moved.slope, kernel, index)
     gain = moved.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1) - start
     gain = torch.nan_to_num(gain, -math.inf, math.inf, -math.inf)
-    accepted = torch.rand_like(gain).log() < gain
+    # `rand_like` would fill the numbers in the order of the memory, which chunks and compilation change.
+    accepted = torch.rand(gain.shape, dtype=gain.dtype, device=gain.device).log() < gain
     return _choose(accepted, moved, point, index), float(gain.clamp(max=0).exp().mean())
 
 
