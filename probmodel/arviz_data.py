@@ -356,7 +356,8 @@ def _fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
 def _generalised_pareto_quantiles(p: np.ndarray, k: float, sigma: float) -> np.ndarray:
     exponential = -np.log1p(-p)
     # Below this the exponential distribution, the limit k → 0, is closer than the quotient's rounding.
-    return sigma * (exponential if abs(k) < 1e-12 else np.expm1(k * exponential) / k)
+    with np.errstate(over="ignore"):  # A tail so heavy that its quantiles are infinite; the caller caps them.
+        return sigma * (exponential if abs(k) < 1e-12 else np.expm1(k * exponential) / k)
 
 
 class _Overlaid(NamedTuple):

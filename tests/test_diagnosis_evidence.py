@@ -650,7 +650,7 @@ def two_estimates(p_value):
     )
 
 
-@pytest.mark.parametrize(("p_value", "verdict"), [(9e-4, Verdict.FAILED), (2e-3, Verdict.FITS)])
+@pytest.mark.parametrize(("p_value", "verdict"), [(9e-6, Verdict.FAILED), (2e-5, Verdict.FITS)])
 def test_estimators_that_disagree_mean_that_inference_failed(p_value, verdict):
     diagnosis = diagnosed(agreement=two_estimates(p_value))
     assert diagnosis.verdict == verdict

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from scipy.stats import binom
 
-from probmodel.evidence.bounds import MANY, NUM_GROUPS, RESOLUTION, STAKES, lower_bound, lowest_of, upper_bound
+from probmodel.evidence.bounds import GROUP_SIZES, MANY, RESOLUTION, STAKES, lower_bound, lowest_of, upper_bound
 
 LEVEL = 0.8
 """Low, so that violations are common enough to be counted."""
@@ -135,8 +135,9 @@ def test_the_bound_is_the_full_stakes_but_for_the_price_of_eleven_and_so_near_th
 @pytest.mark.parametrize("size", [40, 1_280])
 def test_blocks_are_bounded_by_full_stakes_on_groups_shared_among_the_sizes_of_group(weights, size):
     log_w = UNBIASED[weights](np.random.default_rng(8), (size, 4))
-    counts = [count for count in NUM_GROUPS if count <= size]
-    groups = [[logsumexp(part, 0) - math.log(len(part)) for part in np.split(log_w, count)] for count in counts]
+    counts = [size // each for each in GROUP_SIZES if each <= size]
+    whole = [(log_w[: count * each], count) for each, count in zip(GROUP_SIZES, counts, strict=False)]
+    groups = [[logsumexp(part, 0) - math.log(len(part)) for part in np.split(kept, count)] for kept, count in whole]
     means = [np.sum(by_group, 1).mean() for by_group in groups]
     found = lower_bound(column(log_w), 0.95)
     highest = max(mean + math.log(0.05) / count for mean, count in zip(means, counts, strict=True))
@@ -190,9 +191,9 @@ def test_equal_weights_bound_by_the_price_of_confidence_alone():
 
 
 def test_blocks_with_equal_weights_add_up():
-    most, price = max(NUM_GROUPS), math.log(20 * len(NUM_GROUPS))
+    most, price = max(GROUP_SIZES), math.log(20 * len(GROUP_SIZES))
     found = lower_bound(torch.tensor([[1.0, 2.0, -7.0]]).expand(4 * most, 3), 0.95)
-    assert -4 - price / most - RESOLUTION <= found < -4
+    assert -4 - price / (4 * most) - RESOLUTION <= found < -4
 
 
 # ------------------------------------------------------------------------------------------ what is no number

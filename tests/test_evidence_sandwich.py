@@ -276,9 +276,15 @@ def test_an_improper_prior_leaves_the_evidence_defined_up_to_a_constant_and_says
     assert any("prior cannot be sampled" in each for each in found.info["findings"])
 
 
-def test_an_improper_prior_without_draws_is_refused():
+def _improper_and_not_normal(x, y=None):
+    mu = pyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.StudentT(x.new_tensor(4.0), mu + x, 1.5), obs=y)
+
+
+def test_an_improper_prior_without_draws_is_refused_where_the_posterior_has_no_closed_form():
     with pytest.raises(ValueError, match=r"expected a prior one can sample, got improper ones of \['mu'\]; fit"):
-        sandwich(target(_improper, problem("normal").data))
+        sandwich(target(_improper_and_not_normal, problem("normal").data))
 
 
 def test_draws_of_another_model_are_refused():

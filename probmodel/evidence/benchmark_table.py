@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 
 NORMAL_95 = 1.959963984540054
 """Two-sided quantile of the error bars whose coverage is counted."""
+MARKERS = "osD^v"
+"""One for every ten estimators, where the colours begin again."""
 ROUNDING = 1e-6
 """In nats: how near an estimate without error has to come, and the least standard error that is believed."""
 
@@ -96,9 +98,10 @@ def error_plot(axes: Axes, summary: pd.DataFrame) -> None:
     """Median |error| against median seconds, a mark a problem; spread over seeds where nothing is exact."""
     known = summary["median_error"].notna().any()
     column = "median_error" if known else "spread"
-    for name, part in summary.groupby("estimator", sort=False):
+    for position, (name, part) in enumerate(summary.groupby("estimator", sort=False)):
+        marker = MARKERS[position // 10 % len(MARKERS)]
         # An error of exactly zero has no place on a logarithmic axis.
-        axes.plot(part["seconds"].clip(lower=1e-4), part[column].clip(lower=1e-12), "o", label=str(name), alpha=0.8)
+        axes.plot(part["seconds"].clip(lower=1e-4), part[column].clip(lower=1e-12), marker, label=str(name), alpha=0.8)
     axes.set(xscale="log", yscale="log", xlabel="seconds (median)")
     axes.set_ylabel("|log Z − exact|, nats (median)" if known else "spread of log Z over seeds, nats")
 
@@ -112,7 +115,8 @@ def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
             # Wilson (1927): stays inside [0, 1] and has a length at coverage 0 and 1.
             centre, half = _wilson(part["coverage"].to_numpy(float), part["judged"].to_numpy(float))
             axes.errorbar(offset, centre, half, fmt="none", capsize=3, color=f"C{position % 10}")
-        axes.plot(offset, part["coverage" if known else "agreement"], "o", color=f"C{position % 10}")
+        marker = MARKERS[position // 10 % len(MARKERS)]
+        axes.plot(offset, part["coverage" if known else "agreement"], marker, color=f"C{position % 10}")
     names = list(dict.fromkeys(summary["estimator"]))
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     for line in (0.95,) if known else (-NORMAL_95, 0, NORMAL_95):

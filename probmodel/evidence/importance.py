@@ -1,7 +1,6 @@
 """Importance sampling with a Student-t matched to the posterior, and a wider one for defence (Geweke, 1989; Hesterberg, 1995)."""
 
 import math
-import time
 
 import torch
 from jaxtyping import Float
@@ -45,7 +44,6 @@ def importance(
     target = target_of(subject)
     if target.dim == 0:
         return plain_evidence(target, "importance")
-    begin = time.perf_counter()
     base = proposal(subject, seed)
     log_w = proposal_weights(target, base, num_samples, seed)
     mean = weighted_mean(log_w)
@@ -64,7 +62,6 @@ def importance(
             "k_hat": mean.k_hat,
             "ess_share": mean.ess_share,
             "smoothed_log_z": _smoothed(log_w) if log_w.shape[1] == 1 else math.nan,
-            "seconds": time.perf_counter() - begin,
         },
     )
 

@@ -291,7 +291,7 @@ def _failures(agreement: Agreement, below: Side, above: Side, lower: float, uppe
     failed = []
     if agreement.p_value < DISAGREEMENT:
         failed.append(
-            f"estimators disagree (p = {agreement.p_value:.2g}): a mode may be missing from the draws; run more chains from "
+            f"estimators disagree (p {_p_text(agreement.p_value)}): a mode may be missing from the draws; run more chains from "
             "dispersed starts, or raise num_steps"
         )
     if lower > upper:
@@ -302,6 +302,10 @@ def _failures(agreement: Agreement, below: Side, above: Side, lower: float, uppe
         if side.estimate.caveat:
             failed.append(f"{side.estimate.method}: {side.estimate.caveat}; {remedy}")
     return failed
+
+
+def _p_text(p_value: float) -> str:
+    return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
 def _findings(first: Start, seen: Explored | None) -> list[str]:
