@@ -44,6 +44,11 @@ def block_index(target: Target) -> Int[Tensor, "R d"]:
     return torch.arange(target.dim, device=target.device)[None]
 
 
+def log_joint_by_block(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+    """Log joint of each independent block: their one sum where rows share latents, else by row."""
+    return target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
+
+
 def gradient(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
     """Gradient of the log joint."""
     return _gradient(target.log_joint_at)(theta)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.curvature import block_index
+from probmodel.curvature import block_index, log_joint_by_block
 from probmodel.protocols import Target
 from probmodel.tracing import isolated
 
@@ -93,7 +93,7 @@ def _elbo(
     target: Target, index: Int[Tensor, "R d"], loc: Tensor, log_scale: Tensor, noise: Float[Tensor, "S R d"]
 ) -> Float[Tensor, " R"]:
     theta = _place(loc + log_scale.exp() * noise, index)
-    by_block = target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
+    by_block = log_joint_by_block(target, theta)
     entropy = log_scale.sum(-1) + 0.5 * index.shape[1] * math.log(2 * math.pi * math.e)
     return by_block.mean(0).double() + entropy.double()
 

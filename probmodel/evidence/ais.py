@@ -11,7 +11,7 @@ from probmodel.arviz_data import mcse_mean
 from probmodel.evidence.bounds import lower_bound, upper_bound
 from probmodel.evidence.draws import start
 from probmodel.evidence.ways import backward_weights, forward_weights, way_in, way_out
-from probmodel.evidence.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.evidence.weights import independent_error, plain_evidence, warn_if_untrusted, weighted_mean
 from probmodel.protocols import Evidence, Subject
 from probmodel.target import target_of
 from probmodel.tracing import spawn
@@ -116,10 +116,10 @@ def upper_condition(*, exact: bool, source: str) -> str:
 
 def chain_error(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> float:
     """Standard error of the log of a mean weight over draws of several chains, autocorrelation included."""
-    relative = torch.softmax(log_w.double(), 0) * len(log_w)
-    independent = float((relative.var(0) / len(log_w)).sum().sqrt())
+    independent = independent_error(log_w)
     if exact or (num_chains == 1 and len(log_w) < 8):
         return independent
+    relative = torch.softmax(log_w.double(), 0) * len(log_w)
     arrays = {"w": relative.reshape(num_chains, -1, relative.shape[1]).numpy(force=True)}
     by_chain = float(np.sqrt(np.sum(np.square(mcse_mean(arrays)["w"]))))
     return max(independent, by_chain) if np.isfinite(by_chain) else independent
@@ -129,8 +129,7 @@ def thinned(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> Flo
     """As many weights, evenly spaced along the chains, as there are independent ones by their autocorrelation."""
     if exact:
         return log_w
-    relative = torch.softmax(-log_w.double(), 0) * len(log_w)
-    plain = float((relative.var(0) / len(log_w)).sum().sqrt())
+    plain = independent_error(-log_w)
     ratio = chain_error(-log_w, num_chains, exact=False) / plain if plain > 0 else 1.0
     keep = max(1, int(len(log_w) / max(1.0, ratio**2)))
     return log_w[torch.linspace(0, len(log_w) - 1, keep, device=log_w.device).long()]

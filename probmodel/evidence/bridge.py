@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.arviz_data import ess_mean
-from probmodel.curvature import block_index
+from probmodel.curvature import block_index, log_joint_by_block
 from probmodel.evidence.draws import start
 from probmodel.evidence.weights import plain_evidence
 from probmodel.protocols import Evidence, Subject, Target
@@ -86,8 +86,7 @@ def _log_ratio(
     for sign in (1.0, -1.0):
         theta = z.new_empty(len(z), target.dim)
         theta[:, index.flatten()] = (loc + sign * shift).flatten(1)
-        by_block = target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
-        sides.append(by_block)
+        sides.append(log_joint_by_block(target, theta))
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     warped = torch.logaddexp(*sides) - math.log(2) + log_det
     log_normal = -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.arviz_data import pareto_smoothed
+from probmodel.curvature import log_joint_by_block
 from probmodel.evidence.bounds import lower_bound
 from probmodel.evidence.proposals import Proposal, from_draws
 from probmodel.evidence.weights import plain_evidence, warn_if_untrusted, weighted_mean
@@ -73,8 +74,7 @@ def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) ->
     with isolated(seed), torch.no_grad():
         for begin in range(0, num_samples, chunk):
             theta = base.sample(min(chunk, num_samples - begin))
-            log_joint = target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
-            log_w = (log_joint - base.log_prob(theta)).double()
+            log_w = (log_joint_by_block(target, theta) - base.log_prob(theta)).double()
             parts.append(log_w.masked_fill(log_w.isnan(), -math.inf))
     return torch.cat(parts)
 

@@ -27,6 +27,7 @@ from probmodel.evidence.weights import (
     EVEN_SHARE,
     K_HAT_LIMIT,
     EvidenceWarning,
+    WeightedMean,
     plain_evidence,
     weighted_mean,
 )
@@ -174,9 +175,7 @@ def _forward(
         begin = time.perf_counter()
         way = way_in(first, seed, steps, seen=None if seen is None else seen.theta)
         log_w = weigh(way, NUM_CHAINS, spawn(seed, 1))
-        mean = weighted_mean(log_w)
-        seconds = time.perf_counter() - begin
-        return _side("ais", mean.log_mean, mean.stderr, log_w, log_w, way, seconds)
+        return Side(_estimate("ais", weighted_mean(log_w), begin), log_w, len(way.kernels))
 
     return _trusted(attempt, num_steps)
 
@@ -186,18 +185,19 @@ def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
         begin = time.perf_counter()
         way = way_out(first, seed, steps)
         log_w = backward_weights(way, first.scored, spawn(seed, 1))
+        mean = weighted_mean(-log_w)
         stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
-        seconds = time.perf_counter() - begin
-        return _side("reverse ais", -weighted_mean(-log_w).log_mean, stderr, log_w, -log_w, way, seconds)
+        estimate = _estimate("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
+        return Side(estimate, log_w, len(way.kernels))
 
     return _trusted(attempt, num_steps)
 
 
-def _side(method: str, log_z: float, stderr: float, log_w: Tensor, weights: Tensor, way: Way, seconds: float) -> Side:
-    mean = weighted_mean(weights)
+def _estimate(method: str, mean: WeightedMean, begin: float) -> Estimate:
+    """Row of the table for a weighted mean that was begun at `begin`."""
+    seconds = time.perf_counter() - begin
     caveat = _untrusted(mean.ess_share, mean.k_hat)
-    estimate = Estimate(method, log_z, stderr, mean.ess_share, mean.k_hat, seconds, caveat)
-    return Side(estimate, log_w, len(way.kernels))
+    return Estimate(method, mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
 
 
 def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Side:
@@ -255,9 +255,7 @@ def _importance(first: Start, seed: int) -> Estimate:
     begin = time.perf_counter()
     proposal = matched(first.target, first.flat)
     mean = weighted_mean(proposal_weights(first.target, proposal, NUM_PROPOSALS, spawn(seed, 53)))
-    seconds = time.perf_counter() - begin
-    caveat = _untrusted(mean.ess_share, mean.k_hat)
-    return Estimate("importance", mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
+    return _estimate("importance", mean, begin)
 
 
 def _laplace(subject: Subject, reference: Estimate, seed: int) -> Estimate:

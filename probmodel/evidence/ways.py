@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.evidence.draws import Start, population
+from probmodel.evidence.weights import independent_error
 from probmodel.tempering.annealing import backward, forward, frozen, path_length
 from probmodel.tempering.base import enclosed, matched, normal
 from probmodel.tempering.hmc import Kernel
 from probmodel.tempering.path import Path
-from probmodel.tempering.smc import temper
+from probmodel.tempering.smc import effective_size, temper
 from probmodel.tracing import isolated, spawn
 
 DIRECT_SHARE = 0.2
@@ -102,7 +103,7 @@ def forward_weights(
             with isolated(spawn(seed, len(batches))):
                 batches.append(forward(way.path, way.kernels, size))
         log_w = torch.cat(batches)[:goal]
-        stderr = _stderr(log_w)
+        stderr = independent_error(log_w)
         if stderr <= wanted or goal >= most or not math.isfinite(stderr):
             return log_w
         goal = min(most, 2 * goal, max(goal + size, math.ceil(goal * (stderr / wanted) ** 2 * MARGIN)))
@@ -118,11 +119,6 @@ def backward_weights(way: Way, theta: Float[Tensor, "S D"], seed: int) -> Float[
             filled = part[torch.arange(size, device=part.device) % len(part)]
             parts.append(backward(way.path, way.kernels, filled)[: len(part)])
     return torch.cat(parts)
-
-
-def _stderr(log_w: Float[Tensor, "S R"]) -> float:
-    relative = torch.softmax(log_w, 0) * len(log_w)
-    return float((relative.var(0) / len(log_w)).sum().sqrt())
 
 
 def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"] | None) -> Float[Tensor, "Q D"]:
@@ -142,5 +138,4 @@ def _whole(start: Start) -> Kernel:
 def _overlap(path: Path) -> float:
     """Effective share of base draws under the target, of the worst block."""
     log_w = path.log_ratio(path.base.sample(population(path.target)))
-    log_ess = 2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)
-    return float(log_ess.exp().min()) / len(log_w)
+    return float(effective_size(log_w).min()) / len(log_w)

@@ -87,6 +87,12 @@ def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
     return WeightedMean(float(log_mean.sum()), float(variance.sum().sqrt()), float(ess.min()), float(np.max(k_hats)))
 
 
+def independent_error(log_w: Float[Tensor, "S R"]) -> float:
+    """Standard error of Σ log mean weight over blocks, draws taken as independent."""
+    relative = torch.softmax(log_w.double(), 0) * len(log_w)
+    return float((relative.var(0) / len(log_w)).sum().sqrt())
+
+
 def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
     """Warn where k-hat or the effective sample size says that the error bar is not to be trusted."""
     failed = []

@@ -58,9 +58,7 @@ class StudentT(NamedTuple):
         nu = self.loc.new_tensor(self.degrees)
         stretch = (Chi2(nu).sample((num_samples, rows)) / nu).rsqrt()
         offset = torch.einsum("rij,srj->sri", self.scale_tril, noise) * stretch[..., None]
-        theta = offset.new_empty(num_samples, rows * d)
-        theta[:, self.coordinates.flatten()] = (self.loc + offset).flatten(1)
-        return theta
+        return _joined(self.loc + offset, self.coordinates)
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
         """Log density of each block."""
@@ -83,10 +81,8 @@ class Mixture(NamedTuple):
         drawn = torch.stack([component.sample(num_samples)[:, index] for component in self.components])
         shares = torch.tensor(self.shares, dtype=torch.float64, device=index.device)
         chosen = torch.multinomial(shares, num_samples * len(index), replacement=True).reshape(num_samples, len(index))
-        theta = drawn.new_empty(num_samples, index.numel())
         picked = drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
-        theta[:, index.flatten()] = picked.flatten(1)
-        return theta
+        return _joined(picked, index)
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
         """Log density of each block."""
@@ -117,9 +113,7 @@ class TruncatedNormal(NamedTuple):
         uniform = torch.rand(num_samples, rows, dtype=torch.float64)
         squared = torch.from_numpy(chi2.ppf(self.share * uniform.numpy(), d)).to(noise)
         offset = torch.einsum("rij,srj->sri", self.scale_tril, direction * squared.sqrt()[..., None])
-        theta = offset.new_empty(num_samples, rows * d)
-        theta[:, self.coordinates.flatten()] = (self.loc + offset).flatten(1)
-        return theta
+        return _joined(self.loc + offset, self.coordinates)
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
         """Log density of each block; −inf outside its ellipsoid."""
@@ -146,6 +140,13 @@ class Prior(NamedTuple):
         if self.target.by_row is None:
             return self.target.log_prior(theta)[:, None]
         return self.target.log_prior_by_row(theta)
+
+
+def _joined(blocks: Float[Tensor, "S R d"], index: Int[Tensor, "R d"]) -> Float[Tensor, "S D"]:
+    """Theta of the coordinates of its blocks."""
+    theta = blocks.new_empty(len(blocks), index.numel())
+    theta[:, index.flatten()] = blocks.flatten(1)
+    return theta
 
 
 def _squared_distance(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.curvature import log_joint_by_block
 from probmodel.protocols import Target
 from probmodel.target import MEMORY_BUDGET, loops
 from probmodel.tempering.base import Base
@@ -58,9 +59,7 @@ class Path:
         return (_density(log_joint) - _density(log_base)).double()
 
     def _ends(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        target = self.target
-        log_joint = target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
-        return self.base.log_prob(theta), log_joint
+        return self.base.log_prob(theta), log_joint_by_block(self.target, theta)
 
     def _tempered(self, theta: Tensor, beta: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         log_base, log_joint = self._ends(theta)

@@ -130,6 +130,11 @@ def populations(
     return Populations(grid, torch.stack(increments), torch.stack(means), torch.stack(variances), point)
 
 
+def effective_size(log_w: Float[Tensor, "S R"]) -> Float[Tensor, " R"]:
+    """Effective number of draws in each block (Kong, 1992)."""
+    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+
 def _check_start(point: Point) -> None:
     if not torch.isfinite(point.log_joint).any(0).all():
         raise ValueError(
@@ -155,8 +160,7 @@ def _increment(log_ratio: Float[Tensor, "S R"], longest: float, ess_share: float
 
 
 def _ess_share(log_w: Float[Tensor, "S R"]) -> float:
-    log_ess = 2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)
-    return float(log_ess.exp().mean()) / len(log_w)
+    return float(effective_size(log_w).mean()) / len(log_w)
 
 
 def _resample(theta: Float[Tensor, "S D"], log_w: Float[Tensor, "S R"], index: Tensor) -> Float[Tensor, "S D"]:
