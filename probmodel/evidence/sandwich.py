@@ -100,7 +100,7 @@ def sandwich(
         first, seen, spawn(seed, 51), num_steps, partial(forward_weights, precision=precision, max_chains=max_chains)
     )
     above = _backward(first, spawn(seed, 52), num_steps)
-    estimates = [below.estimate, above.estimate, *_others(subject, first, seen, seed)]
+    estimates = [below.estimate, above.estimate, *_others(subject, first, seen, below.estimate, seed)]
     agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
     # Chains stopped at a precision were counted by what had been seen: the groups must not depend on their number.
     group_size = max(BET, -(-(max_chains or 0) // MANY)) if below.num_steps == 1 else 1
@@ -220,7 +220,7 @@ def _untrusted(ess_share: float, k_hat: float) -> str:
     return ", ".join(failed)
 
 
-def _others(subject: Subject, first: Start, seen: Explored | None, seed: int) -> list[Estimate]:
+def _others(subject: Subject, first: Start, seen: Explored | None, forward: Estimate, seed: int) -> list[Estimate]:
     """Estimates that stand beside the two sides."""
     found = []
     if seen is not None:
@@ -230,7 +230,7 @@ def _others(subject: Subject, first: Start, seen: Explored | None, seed: int) ->
     if isinstance(subject, Posterior) and subject.guide is not None:
         found.append(_of(iwae, subject, seed))
     if first.target.by_row is not None or first.target.dim <= MAX_LAPLACE:
-        found.append(_laplace(subject, found[0], seed))
+        found.append(_laplace(subject, forward, seed))
     if first.exact:
         try:
             found.append(Estimate("exact", closed_form(subject).log_z, 0.0))
