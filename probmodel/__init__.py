@@ -25,8 +25,9 @@ from probmodel.diagnosis import (
 )
 from probmodel.exports import to_arviz
 from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
-from probmodel.inference import NUTS, SVI, Exact, Laplace, NonFiniteError
+from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, NonFiniteError
 from probmodel.lift import lift
+from probmodel.memory import memory_budget
 from probmodel.pipeline import Pipeline
 from probmodel.predict import Prediction, predict
 from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Target
@@ -45,6 +46,7 @@ __all__ = [
     "VAE",
     "Agreement",
     "AveragePool",
+    "ChEES",
     "Classify",
     "Comparison",
     "Dataset",
@@ -77,6 +79,7 @@ __all__ = [
     "isolated",
     "lift",
     "load",
+    "memory_budget",
     "objectives",
     "predict",
     "prequential",

@@ -23,7 +23,7 @@ from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols import Dataset, Model, digest
-from probmodel.tracing import explained
+from probmodel.tracing import explained, unnoticed
 
 
 class Latent(NamedTuple):
@@ -370,7 +370,8 @@ def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -
 
 def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
     """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
-    found = sites(model, data)
+    with unnoticed():
+        found = sites(model, data)
     drawn = poutine.trace(_scaled(guide, found, data, required=False)).get_trace(*data.args, **data.kwargs)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
@@ -392,21 +393,27 @@ class LogWeights(NamedTuple):
     """(N,) where every latent is local to a row, else (1,)."""
     scale: float
     """size / rows for a minibatch of independent rows, else 1."""
+    unreparametrised: tuple[str, ...]
+    """Sites of the guide whose draw does not follow its parameters: the weight's gradient misses a term there."""
 
 
 def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     """Weigh one draw of the guide; by row where rows are independent given the parameters."""
-    found = sites(model, data)
+    with unnoticed():
+        found = sites(model, data)
     rows, size = data.num_rows, data.size
     if not found.row_local or found.discrete or rows is None or size is None:
         drawn, _, joint = guided_runs(model, guide, data)
-        return LogWeights((joint - sum(n["log_prob"].sum() for n in guide_sites(drawn).values())).reshape(1), 1.0)
+        paid_whole = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
+        return LogWeights((joint - paid_whole).reshape(1), 1.0, tuple(unreparametrised(drawn)))
     # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
     scored = [n for n in replayed.nodes.values() if "log_prob" in n and not isinstance(n["fn"], _Subsample)]
     gained = [_reduce_to_rows(node["log_prob"], _axis_of_rows(node, found)) for node in scored]
     paid = [_reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
-    return LogWeights(torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows)
+    return LogWeights(
+        torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows, tuple(unreparametrised(drawn))
+    )
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:
@@ -416,6 +423,11 @@ def _is_latent(node: Mapping[str, Any]) -> bool:
 def guide_sites(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
     """The latents a guide drew, auxiliary ones included."""
     return {name: node for name, node in run.nodes.items() if _is_latent(node)}
+
+
+def unreparametrised(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
+    """The latents of a guide whose draws carry no gradient to its parameters (discrete ones, for example)."""
+    return {name: node for name, node in guide_sites(run).items() if not node["fn"].has_rsample}
 
 
 def first_bad_site(model: Model, guide: Model, data: Dataset, leaves: Mapping[str, Tensor]) -> str:

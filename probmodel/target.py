@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.func import vmap
 
+from probmodel.memory import budget, refuse_above_memory
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
     Latent,
@@ -24,10 +25,10 @@ from probmodel.sites import (
     row_scaled,
     sites,
 )
-from probmodel.tracing import Program, TracingWarning, bytes_per_call, isolated, parameters, trace
+from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, parameters, trace
 
-MEMORY_BUDGET = 2**29
-"""Bytes of intermediate tensors that one vectorised call may need before its draws are split into chunks."""
+DRAWN_AT_ONCE = 2**29
+"""Bytes of one vectorised call that draws: fixed, since the numbers drawn depend on where draws are split."""
 LARGE_CALL = 2**22
 """Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
 
@@ -73,7 +74,7 @@ def target(model: Model, data: Dataset) -> Target:
         values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
         return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
 
-    prior_draw = Density(draw, start.new_zeros(()))
+    prior_draw = Density(draw, start.new_zeros(()), memory=DRAWN_AT_ONCE)
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
         with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
@@ -164,10 +165,17 @@ class Density:
         function: theta → tensor.
         start: a theta to trace at.
         like: a density of the same model; where that one runs eagerly, this one does without a second warning.
+        memory: bytes that one vectorised call may need; None asks `memory.budget` at each call.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor, like: "Density | None" = None) -> None:
-        self.function, self.start, self.like = function, start, like
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        start: Tensor,
+        like: "Density | None" = None,
+        memory: int | None = None,
+    ) -> None:
+        self.function, self.start, self.like, self.memory = function, start, like, memory
 
     @cached_property
     def program(self) -> Program:
@@ -185,10 +193,14 @@ class Density:
         if self.program.run is None:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
-        memory = max(1, bytes_per_call(self.program))
-        if loops(memory, theta.device):
+        each = max(1, bytes_per_call(self.program))
+        if loops(each, theta.device):
             return torch.stack([self.at(draw) for draw in theta])
-        return vmap(self.at, randomness="different", chunk_size=max(1, MEMORY_BUDGET // memory))(theta)
+        result = len(theta) * bytes_of_result(self.program)
+        shape = f"a result for {len(theta):,} draws at once"
+        refuse_above_memory(result, theta.device, shape, "evaluate fewer draws at a time, or thin them")
+        chunk = max(1, (budget(theta.device) if self.memory is None else self.memory) // each)
+        return vmap(self.at, randomness="different", chunk_size=chunk)(theta)
 
 
 def loops(memory: int, device: torch.device) -> bool:

@@ -20,7 +20,6 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
@@ -28,13 +27,11 @@ from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from probmodel.compiling import BUILD_SECONDS, Lifted, Native, drop_dead, lifted
 from probmodel.protocols import Dataset, Guided, Model
 
 GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference allowed between a graph and eager Pyro: rounding, not a wrong graph."""
-
-COMPILE_SECONDS = 40.0
-"""What compiling one gradient graph costs on a small machine; shorter work runs the graph uncompiled."""
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
@@ -66,6 +63,13 @@ def isolated(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def unnoticed() -> Iterator[None]:
+    """Draws made within it leave PyTorch's random state as it was, for a look at a model beside its run."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield
 
 
 def spawn(seed: int, branch: int) -> int:
@@ -140,8 +144,8 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
             graph = _pure(graph, leaves, constants, inputs)
+            drop_dead(graph)
             _refuse_shared_draws(graph)
-            graph.graph.eliminate_dead_code()
             graph.recompile()
         agrees = _agrees(graph, function, leaves, inputs)
     except Exception as error:  # noqa: BLE001 - any failure of user code under tracing has the same remedy: run it eagerly
@@ -323,25 +327,40 @@ class Gradient:
             )
         order = {id(leaf): i for i, leaf in enumerate(captured)}
         self.positions = [order.get(id(leaf)) for leaf in self.leaves]
-        self.graph = _gradient_graph(self.program, inputs) if self.program.run is not None and captured else None
-        self.run: Callable[..., Any] | None = self.graph
+        self.graph: Lifted | None = None
+        self.native: Native | None = None
+        if self.program.run is not None and captured:
+            self.graph = pure = lifted(_gradient_graph(self.program, inputs))
+            leaves = [leaf.detach() for leaf in captured]
+            self.native = Native(
+                lambda *tensors: _value_first(pure.graph(*tensors)), (*pure.constants, *leaves, *inputs)
+            )
+
+    def on_disk(self) -> bool:
+        """Whether an earlier process has compiled this graph."""
+        return self.native is not None and self.native.on_disk()
 
     def compile(self) -> None:
-        """Fuse the graph by Inductor; the first call after this one pays for it."""
-        if self.graph is not None:
-            self.run = torch.compile(self.graph, fullgraph=True, dynamic=False)
+        """Compile the graph, once for all processes; on a CUDA device as a CUDA graph, without a host in between."""
+        if self.native is not None:
+            self.native.compile()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        if self.run is None:
+        if self.native is None or self.graph is None:
             value = self.function(*inputs)
             if not self.leaves or not value.requires_grad:
                 return value.detach(), [torch.zeros_like(leaf) for leaf in self.leaves]
             found = torch.autograd.grad(value, self.leaves, allow_unused=True, materialize_grads=True)
             return value.detach(), list(found)
-        with torch.no_grad():
-            gradients, value = self.run(*(leaf.detach() for leaf in self.program.leaves), *inputs)
+        leaves = [leaf.detach() for leaf in self.program.leaves]
+        value, *gradients = self.native(*self.graph.constants, *leaves, *inputs)
         pairs = zip(self.positions, self.leaves, strict=True)
         return value, [torch.zeros_like(leaf) if i is None else gradients[i] for i, leaf in pairs]
+
+
+def _value_first(found: tuple[tuple[Tensor, ...], Tensor]) -> tuple[Tensor, ...]:
+    gradients, value = found
+    return value, *gradients
 
 
 def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
@@ -366,42 +385,67 @@ class Batched:
 
     def __init__(self, function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *, eager: bool) -> None:
         self.function, self.eager = function, eager
-        self.graphs: dict[torch.Size, Callable[..., Any]] = {}
+        self.graphs: dict[torch.Size, tuple[Native, tuple[Tensor, ...]]] = {}
         self.compiled = False
         self.seconds = 0.0
 
     def __call__(self, theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.eager:
-            with torch.enable_grad():
-                theta = theta.detach().requires_grad_()
-                value, outputs = self.function(theta, *inputs)
-                (slope,) = torch.autograd.grad(value, theta)
-            return slope, *(output.detach() for output in outputs)
-        if self.seconds > COMPILE_SECONDS and not self.compiled:
+            return slope_and_outputs(self.function, theta, *inputs)
+        if self.seconds > BUILD_SECONDS and not self.compiled:
             self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
         if theta.shape not in self.graphs:
-            self.graphs[theta.shape] = self._graph(theta, *inputs)
+            self.graphs[theta.shape] = self._native(theta, *inputs)
+        native, constants = self.graphs[theta.shape]
         begin = time.perf_counter()
-        with torch.no_grad():
-            slope, outputs = self.graphs[theta.shape](theta, *inputs)
+        found = native(*constants, theta.detach(), *inputs)
         self.seconds += time.perf_counter() - begin
-        return slope, *outputs
+        return found
 
     def compile(self) -> None:
-        """Fuse the graphs by Inductor; the first call of each shape pays for it."""
-        self.compiled = not self.eager
-        self.graphs = {}
+        """Compile the graphs; the first call of a new shape pays for it."""
+        self.compiled = True
+        for native, _ in self.graphs.values():
+            native.compile()
 
-    def _graph(self, theta: Tensor, *inputs: Tensor) -> Callable[..., Any]:
-        with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
-            self.function(
-                theta[:1].detach(), *inputs
-            )  # Densities inside it trace themselves on first use, not within a trace.
-            differentiated = functionalize(grad(self.function, has_aux=True))
-            graph = make_fx(lambda *tensors: differentiated(*tensors))(theta.detach(), *inputs)
-        graph.graph.eliminate_dead_code()
-        graph = GraphModule(graph, fx_graph_cse(graph.graph))
-        return torch.compile(graph, fullgraph=True, dynamic=False) if self.compiled else graph
+    def _native(self, theta: Tensor, *inputs: Tensor) -> tuple[Native, tuple[Tensor, ...]]:
+        pure = batched_graph(self.function, theta, *inputs)
+        native = Native(pure.graph, (*pure.constants, theta.detach(), *inputs))
+        if self.compiled:
+            native.compile()
+        return native, pure.constants
+
+
+def batched_graph(function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor) -> Lifted:
+    """`(theta (S, D), *inputs) → (gradient by theta, *further outputs)` as one graph.
+
+    Args:
+        function: (theta, *inputs) → (scalar, further outputs); densities inside it are traced already or trace
+            themselves on first use.
+        theta: a batch of the size that the graph is for.
+        inputs: examples of the further ones.
+    """
+    with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
+        function(theta[:1].detach(), *inputs)  # Densities inside it trace themselves now, not within a trace.
+        differentiated = functionalize(grad(function, has_aux=True))
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            slope, outputs = differentiated(*tensors)
+            return (slope, *outputs)
+
+        graph = make_fx(flat)(theta.detach(), *inputs)
+    return lifted(graph)
+
+
+def slope_and_outputs(
+    function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """What `batched_graph` computes, by autograd."""
+    with torch.enable_grad():
+        theta = theta.detach().requires_grad_()
+        value, outputs = function(theta, *inputs)
+        (slope,) = torch.autograd.grad(value, theta)
+    return slope, *(output.detach() for output in outputs)
 
 
 def bytes_per_call(program: Program) -> int:
@@ -420,6 +464,15 @@ def bytes_per_call(program: Program) -> int:
         if node.op == "call_function" and isinstance(value, Tensor):
             total += value.numel() * value.element_size()
     return total
+
+
+def bytes_of_result(program: Program) -> int:
+    """Memory of what one call returns."""
+    if not isinstance(program.run, GraphModule):
+        return 0
+    results = next(node for node in program.run.graph.nodes if node.op == "output").all_input_nodes
+    values = [node.meta.get("val") for node in results]
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 # ---------------------------------------------------------------------------------------------- parameters

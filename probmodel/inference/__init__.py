@@ -1,8 +1,9 @@
 """(model, data, seed) → Posterior: one method a file."""
 
+from probmodel.inference.chees import ChEES
 from probmodel.inference.exact import Exact
 from probmodel.inference.laplace import Laplace
 from probmodel.inference.nuts import NUTS
 from probmodel.inference.svi import SVI, NonFiniteError
 
-__all__ = ["NUTS", "SVI", "Exact", "Laplace", "NonFiniteError"]
+__all__ = ["NUTS", "SVI", "ChEES", "Exact", "Laplace", "NonFiniteError"]

@@ -1,29 +1,22 @@
-"""The no-U-turn sampler: Pyro's kernel on the traced potential (Hoffman & Gelman, 2014)."""
+"""The no-U-turn sampler, all chains in one compiled loop (Hoffman & Gelman, 2014; Betancourt, 2017)."""
 
 import time
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from pyro.infer import mcmc
-from pyro.infer.mcmc.api import MCMC
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probmodel.arviz_data import rhat
-from probmodel.inference.potential import Potential
+from probmodel.compiling import Tensors
+from probmodel.inference import adaptation, tree
+from probmodel.inference.adaptation import Adaptation, Schedule
+from probmodel.inference.chains import by_site, starting, warn_if_untrusted
+from probmodel.inference.recording import Recording, chain_gradient
 from probmodel.protocols import Dataset, Model, Posterior, Target
-from probmodel.target import check_training
-from probmodel.target import target as make_target
-from probmodel.tracing import isolated, placed, spawn
+from probmodel.tracing import isolated, spawn
 
-MAX_STARTS = 100
-R_HAT_LIMIT = 1.05
-"""Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 LEAPFROGS = 10
 """Gradient calls a draw, a cautious guess for deciding whether to compile."""
 
@@ -32,12 +25,16 @@ LEAPFROGS = 10
 class NUTS:
     """No-U-turn sampling with Stan's adaptation of step size and diagonal mass matrix.
 
+    Every chain makes a leapfrog step at each turn of one loop, wherever its tree stands, so that a batched gradient
+    serves all chains and none waits for another.
+
     Args:
         num_samples: draws kept a chain.
         num_warmup: draws that adapt the sampler and are dropped.
         num_chains: independent chains, each from its own prior draw; convergence shows only between several.
         target_accept: acceptance probability the step size aims at (Stan's default 0.8).
-        max_tree_depth: doublings of a trajectory at most.
+        max_tree_depth: doublings of a trajectory at most (Stan's default 10).
+        compile: compile the loop; None compiles where the first steps say that it pays.
         progress: show a progress bar.
     """
 
@@ -46,6 +43,7 @@ class NUTS:
     num_chains: int = 4
     target_accept: float = 0.8
     max_tree_depth: int = 10
+    compile: bool | None = None
     progress: bool = True
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
@@ -61,96 +59,93 @@ class NUTS:
                 f"target_accept needs to lie between 0 and 1 and max_tree_depth to be 1 or more, got {self.target_accept} "
                 f"and {self.max_tree_depth}; 0.8 and 10 are Stan's"
             )
-        check_training(model, data)
         begin = time.perf_counter()
-        model = placed(model, data)
-        target = make_target(model, data)
-        if target.dim == 0:
-            raise ValueError("expected latents to sample, got a model with none; add pyro.sample or use lift")
-        starts = _starts(target, self.num_chains, seed)
-        total = self.num_chains * (self.num_samples + self.num_warmup)
-        potential = Potential(target, starts[0], total * LEAPFROGS)
-        with tqdm(total=total, desc="NUTS", disable=not self.progress, mininterval=0.5) as bar:
-            chains = [_chain(self, potential, start, spawn(seed, chain), bar) for chain, start in enumerate(starts)]
-        theta = torch.stack([chain.draws for chain in chains])
-        divergent = [chain.divergent for chain in chains]
-        flat = target.constrain(theta.reshape(-1, target.dim))
-        draws = {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
-        _warn_if_untrusted(draws, sum(len(found) for found in divergent))
+        model, target, theta = starting(model, data, self.num_chains, seed)
+        with isolated(spawn(seed, 0)), torch.no_grad():
+            found = _sample(self, target, theta)
+        draws = by_site(target, found.theta)
+        divergences = int(found.numbers[..., 1].sum())
+        warn_if_untrusted("NUTS", draws, divergences)
         info = {
             "method": "NUTS",
             "seed": seed,
-            "divergences": sum(len(draws) for draws in divergent),
-            "sample_stats": {"diverging": _indicator(divergent, self.num_samples)},
-            "acceptance": [chain.acceptance for chain in chains],
+            "divergences": divergences,
+            "sample_stats": _stats(found.numbers),
+            "acceptance": found.numbers[..., 2].mean(1).tolist(),
+            "step_size": found.step_size.tolist(),
             "fallback": target.fallback,
-            "compiled": potential.compiled,
+            "compiled": found.compiled,
             "seconds": time.perf_counter() - begin,
+            "seconds_sampling": found.seconds,
         }
         return Posterior(model, data, draws, info, None)
 
 
-class ConvergenceWarning(UserWarning):
-    """Chains whose draws should not be trusted as they stand."""
+class Sampled(NamedTuple):
+    """What the chains found."""
+
+    theta: Float[Tensor, "C N D"]
+    numbers: Float[Tensor, "C N 6"]
+    """As `Finished.numbers`."""
+    step_size: Float[Tensor, " C"]
+    compiled: bool
+    seconds: float
+    """From the first step to the last, compiling left out."""
 
 
-def _warn_if_untrusted(draws: Mapping[str, Tensor], divergences: int) -> None:
-    arrays = {name: value.numpy(force=True) for name, value in draws.items()}
-    worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
-    if worst > R_HAT_LIMIT or divergences:
-        warnings.warn(
-            f"NUTS: largest R-hat {worst:.3f} (limit {R_HAT_LIMIT}), {divergences} divergences; take more warm-up, raise "
-            "target_accept, or reparametrise",
-            ConvergenceWarning,
-            stacklevel=3,
+def _stats(numbers: Float[Tensor, "C N 6"]) -> dict[str, list]:
+    """By ArviZ's names."""
+    return {
+        "diverging": (numbers[..., 1] > 0).tolist(),
+        "acceptance_rate": numbers[..., 2].tolist(),
+        "tree_depth": numbers[..., 3].long().tolist(),
+        "n_steps": numbers[..., 4].long().tolist(),
+        "lp": numbers[..., 5].tolist(),
+    }
+
+
+def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Sampled:
+    slope = chain_gradient(target, theta)
+    plan = adaptation.schedule(settings.num_warmup, theta.device)
+    fields = len(Adaptation._fields)
+
+    def step(state: Tensors, constants: Tensors) -> tuple[Tensors, Tensors]:
+        chains, adapted, finished = tree.advance(
+            tree.unflatten(state[:-fields]),
+            Adaptation(*state[-fields:]),
+            lambda at: slope.at(constants[len(plan) :], at),
+            Schedule(*constants[: len(plan)]),
+            settings.target_accept,
         )
+        return (*tree.flatten(chains), *adapted), tuple(finished)
+
+    def here(at: Tensor) -> tuple[Tensor, Tensor]:
+        return slope.at(slope.constants, at)
+
+    first = adaptation.begin(adaptation.reasonable_step(theta, here, torch.ones_like(theta[0])), theta.shape[1])
+    none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
+    state = (*tree.flatten(tree.begin(theta, here, settings.max_tree_depth, none)), *first)
+    recording = Recording(step, state, (*plan, *slope.constants), slope.reason)
+    return _collect(settings, recording, state, theta)
 
 
-class Chain(NamedTuple):
-    """Draws of theta, which of them ended a divergent trajectory, and the mean acceptance probability."""
-
-    draws: Float[Tensor, "draw D"]
-    divergent: list[int]
-    acceptance: float
-
-
-def _starts(target: Target, num_chains: int, seed: int) -> list[Float[Tensor, " D"]]:
-    """Overdispersed starting points: prior draws with a finite density and gradient."""
-    found = []
-    for theta in target.sample_prior(MAX_STARTS + num_chains, seed):
-        theta = theta.clamp(-10, 10).requires_grad_()
-        value = target.log_joint_at(theta)
-        (slope,) = torch.autograd.grad(value, theta)
-        if torch.isfinite(value) and torch.isfinite(slope).all():
-            found.append(theta.detach())
-        if len(found) == num_chains:
-            return found
-    raise ValueError(
-        f"expected prior draws with a finite log joint and gradient, got {len(found)} of {MAX_STARTS + num_chains}; "
-        "check the likelihood's domain"
-    )
-
-
-def _chain(settings: NUTS, potential: Potential, start: Float[Tensor, " D"], seed: int, bar: tqdm) -> Chain:
-    kernel = mcmc.NUTS(
-        potential_fn=potential,
-        target_accept_prob=settings.target_accept,
-        max_tree_depth=settings.max_tree_depth,
-    )
-    with isolated(seed):
-        sampler = MCMC(
-            kernel,
-            num_samples=settings.num_samples,
-            warmup_steps=settings.num_warmup,
-            initial_params={"theta": start},
-            disable_progbar=True,
-            hook_fn=lambda *_: bar.update(),
-        )
-        sampler.run()
-        draws = sampler.get_samples()["theta"]
-        diagnostics = sampler.diagnostics()
-    return Chain(draws, diagnostics["divergences"]["chain 0"], diagnostics["acceptance rate"]["chain 0"])
-
-
-def _indicator(divergent: list[list[int]], num_samples: int) -> list[list[bool]]:
-    return [[draw in set(found) for draw in range(num_samples)] for found in divergent]
+def _collect(settings: NUTS, recording: Recording, state: Tensors, theta: Float[Tensor, "C D"]) -> Sampled:
+    """Windows until every chain has its draws; which ends when depends on the trees, so each draw says its number."""
+    warmup, total = settings.num_warmup, settings.num_warmup + settings.num_samples
+    kept = theta.new_zeros(len(theta), settings.num_samples, theta.shape[1])
+    numbers = theta.new_zeros(len(theta), settings.num_samples, 6)
+    done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
+    with tqdm(total=total * len(theta), desc="NUTS", disable=not settings.progress, mininterval=0.5) as bar:
+        while (slowest := int(done.min())) < total:
+            if recording.steps or settings.compile:
+                recording.compile_where_it_pays((total - slowest) * LEAPFROGS, settings.compile)
+            state, (where, told) = recording(state)
+            new = told[..., 0] > 0
+            number = done + new.cumsum(0) - 1
+            step, chain = (new & (number >= warmup) & (number < total)).nonzero(as_tuple=True)
+            place = number[step, chain] - warmup
+            kept[chain, place], numbers[chain, place] = where[step, chain], told[step, chain]
+            before, done = done, done + new.sum(0)
+            bar.update(int((done.clamp(max=total) - before.clamp(max=total)).sum()))
+    log_step = state[-len(Adaptation._fields)]
+    return Sampled(kept, numbers, log_step.exp(), recording.compiled, recording.seconds)

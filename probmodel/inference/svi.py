@@ -1,9 +1,10 @@
 """Stochastic variational inference on a traced, compiled step (Hoffman et al., 2013; Kingma & Welling, 2014)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,21 +15,19 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
+from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS
+from probmodel.inference.descent import WINDOW, Batches, Descent, Order, descent
 from probmodel.inference.draws import guide_draws
 from probmodel.objectives.elbo import elbo
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
 from probmodel.target import check_training
-from probmodel.tracing import COMPILE_SECONDS, Gradient, isolated, own, spawn
+from probmodel.tracing import Gradient, isolated, own, spawn
 
-COMPILED_SHARE = 0.6
-"""Share of a step's time that compilation leaves, at best, on networks of this package's size."""
 TRIAL_STEPS = 20
-WINDOW = 100
-"""Steps the plateau test averages over."""
+"""Uncompiled steps whose time decides whether to compile."""
 
-
-ADAM = partial(Adam, lr=3e-3)
+ADAM = partial(Adam, lr=3e-3, fused=True)
 """Adam (Kingma & Ba, 2015), three times its customary rate: steps are few and losses are sums over rows."""
 
 
@@ -94,38 +93,40 @@ class Outcome(NamedTuple):
     plateau: bool
     compiled: bool
     fallback: str | None
+    execution: str
+    """How the steps ran, and why."""
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
-    batches = _batches(settings, data)
-    first = next(batches)
+    batches, order = Batches(data.tensors(), data.num_rows), _order(settings, data)
+    first = next(order)
 
     def loss(*tensors: Tensor) -> Tensor:
-        return settings.objective(model, guide, _with_tensors(first, tensors))
+        return settings.objective(model, guide, _with_tensors(data, tensors))
 
     if not leaves:
         with torch.no_grad():
-            return Outcome([float(loss(*data.tensors()))], True, False, None)
-    gradient = Gradient(loss, list(leaves.values()), *first.tensors())
-    optimizer = settings.optimizer(list(leaves.values()))
+            return Outcome([float(loss(*data.tensors()))], True, False, None, "nothing to fit")
+    gradient = Gradient(loss, list(leaves.values()), *batches.at(first))
+    way = descent(gradient, batches, chain([first], order), settings.optimizer(list(leaves.values())))
     losses: list[float] = []
-    quiet, compiled, trials = 0, False, list[float]()
+    quiet, seconds, plan = 0, 0.0, Plan(bool(settings.compile), "as asked")
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
-        for number in range(settings.num_steps):
-            if (number == 0 and settings.compile) or (number == TRIAL_STEPS and _pays(settings, trials)):
-                gradient.compile()
-                compiled = True
+        while len(losses) < settings.num_steps:
+            if losses and settings.compile is None and not way.compiled:
+                plan = _plan(way, seconds / len(losses), settings.num_steps - len(losses), gradient)
+            if plan.compile and not way.compiled:
+                way.compile()
+            trial = not losses and not way.compiled
+            goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
             begin = time.perf_counter()
-            batch = first if number == 0 else next(batches)
-            value, gradients = gradient(*batch.tensors())
-            if not _finite(value, gradients):
-                raise NonFiniteError(_report(number, model, guide, batch, leaves))
-            losses.append(float(value))
-            for leaf, slope in zip(leaves.values(), gradients, strict=True):
-                leaf.grad = slope
-            optimizer.step()
-            trials.append(time.perf_counter() - begin)
-            bar.update()
+            found = way.advance(min(goal, settings.num_steps - len(losses)))
+            seconds += time.perf_counter() - begin
+            losses += found.losses
+            bar.update(len(found.losses))
+            if found.bad:
+                batch = data if found.rows is None else data.rows(found.rows)
+                raise NonFiniteError(_report(len(losses), model, guide, batch, leaves))
             if len(losses) % WINDOW == 0:
                 bar.set_postfix_str(f"loss {np.mean(losses[-WINDOW:]):.1f} nats")
                 quiet = 0 if descends(losses) else quiet + 1
@@ -135,7 +136,35 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
         bar.refresh()
     for leaf in leaves.values():
         leaf.grad = None
-    return Outcome(losses, not descends(losses), compiled, gradient.program.reason)
+    execution = f"{_WAYS[way.way, way.compiled]}: {gradient.program.reason or plan.reason}"
+    return Outcome(losses, not descends(losses), way.compiled, gradient.program.reason, execution)
+
+
+_WAYS = {
+    ("loop", True): f"compiled loop of {WINDOW} steps a call",
+    ("loop", False): "traced graph, uncompiled",
+    ("step", True): "compiled loss and gradient, then the optimiser",
+    ("step", False): "uncompiled, step by step",
+}
+
+
+class Plan(NamedTuple):
+    """Whether to compile, and why."""
+
+    compile: bool
+    reason: str
+
+
+def _plan(way: Descent, seconds: float, remaining: int, gradient: Gradient) -> Plan:
+    """Compile where the steps still to come save more time than compiling, or loading, takes."""
+    if gradient.graph is None:
+        return Plan(False, gradient.program.reason or "no parameter is read")
+    saving = remaining * seconds * way.saved
+    if saving > BUILD_SECONDS:
+        return Plan(True, f"it saves about {saving:.0f} s")
+    if saving > LOAD_SECONDS and way.on_disk():
+        return Plan(True, "an earlier run has compiled it")
+    return Plan(False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}")
 
 
 def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
@@ -154,34 +183,21 @@ def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
     return bool(slope < -2 * stderr)
 
 
-def _batches(settings: SVI, data: Dataset) -> Iterator[Dataset]:
-    """Endless minibatches: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
+def _order(settings: SVI, data: Dataset) -> Order:
+    """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
     if settings.batch_size is None or data.size is None or settings.batch_size >= data.size:
         while True:
-            yield data
+            yield None
     while True:
         order = torch.randperm(data.num_rows or data.size, device=data.tensors()[0].device)
         for index in order.split(settings.batch_size):
             if len(index) == settings.batch_size:
-                yield data.rows(index)
+                yield index
 
 
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
     values = iter(tensors)
     return batch.map(lambda _: next(values))
-
-
-def _pays(settings: SVI, trials: list[float]) -> bool:
-    """Whether compiling saves more time than it takes, by the median of the first steps."""
-    if settings.compile is not None:
-        return False
-    remaining = (settings.num_steps - TRIAL_STEPS) * float(np.median(trials))
-    return remaining * (1 - COMPILED_SHARE) > COMPILE_SECONDS
-
-
-def _finite(value: Tensor, gradients: list[Tensor]) -> bool:
-    total = value + sum(gradient.abs().max() for gradient in gradients if gradient.numel())
-    return bool(torch.isfinite(total))
 
 
 def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dict[str, Tensor]) -> str:

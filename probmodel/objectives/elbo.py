@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from probmodel.protocols import Dataset, Model
-from probmodel.sites import guide_sites, guided_runs
+from probmodel.sites import guide_sites, guided_runs, unreparametrised
 
 
 def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
     """−ELBO = E_q[log q(z) − log p(z)] − E_q[log p(data | z)], one draw of z, in nats over the whole data set.
 
     The first term is the closed-form Kullback–Leibler divergence for each site where PyTorch knows one and a difference
-    of log-probabilities elsewhere.  Discrete latents without a guide are summed out.
+    of log-probabilities elsewhere.  Discrete latents without a guide are summed out; those a guide draws, as all that
+    cannot be reparametrised, get the score-function gradient (Williams, 1992): unbiased, and noisier.
 
     Args:
         model: Pyro model.
@@ -36,7 +37,12 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
         closed = None if p is None or divergence is None else divergence + p["log_prob"].sum()
         # The joint already holds log p(z); the closed form replaces it and log q(z) together.
         loss = loss + (q["log_prob"].sum() if closed is None else closed)
-    return loss
+    fixed = unreparametrised(drawn)
+    if not fixed:
+        return loss
+    # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
+    score = sum(q["unscaled_log_prob"].sum() for q in fixed.values())
+    return loss + loss.detach() * (score - score.detach())
 
 
 def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.curvature import log_joint_by_block
+from probmodel.memory import budget
 from probmodel.protocols import Target
-from probmodel.target import MEMORY_BUDGET, loops
+from probmodel.target import loops
 from probmodel.tempering.base import Base
 from probmodel.tracing import Batched
 
@@ -43,12 +44,14 @@ class Path:
     Args:
         base: where chains start; normalised.
         target: where they go.
-        memory: bytes that one evaluation may need; larger populations are evaluated in chunks.
+        memory: bytes that one evaluation may need, larger populations are evaluated in chunks; None for `memory.budget`.
     """
 
-    def __init__(self, base: Base, target: Target, *, memory: int = MEMORY_BUDGET) -> None:
+    def __init__(self, base: Base, target: Target, *, memory: int | None = None) -> None:
         self.base, self.target = base, target
-        self.chunk = max(1, memory // max(1, GRADIENT_MEMORY * target.bytes_per_draw))
+        self.chunk = max(
+            1, (budget(target.device) if memory is None else memory) // max(1, GRADIENT_MEMORY * target.bytes_per_draw)
+        )
         eager = target.fallback is not None or loops(target.bytes_per_draw, target.device)
         self.batched = Batched(self._tempered, eager=eager)
 

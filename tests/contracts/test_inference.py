@@ -20,7 +20,7 @@ from torch.distributions import constraints
 
 from probmodel import arviz_data, inference
 from probmodel.conjugate import NotConjugateError
-from probmodel.inference import NUTS, SVI, Exact, Laplace, NonFiniteError
+from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, NonFiniteError
 from probmodel.inference.svi import descends
 from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
@@ -105,12 +105,16 @@ def _svi(case: Case) -> SVI:
 METHODS: dict[str, Callable[[Case], Any]] = {
     "SVI": _svi,
     "NUTS": lambda _: NUTS(num_samples=250, num_warmup=100, num_chains=2, progress=False),
+    "ChEES": lambda _: ChEES(num_samples=60, num_warmup=100, num_chains=32, progress=False),
     "Laplace": lambda _: Laplace(num_draws=NUM_DRAWS),
     "Exact": lambda _: Exact(num_draws=NUM_DRAWS),
 }
+CHAINS = {"NUTS": (2, 250), "ChEES": (32, 60)}
+"""Chains and draws of the samplers; the others draw independently."""
 QUICK: dict[str, Any] = {
     "SVI": SVI(num_steps=30, num_draws=20, progress=False),
     "NUTS": NUTS(num_samples=20, num_warmup=20, num_chains=2, progress=False),
+    "ChEES": ChEES(num_samples=20, num_warmup=20, num_chains=4, progress=False),
     "Laplace": Laplace(num_draws=20),
     "Exact": Exact(num_draws=20),
 }
@@ -151,7 +155,7 @@ def test_draws_are_chain_by_draw_by_event_inside_the_support(method, case):
     known, posterior = fit(method, case)
     draws = posterior.draws[known.site]
     assert set(posterior.draws) == {known.site}
-    assert draws.shape == ((2, 250) if method == "NUTS" else (1, NUM_DRAWS))
+    assert draws.shape == CHAINS.get(method, (1, NUM_DRAWS))
     assert draws.dtype == torch.float64
     assert torch.isfinite(draws).all()
     assert case == "normal" or (draws > 0).all()

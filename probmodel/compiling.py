@@ -1,0 +1,326 @@
+"""A pure tensor function, loops included, as machine code that outlives the process.
+
+PyTorch's ahead-of-time Inductor writes a graph as a shared library: calling it runs no Python, and a second process finds
+it on disk under a digest of the graph.  Beside `tracing` the only module that touches PyTorch's internals.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
+from torch._guards import TracingContext, detect_fake_mode, tracing
+from torch._higher_order_ops.while_loop import while_loop_op
+from torch._inductor import aot_compile
+from torch._inductor.cpu_vec_isa import pick_vec_isa
+from torch._inductor.runtime.cache_dir_utils import cache_dir
+from torch._subclasses import FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+OPTIONS: dict[str, Any] = {
+    # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
+    "fallback_random": True,
+}
+
+BUILD_SECONDS = 20.0
+"""What compiling one graph costs on a small machine."""
+
+LOAD_SECONDS = 2.0
+"""What loading a compiled graph costs, most of it the tracing that tells which graph it is."""
+
+ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest relative difference between a compiled graph and the traced one that the order of additions explains."""
+
+Tensors = tuple[Tensor, ...]
+
+
+class CompilingWarning(UserWarning):
+    """A graph could not be compiled faithfully and runs uncompiled; the numbers are the same, the speed is not."""
+
+
+def repeat(
+    count: Tensor, body: Callable[..., Tensors], state: Sequence[Tensor], constants: Sequence[Tensor] = ()
+) -> Tensors:
+    """State after `body(i, *state, *constants) → state` for i = 0 … count − 1; one loop of machine code where compiled.
+
+    Args:
+        count: number of repetitions, an integer tensor.
+        body: a pure function whose results have the shapes and dtypes of the state.
+        state: what changes.
+        constants: every other tensor that the body reads.
+    """
+    if detect_fake_mode((count, *state)) is None:
+        for i in range(int(count)):
+            state = body(torch.tensor(i, device=count.device), *state, *constants)
+        return tuple(state)
+    size = len(state)
+
+    def unfinished(i: Tensor, bound: Tensor, *_: Tensor) -> Tensor:
+        return i < bound
+
+    def once(i: Tensor, bound: Tensor, *tensors: Tensor) -> Tensors:
+        changed = body(i, *tensors)
+        return (i + 1, bound.clone(), *_owned(changed, (i, bound, *tensors)))
+
+    carried = (torch.zeros_like(count), count, *state)
+    return tuple(while_loop_op(unfinished, once, carried, tuple(constants)))[2 : 2 + size]  # type: ignore[arg-type]
+
+
+def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensors:
+    """The outputs, copied where they are one of the inputs or come twice: a loop's results may share no memory."""
+    seen, owned = {id(tensor) for tensor in inputs}, []
+    for tensor in outputs:
+        owned.append(tensor.clone() if id(tensor) in seen or tensor._is_view() else tensor)
+        seen.add(id(tensor))
+    return tuple(owned)
+
+
+class Lifted(NamedTuple):
+    """A graph that reads no tensor but its arguments, `graph(*constants, *inputs)`."""
+
+    graph: GraphModule
+    constants: Tensors
+
+    def __call__(self, constants: Sequence[Tensor], *inputs: Tensor) -> Any:
+        return self.graph(*constants, *inputs)
+
+
+def lifted(graph: GraphModule) -> Lifted:
+    """Take the tensors out of a graph, and with them all that depends on nothing else: it is computed once, here.
+
+    Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
+    """
+    graph = GraphModule(graph, fx_graph_cse(graph.graph))
+    known: dict[Node, Tensor] = {}
+    views: set[Node] = set()
+    for node in graph.graph.nodes:
+        value = _known_value(graph, node, known)
+        if value is None:
+            continue
+        known[node] = value.detach()
+        if node.op == "call_function" and any(r.alias_info for r in node.target._schema.returns):
+            views.add(node)
+    return _replaced(graph, known, views)
+
+
+def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor]) -> Tensor | None:
+    if node.op == "get_attr":
+        return attrgetter(str(node.target))(graph)
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1]:
+        like = node.meta["val"]
+        return torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    schema = node.target._schema
+    if torch.Tag.nondeterministic_seeded in node.target.tags or schema.is_mutable or len(schema.returns) != 1:
+        return None
+    if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
+        return None
+    value = node.target(*_filled(node.args, known), **_filled(node.kwargs, known))
+    return value if isinstance(value, Tensor) else None
+
+
+_FACTORIES = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.new_empty.default)
+"""Memory without values."""
+
+
+def _filled(arguments: Any, known: dict[Node, Tensor]) -> Any:
+    return torch.fx.node.map_arg(arguments, lambda node: known[node])
+
+
+def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -> Lifted:
+    """Known values that unknown nodes read become leading inputs; a view of one stays an operation on it."""
+    wanted: dict[Node, Tensor] = {}
+    stack = [n for node in graph.graph.nodes if node not in known for n in node.all_input_nodes if n in known]
+    while stack:
+        node = stack.pop()
+        if node in views and node.all_input_nodes:
+            stack.extend(node.all_input_nodes)
+        else:
+            wanted[node] = known[node]
+    first = next(iter(graph.graph.nodes))
+    constants: list[Tensor] = []
+    for node, value in wanted.items():
+        with graph.graph.inserting_before(first):
+            if value.numel() and bool((value == value.flatten()[0]).all()):
+                # One number for all elements is no memory to read.
+                kind: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
+                arguments = (list(value.shape), value.flatten()[0].item())
+                new = graph.graph.call_function(torch.ops.aten.full.default, arguments, kind)
+                new.meta["val"] = value
+            else:
+                new = graph.graph.placeholder(f"constant_{len(constants)}")
+                constants.append(value.contiguous())
+        node.replace_all_uses_with(new)
+    drop_dead(graph)
+    _placeholders_first(graph)
+    graph.recompile()
+    return Lifted(graph, tuple(constants))
+
+
+def drop_dead(graph: GraphModule) -> None:
+    """Erase what nobody reads, draws of random numbers too."""
+    graph.graph.eliminate_dead_code()
+    for node in reversed(graph.graph.nodes):
+        pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
+        if node.op == "call_function" and not node.users and pure:
+            graph.graph.erase_node(node)
+
+
+def _placeholders_first(graph: GraphModule) -> None:
+    nodes = list(graph.graph.nodes)
+    anchor = next(node for node in nodes if node.op != "placeholder")
+    for node in nodes[nodes.index(anchor) :]:
+        if node.op == "placeholder":
+            anchor.prepend(node)
+
+
+# ---------------------------------------------------------------------------------------------- machine code
+
+
+class Native:
+    """A pure function of tensors, to be compiled ahead of time for the shapes, dtypes and device of its examples.
+
+    Calling it before `compile` runs the function as it is; the numbers are the same up to rounding.
+
+    Args:
+        function: tensors → tensors; reads no tensor from outside.
+        examples: tensors of the shapes it will be called with.
+    """
+
+    def __init__(self, function: Callable[..., Tensors], examples: Sequence[Tensor]) -> None:
+        self.function = function
+        self.examples = tuple(examples)
+        self.graph: GraphModule | None = None
+        self.mode = FakeTensorMode(shape_env=ShapeEnv())
+        self.run: Callable[..., Sequence[Tensor]] = function
+
+    def __call__(self, *tensors: Tensor) -> Tensors:
+        with torch.no_grad():
+            return tuple(self.run(*tensors))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether calls run machine code."""
+        return self.run is not self.function
+
+    @property
+    def path(self) -> Path:
+        """Where the library of this graph, these shapes, this processor and this PyTorch belongs."""
+        graph, described = self._traced(), []
+        for module in (graph, *(m for m in graph.modules() if isinstance(m, GraphModule) and m is not graph)):
+            described.append(module.code)
+        described += [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in self.examples]
+        described += [
+            torch.__version__,
+            str(pick_vec_isa()),
+            str(torch.get_num_threads()),
+            str(sorted(OPTIONS.items())),
+        ]
+        name = hashlib.sha256("\n".join(described).encode()).hexdigest()
+        return Path(cache_dir()) / "probmodel" / name[:2] / f"{name[2:34]}.so"
+
+    def on_disk(self) -> bool:
+        """Whether an earlier process has compiled it."""
+        return self.examples[0].device.type == "cpu" and self.path.exists()
+
+    def compile(self) -> None:
+        """Compile, or load what an earlier process has compiled; warns and stays as it is where the numbers differ."""
+        try:
+            run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
+            with torch.no_grad():
+                expected, got = _with_one_seed(self.function, self.examples), _with_one_seed(run, self.examples)
+        except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
+            return self._refuse(str(error).strip().split("\n")[0])
+        worst = max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
+        if worst > 1:
+            return self._refuse(f"its numbers are {worst:.1e} times further off than rounding explains")
+        self.run = run
+        return None
+
+    def _refuse(self, reason: str) -> None:
+        warnings.warn(f"a graph runs uncompiled, which is slower: {reason}", CompilingWarning, stacklevel=3)
+
+    def _library(self) -> Callable[..., Sequence[Tensor]]:
+        path = self.path
+        if not path.exists():
+            _build(self._traced(), self.examples, path, self.mode)
+        runner = _runner(str(path))
+        return lambda *tensors: runner(list(tensors))
+
+    def _cuda_graph(self) -> Callable[..., Sequence[Tensor]]:
+        compiled = torch.compile(self._traced(), mode="reduce-overhead", fullgraph=True, dynamic=False)
+        # A CUDA graph overwrites its results at the next call.
+        return lambda *tensors: [result.clone() for result in compiled(*tensors)]
+
+    def _traced(self) -> GraphModule:
+        if self.graph is None:
+            with tracing(TracingContext(self.mode)), self.mode, torch.no_grad():
+                # Each its own, also where one tensor is given twice: later calls may give two.
+                fakes = [
+                    torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in self.examples
+                ]
+                graph = make_fx(self.function)(*fakes)
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            self.graph = graph
+        return self.graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inductor reports each operator that it leaves to PyTorch's library."""
+    logger = logging.getLogger("torch._inductor.ir")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMode) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        with tracing(TracingContext(mode)), torch.no_grad():
+            built = aot_compile(graph, examples, options={**OPTIONS, "aot_inductor.output_path": f"{folder}/graph.so"})
+        for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's library itself has to run.
+            os.replace(calls, path.with_suffix(".json"))
+        os.replace(str(built), path)  # Other processes see the whole library or none.
+
+
+def _with_one_seed(run: Callable[..., Sequence[Tensor]], tensors: Tensors) -> Sequence[Tensor]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(1)
+        return run(*tensors)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Largest difference in units of what rounding explains; infinite for whole numbers that differ."""
+    if not a.is_floating_point():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return float("inf")
+    if not a.isfinite().any():
+        return 0.0
+    unit = ROUNDING.get(a.dtype, 0.05) * max(1.0, float(a[a.isfinite()].abs().max()))
+    return float((a - b)[a.isfinite()].abs().max()) / unit
+
+
+@lru_cache(maxsize=64)
+def _runner(path: str) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1).run

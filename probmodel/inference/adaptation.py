@@ -1,0 +1,149 @@
+"""Step size by dual averaging and a diagonal mass matrix, per chain, as pure functions (Hoffman & Gelman, 2014; Stan)."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FIRST_BUFFER, LAST_BUFFER, FIRST_WINDOW = 75, 50, 25
+"""Stan's warm-up: step size alone, windows of doubling length for the variances, step size alone."""
+DELAY, SHRINKAGE, FORGETTING = 10.0, 0.05, 0.75
+"""Stan's t0, gamma and kappa."""
+MAX_DOUBLINGS = 30
+PRIOR_DRAWS, PRIOR_VARIANCE = 5.0, 1e-3
+"""What a window's variance is shrunk by, in draws, and towards what."""
+
+
+class Adaptation(NamedTuple):
+    """Where the warm-up of C chains stands."""
+
+    log_step: Float[Tensor, " C"]
+    log_step_mean: Float[Tensor, " C"]
+    shrunk_to: Float[Tensor, " C"]
+    error: Float[Tensor, " C"]
+    updates: Float[Tensor, " C"]
+    scale: Float[Tensor, "C D"]
+    """Standard deviations: square roots of the inverse mass matrix's diagonal."""
+    seen: Float[Tensor, " C"]
+    mean: Float[Tensor, "C D"]
+    squares: Float[Tensor, "C D"]
+
+
+class Schedule(NamedTuple):
+    """Which draws of the warm-up estimate variances, and after which a window ends."""
+
+    estimates: Bool[Tensor, " W"]
+    ends: Bool[Tensor, " W"]
+
+
+def schedule(num_warmup: int, device: torch.device) -> Schedule:
+    """Stan's windows; a short warm-up keeps their proportions."""
+    first, last, window = FIRST_BUFFER, LAST_BUFFER, FIRST_WINDOW
+    if first + window + last > num_warmup:
+        first, last = int(0.15 * num_warmup), int(0.1 * num_warmup)
+        window = num_warmup - first - last
+    estimates, ends = torch.zeros(2, num_warmup, dtype=torch.bool, device=device)
+    begin, stop = first, num_warmup - last
+    while begin < stop:
+        # A window that would leave less than its double after it takes the rest.
+        end = begin + window if begin + 3 * window <= stop else stop
+        estimates[begin:end] = True
+        ends[end - 1] = True
+        begin, window = end, 2 * window
+    return Schedule(estimates, ends)
+
+
+def reasonable_step(
+    theta: Float[Tensor, "C D"],
+    gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
+    scale: Float[Tensor, " D"],
+) -> Float[Tensor, " C"]:
+    """In units of the scale, the step whose acceptance crosses 0.8: doubled or halved until it does."""
+    log_prob, slope = gradient(theta)
+    momentum = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
+    start = log_prob - 0.5 * momentum.square().sum(-1)
+    exponent = torch.zeros_like(log_prob)
+    direction, open_ = torch.zeros_like(log_prob), torch.ones_like(log_prob, dtype=torch.bool)
+    for _ in range(MAX_DOUBLINGS):
+        step = (2**exponent)[:, None]
+        half = momentum + 0.5 * step * scale * slope
+        moved_log_prob, moved_slope = gradient(theta + step * scale * half)
+        moved = half + 0.5 * step * scale * moved_slope
+        gain = moved_log_prob - 0.5 * moved.square().sum(-1) - start
+        wanted = torch.where(gain > math.log(0.8), 1.0, -1.0).to(gain.dtype)
+        open_ = open_ & ((direction == 0) | (wanted == direction))
+        direction = wanted
+        if not open_.any():
+            break
+        exponent = torch.where(open_, exponent + wanted, exponent)
+    return 2**exponent
+
+
+def begin(step: Float[Tensor, " C"], dim: int) -> Adaptation:
+    """Unit variances and a first step size."""
+    nothing = step.new_zeros(len(step), dim)
+    zero = torch.zeros_like(step)
+    log_step = step.log()
+    return Adaptation(
+        log_step,
+        log_step.clone(),
+        log_step + math.log(10),  # Ten times the first step: large ones are tried first.
+        zero,
+        zero.clone(),
+        nothing + 1,
+        zero.clone(),
+        nothing,
+        nothing.clone(),
+    )
+
+
+def adapt(
+    before: Adaptation,
+    theta: Float[Tensor, "C D"],
+    accepted: Float[Tensor, " C"],
+    number: Int[Tensor, " C"],
+    plan: Schedule,
+    target_accept: float,
+) -> Adaptation:
+    """After draw `number` of each chain; chains beyond the warm-up must not be passed on."""
+    length = len(plan.ends)
+    here = number.clamp(0, length - 1)
+    estimates, ends, last = plan.estimates[here], plan.ends[here], number == length - 1
+    after = _estimated(_stepped(before, accepted, target_accept), theta, estimates)
+    variance = after.squares / (after.seen - 1).clamp(min=1)[:, None]
+    weight = (after.seen / (after.seen + PRIOR_DRAWS))[:, None]
+    scale = (weight * variance + (1 - weight) * PRIOR_VARIANCE).sqrt()
+    restarted = begin(after.log_step_mean.exp(), theta.shape[1])._replace(scale=scale)
+    after = choose(ends, restarted, after)
+    return after._replace(log_step=torch.where(last, after.log_step_mean, after.log_step))
+
+
+def _stepped(before: Adaptation, accepted: Float[Tensor, " C"], target_accept: float) -> Adaptation:
+    updates = before.updates + 1
+    share = 1 / (updates + DELAY)
+    error = (1 - share) * before.error + share * (target_accept - accepted)
+    log_step = before.shrunk_to - updates.sqrt() / SHRINKAGE * error
+    forget = updates**-FORGETTING
+    mean = forget * log_step + (1 - forget) * before.log_step_mean
+    return before._replace(log_step=log_step, log_step_mean=mean, error=error, updates=updates)
+
+
+def _estimated(before: Adaptation, theta: Float[Tensor, "C D"], estimates: Bool[Tensor, " C"]) -> Adaptation:
+    """Welford's running mean and squares."""
+    seen = before.seen + 1
+    gap = theta - before.mean
+    mean = before.mean + gap / seen[:, None]
+    counted = before._replace(seen=seen, mean=mean, squares=before.squares + gap * (theta - mean))
+    return choose(estimates, counted, before)
+
+
+Fields = TypeVar("Fields", bound=tuple)
+
+
+def choose(where: Bool[Tensor, " C"], one: Fields, other: Fields) -> Fields:
+    """Field by field, chain by chain."""
+    pairs = zip(one, other, strict=True)
+    return type(one)(*(torch.where(where.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))

@@ -1,0 +1,66 @@
+"""How much memory a computation may take: a quarter of what is free, unless the caller says otherwise."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import psutil
+import torch
+
+SHARE = 0.25
+"""Of the free memory, for the intermediate tensors of one vectorised call."""
+
+_STATED: ContextVar[int | None] = ContextVar("memory_budget", default=None)
+_LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+
+
+@contextmanager
+def memory_budget(num_bytes: int) -> Iterator[None]:
+    """Within it, draws are split so that a vectorised call needs about `num_bytes`, and larger results are refused.
+
+    >>> with memory_budget(2**20):
+    ...     budget(torch.device("cpu"))
+    1048576
+
+    Raises:
+        ValueError: for a budget below one byte.
+    """
+    if num_bytes < 1:
+        raise ValueError(f"expected a budget of 1 byte or more, got {num_bytes}; give bytes, for example 2**30")
+    token = _STATED.set(num_bytes)
+    try:
+        yield
+    finally:
+        _STATED.reset(token)
+
+
+def budget(device: torch.device) -> int:
+    """Bytes of intermediate tensors that one vectorised call may need: as stated, else a quarter of the free memory."""
+    stated = _STATED.get()
+    return max(1, int(SHARE * free_bytes(device)) if stated is None else stated)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What the device, or this process's container, has left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = psutil.virtual_memory().available
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() and _USED.is_file() else "max"
+    return available if limit == "max" else max(0, min(available, int(limit) - int(_USED.read_text())))
+
+
+def refuse_above_memory(needed: int, device: torch.device, what: str, instead: str) -> None:
+    """Raise a MemoryError before anything is allocated that does not fit.
+
+    Args:
+        needed: bytes.
+        device: where.
+        what: the thing that needs them.
+        instead: what to do.
+    """
+    stated = _STATED.get()
+    free = free_bytes(device) if stated is None else stated
+    if needed > free:
+        kind = "free" if stated is None else "in the stated budget"
+        raise MemoryError(f"expected at most {free:,} bytes {kind}, got {what}, which needs {needed:,}; {instead}")

@@ -1,0 +1,161 @@
+"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015)."""
+
+import math
+from typing import Any
+
+import torch
+from gpytorch import settings
+from gpytorch.distributions import MultivariateNormal
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood, Likelihood
+from gpytorch.means import Mean
+from jaxtyping import Float
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor
+
+from probmodel.objectives.gaussian_process import check_rows, dense, noise_by_row
+from probmodel.objectives.positive_definite import factorised, upper_factor
+from probmodel.objectives.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
+
+LADDER = (1.0, 10.0, 100.0, 1000.0)
+"""Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; each but the first is warned of."""
+
+
+def svgp_elbo(
+    mean: Mean,
+    kernel: Kernel,
+    likelihood: Likelihood,
+    inducing: Float[Tensor, "M D"],
+    q_loc: Float[Tensor, " M"],
+    q_scale_tril: Float[Tensor, "M M"],
+    x: Float[Tensor, "B D"],
+    y: Float[Tensor, " B"],
+    size: int,
+) -> Float[Tensor, ""]:
+    """ELBO = size/B Σ_b E_q[log p(y_b | f_b)] − KL(q(v) ‖ N(0, I)), in nats over all `size` rows; higher is better.
+
+    Inducing values are whitened, u = L v with Kuu = L Lᵀ and q(v) = N(m, T Tᵀ), so with A = L⁻¹ Kux
+
+        E[f] = m(x) + Aᵀ m,   Var[f] = k(x, x) − Σ A² + Σ (Tᵀ A)².
+
+    As in GPyTorch's `VariationalStrategy`, `gpytorch.settings.variational_cholesky_jitter` (1e-6 in float64, 1e-4 in
+    float32) is added to the diagonal of Kuu and to the variances.  Priors on parameters are not added; gradients flow
+    into the parameters of mean, kernel and likelihood and into every tensor; there is no second derivative.
+
+    Args:
+        mean: GPyTorch mean.
+        kernel: GPyTorch kernel without batch dimensions; RBF and Matérn kernels take the fast path.
+        likelihood: GPyTorch likelihood of one latent function; Gaussian noise in closed form, others by their
+            `expected_log_prob`, which is Gauss–Hermite quadrature where there is no closed form.
+        inducing: inputs of the inducing values.
+        q_loc: mean m of q(v).
+        q_scale_tril: T, of which only the lower triangle is read.
+        x: inputs of a minibatch, or of all rows.
+        y: their observations.
+        size: rows of the full data set.
+
+    Raises:
+        ValueError: shapes or types that differ, numbers that are not finite, a size below the rows given, or a Kuu
+            that is not positive definite with the largest jitter of `LADDER`.
+
+    Reference:
+        Hensman, Matthews & Ghahramani (2015), Scalable Variational Gaussian Process Classification, AISTATS.
+    """
+    check_rows(kernel, x, y)
+    _check_inducing(inducing, q_loc, q_scale_tril, x, size)
+    f_mean, f_var = _marginals(kernel, inducing, q_loc, q_scale_tril, x)
+    f_mean = f_mean + mean(x).to(x)
+    rows = _expected_log_likelihood(likelihood, y, f_mean, f_var)
+    return rows.sum() * (size / len(y)) - _kl_to_standard(q_loc, q_scale_tril)
+
+
+def _check_inducing(inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Tensor, size: int) -> None:
+    m, columns = len(q_loc), x.shape[1]
+    if inducing.shape != (m, columns) or q_loc.shape != (m,) or q_scale_tril.shape != (m, m) or m == 0:
+        got = f"{tuple(inducing.shape)}, {tuple(q_loc.shape)} and {tuple(q_scale_tril.shape)}"
+        expected = f"inducing (M, {columns}), q_loc (M,) and q_scale_tril (M, M)"
+        raise ValueError(f"expected {expected}, got {got}; give one whitened value to each inducing input")
+    if {inducing.dtype, q_loc.dtype, q_scale_tril.dtype} != {x.dtype}:
+        got = f"{inducing.dtype}, {q_loc.dtype} and {q_scale_tril.dtype}"
+        raise ValueError(f"expected inducing, q_loc and q_scale_tril of type {x.dtype}, got {got}; convert them")
+    if size < len(x):
+        raise ValueError(f"expected a size of {len(x)} or more, got {size}; give the rows of the full data set")
+
+
+def _marginals(
+    kernel: Kernel, inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Tensor
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Mean above the prior's and variance of q(f_b)."""
+    jitter = settings.variational_cholesky_jitter.value(x.dtype)
+    parts = stationary(kernel)
+    if parts is None:
+        k = torch.cat([dense(kernel, inducing), dense(kernel, inducing, x)], 1)
+        shift, excess = _Interpolated.apply(k, k.new_tensor(jitter), q_loc, q_scale_tril)
+        return shift, kernel(x, diag=True) + jitter + excess
+    # Covariances in units of the outputscale s, so that only vectors of length B are multiplied by it.
+    s = parts.outputscale.to(x)
+    zu = parts.scaled(inducing)
+    k = stationary_covariance(parts.shape, zu, torch.cat([zu, parts.scaled(x)]))
+    shift, excess = _Interpolated.apply(k, jitter / s, q_loc, q_scale_tril)
+    return s.sqrt() * shift, s * (excess + 1.0) + jitter
+
+
+def _expected_log_likelihood(likelihood: Likelihood, y: Tensor, f_mean: Tensor, f_var: Tensor) -> Float[Tensor, " B"]:
+    # Exact types, as a subclass may have a likelihood of its own.
+    if type(likelihood) not in (GaussianLikelihood, FixedNoiseGaussianLikelihood):
+        rows = likelihood.expected_log_prob(y, MultivariateNormal(f_mean, DiagLinearOperator(f_var)))
+        if rows.shape != y.shape:
+            got = f"{tuple(rows.shape)}"
+            raise ValueError(f"expected {tuple(y.shape)} terms, got {got}; use a likelihood of one latent function")
+        return rows
+    noise = noise_by_row(likelihood, y)
+    return -0.5 * (((y - f_mean).square() + f_var) / noise + noise.log() + math.log(2 * math.pi))
+
+
+def _kl_to_standard(loc: Tensor, scale_tril: Tensor) -> Float[Tensor, ""]:
+    t = scale_tril.tril()
+    # The sign of a factor's diagonal is free.
+    log_det = t.diagonal().square().log().sum()
+    return 0.5 * (t.square().sum() + loc @ loc - len(loc) - log_det)
+
+
+class _Interpolated(torch.autograd.Function):
+    """(Aᵀ m, Σ A ∘ H) from [Kuu, Kux] with A = L⁻¹ Kux and H = (T Tᵀ − I) A; the gradient is written out in M × M products.
+
+    L⁻¹ is formed: products with it run faster than substitution, and cond(L) is the root of cond(Kuu), which the jitter bounds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+        kuu, kux = k[:, : len(m)], k[:, len(m) :]
+
+        def build(multiple: float) -> Tensor:
+            shifted = kuu.clone()
+            shifted.diagonal().add_(multiple * jitter)
+            return upper_factor(shifted)
+
+        u = factorised(build, LADDER, "variational_cholesky_jitter")
+        inverse = torch.linalg.solve_triangular(u, torch.eye(len(m), dtype=k.dtype, device=k.device), upper=True)
+        t = scale_tril.tril()
+        excess = t @ t.mT
+        excess.diagonal().sub_(1.0)
+        a = inverse.mT @ kux
+        h = excess @ a
+        ctx.save_for_backward(inverse, a, h, m, t, excess)
+        return m @ a, (a * h).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        refuse_second_derivative()
+        inverse, a, h, m, t, excess = ctx.saved_tensors
+        grad_var = 2.0 * grad_var
+        grad_m = a @ grad_mean
+        grad_a = torch.addr(h.mul(grad_var), m, grad_mean)
+        q = (a * grad_var) @ a.mT
+        # Murray (2016), sec. 4.2: through the factor, −½ L⁻ᵀ P L⁻¹ with P the lower triangle of Ā Aᵀ, mirrored.
+        p = (excess @ q).addr_(m, grad_m).tril_()
+        p = p.add(p.tril(-1).mT)
+        grad_k = a.new_empty(len(m), len(m) + a.shape[1])
+        grad_kuu = torch.mm(inverse @ p, inverse.mT, out=grad_k[:, : len(m)]).mul_(-0.5)
+        torch.mm(inverse, grad_a, out=grad_k[:, len(m) :])
+        return grad_k, grad_kuu.diagonal().sum(), grad_m, (q @ t).tril_()
