@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from probmodel.compiling import Tensors, repeat
 from probmodel.inference.adaptation import DELAY, FORGETTING, SHRINKAGE, reasonable_step
 from probmodel.inference.chains import by_site, starting, warn_if_untrusted
-from probmodel.inference.recording import ChainGradient, Recording, chain_gradient
-from probmodel.inference.settling import settled
+from probmodel.inference.recording import ChainGradient, Prelude, Recording, chain_gradient
+from probmodel.inference.settling import STEPS, Climb, Slope, foot, higher, scattered
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.tracing import isolated, spawn
 
@@ -139,38 +139,28 @@ class Trajectory(NamedTuple):
 
 def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sampled:
     slope = chain_gradient(target, theta)
-
-    def here(at: Tensor) -> tuple[Tensor, Tensor]:
-        return slope.at(slope.constants, at)
-
-    theta, variance = settled(theta, here)
-    log_prob, first_slope = here(theta)
-    step = reasonable_step(theta, here, variance.sqrt()).log().mean()
-    zero, count = torch.zeros_like(step), torch.zeros((), dtype=torch.long, device=theta.device)
-    begin = State(
-        theta,
-        log_prob,
-        first_slope,
-        count,
-        step,
-        step.clone(),
-        step + math.log(10),
-        zero,
-        zero.clone(),
-        zero.clone(),
-        zero.clone(),
-        variance,
-    )
+    begin = time.perf_counter()
 
     def one(state: Tensors, constants: Tensors) -> tuple[Tensors, Tensors]:
         after, numbers = _transition(settings, slope, State(*state), constants)
         return tuple(after), (after.theta, numbers)
 
-    recording = Recording(one, tuple(begin), slope.constants, slope.reason)
-    kept, told, state, total = [], [], tuple(begin), settings.num_warmup + settings.num_samples
+    def climb(i: Tensor, *tensors: Tensor) -> Tensors:
+        fields, constants = tensors[: len(Climb._fields)], tensors[len(Climb._fields) :]
+        return tuple(higher(Climb(*fields), lambda at: slope.at(constants, at)))
+
+    def here(at: Tensor) -> tuple[Tensor, Tensor]:
+        return slope.at(slope.constants, at)
+
+    example = tuple(_first(theta, torch.ones_like(theta[0]), here))
+    recording = Recording(one, example, slope.constants, slope.reason, Prelude(climb, tuple(foot(theta))))
+    if settings.compile:
+        recording.compile_where_it_pays(1, settings.compile)
+    state: Tensors = tuple(_first(*scattered(Climb(*recording.prelude(STEPS)), here), here))
+    kept, told, total = [], [], settings.num_warmup + settings.num_samples
     with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
         while recording.steps < total:
-            if recording.steps or settings.compile:
+            if recording.steps:
                 recording.compile_where_it_pays(total - recording.steps, settings.compile)
             state, (where, numbers) = recording(state)
             first = max(0, settings.num_warmup - (recording.steps - recording.window))
@@ -179,8 +169,29 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
             bar.update(min(recording.window, total - bar.n))
     last = State(*state)
     draws, numbers = (torch.cat(parts)[: settings.num_samples].transpose(0, 1) for parts in (kept, told))
+    seconds = time.perf_counter() - begin - recording.compiling
     length = float(last.log_length_mean.exp())
-    return Sampled(draws, numbers, float(last.log_step.exp()), length, recording.compiled, recording.seconds)
+    return Sampled(draws, numbers, float(last.log_step.exp()), length, recording.compiled, seconds)
+
+
+def _first(theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], gradient: Slope) -> State:
+    log_prob, slope = gradient(theta)
+    step = reasonable_step(theta, gradient, variance.sqrt()).log().mean()
+    zero, count = torch.zeros_like(step), torch.zeros((), dtype=torch.long, device=theta.device)
+    return State(
+        theta,
+        log_prob,
+        slope,
+        count,
+        log_step=step,
+        log_step_mean=step.clone(),
+        shrunk_to=step + math.log(10),
+        error=zero,
+        log_length=zero.clone(),
+        log_length_mean=zero.clone(),
+        square=zero.clone(),
+        variance=variance,
+    )
 
 
 def _transition(

@@ -106,6 +106,7 @@ def _stats(numbers: Float[Tensor, "C N 6"]) -> dict[str, list]:
 
 def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Sampled:
     slope = chain_gradient(target, theta)
+    begin = time.perf_counter()
     plan = adaptation.schedule(settings.num_warmup, theta.device)
     fields = len(Adaptation._fields)
 
@@ -126,7 +127,8 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
     none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     state = (*tree.flatten(tree.begin(theta, here, settings.max_tree_depth, none)), *first)
     recording = Recording(step, state, (*plan, *slope.constants), slope.reason)
-    return _collect(settings, recording, state, theta)
+    found = _collect(settings, recording, state, theta)
+    return found._replace(seconds=time.perf_counter() - begin - recording.compiling)
 
 
 def _collect(settings: NUTS, recording: Recording, state: Tensors, theta: Float[Tensor, "C D"]) -> Sampled:

@@ -1,7 +1,8 @@
 """Steps of many chains at once, a window of them in one compiled call, and what each step puts out."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -48,14 +49,22 @@ def _tamed(slope: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Ten
     return torch.where(value.isnan(), -torch.inf, value), torch.nan_to_num(slope, 0.0, 0.0, 0.0)
 
 
+class Prelude(NamedTuple):
+    """What is repeated before the first step, on a state of its own: `body(i, *state, *constants) → state`."""
+
+    body: Callable[..., Tensors] = lambda i, *tensors: ()
+    state: Tensors = ()
+
+
 class Recording:
-    """`step(state, constants) → (state, outputs)`, a window of steps a call.
+    """`step(state, constants) → (state, outputs)`, a window of steps a call; prelude and steps are compiled together.
 
     Args:
         step: pure function of flat tuples of tensors.
-        state: where it begins.
+        state: a state to compile for.
         constants: what it reads and never changes.
         reason: why it cannot be compiled; None where it can.
+        prelude: what comes before the first step.
     """
 
     def __init__(
@@ -64,31 +73,32 @@ class Recording:
         state: Tensors,
         constants: Tensors,
         reason: str | None,
+        prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
     ) -> None:
-        self.constants, self.reason = constants, reason
+        self.constants, self.reason, self.state, self.first = constants, reason, state, prelude.state
         self.device = state[0].device
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
             _, outputs = step(state, constants)
         room = WINDOW_NUMBERS // max(1, sum(output.numel() for output in outputs))
         self.window = min(64, max(8, room))
         self.blank = tuple(output.new_zeros(self.window, *output.shape) for output in outputs)
-        ends = len(state), len(state) + len(outputs)
+        sizes = (len(prelude.state), len(state), len(outputs), len(constants))
 
         def once(i: Tensor, *tensors: Tensor) -> Tensors:
-            changed, outputs = step(tensors[: ends[0]], tensors[ends[1] :])
+            now, rows, fixed = _cut(tensors, sizes[1:])
+            changed, outputs = step(now, fixed)
             here = torch.arange(self.window, device=self.device) == i
-            written = (
-                torch.where(here.reshape(-1, *[1] * output.dim()), output, row)
-                for output, row in zip(outputs, tensors[ends[0] : ends[1]], strict=True)
-            )
-            return (*changed, *written)
+            pairs = zip(outputs, rows, strict=True)
+            return (*changed, *(torch.where(here.reshape(-1, *[1] * out.dim()), out, row) for out, row in pairs))
 
-        def run(count: Tensor, *tensors: Tensor) -> Tensors:
-            return repeat(count, once, tensors[: ends[1]], tensors[ends[1] :])
+        def run(climbs: Tensor, count: Tensor, *tensors: Tensor) -> Tensors:
+            before, now, rows, fixed = _cut(tensors, sizes)
+            ready = repeat(climbs, prelude.body, before, fixed) if before else ()
+            return (*ready, *repeat(count, once, (*now, *rows), fixed))
 
-        self.size = len(state)
-        self.native = Native(run, (self._count(1), *state, *self.blank, *constants))
-        self.seconds, self.steps = 0.0, 0
+        one = self._count(1)
+        self.native = Native(run, (one, one, *prelude.state, *state, *self.blank, *constants))
+        self.seconds, self.steps, self.compiling = 0.0, 0, 0.0
 
     def _count(self, count: int) -> Tensor:
         return torch.tensor(count, device=self.device)
@@ -107,14 +117,29 @@ class Recording:
         """
         if self.compiled or self.reason is not None or wish is False:
             return
+        begin = time.perf_counter()
         saving = SAVED * remaining * self.seconds / max(1, self.steps)
         if wish or saving > BUILD_SECONDS or (saving > LOAD_SECONDS and self.native.on_disk()):
             self.native.compile()
+        self.compiling += time.perf_counter() - begin
+
+    def prelude(self, count: int) -> Tensors:
+        """The prelude's state after `count` repetitions."""
+        found = self.native(self._count(count), self._count(0), *self.first, *self.state, *self.blank, *self.constants)
+        return found[: len(self.first)]
 
     def __call__(self, state: Tensors) -> tuple[Tensors, Tensors]:
         """A window of steps: the state after it, and the outputs (window, …) of each."""
         begin = time.perf_counter()
-        found = self.native(self._count(self.window), *state, *self.blank, *self.constants)
+        none, window = self._count(0), self._count(self.window)
+        found = self.native(none, window, *self.first, *state, *self.blank, *self.constants)
         self.seconds += time.perf_counter() - begin
         self.steps += self.window
-        return found[: self.size], found[self.size :]
+        _, state, outputs = _cut(found, (len(self.first), len(state), len(self.blank)))
+        return state, outputs
+
+
+def _cut(tensors: Tensors, sizes: Sequence[int]) -> list[Tensors]:
+    """Consecutive pieces of these sizes."""
+    ends = list(accumulate(sizes, initial=0))
+    return [tensors[begin:end] for begin, end in pairwise(ends)]

@@ -1,48 +1,70 @@
 """From wherever chains start to the neighbourhood of a mode each, with the width of the posterior there."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.inference.recording import Slope
+Slope = Callable[[Float[Tensor, "C D"]], tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]]
+"""theta → log density in nats and its slope."""
 
 STEPS = 300
 GROWTH, SHRINKAGE = 1.2, 0.5
 """Of a coordinate's step while its slope keeps its sign, and when that changes (Riedmiller & Braun, 1993)."""
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
-PROBES = 4
+PROBES = 2
 DIFFERENCE = {torch.float64: 1e-4, torch.float32: 1e-2}
 """Step of the finite differences of the gradient: large enough for its rounding errors."""
 WIDEST = 1e3
 
 
-def settled(theta: Float[Tensor, "C D"], gradient: Slope) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
-    """Each chain climbs from its own start, then is scattered around where it came to; variances by curvature.
+class Climb(NamedTuple):
+    """C chains on their way up, and the best place each has seen."""
 
-    Chains of different modes stay apart.  Far from the typical set no one step size suits all chains, and many chains
-    that share theirs would wait for the worst: climbing by the slope's signs is free of scale.
+    theta: Float[Tensor, "C D"]
+    step: Float[Tensor, "C D"]
+    before: Float[Tensor, "C D"]
+    """The slope one step earlier."""
+    best: Float[Tensor, "C D"]
+    best_log_prob: Float[Tensor, " C"]
 
-    Args:
-        theta: overdispersed starts.
-        gradient: theta → log density and slope.
 
-    Returns:
-        New starts, and a variance for each coordinate: the inverse of the mean curvature's diagonal, by random probes
-        (Hutchinson, 1990).
+def foot(theta: Float[Tensor, "C D"]) -> Climb:
+    """Before the first step."""
+    nothing = torch.zeros_like(theta)
+    return Climb(theta, nothing + FIRST_STEP, nothing, theta, nothing[:, 0] - torch.inf)
+
+
+def higher(climb: Climb, gradient: Slope) -> Climb:
+    """One step by the signs of the slope, which is free of scale.
+
+    Far from the typical set no one step size suits all chains, and many that share theirs would wait for the worst; here
+    each chain climbs from its own start, so that chains of different modes stay apart.
     """
-    best, best_log_prob = theta, gradient(theta)[0]
-    step, before = torch.full_like(theta, FIRST_STEP), torch.zeros_like(theta)
-    for _ in range(STEPS):
-        log_prob, slope = gradient(theta)
-        better = log_prob > best_log_prob
-        best, best_log_prob = torch.where(better[:, None], theta, best), torch.where(better, log_prob, best_log_prob)
-        turned = slope.sign() * before.sign() < 0
-        step = torch.where(turned, SHRINKAGE * step, (GROWTH * step).clamp(max=LARGEST_STEP))
-        theta, before = theta + step * slope.sign(), slope
-    variance = _variance(best, gradient)
-    scattered = best + variance.sqrt() * torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
-    inside = gradient(scattered)[0].isfinite()
-    return torch.where(inside[:, None], scattered, best), variance
+    log_prob, slope = gradient(climb.theta)
+    better = log_prob > climb.best_log_prob
+    turned = slope.sign() * climb.before.sign() < 0
+    step = torch.where(turned, SHRINKAGE * climb.step, (GROWTH * climb.step).clamp(max=LARGEST_STEP))
+    return Climb(
+        climb.theta + step * slope.sign(),
+        step,
+        slope,
+        torch.where(better[:, None], climb.theta, climb.best),
+        torch.where(better, log_prob, climb.best_log_prob),
+    )
+
+
+def scattered(climb: Climb, gradient: Slope) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
+    """Starts around where each chain came to, and a variance for each coordinate.
+
+    The variance is the inverse of the curvature's diagonal, by random probes (Hutchinson, 1990), its median over chains.
+    """
+    theta, variance = climb.best, _variance(climb.best, gradient)
+    moved = theta + variance.sqrt() * torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
+    inside = gradient(moved)[0].isfinite()
+    return torch.where(inside[:, None], moved, theta), variance
 
 
 def _variance(theta: Float[Tensor, "C D"], gradient: Slope) -> Float[Tensor, " D"]:
