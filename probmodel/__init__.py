@@ -24,7 +24,7 @@ from probmodel.diagnosis import (
     widened,
 )
 from probmodel.exports import to_arviz
-from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
+from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
 from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, NonFiniteError
 from probmodel.lift import lift
 from probmodel.memory import memory_budget
@@ -54,6 +54,7 @@ __all__ = [
     "Estimate",
     "Evidence",
     "Exact",
+    "HalfPrecision",
     "Identity",
     "Laplace",
     "MaxPool",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from probmodel.decisions import Classify, Regress
-from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
+from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
 from probmodel.lift import Lifted, generative, scaled_normal
 from probmodel.pipeline import Pipeline
 from probmodel.representations import DNN, VAE, StandardNormal
@@ -78,6 +78,7 @@ PIECES: Mapping[str, Piece] = {
     "Lifted": Piece(Lifted, Lifted.settings),
     "CNN": Piece(CNN, CNN.settings),
     "MLP": Piece(MLP, MLP.settings),
+    "HalfPrecision": Piece(HalfPrecision, HalfPrecision.settings),
     "Identity": Piece(Identity, Identity.settings),
     "MaxPool": Piece(MaxPool, asdict),
     "AveragePool": Piece(AveragePool, asdict),

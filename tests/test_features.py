@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from pyro_models import noise
 
-from probmodel.features import CNN, MLP, AveragePool, Identity, MaxPool, UpSample
-from probmodel.tracing import isolated
+from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
+from probmodel.tracing import Gradient, isolated
 
 MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -124,3 +124,30 @@ def test_settings_build_the_same_piece_again(build):
         twin = type(piece)(**piece.settings())
     assert repr(twin) == repr(piece)
     twin.load_state_dict(piece.state_dict())
+
+
+def test_half_precision_rounds_the_products_and_keeps_the_dtype_of_the_data():
+    with isolated(seed=0):
+        network = MLP(6, 4)
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    rough, exact = HalfPrecision(network)(x), network(x)
+    assert rough.dtype == x.dtype
+    error = float(((rough - exact).abs().max() / exact.abs().max()).detach())
+    assert 1e-5 < error < 0.05  # bfloat16 keeps 8 bits.
+
+
+def test_gradients_through_half_precision_reach_float32_weights_and_trace():
+    with isolated(seed=0):
+        network = MLP(6, 1, hidden=(8,))
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    rough, exact = HalfPrecision(network), network
+    leaves = list(network.parameters())
+    slopes = [torch.autograd.grad(net(x).square().sum(), leaves) for net in (rough, exact)]
+    for a, b in zip(*slopes, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.05 * float(b.abs().max()))
+    traced = Gradient(lambda x: rough(x).square().sum(), leaves, x)
+    assert traced.program.reason is None
+    _, found = traced(x)
+    for a, b in zip(found, slopes[0], strict=True):
+        torch.testing.assert_close(a, b)

@@ -1,7 +1,6 @@
 """The target equals Pyro's potential, value and gradient, for many draws at once; its parts add up."""
 
 import math
-import sys
 import warnings
 
 import pyro

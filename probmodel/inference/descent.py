@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from probmodel.compiling import Lifted, Native, Tensors, repeat
 from probmodel.inference import adam
+from probmodel.protocols import Dataset
 from probmodel.tracing import Gradient
 
 WINDOW = 100
@@ -64,6 +65,18 @@ class Batches:
         """The tensors of one step."""
         pairs = zip(self.by_row, tensors or self.tensors, strict=True)
         return tuple(t if rows is None or not by_row else t.index_select(0, rows) for by_row, t in pairs)
+
+
+def minibatches(data: Dataset, batch_size: int | None) -> Order:
+    """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
+    if batch_size is None or data.size is None or batch_size >= data.size:
+        while True:
+            yield None
+    while True:
+        order = torch.randperm(data.num_rows or data.size, device=data.tensors()[0].device)
+        for index in order.split(batch_size):
+            if len(index) == batch_size:
+                yield index
 
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:

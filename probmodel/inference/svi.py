@@ -16,7 +16,7 @@ from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
 from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS
-from probmodel.inference.descent import WINDOW, Batches, Descent, Order, descent
+from probmodel.inference.descent import WINDOW, Batches, Descent, descent, minibatches
 from probmodel.inference.draws import guide_draws
 from probmodel.objectives.elbo import elbo
 from probmodel.protocols import Dataset, Model, Objective, Posterior
@@ -98,7 +98,7 @@ class Outcome(NamedTuple):
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
-    batches, order = Batches(data.tensors(), data.num_rows), _order(settings, data)
+    batches, order = Batches(data.tensors(), data.num_rows), minibatches(data, settings.batch_size)
     first = next(order)
 
     def loss(*tensors: Tensor) -> Tensor:
@@ -181,18 +181,6 @@ def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
     residual = recent - recent.mean() - slope * steps
     stderr = np.sqrt(residual @ residual / (len(recent) - 2) / (steps @ steps))
     return bool(slope < -2 * stderr)
-
-
-def _order(settings: SVI, data: Dataset) -> Order:
-    """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
-    if settings.batch_size is None or data.size is None or settings.batch_size >= data.size:
-        while True:
-            yield None
-    while True:
-        order = torch.randperm(data.num_rows or data.size, device=data.tensors()[0].device)
-        for index in order.split(settings.batch_size):
-            if len(index) == settings.batch_size:
-                yield index
 
 
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:

@@ -1,0 +1,223 @@
+"""Gaussian processes: seconds beside GPyTorch's Cholesky path and scikit-learn, taken in turn in one run.
+
+    python benchmarks/speed_gp.py [--quick] [--out FILE.json]
+
+Each row is the median over rounds of our seconds over theirs; the value is that ratio, to be at most the reference.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gpytorch
+import numpy as np
+import torch
+from gpytorch.kernels import RBFKernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ConstantMean
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process import kernels as sk
+
+from probmodel.objectives.gaussian_process import gp_log_marginal
+from probmodel.objectives.sparse_gaussian_process import svgp_elbo
+
+COLUMNS = 8
+OUTPUTSCALE, NOISE = 1.7, 0.2
+SIZES = {500: 15, 1000: 9, 2000: 5, 4000: 3}
+"""Rows of the exact process, and rounds of the race."""
+
+SCIKIT_ROUNDS = 1
+"""Rounds that scikit-learn takes part in from 1,000 rows on: one takes seconds there."""
+
+BATCH, INDUCING, ROWS = 256, 128, 2_000
+AT_MOST = {"GPyTorch": 0.45, "scikit-learn": 0.2, "GPyTorch, sparse": 0.4}
+AGREEMENT = 1e-6
+"""Relative difference of values and of gradients that counts as the same number."""
+
+Run = Callable[[], tuple[float, np.ndarray]]
+
+
+class Exact(gpytorch.models.ExactGP):
+    """GPyTorch's exact process of a given kernel."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, kernel: ScaleKernel, likelihood: GaussianLikelihood) -> None:
+        super().__init__(x, y, likelihood)
+        self.mean, self.kernel = ConstantMean(), kernel
+
+    def forward(self, x: torch.Tensor) -> gpytorch.distributions.MultivariateNormal:
+        return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+
+
+class Sparse(gpytorch.models.ApproximateGP):
+    """GPyTorch's sparse process of a given kernel."""
+
+    def __init__(self, inducing: torch.Tensor, kernel: ScaleKernel) -> None:
+        q = gpytorch.variational.CholeskyVariationalDistribution(len(inducing), mean_init_std=0.0)
+        super().__init__(gpytorch.variational.VariationalStrategy(self, inducing, q))
+        self.mean, self.kernel = ConstantMean(), kernel
+
+    def forward(self, x: torch.Tensor) -> gpytorch.distributions.MultivariateNormal:
+        return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+
+
+def problem(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in COLUMNS dimensions, a smooth function of three of them, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, COLUMNS, generator=generator, dtype=torch.float64)
+    noise = torch.randn(n, generator=generator, dtype=torch.float64)
+    return x, torch.sin(2.0 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2] + 0.3 * noise
+
+
+def modules() -> tuple[ScaleKernel, GaussianLikelihood]:
+    """A scaled ARD kernel and Gaussian noise away from their defaults."""
+    kernel, likelihood = ScaleKernel(RBFKernel(ard_num_dims=COLUMNS)).double(), GaussianLikelihood().double()
+    kernel.base_kernel.lengthscale = torch.linspace(1.0, 3.0, COLUMNS, dtype=torch.float64)
+    # A Python float would pass through float32.
+    kernel.outputscale, likelihood.noise = torch.tensor([OUTPUTSCALE, NOISE], dtype=torch.float64)
+    return kernel, likelihood
+
+
+def exact_runs(n: int) -> dict[str, Run]:
+    """Value and gradient of the same parameters by each package; scikit-learn's gradient is in their logarithms."""
+    x, y = problem(n)
+    kernel, likelihood = modules()
+    model = Exact(x, y, kernel, likelihood).train()
+    mean = model.mean.double()
+    mll = gpytorch.mlls.ExactMarginalLogLikelihood(likelihood, model)
+    wanted = [kernel.raw_outputscale, kernel.base_kernel.raw_lengthscale, likelihood.noise_covar.raw_noise]
+    values = [kernel.outputscale, kernel.base_kernel.lengthscale, likelihood.noise]
+    by_log = torch.cat([(v / torch.sigmoid(r)).detach().flatten() for v, r in zip(values, wanted, strict=True)])
+
+    def gradient(value: torch.Tensor) -> tuple[float, np.ndarray]:
+        slopes = torch.cat([g.flatten() for g in torch.autograd.grad(value, wanted)])
+        return value.item(), (slopes * by_log).numpy()
+
+    def ours() -> tuple[float, np.ndarray]:
+        return gradient(gp_log_marginal(mean, kernel, likelihood, x, y))
+
+    def theirs() -> tuple[float, np.ndarray]:
+        with gpytorch.settings.fast_computations(False, False, False), gpytorch.settings.max_cholesky_size(10**6):
+            return gradient(mll(model(x), y) * n)
+
+    lengthscale = kernel.base_kernel.lengthscale.detach().numpy().ravel()
+    scikit = GaussianProcessRegressor(
+        sk.ConstantKernel(OUTPUTSCALE) * sk.RBF(lengthscale) + sk.WhiteKernel(NOISE), alpha=0.0, optimizer=None
+    )
+    scikit.X_train_, scikit.y_train_, scikit.kernel_ = x.numpy(), y.numpy(), scikit.kernel
+
+    def by_scikit() -> tuple[float, np.ndarray]:
+        return scikit.log_marginal_likelihood(scikit.kernel.theta, eval_gradient=True)
+
+    return {"probmodel": ours, "GPyTorch": theirs, "scikit-learn": by_scikit}
+
+
+def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
+    """A step of Adam by each, which returns its loss and no gradient; both walk the same path."""
+    x, y = (t.to(dtype) for t in problem(ROWS))
+
+    def stepper(loss: Callable[..., torch.Tensor]) -> Run:
+        kernel, likelihood = (module.to(dtype) for module in modules())
+        model = Sparse(x[:INDUCING].clone(), kernel).to(dtype).train()
+        model.variational_strategy.variational_params_initialized.fill_(1)
+        optimiser = torch.optim.Adam([*model.parameters(), *likelihood.parameters()], 1e-3, fused=True)
+        mll = gpytorch.mlls.VariationalELBO(likelihood, model, ROWS)
+        generator = torch.Generator().manual_seed(1)
+
+        def step() -> tuple[float, np.ndarray]:
+            rows = torch.randint(ROWS, (BATCH,), generator=generator)
+            optimiser.zero_grad()
+            value = loss(model, likelihood, mll, x[rows], y[rows])
+            value.backward()
+            optimiser.step()
+            return value.item(), np.zeros(0)
+
+        return step
+
+    def theirs(model: Sparse, _: Any, mll: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return -mll(model(x), y) * ROWS
+
+    def ours(model: Sparse, likelihood: Any, _: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        q = model.variational_strategy._variational_distribution
+        u = model.variational_strategy.inducing_points
+        loc, scale = q.variational_mean, q.chol_variational_covar
+        return -svgp_elbo(model.mean, model.kernel, likelihood, u, loc, scale, x, y, ROWS)
+
+    return {"probmodel": stepper(ours), "GPyTorch, sparse": stepper(theirs)}
+
+
+def race(task: str, runs: Mapping[str, Run], rounds: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Rows of one task: the packages take turns, and must agree."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    warm_up = {name: run() for name, run in runs.items() if rounds[name] > SCIKIT_ROUNDS}
+    for i in range(max(rounds.values())):
+        found = {}
+        for name, run in runs.items():
+            if i < rounds[name]:
+                begin = time.perf_counter()
+                found[name] = run()
+                seconds[name].append(time.perf_counter() - begin)
+        _check_agreement(task, found)
+    _check_agreement(task, warm_up)
+    ours = seconds["probmodel"]
+    rows = []
+    for name in list(runs)[1:]:
+        ratio = statistics.median(a / b for a, b in zip(ours, seconds[name], strict=False))
+        row = {"task": f"{task} / {name}", "value": ratio, "reference": AT_MOST[name], "at_most": AT_MOST[name]}
+        row |= {"unit": "ratio of seconds", "seconds": statistics.median(ours)}
+        row |= {"reference_seconds": statistics.median(seconds[name]), "rounds": len(seconds[name])}
+        rows.append(row | {"source": f"{name}, the same number in the same run, taken in turn"})
+    return rows
+
+
+def _check_agreement(task: str, found: Mapping[str, tuple[float, np.ndarray]]) -> None:
+    value, gradient = found["probmodel"]
+    for name, (other, slopes) in found.items():
+        apart = max(abs(value - other) / abs(other), np.max(np.abs(gradient - slopes), initial=0.0) / abs(other))
+        if not apart < AGREEMENT:
+            sys.exit(f"{task}: {name} and probmodel differ by {apart:.1e}, so their times say nothing")
+
+
+def main() -> None:
+    """Print the table; write it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smoke size")
+    parser.add_argument("--out", type=Path, help="JSON file")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"machine": platform.platform(), "commit": _commit(), "rows": []}
+    result["threads"] = torch.get_num_threads()
+    for n, rounds in {200: 3}.items() if arguments.quick else SIZES.items():
+        of_scikit = rounds if n < 1000 else SCIKIT_ROUNDS
+        result["rows"] += race(
+            f"exact, {n} × {COLUMNS}",
+            exact_runs(n),
+            {"probmodel": rounds, "GPyTorch": rounds, "scikit-learn": of_scikit},
+        )
+    steps = 5 if arguments.quick else 200
+    result["rows"] += race(
+        f"step, {INDUCING} inducing, batch {BATCH}", sparse_runs(), {"probmodel": steps, "GPyTorch, sparse": steps}
+    )
+    for row in result["rows"]:
+        verdict = "ok" if row["value"] <= row["at_most"] else "OVER"
+        print(
+            f"{row['task']:<52}{1e3 * row['seconds']:>10.2f} ms{1e3 * row['reference_seconds']:>12.2f} ms"
+            f"{row['value']:>8.3f}  at most {row['at_most']:g} {verdict}"
+        )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1))
+
+
+def _commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

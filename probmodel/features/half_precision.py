@@ -1,0 +1,29 @@
+"""Features in half precision: the matrix products of a network, and nothing that is a log density (Micikevicius et al., 2018)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class HalfPrecision(nn.Module):
+    """A feature extractor whose products are in bfloat16; its features come out in the dtype of its input.
+
+    Tensor cores multiply bfloat16 several times faster than float32; log densities, which add thousands of terms, stay
+    in the data's own dtype.
+
+    Args:
+        network: x → h; its parameters stay as they are.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
+        # The cache of casted weights would be recorded into a traced graph once, as if weights never changed.
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            return self.network(x).to(x.dtype)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"network": self.network}
