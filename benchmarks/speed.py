@@ -104,7 +104,7 @@ def our_first_step(problem: SVIProblem) -> None:
 
 def our_nuts(problem: SamplingProblem, chains: int, warmup: int, draws: int) -> Sampler:
     """`pb.NUTS` as called by its users."""
-    settings = pb.NUTS(num_samples=draws, num_warmup=warmup, num_chains=chains, progress=False)
+    settings = pb.NUTS(num_samples=draws, num_warmup=warmup, num_chains=chains, compile=True, progress=False)
     return Sampler(f"our NUTS, {chains} chains, {warmup} + {draws}", _fitted(problem, settings), "ours", 1)
 
 
@@ -114,7 +114,7 @@ def our_chees(problem: SamplingProblem, chains: int, warmup: int, draws: int) ->
     Raises:
         AttributeError: where the package has no such sampler.
     """
-    settings = pb.ChEES(num_samples=draws, num_warmup=warmup, num_chains=chains, progress=False)
+    settings = pb.ChEES(num_samples=draws, num_warmup=warmup, num_chains=chains, compile=True, progress=False)
     return Sampler(f"our ChEES, {chains} chains, {warmup} + {draws}", _fitted(problem, settings), "ours", 2)
 
 

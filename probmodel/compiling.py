@@ -74,7 +74,7 @@ def repeat(
         changed = body(i, *tensors)
         return (i + 1, bound.clone(), *_owned(changed, (i, bound, *tensors)))
 
-    carried = (torch.zeros_like(count), count, *state)
+    carried = (torch.zeros_like(count), count.clone(), *(tensor.clone() for tensor in state))  # A loop takes no views.
     return tuple(while_loop_op(unfinished, once, carried, tuple(constants)))[2 : 2 + size]  # type: ignore[arg-type]
 
 

@@ -72,8 +72,11 @@ def minibatches(data: Dataset, batch_size: int | None) -> Order:
     if batch_size is None or data.size is None or batch_size >= data.size:
         while True:
             yield None
+    # A stream of its own: which rows come next must not depend on how many steps run at a time.
+    device = data.tensors()[0].device
+    generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
     while True:
-        order = torch.randperm(data.num_rows or data.size, device=data.tensors()[0].device)
+        order = torch.randperm(data.num_rows or data.size, device=device, generator=generator)
         for index in order.split(batch_size):
             if len(index) == batch_size:
                 yield index

@@ -1,8 +1,7 @@
 """Steps of many chains at once, a window of them in one compiled call, and what each step puts out."""
 
 import time
-from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -75,29 +74,30 @@ class Recording:
         reason: str | None,
         prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
     ) -> None:
-        self.constants, self.reason, self.state, self.first = constants, reason, state, prelude.state
-        self.device = state[0].device
+        self.constants, self.reason, self.device = constants, reason, state[0].device
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
             _, outputs = step(state, constants)
-        room = WINDOW_NUMBERS // max(1, sum(output.numel() for output in outputs))
-        self.window = min(64, max(8, room))
-        self.blank = tuple(output.new_zeros(self.window, *output.shape) for output in outputs)
-        sizes = (len(prelude.state), len(state), len(outputs), len(constants))
+        # One vector for all that changes: a loop passes each tensor on at every turn, which costs more than reading it.
+        self.layouts = tuple(Layout.of(part) for part in (prelude.state, state, outputs))
+        first, now, told = self.layouts
+        self.first, self.state = first.pack(prelude.state), now.pack(state)
+        self.window = min(64, max(8, WINDOW_NUMBERS // max(1, told.size)))
+        self.blank = self.state.new_zeros(self.window, told.size)
 
-        def once(i: Tensor, *tensors: Tensor) -> Tensors:
-            now, rows, fixed = _cut(tensors, sizes[1:])
-            changed, outputs = step(now, fixed)
-            here = torch.arange(self.window, device=self.device) == i
-            pairs = zip(outputs, rows, strict=True)
-            return (*changed, *(torch.where(here.reshape(-1, *[1] * out.dim()), out, row) for out, row in pairs))
+        def climb(i: Tensor, packed: Tensor, *fixed: Tensor) -> Tensors:
+            return (first.pack(prelude.body(i, *first.unpack(packed), *fixed)),)
 
-        def run(climbs: Tensor, count: Tensor, *tensors: Tensor) -> Tensors:
-            before, now, rows, fixed = _cut(tensors, sizes)
-            ready = repeat(climbs, prelude.body, before, fixed) if before else ()
-            return (*ready, *repeat(count, once, (*now, *rows), fixed))
+        def once(i: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
+            changed, outputs = step(now.unpack(packed), fixed)
+            # Scattered, not chosen by `where`: a fused choice would compute the outputs anew for every row.
+            return now.pack(changed), rows.index_copy(0, i.reshape(1), told.pack(outputs)[None])
+
+        def run(climbs: Tensor, count: Tensor, before: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
+            ready = repeat(climbs, climb, (before,), fixed) if prelude.state else (before.clone(),)
+            return (*ready, *repeat(count, once, (packed, rows), fixed))
 
         one = self._count(1)
-        self.native = Native(run, (one, one, *prelude.state, *state, *self.blank, *constants))
+        self.native = Native(run, (one, one, self.first, self.state, self.blank, *constants))
         self.seconds, self.steps, self.compiling = 0.0, 0, 0.0
 
     def _count(self, count: int) -> Tensor:
@@ -125,21 +125,47 @@ class Recording:
 
     def prelude(self, count: int) -> Tensors:
         """The prelude's state after `count` repetitions."""
-        found = self.native(self._count(count), self._count(0), *self.first, *self.state, *self.blank, *self.constants)
-        return found[: len(self.first)]
+        ready, *_ = self._run(count, 0, self.state)
+        return self.layouts[0].unpack(ready)
 
     def __call__(self, state: Tensors) -> tuple[Tensors, Tensors]:
         """A window of steps: the state after it, and the outputs (window, …) of each."""
         begin = time.perf_counter()
-        none, window = self._count(0), self._count(self.window)
-        found = self.native(none, window, *self.first, *state, *self.blank, *self.constants)
+        _, packed, rows = self._run(0, self.window, self.layouts[1].pack(state))
         self.seconds += time.perf_counter() - begin
         self.steps += self.window
-        _, state, outputs = _cut(found, (len(self.first), len(state), len(self.blank)))
-        return state, outputs
+        return self.layouts[1].unpack(packed), self.layouts[2].unpack(rows)
+
+    def _run(self, climbs: int, count: int, packed: Tensor) -> Tensors:
+        return self.native(self._count(climbs), self._count(count), self.first, packed, self.blank, *self.constants)
 
 
-def _cut(tensors: Tensors, sizes: Sequence[int]) -> list[Tensors]:
-    """Consecutive pieces of these sizes."""
-    ends = list(accumulate(sizes, initial=0))
-    return [tensors[begin:end] for begin, end in pairwise(ends)]
+class Layout(NamedTuple):
+    """How tensors of several shapes and dtypes lie in one vector; whole numbers and truth values stay exact below 2²⁴."""
+
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @staticmethod
+    def of(tensors: Tensors) -> "Layout":
+        """That of these tensors."""
+        return Layout(tuple(t.shape for t in tensors), tuple(t.dtype for t in tensors))
+
+    @property
+    def size(self) -> int:
+        """Numbers in all."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def pack(self, tensors: Tensors) -> Float[Tensor, " size"]:
+        """Into one vector."""
+        kind = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        return torch.cat([t.to(kind).reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
+
+    def unpack(self, packed: Float[Tensor, "*rows size"]) -> Tensors:
+        """The tensors again, each with the leading axes of `packed`."""
+        parts = packed.split([shape.numel() for shape in self.shapes], -1)
+        lead = packed.shape[:-1]
+        return tuple(
+            part.reshape((*lead, *shape)).to(dtype)
+            for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
+        )

@@ -1,0 +1,140 @@
+"""Loops of machine code give the numbers of the traced graph, outlive the process, and are refused where they differ."""
+
+import sys
+
+import pytest
+import torch
+from pyro_models import noise, tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from probmodel.compiling import CompilingWarning, Native, lifted, repeat
+from probmodel.tracing import isolated
+
+compiling = sys.modules["probmodel.compiling"]
+
+
+def walk(count, steps, x, drift):
+    """A random walk whose every step is itself a loop."""
+
+    def outer(i, x, drift, steps):
+        def inner(j, x, drift):
+            return (0.9 * x + drift * torch.randn(3, dtype=x.dtype) + j,)
+
+        (moved,) = repeat(steps, inner, (x,), (drift,))
+        return (moved / (i + 1),)
+
+    return repeat(count, outer, (x,), (drift, steps))
+
+
+def arguments(count=3, steps=2):
+    return torch.tensor(count), torch.tensor(steps), tensor(1.0, 2.0, 3.0), tensor(0.1, 0.2, 0.3)
+
+
+def test_a_loop_is_the_python_loop():
+    with isolated(seed=0):
+        (found,) = walk(*arguments())
+    with isolated(seed=0):
+        x, drift = arguments()[2:]
+        for i in range(3):
+            for j in range(2):
+                x = 0.9 * x + drift * torch.randn(3, dtype=x.dtype) + j
+            x = x / (i + 1)
+    assert torch.equal(found, x)
+
+
+@pytest.mark.compiles
+def test_a_compiled_nested_loop_draws_the_numbers_of_the_uncompiled_for_any_count():
+    native = Native(walk, arguments())
+    native.compile()
+    assert native.compiled
+    for count, steps in ((0, 1), (1, 0), (3, 2), (7, 5)):
+        with isolated(seed=count):
+            (expected,) = walk(*arguments(count, steps))
+        with isolated(seed=count):
+            (found,) = native(*arguments(count, steps))
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.compiles
+def test_the_same_graph_is_compiled_once_for_all_processes_whatever_the_data(monkeypatch):
+    Native(walk, arguments()).compile()
+
+    def refuse(*_):
+        raise AssertionError("compiled once more")
+
+    monkeypatch.setattr(compiling, "_build", refuse)
+    again = Native(walk, (*arguments()[:2], tensor(9.0, 9.0, 9.0), tensor(0.0, 1.0, 2.0)))
+    assert again.on_disk()
+    again.compile()
+    assert again.compiled
+
+
+def test_another_shape_dtype_or_number_of_threads_is_another_graph():
+    def double(x):
+        return (2 * x,)
+
+    paths = [Native(double, (x,)).path for x in (noise(3), noise(4), noise(3).float(), noise(3, 1))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    paths.append(Native(double, (noise(3),)).path)
+    torch.set_num_threads(threads)
+    paths.append(Native(lambda x: (3 * x,), (noise(3),)).path)
+    assert len(set(paths)) == len(paths)
+
+
+@pytest.mark.compiles
+def test_one_tensor_given_twice_is_not_taken_for_one_argument():
+    x = tensor(1.0, 2.0)
+    native = Native(lambda a, b: (a - b,), (x, x))
+    native.compile()
+    assert torch.equal(native(x, 3 * x)[0], -2 * x)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: (x + 1e-4,), lambda x: (x * torch.nan,)])
+def test_machine_code_with_other_numbers_is_refused(monkeypatch, wrong):
+    native = Native(lambda x: (x.clone(),), (noise(3),))
+    monkeypatch.setattr(native, "_library", lambda: wrong)
+    with pytest.warns(CompilingWarning, match="rounding explains"):
+        native.compile()
+    assert not native.compiled
+    assert torch.equal(native(noise(3))[0], noise(3))
+
+
+def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
+    def fail():
+        raise RuntimeError("no compiler here\nsecond line")
+
+    native = Native(lambda x: (2 * x,), (noise(3),))
+    monkeypatch.setattr(native, "_library", fail)
+    with pytest.warns(CompilingWarning, match="no compiler here$"):
+        native.compile()
+    assert torch.equal(native(noise(3))[0], 2 * noise(3))
+
+
+def names(graph):
+    return [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+def test_lifting_computes_constants_once_drops_dead_draws_and_keeps_the_result():
+    data, unused = noise(4), noise(4)
+
+    def function(x):
+        torch.randn(5)  # A draw that nobody reads.
+        check = torch.log((x == x).to(x.dtype))
+        return (x * torch.lgamma(data.exp()) + torch.ones(4, dtype=x.dtype) + check).sum() + 0 * unused.sum()
+
+    x = noise(4) + 1
+    with isolated(seed=0):
+        graph = make_fx(function)(x)
+        pure = lifted(graph)
+        torch.testing.assert_close(pure.graph(*pure.constants, x), function(x))
+    assert not {"aten.lgamma.default", "aten.randn.default", "aten.log.default"} & set(names(pure.graph))
+    assert "aten.lgamma.default" in names(graph)
+    assert [constant.shape for constant in pure.constants] == [(4,)]
+
+
+def test_lifting_leaves_draws_that_are_read():
+    with isolated(seed=0):
+        pure = lifted(make_fx(lambda x: x + torch.randn(3, dtype=x.dtype))(noise(3)))
+        first, second = (pure.graph(*pure.constants, noise(3)) for _ in range(2))
+    assert not torch.equal(first, second)

@@ -1,0 +1,217 @@
+"""Steps in one loop and step by step walk the same path; bad steps are found; gradients are unbiased."""
+
+from functools import partial
+from itertools import chain, islice
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro_models import noise
+
+from probmodel.inference import SVI, NonFiniteError
+from probmodel.inference.descent import Batches, ByLoop, ByStep, descent, minibatches
+from probmodel.objectives import elbo, iwae
+from probmodel.protocols import Dataset
+from probmodel.tracing import Gradient, TracingWarning, isolated, own, trace
+
+ROWS = 12
+
+
+def regression(x, y=None):
+    w = pyro.sample("w", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
+
+
+def data(dtype=torch.float64):
+    x = noise(ROWS, 3)
+    return Dataset((x,), {"y": x @ noise(3) + 0.3 * noise(ROWS, 2)[:, 1]}, ROWS).to(dtype)
+
+
+def ways(optimizer, *, batch_size=None, dtype=torch.float64, guide=AutoNormal):
+    """The loop and the single steps, each on parameters of its own that start alike."""
+    for kind in (ByLoop, ByStep):
+        with isolated(seed=0):
+            model, fitted_guide, leaves = own(regression, None, guide, data(dtype))
+        rows = data(dtype)
+        parts, order = Batches(rows.tensors(), ROWS), minibatches(rows, batch_size)
+        with isolated(seed=1):
+            first = next(order)
+
+        def loss(*tensors, model=model, guide=fitted_guide, rows=rows):
+            values = iter(tensors)
+            return elbo(model, guide, rows.map(lambda _: next(values)))
+
+        gradient = Gradient(loss, list(leaves.values()), *parts.at(first))
+        way = descent(gradient, parts, chain([first], order), optimizer(list(leaves.values())))
+        if kind is ByStep:
+            way = ByStep(gradient, parts, chain([first], order), optimizer(list(leaves.values())))
+        assert type(way) is kind
+        yield way
+
+
+OPTIMIZERS = {
+    "Adam": partial(torch.optim.Adam, lr=0.03, betas=(0.8, 0.95), eps=1e-6),
+    "Adam with weight decay": partial(torch.optim.Adam, lr=0.03, weight_decay=0.1),
+    "AdamW": partial(torch.optim.AdamW, lr=0.03, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_loop_walks_the_path_of_pytorchs_optimiser(name, batch_size):
+    ends = []
+    for way in ways(OPTIMIZERS[name], batch_size=batch_size):
+        with isolated(seed=2):
+            losses = [loss for count in (20, 80, 7) for loss in way.advance(count).losses]
+        ends.append((losses, [leaf.detach().clone() for leaf in way.leaves]))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-9)
+    by_value = [sorted(torch.cat([leaf.flatten() for leaf in leaves]).tolist()) for _, leaves in ends]
+    np.testing.assert_allclose(*by_value, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_compiled_loop_walks_the_path_of_the_uncompiled_and_keeps_the_dtype(dtype):
+    found = []
+    for compile_ in (False, True):
+        fit = SVI(num_steps=150, batch_size=5, compile=compile_, patience=None, num_draws=5, progress=False)(
+            regression, data(dtype), seed=0
+        )
+        assert fit.info["compiled"] == compile_
+        assert {draw.dtype for draw in fit.draws.values()} == {dtype}
+        found.append(fit)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    np.testing.assert_allclose(found[0].info["losses"], found[1].info["losses"], rtol=tolerance)
+    torch.testing.assert_close(found[0].draws["w"], found[1].draws["w"], rtol=tolerance, atol=tolerance)
+
+
+def test_an_epoch_takes_no_row_twice_and_leaves_the_rest_out():
+    with isolated(seed=3):
+        epochs = [torch.stack(list(islice(minibatches(data(), 5), 2))).flatten().tolist() for _ in range(20)]
+    assert all(len(set(epoch)) == 10 for epoch in epochs)
+    assert {row for epoch in epochs for row in epoch} == set(range(ROWS))
+
+
+def test_a_schedule_on_the_optimiser_is_obeyed():
+    """A compiled loop would not see the rate change."""
+
+    def halving(leaves):
+        optimizer = torch.optim.Adam(leaves, lr=0.1)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        optimizer.register_step_post_hook(lambda *_: schedule.step())
+        return optimizer
+
+    fit = SVI(num_steps=200, optimizer=halving, guide=None, autoguide=AutoDelta, num_draws=1, progress=False)
+    posterior = fit(regression, data(), seed=0)
+    # The rates sum to .2, which is as far as a parameter gets.
+    assert posterior.draws["w"].abs().max() < 0.5
+    assert "step by step" in posterior.info["execution"]
+
+
+def bad_after(x, y=None):
+    """The slope of its factor stops being finite once w has passed .05."""
+    w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+    pyro.factor("root", torch.sqrt(torch.where(w > 0.05, w - w.detach(), 1.0)))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("by_loop", [True, False])
+def test_the_step_that_is_not_finite_is_named_and_the_parameters_are_those_before_it(by_loop):
+    x = noise(6)
+    rows = Dataset((x,), {"y": x + 9}, 6)
+
+    def optimizer(leaves):
+        adam = torch.optim.Adam(leaves, lr=0.01)
+        if not by_loop:
+            adam.register_step_post_hook(lambda *_: None)
+        return adam
+
+    settings = SVI(num_steps=400, optimizer=optimizer, autoguide=partial(AutoDelta, init_loc_fn=_zero), progress=False)
+    with pytest.raises(NonFiniteError, match=r"at step 6; first at site 'root' of the model"):
+        settings(bad_after, rows, seed=0)
+
+
+def _zero(site):
+    return torch.zeros_like(site["fn"].sample()) if site["name"] == "w" else None
+
+
+def coin(x):
+    k = pyro.sample("k", dist.Bernoulli(x.new_tensor(0.3)))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(2 * k, 1.0), obs=x)
+
+
+def coin_guide(x):
+    q = pyro.param("q", x.new_tensor(0.4), constraint=dist.constraints.unit_interval)
+    pyro.sample("k", dist.Bernoulli(q))
+
+
+def test_the_gradient_by_a_discrete_latent_of_the_guide_is_unbiased():
+    x = torch.tensor([0.5, 1.0, 0.9], dtype=torch.float64)
+    rows = Dataset((x,), size=3)
+    with isolated(seed=0):
+        model, guide, leaves = own(coin, coin_guide, AutoNormal, rows)
+    (leaf,) = leaves.values()
+    with isolated(seed=1):
+        found = np.array([float(torch.autograd.grad(elbo(model, guide, rows), leaf)[0]) for _ in range(1_500)])
+    logit = leaf.detach().clone().requires_grad_()
+    q = torch.sigmoid(logit)
+    joint = [
+        dist.Bernoulli(torch.tensor(0.3, dtype=x.dtype)).log_prob(torch.tensor(k, dtype=x.dtype))
+        + dist.Normal(2 * k, 1.0).log_prob(x).sum()
+        for k in (0.0, 1.0)
+    ]
+    expected = (1 - q) * ((1 - q).log() - joint[0]) + q * (q.log() - joint[1])
+    (exact,) = torch.autograd.grad(expected, logit)
+    assert abs(found.mean() - float(exact)) < 4 * found.std() / len(found) ** 0.5
+    assert abs(found.mean()) > 4 * found.std() / len(found) ** 0.5  # What a missing score term would not be.
+
+
+def test_a_discrete_latent_of_the_guide_runs_eagerly_and_says_why():
+    """PyTorch's divergence of two Bernoullis asks for values."""
+    x = torch.tensor([0.5, 1.0, 0.9], dtype=torch.float64)
+    rows = Dataset((x,), size=3)
+    with isolated(seed=0):
+        model, guide, _ = own(coin, coin_guide, AutoNormal, rows)
+    with pytest.warns(TracingWarning, match="runs eagerly"):
+        assert trace(lambda x: elbo(model, guide, Dataset((x,), size=3)), x).reason
+
+
+def test_importance_weighted_bounds_refuse_a_guide_that_cannot_be_reparametrised():
+    rows = Dataset((torch.tensor([0.5, 1.0, 0.9]),), size=3)
+    with isolated(seed=0):
+        model, guide, _ = own(coin, coin_guide, AutoNormal, rows)
+    with isolated(seed=1), pytest.raises(ValueError, match=r"got site\(s\) \['k'\] that cannot be reparametrised"):
+        iwae(3)(model, guide, rows)
+
+
+def test_all_minibatches_together_have_the_gradient_of_all_rows():
+    with isolated(seed=0):
+        model, guide, leaves = own(regression, None, AutoDelta, data())
+
+    def slope(rows):
+        with isolated(seed=1):
+            return torch.autograd.grad(elbo(model, guide, rows), list(leaves.values()))[0]
+
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    for size in (1, 3, 4):
+        parts = [slope(data().rows(index)) for index in order.split(size)]
+        torch.testing.assert_close(torch.stack(parts).mean(0), slope(data()), rtol=1e-12, atol=1e-12)
+
+
+def test_a_model_whose_prior_draws_by_rejection_or_inversion_is_traced():
+    """Finding the sites draws from the prior, by samplers that a graph has in another form."""
+
+    def model(y):
+        tau = pyro.sample("tau", dist.HalfCauchy(y.new_tensor(1.0)))
+        rate = pyro.sample("rate", dist.Exponential(y.new_tensor(1.0)))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(rate, tau), obs=y)
+
+    fit = SVI(num_steps=5, num_draws=2, progress=False)(model, Dataset((noise(8),), size=8), seed=0)
+    assert fit.info["fallback"] is None

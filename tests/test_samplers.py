@@ -1,0 +1,261 @@
+"""Trees, adaptation and many chains together: the parts against brute force, the whole against known posteriors."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro_models import noise
+
+from probmodel import arviz_data
+from probmodel.inference import NUTS, ChEES, adaptation, chees, settling, tree
+from probmodel.inference.recording import Layout, Recording
+from probmodel.protocols import Dataset
+from probmodel.tracing import isolated
+
+DOUBLE = torch.float64
+
+
+def skewed(y):
+    """A gamma posterior: rate | y ~ Gamma(2 + Σ y, 1 + n)."""
+    rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+COUNTS = Dataset((torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=DOUBLE),), size=4)
+SHAPE, RATE = 5.0, 5.0
+
+
+def correlated(x):
+    """Normal with correlation .95 and scales 1 and 10."""
+    cov = torch.tensor([[1.0, 9.5], [9.5, 100.0]], dtype=DOUBLE)
+    pyro.sample("z", dist.MultivariateNormal(torch.tensor([1.0, -2.0], dtype=DOUBLE), cov))
+    pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+SAMPLERS = {
+    "NUTS": NUTS(num_samples=400, num_warmup=200, num_chains=8, progress=False),
+    "ChEES": ChEES(num_samples=200, num_warmup=200, num_chains=32, progress=False),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_skewed_posterior_has_its_first_two_moments(name):
+    rate = SAMPLERS[name](skewed, COUNTS, seed=0).draws["rate"].numpy()
+    for power, exact in ((1, SHAPE / RATE), (2, SHAPE * (SHAPE + 1) / RATE**2), (-1, RATE / (SHAPE - 1))):
+        error = float(arviz_data.mcse_mean({"x": rate**power})["x"])
+        assert abs((rate**power).mean() - exact) < 4 * error
+        assert error < 0.1 * exact
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_correlated_posterior_has_its_covariance(name):
+    data = Dataset((torch.zeros((), dtype=DOUBLE),))
+    z = SAMPLERS[name](correlated, data, seed=1).draws["z"].numpy()
+    centred = z - np.array([1.0, -2.0])
+    for i, j, exact in ((0, 0, 1.0), (0, 1, 9.5), (1, 1, 100.0)):
+        product = centred[..., i] * centred[..., j]
+        error = float(arviz_data.mcse_mean({"x": product})["x"])
+        assert abs(product.mean() - exact) < 4 * error < 0.6 * exact
+
+
+def test_subtrees_are_checked_as_brute_force_would():
+    """Leaf n closes the subtrees of 2, 4, … leaves that end with it; each must not have turned."""
+    count, depth, dim = 32, 5, 3
+    momenta = noise(count, dim) + 0.25  # A drift, so that some subtrees turn and some do not.
+    state = _growing(depth, dim)
+    total = torch.zeros(1, dim, dtype=DOUBLE)
+    seen = set()
+    for n in range(count):
+        momentum = momenta[n][None]
+        total = total + momentum
+        saved_momentum, saved_sum, turned = tree._checked(state, momentum, total)
+        state = state._replace(saved_momentum=saved_momentum, saved_sum=saved_sum, leaf=state.leaf + 1)
+        expected = False
+        for size in (2, 4, 8, 16, 32):
+            if (n + 1) % size == 0:
+                part = momenta[n + 1 - size : n + 1]
+                inner = part.sum(0) - 0.5 * (part[0] + part[-1])
+                expected |= bool(part[0] @ inner <= 0) or bool(part[-1] @ inner <= 0)
+        assert bool(turned) == expected, n
+        seen.add(expected)
+    assert seen == {True, False}
+
+
+def _growing(depth, dim):
+    theta = torch.zeros(1, dim, dtype=DOUBLE)
+    with isolated(seed=0):
+        return tree.begin(theta, lambda at: (-0.5 * at.square().sum(-1), -at), depth, torch.zeros(1, dtype=torch.long))
+
+
+def test_a_state_survives_flattening():
+    state = _growing(3, 2)
+    again = tree.unflatten(tree.flatten(state))
+    for a, b in zip(tree.flatten(state), tree.flatten(again), strict=True):
+        assert a is b
+    assert again.left.theta is state.left.theta
+    assert again.part.proposal.slope is state.part.proposal.slope
+
+
+def test_tensors_survive_packing():
+    tensors = (noise(3, 2), torch.tensor([5, 2**20]), torch.tensor([True, False]), noise(1)[0])
+    layout = Layout.of(tensors)
+    for a, b in zip(tensors, layout.unpack(layout.pack(tensors)), strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_a_recording_keeps_each_steps_output_in_order():
+    def step(state, constants):
+        (x,) = state
+        return (x + constants[0],), (2 * x,)
+
+    record = Recording(step, (torch.zeros(2, dtype=DOUBLE),), (torch.ones((), dtype=DOUBLE),), None)
+    (state,), (rows,) = record((torch.zeros(2, dtype=DOUBLE),))
+    assert torch.equal(rows[:, 0], 2 * torch.arange(record.window, dtype=DOUBLE))
+    assert torch.equal(state, torch.full((2,), record.window, dtype=DOUBLE))
+
+
+def test_the_schedule_of_a_thousand_draws_is_stans():
+    plan = adaptation.schedule(1_000, torch.device("cpu"))
+    assert (plan.ends.nonzero().flatten() + 1).tolist() == [100, 150, 250, 450, 950]
+    assert plan.estimates.nonzero().flatten().tolist() == list(range(75, 950))
+
+
+@pytest.mark.parametrize("length", [1, 2, 10, 50, 149, 150, 151, 400])
+def test_any_schedule_ends_its_last_window_before_the_last_buffer(length):
+    plan = adaptation.schedule(length, torch.device("cpu"))
+    assert len(plan.ends) == length
+    if plan.ends.any():
+        assert plan.ends.nonzero().max() == plan.estimates.nonzero().max()
+
+
+def test_a_window_ends_with_the_shrunk_variance_of_its_draws():
+    plan = adaptation.schedule(150, torch.device("cpu"))
+    state = adaptation.begin(torch.ones(2, dtype=DOUBLE), 3)
+    theta = noise(150, 6).reshape(150, 2, 3)
+    for number in range(150):
+        state = adaptation.adapt(
+            state, theta[number], torch.tensor([0.8, 0.8], dtype=DOUBLE), torch.full((2,), number), plan, 0.8
+        )
+    window = theta[75:100]
+    shrunk = (25 * window.var(0) + 5 * 1e-3) / 30
+    torch.testing.assert_close(state.scale, shrunk.sqrt(), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("accepted", [0.5, 0.95])
+def test_the_step_shrinks_under_too_few_acceptances_and_grows_under_too_many(accepted):
+    plan = adaptation.schedule(60, torch.device("cpu"))
+    state = adaptation.begin(torch.ones(1, dtype=DOUBLE), 1)
+    steps = []
+    for number in range(20):
+        state = adaptation.adapt(
+            state,
+            torch.zeros(1, 1, dtype=DOUBLE),
+            torch.tensor([accepted], dtype=DOUBLE),
+            torch.tensor([number]),
+            plan,
+            0.8,
+        )
+        steps.append(float(state.log_step))
+    assert (steps[-1] > steps[0]) == (accepted > 0.8)
+
+
+def test_acceptance_comes_near_its_target():
+    fit = NUTS(num_samples=200, num_warmup=400, num_chains=8, target_accept=0.8, progress=False)(skewed, COUNTS, seed=2)
+    assert 0.7 < np.mean(fit.info["acceptance"]) < 0.95
+
+
+def test_halton_numbers_are_van_der_corputs():
+    found = [float(chees._halton(torch.tensor(n), torch.tensor(1.0, dtype=DOUBLE))) for n in range(7)]
+    assert found == [0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875]
+
+
+def test_the_slope_of_the_criterion_is_its_derivative():
+    """Exact Hamiltonian flow of a standard normal: x' = x cos t + p sin t, so a difference in t can be taken."""
+    count, length, jitter = 200_000, 0.7, 0.6
+    with isolated(seed=0):
+        x, p = torch.randn(2, count, 3, dtype=DOUBLE)
+
+    def at(t):
+        return x * math.cos(t) + p * math.sin(t), p * math.cos(t) - x * math.sin(t)
+
+    def criterion(t):
+        end, _ = at(t)
+        return 0.25 * ((end - end.mean(0)).square().sum(-1) - (x - x.mean(0)).square().sum(-1)).square().mean()
+
+    theta, momentum = at(length)
+    one = torch.ones(count, dtype=DOUBLE)
+    moved = chees.Trajectory(theta, momentum, one, x, one)
+    log_length = torch.tensor(math.log(length), dtype=DOUBLE)
+    zero = torch.zeros((), dtype=DOUBLE)
+    state = chees.State(
+        x, one, x, torch.tensor(1), zero, zero, zero, zero, log_length, zero, zero, torch.ones(3, dtype=DOUBLE)
+    )
+    found = chees._criterion_slope(state, moved, torch.tensor(jitter, dtype=DOUBLE))
+    expected = (criterion(length + 1e-4) - criterion(length - 1e-4)) / 2e-4 * jitter * length
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def two_hills(theta):
+    """Equal normals of width .1 at −3 and 3, by coordinates."""
+    parts = torch.stack([-0.5 * ((theta - m) / 0.1).square().sum(-1) for m in (-3.0, 3.0)])
+    weights = parts.softmax(0)
+    slopes = torch.stack([-(theta - m) / 0.01 for m in (-3.0, 3.0)])
+    return parts.logsumexp(0), (weights[..., None] * slopes).sum(0)
+
+
+def test_climbing_finds_the_hill_of_each_chain_and_the_width_there():
+    with isolated(seed=0):
+        start = 6 * torch.rand(40, 1, dtype=DOUBLE).expand(-1, 2) * torch.tensor([1.0, 1.0], dtype=DOUBLE) - 3
+        climb = settling.foot(start.clone())
+        for _ in range(settling.STEPS):
+            climb = settling.higher(climb, two_hills)
+        theta, variance = settling.scattered(climb, two_hills)
+    hill = climb.best.sign()
+    assert {-1.0, 1.0} == set(hill.flatten().tolist())
+    torch.testing.assert_close(climb.best, 3 * hill, rtol=0, atol=0.01)
+    torch.testing.assert_close(variance, torch.full((2,), 0.01, dtype=DOUBLE), rtol=0.01, atol=0)
+    assert 0.05 < float((theta - climb.best).std()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_chains": 1}, "num_chains 2 or more"),
+        ({"num_samples": 0}, "need 1 or more"),
+        ({"target_accept": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ChEES(**settings, progress=False)(skewed, COUNTS, seed=0)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("sampler", [NUTS, ChEES])
+def test_compiled_chains_walk_the_path_of_the_uncompiled(sampler):
+    """Until rounding sets them apart."""
+    found = [
+        sampler(num_samples=5, num_warmup=3, num_chains=4, compile=compile_, progress=False)(skewed, COUNTS, seed=3)
+        for compile_ in (False, True)
+    ]
+    assert [fit.info["compiled"] for fit in found] == [False, True]
+    torch.testing.assert_close(found[0].draws["rate"], found[1].draws["rate"], rtol=1e-6, atol=1e-6)
+
+
+def test_an_improper_prior_is_started_uniformly():
+    def flat(y):
+        mu = pyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    y = noise(50)
+    mu = ChEES(num_samples=100, num_warmup=100, num_chains=16, progress=False)(
+        flat, Dataset((y,), size=50), seed=0
+    ).draws["mu"]
+    error = float(arviz_data.mcse_mean({"x": mu.numpy()})["x"])
+    assert abs(float(mu.mean() - y.mean())) < 4 * error < 0.1
