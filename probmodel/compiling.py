@@ -198,10 +198,14 @@ class Native:
     Args:
         function: tensors → tensors; reads no tensor from outside.
         examples: tensors of the shapes it will be called with.
+        threads: of the compiled code; None takes PyTorch's. Waking a second one costs more than a small kernel.
     """
 
-    def __init__(self, function: Callable[..., Tensors], examples: Sequence[Tensor]) -> None:
+    def __init__(
+        self, function: Callable[..., Tensors], examples: Sequence[Tensor], threads: int | None = None
+    ) -> None:
         self.function = function
+        self.options = OPTIONS if threads is None else {**OPTIONS, "cpp.threads": threads}
         self.examples = tuple(examples)
         self.graph: GraphModule | None = None
         self.mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -227,7 +231,7 @@ class Native:
             torch.__version__,
             str(pick_vec_isa()),
             str(torch.get_num_threads()),
-            str(sorted(OPTIONS.items())),
+            str(sorted(self.options.items())),
         ]
         name = hashlib.sha256("\n".join(described).encode()).hexdigest()
         return Path(cache_dir()) / "probmodel" / name[:2] / f"{name[2:34]}.so"
@@ -256,7 +260,7 @@ class Native:
     def _library(self) -> Callable[..., Sequence[Tensor]]:
         path = self.path
         if not path.exists():
-            _build(self._traced(), self.examples, path, self.mode)
+            _build(self._traced(), self.examples, path, self.mode, self.options)
         runner = _runner(str(path))
         return lambda *tensors: runner(list(tensors))
 
@@ -291,12 +295,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMode) -> None:
+def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMode, options: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         with tracing(TracingContext(mode)), torch.no_grad():
-            built = aot_compile(graph, examples, options={**OPTIONS, "aot_inductor.output_path": f"{folder}/graph.so"})
+            built = aot_compile(graph, examples, options={**options, "aot_inductor.output_path": f"{folder}/graph.so"})
         for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's library itself has to run.
             os.replace(calls, path.with_suffix(".json"))
         os.replace(str(built), path)  # Other processes see the whole library or none.

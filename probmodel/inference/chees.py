@@ -153,7 +153,9 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
         return slope.at(slope.constants, at)
 
     example = tuple(_first(theta, torch.ones_like(theta[0]), here))
-    recording = Recording(one, example, slope.constants, slope.reason, Prelude(climb, tuple(foot(theta))))
+    recording = Recording(
+        one, example, slope.constants, slope.reason, Prelude(climb, tuple(foot(theta))), slope.threads
+    )
     if settings.compile:
         recording.compile_where_it_pays(1, settings.compile)
     state: Tensors = tuple(_first(*scattered(Climb(*recording.prelude(STEPS)), here), here))

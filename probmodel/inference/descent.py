@@ -111,6 +111,7 @@ class ByLoop:
         self.native = Native(
             _steps(pure, batches, self.leaves, self.batched),
             (torch.tensor(1), *self.state, self.losses, self.rows, *self.constants),
+            threads=1,
         )
         self.compiled = False
 

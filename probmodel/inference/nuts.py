@@ -126,7 +126,7 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
     first = adaptation.begin(adaptation.reasonable_step(theta, here, torch.ones_like(theta[0])), theta.shape[1])
     none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     state = (*tree.flatten(tree.begin(theta, here, settings.max_tree_depth, none)), *first)
-    recording = Recording(step, state, (*plan, *slope.constants), slope.reason)
+    recording = Recording(step, state, (*plan, *slope.constants), slope.reason, threads=slope.threads)
     found = _collect(settings, recording, state, theta)
     return found._replace(seconds=time.perf_counter() - begin - recording.compiling)
 

@@ -15,6 +15,8 @@ from probmodel.tracing import batched_graph, slope_and_outputs
 
 SAVED = 0.95
 """Share of an uncompiled step's time that compilation saves: most of it is calling small operations."""
+SMALL = 2**20
+"""Bytes of a step's intermediate tensors below which one thread is faster than several."""
 WINDOW_NUMBERS = 4_096
 """Numbers that a window's outputs may hold: a compiled step copies them."""
 
@@ -28,6 +30,8 @@ class ChainGradient(NamedTuple):
     constants: Tensors
     reason: str | None
     """Why the model runs eagerly and cannot be compiled; None for a traced one."""
+    threads: int | None
+    """1 where the chains are so small that a second thread would cost more than it does."""
 
 
 def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient:
@@ -39,9 +43,10 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
         return value.sum(), (value,)
 
     if target.fallback is not None:
-        return ChainGradient(lambda _, theta: _tamed(*slope_and_outputs(density, theta)), (), target.fallback)
+        return ChainGradient(lambda _, theta: _tamed(*slope_and_outputs(density, theta)), (), target.fallback, None)
     pure = batched_graph(density, theta)
-    return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None)
+    threads = 1 if len(theta) * target.bytes_per_draw < SMALL else None
+    return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None, threads)
 
 
 def _tamed(slope: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
@@ -64,6 +69,7 @@ class Recording:
         constants: what it reads and never changes.
         reason: why it cannot be compiled; None where it can.
         prelude: what comes before the first step.
+        threads: of the compiled code; None takes PyTorch's.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Recording:
         constants: Tensors,
         reason: str | None,
         prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
+        threads: int | None = None,
     ) -> None:
         self.constants, self.reason, self.device = constants, reason, state[0].device
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
@@ -97,7 +104,7 @@ class Recording:
             return (*ready, *repeat(count, once, (packed, rows), fixed))
 
         one = self._count(1)
-        self.native = Native(run, (one, one, self.first, self.state, self.blank, *constants))
+        self.native = Native(run, (one, one, self.first, self.state, self.blank, *constants), threads)
         self.seconds, self.steps, self.compiling = 0.0, 0, 0.0
 
     def _count(self, count: int) -> Tensor:
