@@ -1,4 +1,4 @@
-"""Whether the tests of the evidence see a wrong sign, scale or Jacobian: one change of the package at a time.
+"""Whether the tests see a wrong sign, scale or Jacobian, in the evidence, a sampler or a step: one change at a time.
 
 Each mutation is one textual change of a copy of the package in a temporary folder. The test files that should see it run on
 that copy; a mutation that no test notices has survived, and the script exits with 1.
@@ -37,8 +37,65 @@ class Mutation(NamedTuple):
 TEMPERING, BOUNDS = ("tests/test_tempering.py",), ("tests/test_evidence_bounds.py",)
 CONTRACT, SITES, TARGET = ("tests/contracts/test_evidence.py",), ("tests/test_sites.py",), ("tests/test_target.py",)
 SANDWICH = ("tests/test_evidence_sandwich.py",)
+DESCENT, SAMPLERS = ("tests/test_descent.py",), ("tests/test_samplers.py",)
 
 MUTATIONS = (
+    Mutation(
+        "score-function term left out",
+        "objectives/elbo.py",
+        "return loss + loss.detach() * (score - score.detach())",
+        "return loss + 0 * (score - score.detach())",
+        DESCENT,
+        "unbiased",
+    ),
+    Mutation(
+        "Adam without its second bias correction",
+        "inference/adam.py",
+        "scale = square.sqrt() / (1 - second**steps).sqrt() + epsilon",
+        "scale = square.sqrt() + epsilon",
+        DESCENT,
+        "walks_the_path_of_pytorchs",
+    ),
+    Mutation(
+        "hooks of an optimiser overlooked",
+        "inference/adam.py",
+        'if hooked or group["amsgrad"]',
+        'if group["amsgrad"]',
+        DESCENT,
+        "schedule_on_the_optimiser",
+    ),
+    Mutation(
+        "ends of a trajectory counted in full",
+        "inference/tree.py",
+        "inner = total - 0.5 * (first + last)",
+        "inner = total",
+        SAMPLERS,
+        "brute_force",
+    ),
+    Mutation(
+        "kinetic energy with the wrong sign in a tree",
+        "inference/tree.py",
+        "gain = log_prob - 0.5 * momentum.square().sum(-1) - state.start",
+        "gain = log_prob + 0.5 * momentum.square().sum(-1) - state.start",
+        SAMPLERS,
+        "skewed and NUTS",
+    ),
+    Mutation(
+        "every proposal of a trajectory taken",
+        "inference/chees.py",
+        "taken = torch.rand(len(state.theta), **kind) < moved.accept",
+        "taken = torch.rand(len(state.theta), **kind) < 2",
+        SAMPLERS,
+        "skewed and ChEES",
+    ),
+    Mutation(
+        "criterion without the momentum",
+        "inference/chees.py",
+        "slope = (accept * gained * along).sum()",
+        "slope = (accept * gained).sum()",
+        SAMPLERS,
+        "slope_of_the_criterion",
+    ),
     Mutation(
         "upper bound without its minus",
         "evidence/bounds.py",

@@ -19,9 +19,12 @@ from probmodel.protocols import Posterior, Target
 
 pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder with posteriordb/")
 
-INFERENCES = {"nuts": pb.NUTS(num_samples=500, num_warmup=500, num_chains=2, progress=False)}
+INFERENCES = {"ChEES": pb.ChEES(progress=False), "NUTS": pb.NUTS(progress=False)}
 """Name → inference that has to find every posterior outside `SLOW[name]`."""
-SLOW = {"nuts": frozenset(models.NAMES) - {"kilpisjarvi"}}
+SLOW = {
+    "ChEES": frozenset({"hmm_drive_0", "hmm_example", "diamonds", "lotka_volterra", "one_comp_mm_elim_abs"}),
+    "NUTS": frozenset(models.NAMES),
+}
 """Name of an inference → posteriors that take it too long for a test."""
 HEAVY_TAILED = {"one_comp_mm_elim_abs": ("K_m", "V_m")}
 """Parameters whose posterior has no variance: a mean of draws has no standard error, so quantiles are compared."""
