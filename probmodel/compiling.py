@@ -105,8 +105,11 @@ def lifted(graph: GraphModule) -> Lifted:
     graph = GraphModule(graph, fx_graph_cse(graph.graph))
     known: dict[Node, Tensor] = {}
     views: set[Node] = set()
+    drawn: set[Node] = set()
     for node in graph.graph.nodes:
-        value = _known_value(graph, node, known)
+        if _draws(node) or drawn.intersection(node.all_input_nodes):
+            drawn.add(node)
+        value = _known_value(graph, node, known, drawn)
         if value is None:
             continue
         known[node] = value.detach()
@@ -115,16 +118,21 @@ def lifted(graph: GraphModule) -> Lifted:
     return _replaced(graph, known, views)
 
 
-def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor]) -> Tensor | None:
+def _draws(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
     if node.op == "get_attr":
         return attrgetter(str(node.target))(graph)
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
-    if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1]:
+    # Of a draw only: data compared with themselves are a mask of what is missing.
+    if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1] and node.args[0] in drawn:
         like = node.meta["val"]
         return torch.ones(like.shape, dtype=like.dtype, device=like.device)
     schema = node.target._schema
-    if torch.Tag.nondeterministic_seeded in node.target.tags or schema.is_mutable or len(schema.returns) != 1:
+    if _draws(node) or schema.is_mutable or len(schema.returns) != 1:
         return None
     if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
         return None
@@ -210,6 +218,7 @@ class Native:
         self.graph: GraphModule | None = None
         self.mode = FakeTensorMode(shape_env=ShapeEnv())
         self.run: Callable[..., Sequence[Tensor]] = function
+        self.refused = False
 
     def __call__(self, *tensors: Tensor) -> Tensors:
         with torch.no_grad():
@@ -223,9 +232,9 @@ class Native:
     @property
     def path(self) -> Path:
         """Where the library of this graph, these shapes, this processor and this PyTorch belongs."""
-        graph, described = self._traced(), []
-        for module in (graph, *(m for m in graph.modules() if isinstance(m, GraphModule) and m is not graph)):
-            described.append(module.code)
+        graph, described = self._traced(), list[str]()
+        for module in (m for m in graph.modules() if isinstance(m, GraphModule)):
+            described += [module.code, *_captured(module)]
         described += [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in self.examples]
         described += [
             torch.__version__,
@@ -238,10 +247,18 @@ class Native:
 
     def on_disk(self) -> bool:
         """Whether an earlier process has compiled it."""
-        return self.examples[0].device.type == "cpu" and self.path.exists()
+        if self.refused or self.examples[0].device.type != "cpu":
+            return False
+        try:
+            return self.path.exists()
+        except Exception as error:  # noqa: BLE001 - what cannot be traced without values has the same remedy
+            self._refuse(str(error).strip().split("\n")[0])
+            return False
 
     def compile(self) -> None:
         """Compile, or load what an earlier process has compiled; warns and stays as it is where the numbers differ."""
+        if self.compiled or self.refused:
+            return None
         try:
             run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
             with torch.no_grad():
@@ -250,18 +267,26 @@ class Native:
             return self._refuse(str(error).strip().split("\n")[0])
         worst = max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
         if worst > 1:
+            if self.examples[0].device.type == "cpu":
+                self.path.unlink(missing_ok=True)
             return self._refuse(f"its numbers are {worst:.1e} times further off than rounding explains")
         self.run = run
         return None
 
     def _refuse(self, reason: str) -> None:
+        self.refused = True
         warnings.warn(f"a graph runs uncompiled, which is slower: {reason}", CompilingWarning, stacklevel=3)
 
     def _library(self) -> Callable[..., Sequence[Tensor]]:
         path = self.path
         if not path.exists():
             _build(self._traced(), self.examples, path, self.mode, self.options)
-        runner = _runner(str(path))
+        try:
+            runner = _runner(str(path))
+        except RuntimeError:  # A file that an interrupted or foreign build has left.
+            path.unlink(missing_ok=True)
+            _build(self._traced(), self.examples, path, self.mode, self.options)
+            runner = _runner(str(path))
         return lambda *tensors: runner(list(tensors))
 
     def _cuda_graph(self) -> Callable[..., Sequence[Tensor]]:
@@ -281,6 +306,14 @@ class Native:
             graph.recompile()
             self.graph = graph
         return self.graph
+
+
+def _captured(module: GraphModule) -> Iterator[str]:
+    """The values of tensors inside a graph: its code holds only their names."""
+    for node in module.graph.nodes:
+        value = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
+        if isinstance(value, Tensor):
+            yield f"{node.target} {value.dtype} {tuple(value.shape)} {value.tolist()}"
 
 
 @contextmanager
@@ -317,12 +350,20 @@ def _distance(a: Tensor, b: Tensor) -> float:
     """Largest difference in units of what rounding explains; infinite for whole numbers that differ."""
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
-    if not torch.equal(a.isfinite(), b.isfinite()):
+    finite = a.isfinite()
+    if not torch.equal(finite, b.isfinite()) or not torch.equal(_kind_of(a[~finite]), _kind_of(b[~finite])):
         return float("inf")
-    if not a.isfinite().any():
+    if not finite.any():
         return 0.0
-    unit = ROUNDING.get(a.dtype, 0.05) * max(1.0, float(a[a.isfinite()].abs().max()))
-    return float((a - b)[a.isfinite()].abs().max()) / unit
+    a, b = a[finite], b[finite]
+    # Differences of large numbers leave the rounding of those in small ones.
+    scale = a.abs().clamp(min=max(1.0, 1e-4 * float(a.abs().max())))
+    return float(((a - b).abs() / scale).max()) / ROUNDING.get(a.dtype, 0.05)
+
+
+def _kind_of(bad: Tensor) -> Tensor:
+    """0 for NaN, ±1 for ±∞."""
+    return bad.nan_to_num(0.0, 1.0, -1.0)
 
 
 @lru_cache(maxsize=64)

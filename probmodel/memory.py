@@ -13,6 +13,7 @@ SHARE = 0.25
 
 _STATED: ContextVar[int | None] = ContextVar("memory_budget", default=None)
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+_DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 
 @contextmanager
@@ -26,6 +27,7 @@ def memory_budget(num_bytes: int) -> Iterator[None]:
     Raises:
         ValueError: for a budget below one byte.
     """
+    num_bytes = int(num_bytes)
     if num_bytes < 1:
         raise ValueError(f"expected a budget of 1 byte or more, got {num_bytes}; give bytes, for example 2**30")
     token = _STATED.set(num_bytes)
@@ -44,10 +46,16 @@ def budget(device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int:
     """What the device, or this process's container, has left."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     available = psutil.virtual_memory().available
     limit = _LIMIT.read_text().strip() if _LIMIT.is_file() and _USED.is_file() else "max"
-    return available if limit == "max" else max(0, min(available, int(limit) - int(_USED.read_text())))
+    if limit == "max":
+        return available
+    # The container's page cache counts as used, and is given up on demand.
+    lines = (line.split() for line in _DETAILS.read_text().splitlines()) if _DETAILS.is_file() else ()
+    cached = next((int(number) for name, number in lines if name == "inactive_file"), 0)
+    return max(0, min(available, int(limit) - int(_USED.read_text()) + cached))
 
 
 def refuse_above_memory(needed: int, device: torch.device, what: str, instead: str) -> None:

@@ -385,7 +385,7 @@ class Batched:
 
     def __init__(self, function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *, eager: bool) -> None:
         self.function, self.eager = function, eager
-        self.graphs: dict[torch.Size, tuple[Native, tuple[Tensor, ...]]] = {}
+        self.graphs: dict[tuple[torch.Size, torch.dtype], tuple[Native, tuple[Tensor, ...]]] = {}
         self.compiled = False
         self.seconds = 0.0
 
@@ -394,11 +394,13 @@ class Batched:
             return slope_and_outputs(self.function, theta, *inputs)
         if self.seconds > BUILD_SECONDS and not self.compiled:
             self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
-        if theta.shape not in self.graphs:
-            self.graphs[theta.shape] = self._native(theta, *inputs)
-        native, constants = self.graphs[theta.shape]
+        theta = theta.detach().contiguous()  # Machine code is made for one layout.
+        key = theta.shape, theta.dtype
+        if key not in self.graphs:
+            self.graphs[key] = self._native(theta, *inputs)
+        native, constants = self.graphs[key]
         begin = time.perf_counter()
-        found = native(*constants, theta.detach(), *inputs)
+        found = native(*constants, theta, *inputs)
         self.seconds += time.perf_counter() - begin
         return found
 

@@ -79,6 +79,7 @@ def test_another_shape_dtype_or_number_of_threads_is_another_graph():
     paths.append(Native(double, (noise(3),)).path)
     torch.set_num_threads(threads)
     paths.append(Native(lambda x: (3 * x,), (noise(3),)).path)
+    paths.append(Native(double, (noise(3),), threads=threads + 2).path)
     assert len(set(paths)) == len(paths)
 
 
@@ -120,7 +121,8 @@ def test_lifting_computes_constants_once_drops_dead_draws_and_keeps_the_result()
 
     def function(x):
         torch.randn(5)  # A draw that nobody reads.
-        check = torch.log((x == x).to(x.dtype))
+        drawn = torch.randn(4, dtype=x.dtype)
+        check = torch.log((drawn == drawn).to(x.dtype)) + 0 * drawn
         return (x * torch.lgamma(data.exp()) + torch.ones(4, dtype=x.dtype) + check).sum() + 0 * unused.sum()
 
     x = noise(4) + 1
@@ -128,7 +130,8 @@ def test_lifting_computes_constants_once_drops_dead_draws_and_keeps_the_result()
         graph = make_fx(function)(x)
         pure = lifted(graph)
         torch.testing.assert_close(pure.graph(*pure.constants, x), function(x))
-    assert not {"aten.lgamma.default", "aten.randn.default", "aten.log.default"} & set(names(pure.graph))
+    assert not {"aten.lgamma.default", "aten.log.default", "aten.eq.Tensor"} & set(names(pure.graph))
+    assert [names(g).count("aten.randn.default") for g in (graph, pure.graph)] == [2, 1]
     assert "aten.lgamma.default" in names(graph)
     assert [constant.shape for constant in pure.constants] == [(4,)]
 
@@ -138,3 +141,36 @@ def test_lifting_leaves_draws_that_are_read():
         pure = lifted(make_fx(lambda x: x + torch.randn(3, dtype=x.dtype))(noise(3)))
         first, second = (pure.graph(*pure.constants, noise(3)) for _ in range(2))
     assert not torch.equal(first, second)
+
+
+def test_a_mask_of_missing_data_is_not_folded_away():
+    def function(y):
+        return torch.where(y == y, y, torch.zeros_like(y)).sum()
+
+    y = tensor(1.0, float("nan"), 3.0)
+    pure = lifted(make_fx(function)(y))
+    assert float(pure.graph(*pure.constants, y)) == 4.0
+
+
+def test_a_refused_graph_is_not_compiled_again(monkeypatch):
+    native = Native(lambda x: (2 * x,), (noise(3),))
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(native, "_library", fail)
+    with pytest.warns(CompilingWarning):
+        native.compile()
+    native.compile()
+    assert calls == [1]
+    assert not native.on_disk()
+
+
+def test_what_cannot_be_traced_without_values_is_not_on_disk():
+    captured = noise(3)
+    native = Native(lambda x: (x * captured,), (noise(3),))
+    with pytest.warns(CompilingWarning):
+        assert not native.on_disk()
+    assert torch.equal(native(noise(3))[0], noise(3) * captured)

@@ -215,3 +215,55 @@ def test_a_model_whose_prior_draws_by_rejection_or_inversion_is_traced():
 
     fit = SVI(num_steps=5, num_draws=2, progress=False)(model, Dataset((noise(8),), size=8), seed=0)
     assert fit.info["fallback"] is None
+
+
+def test_minibatches_of_more_rows_than_are_given_take_all():
+    rows = Dataset((noise(5),), size=20)
+    with isolated(seed=0):
+        assert next(minibatches(rows, 10)) is None
+
+
+def test_parameters_the_optimiser_does_not_hold_stay():
+    def first_only(leaves):
+        return torch.optim.Adam(leaves[:1], lr=0.1)
+
+    with isolated(seed=0):
+        model, guide, leaves = own(regression, None, AutoNormal, data())
+    parts = Batches(data().tensors(), ROWS)
+
+    def loss(*tensors):
+        values = iter(tensors)
+        return elbo(model, guide, data().map(lambda _: next(values)))
+
+    gradient = Gradient(loss, list(leaves.values()), *parts.at(None))
+    way = descent(gradient, parts, minibatches(data(), None), first_only(list(leaves.values())))
+    before = [leaf.detach().clone() for leaf in leaves.values()]
+    with isolated(seed=1):
+        way.advance(3)
+    moved = [not torch.equal(a, b) for a, b in zip(before, leaves.values(), strict=True)]
+    assert moved == [True] + [False] * (len(moved) - 1)
+
+
+def mixture(y):
+    mu = pyro.sample("mu", dist.Normal(y.new_zeros(2), 3.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Categorical(y.new_tensor([0.5, 0.5])))
+        pyro.sample("y", dist.Normal(mu[z], 0.5), obs=y)
+
+
+def mixture_guide(y):
+    loc = pyro.param("loc", y.new_tensor([-1.0, 1.0]))
+    pyro.sample("mu", dist.Normal(loc, 0.1).to_event(1))
+    logits = pyro.param("logits", y.new_zeros(20, 2))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("z", dist.Categorical(logits=logits[: len(y)]))
+
+
+def test_rows_answer_for_their_own_discrete_draws_only():
+    """A gradient that blamed each row for all rows would have a thousand times the variance and find nothing."""
+    y = torch.cat([noise(10) * 0.5 - 2, noise(10) * 0.5 + 2])
+    settings = SVI(
+        num_steps=600, guide=mixture_guide, optimizer=partial(torch.optim.Adam, lr=0.03), patience=None, progress=False
+    )
+    mu = settings(mixture, Dataset((y,), size=20), seed=0).draws["mu"].mean((0, 1))
+    torch.testing.assert_close(mu, y.reshape(2, 10).mean(1), rtol=0, atol=0.25)

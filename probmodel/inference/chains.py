@@ -38,7 +38,10 @@ def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[M
     model = placed(model, data)
     target = make_target(model, data)
     if target.dim == 0:
-        raise ValueError("expected latents to sample, got a model with none; add pyro.sample or use lift")
+        raise ValueError(
+            "expected continuous latents to sample, got a model with none (discrete ones are summed out); add pyro.sample "
+            "or use lift"
+        )
     theta = _candidates(target, MAX_STARTS + num_chains, seed)
     good = torch.cat([_is_finite(target, piece) for piece in theta.split(num_chains)])
     if int(good.sum()) < num_chains:

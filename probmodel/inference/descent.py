@@ -69,14 +69,15 @@ class Batches:
 
 def minibatches(data: Dataset, batch_size: int | None) -> Order:
     """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
-    if batch_size is None or data.size is None or batch_size >= data.size:
+    rows = data.num_rows
+    if batch_size is None or rows is None or batch_size >= rows:
         while True:
             yield None
     # A stream of its own: which rows come next must not depend on how many steps run at a time.
     device = data.tensors()[0].device
     generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
     while True:
-        order = torch.randperm(data.num_rows or data.size, device=device, generator=generator)
+        order = torch.randperm(rows, device=device, generator=generator)
         for index in order.split(batch_size):
             if len(index) == batch_size:
                 yield index
@@ -88,7 +89,9 @@ def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optim
     size = sum(leaf.numel() for leaf in gradient.leaves)
     kinds = {(leaf.dtype, leaf.device.type) for leaf in gradient.leaves}
     on_one_processor = len(kinds) == 1 and next(iter(kinds))[1] == "cpu"
-    if gradient.graph is None or settings is None or size > FEW_PARAMETERS or not on_one_processor:
+    held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
+    moves_all = held == {id(leaf) for leaf in gradient.leaves}
+    if gradient.graph is None or settings is None or not moves_all or size > FEW_PARAMETERS or not on_one_processor:
         return ByStep(gradient, batches, order, optimizer)
     return ByLoop(gradient.graph, gradient.program.leaves, batches, order, settings)
 
@@ -110,7 +113,7 @@ class ByLoop:
         self.constants = (phi.new_tensor(settings), *pure.constants, *batches.tensors)
         self.native = Native(
             _steps(pure, batches, self.leaves, self.batched),
-            (torch.tensor(1), *self.state, self.losses, self.rows, *self.constants),
+            (torch.tensor(2), *self.state, self.losses, self.rows, *self.constants),
             threads=1,
         )
         self.compiled = False
@@ -198,11 +201,11 @@ class ByStep:
     def _checked(self, rows: Sequence[Tensor | None]) -> Advance:
         losses: list[float] = []
         for index in rows:
-            noise = torch.get_rng_state()
+            noise = _noise()
             value, slopes = self.gradient(*self.batches.at(index))
             found = float(_marked(value, slopes))
             if not math.isfinite(found):
-                torch.set_rng_state(noise)
+                _set_noise(noise)
                 return Advance(losses, True, index)
             losses.append(found)
             self._move(slopes)
@@ -220,16 +223,25 @@ class ByStep:
 
     def _kept(self) -> Any:
         leaves = [leaf.detach().clone() for leaf in self.leaves]
-        return leaves, deepcopy(self.optimizer.state_dict()), torch.get_rng_state(), torch.cuda.get_rng_state_all()
+        return leaves, deepcopy(self.optimizer.state_dict()), _noise()
 
     def _restore(self, kept: Any) -> None:
-        leaves, optimizer, noise, device_noise = kept
+        leaves, optimizer, noise = kept
         with torch.no_grad():
             for leaf, value in zip(self.leaves, leaves, strict=True):
                 leaf.copy_(value)
         self.optimizer.load_state_dict(optimizer)
-        torch.set_rng_state(noise)
-        torch.cuda.set_rng_state_all(device_noise)
+        _set_noise(noise)
+
+
+def _noise() -> tuple[Tensor, list[Tensor]]:
+    """The random states of the processor and of every device."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all()
+
+
+def _set_noise(noise: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(noise[0])
+    torch.cuda.set_rng_state_all(noise[1])
 
 
 def _marked(value: Tensor, slopes: Sequence[Tensor]) -> Tensor:

@@ -87,7 +87,7 @@ class Recording:
         # One vector for all that changes: a loop passes each tensor on at every turn, which costs more than reading it.
         self.layouts = tuple(Layout.of(part) for part in (prelude.state, state, outputs))
         first, now, told = self.layouts
-        self.first, self.state = first.pack(prelude.state), now.pack(state)
+        self.first, self.state = first.pack(prelude.state).to(self.device), now.pack(state)
         self.window = min(64, max(8, WINDOW_NUMBERS // max(1, told.size)))
         self.blank = self.state.new_zeros(self.window, told.size)
 
@@ -103,8 +103,8 @@ class Recording:
             ready = repeat(climbs, climb, (before,), fixed) if prelude.state else (before.clone(),)
             return (*ready, *repeat(count, once, (packed, rows), fixed))
 
-        one = self._count(1)
-        self.native = Native(run, (one, one, self.first, self.state, self.blank, *constants), threads)
+        few = self._count(2)
+        self.native = Native(run, (few, few, self.first, self.state, self.blank, *constants), threads)
         self.seconds, self.steps, self.compiling = 0.0, 0, 0.0
 
     def _count(self, count: int) -> Tensor:

@@ -110,7 +110,11 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     gradient = Gradient(loss, list(leaves.values()), *batches.at(first))
     way = descent(gradient, batches, chain([first], order), settings.optimizer(list(leaves.values())))
     losses: list[float] = []
-    quiet, seconds, plan = 0, 0.0, Plan(bool(settings.compile), "as asked")
+    quiet, seconds, plan = (
+        0,
+        0.0,
+        Plan(bool(settings.compile), "too few steps to time" if settings.compile is None else "as asked"),
+    )
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         while len(losses) < settings.num_steps:
             if losses and settings.compile is None and not way.compiled:
@@ -136,7 +140,8 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
         bar.refresh()
     for leaf in leaves.values():
         leaf.grad = None
-    execution = f"{_WAYS[way.way, way.compiled]}: {gradient.program.reason or plan.reason}"
+    reason = "refused by the compiler" if plan.compile and not way.compiled else plan.reason
+    execution = f"{_WAYS[way.way, way.compiled]}: {gradient.program.reason or reason}"
     return Outcome(losses, not descends(losses), way.compiled, gradient.program.reason, execution)
 
 

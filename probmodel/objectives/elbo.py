@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import MultiFrameTensor
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -37,12 +40,26 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
         closed = None if p is None or divergence is None else divergence + p["log_prob"].sum()
         # The joint already holds log p(z); the closed form replaces it and log q(z) together.
         loss = loss + (q["log_prob"].sum() if closed is None else closed)
-    fixed = unreparametrised(drawn)
-    if not fixed:
-        return loss
-    # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
-    score = sum(q["unscaled_log_prob"].sum() for q in fixed.values())
-    return loss + loss.detach() * (score - score.detach())
+    return loss + _score_terms(drawn, replayed, loss)
+
+
+def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) -> Tensor:
+    """0, with the gradient that draws which cannot be reparametrised would miss (Ranganath et al., 2014).
+
+    Each draw answers for the terms inside its own plates and for those outside of all plates: rows cannot be blamed for
+    each other.  Where discrete latents are summed out beside them the terms are not separate, and each answers for all.
+    """
+    fixed, nothing = unreparametrised(drawn), torch.zeros_like(loss)
+    model = [n for n in replayed.nodes.values() if "log_prob" in n and not isinstance(n["fn"], _Subsample)]
+    summed_out = any((n["infer"] or {}).get("_enumerate_dim") is not None for n in model)
+    costs = MultiFrameTensor(*((n["cond_indep_stack"], -n["log_prob"].detach()) for n in model))
+    costs.add(*((q["cond_indep_stack"], q["log_prob"].detach()) for q in guide_sites(drawn).values()))
+    for q in fixed.values():
+        # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
+        score = q["unscaled_log_prob"]
+        cost = loss.detach() if summed_out else costs.sum_to(q["cond_indep_stack"])
+        nothing = nothing + (cost * (score - score.detach())).sum()
+    return nothing
 
 
 def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:

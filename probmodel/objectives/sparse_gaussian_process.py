@@ -129,7 +129,10 @@ class _Interpolated(torch.autograd.Function):
     def forward(ctx: Any, k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
         kuu, kux = k[:, : len(m)], k[:, len(m) :]
 
+        tried: list[float] = []
+
         def build(multiple: float) -> Tensor:
+            tried.append(multiple)
             shifted = kuu.clone()
             shifted.diagonal().add_(multiple * jitter)
             return upper_factor(shifted)
@@ -141,6 +144,7 @@ class _Interpolated(torch.autograd.Function):
         excess.diagonal().sub_(1.0)
         a = inverse.mT @ kux
         h = excess @ a
+        ctx.multiple = tried[-1]
         ctx.save_for_backward(inverse, a, h, m, t, excess)
         return m @ a, (a * h).sum(0)
 
@@ -158,4 +162,4 @@ class _Interpolated(torch.autograd.Function):
         grad_k = a.new_empty(len(m), len(m) + a.shape[1])
         grad_kuu = torch.mm(inverse @ p, inverse.mT, out=grad_k[:, : len(m)]).mul_(-0.5)
         torch.mm(inverse, grad_a, out=grad_k[:, len(m) :])
-        return grad_k, grad_kuu.diagonal().sum(), grad_m, (q @ t).tril_()
+        return grad_k, ctx.multiple * grad_kuu.diagonal().sum(), grad_m, (q @ t).tril_()

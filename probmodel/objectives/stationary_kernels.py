@@ -11,6 +11,9 @@ from torch import Tensor
 Shape = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Squared distances r², overwritten, → (k, ∂k/∂r²) elementwise."""
 
+FEW_COLUMNS = 4
+"""Up to which distances are summed column by column."""
+
 
 class Stationary(NamedTuple):
     """The kernel s k(|x − x'|² / ℓ²); gradients reach GPyTorch's parameters through s and ℓ."""
@@ -79,7 +82,12 @@ def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
-    """|a_i − b_j|² by one matrix product; what is below its rounding error is 0, as between equal rows."""
+    """|a_i − b_j|² by one matrix product; what is below its rounding error is 0, as between equal rows.
+
+    Few columns are subtracted one by one, which is exact and as fast.
+    """
+    if a.shape[1] <= FEW_COLUMNS:
+        return torch.stack([(a[:, d, None] - b[:, d]).square_() for d in range(a.shape[1])]).sum(0)
     a2, b2 = a.square().sum(1), b.square().sum(1)
     r2 = torch.addmm(b2, a, b.mT, alpha=-2.0).add_(a2[:, None])
     # Left to rounding, r of two equal rows would be √eps, and the slope of a cusp there arbitrary.
