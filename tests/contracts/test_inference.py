@@ -299,7 +299,7 @@ def test_nuts_needs_latents():
         with pyro.plate("rows", len(x)):
             pyro.sample("y", dist.Normal(x, 1.5), obs=y)
 
-    with pytest.raises(ValueError, match="expected latents to sample"):
+    with pytest.raises(ValueError, match="expected continuous latents to sample"):
         QUICK["NUTS"](model, normal_case().problem.data, seed=0)
 
 
