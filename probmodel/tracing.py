@@ -27,11 +27,8 @@ from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probmodel.compiling import BUILD_SECONDS, Lifted, Native, drop_dead, lifted
+from probmodel.compiling import BUILD_SECONDS, ROUNDING, Lifted, Native, drop_dead, lifted
 from probmodel.protocols import Dataset, Guided, Model
-
-GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest relative difference allowed between a graph and eager Pyro: rounding, not a wrong graph."""
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
@@ -293,7 +290,7 @@ def _value_and_gradients(
 def _close(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return all(t is None or not t.any() for t in (a, b))
-    tolerance = GRADIENT_TOLERANCE.get(a.dtype, 0.05)
+    tolerance = ROUNDING.get(a.dtype, 0.05)
     scale = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1.0), equal_nan=True)
 
