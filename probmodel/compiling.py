@@ -14,18 +14,17 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch._inductor import aot_compile
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses import FakeTensorMode
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -87,116 +86,8 @@ def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensors:
     return tuple(owned)
 
 
-class Lifted(NamedTuple):
-    """A graph that reads no tensor but its arguments, `graph(*constants, *inputs)`."""
-
-    graph: GraphModule
-    constants: Tensors
-
-
-def lifted(graph: GraphModule) -> Lifted:
-    """Take the tensors out of a graph, and with them all that depends on nothing else: it is computed once, here.
-
-    Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
-    """
-    graph = GraphModule(graph, fx_graph_cse(graph.graph))
-    known: dict[Node, Tensor] = {}
-    views: set[Node] = set()
-    drawn: set[Node] = set()
-    for node in graph.graph.nodes:
-        if _draws(node) or drawn.intersection(node.all_input_nodes):
-            drawn.add(node)
-        value = _known_value(graph, node, known, drawn)
-        if value is None:
-            continue
-        known[node] = value.detach()
-        if node.op == "call_function" and any(r.alias_info for r in node.target._schema.returns):
-            views.add(node)
-    return _replaced(graph, known, views)
-
-
-def _draws(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
-    if node.op == "get_attr":
-        return attrgetter(str(node.target))(graph)
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return None
-    # Of a draw only: data compared with themselves are a mask of what is missing.
-    if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1] and node.args[0] in drawn:
-        like = node.meta["val"]
-        return torch.ones(like.shape, dtype=like.dtype, device=like.device)
-    schema = node.target._schema
-    if _draws(node) or schema.is_mutable or len(schema.returns) != 1:
-        return None
-    if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
-        return None
-    value = node.target(*_filled(node.args, known), **_filled(node.kwargs, known))
-    return value if isinstance(value, Tensor) else None
-
-
-_FACTORIES = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.new_empty.default)
-"""Memory without values."""
-
-
-def _filled(arguments: Any, known: dict[Node, Tensor]) -> Any:
-    return torch.fx.node.map_arg(arguments, lambda node: known[node])
-
-
-def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -> Lifted:
-    """Known values that unknown nodes read become leading inputs; a view of one stays an operation on it."""
-    wanted: dict[Node, Tensor] = {}
-    stack = [n for node in graph.graph.nodes if node not in known for n in node.all_input_nodes if n in known]
-    while stack:
-        node = stack.pop()
-        if node in views and node.all_input_nodes:
-            stack.extend(node.all_input_nodes)
-        else:
-            wanted[node] = known[node]
-    first = next(iter(graph.graph.nodes))
-    constants: list[Tensor] = []
-    for node, value in wanted.items():
-        with graph.graph.inserting_before(first):
-            if value.numel() and bool((value == value.flatten()[0]).all()):
-                # One number for all elements is no memory to read.
-                kind: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
-                arguments = (list(value.shape), value.flatten()[0].item())
-                new = graph.graph.call_function(torch.ops.aten.full.default, arguments, kind)
-                new.meta["val"] = value
-            else:
-                new = graph.graph.placeholder(f"constant_{len(constants)}")
-                constants.append(value.contiguous())
-        node.replace_all_uses_with(new)
-    drop_dead(graph)
-    _placeholders_first(graph)
-    graph.recompile()
-    return Lifted(graph, tuple(constants))
-
-
-def drop_dead(graph: GraphModule) -> None:
-    """Erase what nobody reads, draws of random numbers too."""
-    graph.graph.eliminate_dead_code()
-    for node in reversed(graph.graph.nodes):
-        pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
-        if node.op == "call_function" and not node.users and pure:
-            graph.graph.erase_node(node)
-
-
-def _placeholders_first(graph: GraphModule) -> None:
-    nodes = list(graph.graph.nodes)
-    anchor = next(node for node in nodes if node.op != "placeholder")
-    for node in nodes[nodes.index(anchor) :]:
-        if node.op == "placeholder":
-            anchor.prepend(node)
-
-
-# ---------------------------------------------------------------------------------------------- machine code
-
-
 class Native:
-    """A pure function of tensors, to be compiled ahead of time for the shapes, dtypes and device of its examples.
+    """A function of tensors, compiled ahead of time for the shapes, dtypes and device of its examples.
 
     Calling it before `compile` runs the function as it is; the numbers are the same up to rounding.
 
@@ -204,14 +95,20 @@ class Native:
         function: tensors → tensors; reads no tensor from outside.
         examples: tensors of the shapes it will be called with.
         threads: of the compiled code; None takes PyTorch's. Waking a second one costs more than a small kernel.
+        in_place: how many of the first arguments the function changes; on the processor only.
     """
 
     def __init__(
-        self, function: Callable[..., Tensors], examples: Sequence[Tensor], threads: int | None = None
+        self,
+        function: Callable[..., Tensors],
+        examples: Sequence[Tensor],
+        threads: int | None = None,
+        in_place: int = 0,
     ) -> None:
         self.function = function
         self.options = OPTIONS if threads is None else {**OPTIONS, "cpp.threads": threads}
         self.examples = tuple(examples)
+        self.in_place = in_place
         self.graph: GraphModule | None = None
         self.mode = FakeTensorMode(shape_env=ShapeEnv())
         self.run: Callable[..., Sequence[Tensor]] = function
@@ -244,8 +141,8 @@ class Native:
 
     def on_disk(self) -> bool:
         """Whether an earlier process has compiled it."""
-        if self.refused or self.examples[0].device.type != "cpu":
-            return False
+        if self.refused or self.compiled or self.examples[0].device.type != "cpu":
+            return self.compiled
         try:
             return self.path.exists()
         except Exception as error:  # noqa: BLE001 - what cannot be traced without values has the same remedy
@@ -259,7 +156,7 @@ class Native:
         try:
             run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
             with torch.no_grad():
-                expected, got = _with_one_seed(self.function, self.examples), _with_one_seed(run, self.examples)
+                expected, got = self._once(self.function), self._once(run)
         except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
         worst = max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
@@ -267,8 +164,15 @@ class Native:
             if self.examples[0].device.type == "cpu":
                 self.path.unlink(missing_ok=True)
             return self._refuse(f"its numbers are {worst:.1e} times further off than rounding explains")
-        self.run = run
+        self.run, self.examples = run, ()
         return None
+
+    def _once(self, run: Callable[..., Sequence[Tensor]]) -> Tensors:
+        """Results for the examples from one seed, and what is changed in place: in a copy."""
+        changed = [tensor.clone() for tensor in self.examples[: self.in_place]]
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            torch.manual_seed(1)
+            return (*run(*changed, *self.examples[self.in_place :]), *changed)
 
     def _refuse(self, reason: str) -> None:
         self.refused = True
@@ -334,12 +238,6 @@ def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMo
         for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's library itself has to run.
             os.replace(calls, path.with_suffix(".json"))
         os.replace(str(built), path)  # Other processes see the whole library or none.
-
-
-def _with_one_seed(run: Callable[..., Sequence[Tensor]], tensors: Tensors) -> Sequence[Tensor]:
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(1)
-        return run(*tensors)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -27,7 +27,8 @@ from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probmodel.compiling import BUILD_SECONDS, ROUNDING, Lifted, Native, drop_dead, lifted
+from probmodel.compiling import BUILD_SECONDS, ROUNDING, Native
+from probmodel.graphs import Lifted, drop_dead, lifted
 from probmodel.protocols import Dataset, Guided, Model
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")

@@ -7,7 +7,8 @@ import torch
 from pyro_models import noise, tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probmodel.compiling import CompilingWarning, Native, lifted, repeat
+from probmodel.compiling import CompilingWarning, Native, repeat
+from probmodel.graphs import lifted
 from probmodel.tracing import isolated
 
 compiling = sys.modules["probmodel.compiling"]

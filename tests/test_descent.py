@@ -32,8 +32,8 @@ def data(dtype=torch.float64):
 
 
 def ways(optimizer, *, batch_size=None, dtype=torch.float64, guide=AutoNormal):
-    """The loop and the single steps, each on parameters of its own that start alike."""
-    for kind in (ByLoop, ByStep):
+    """The loop, and single steps twice, each on parameters of its own that start alike."""
+    for kind in (ByLoop, ByStep, ByStep):
         with isolated(seed=0):
             model, fitted_guide, leaves = own(regression, None, guide, data(dtype))
         rows = data(dtype)
@@ -62,20 +62,26 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_loop_walks_the_path_of_pytorchs_optimiser(name, batch_size):
+def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimiser(name, batch_size):
     ends = []
     for way in ways(OPTIMIZERS[name], batch_size=batch_size):
         with isolated(seed=2):
-            losses = [loss for count in (20, 80, 7) for loss in way.advance(count).losses]
-        ends.append((losses, [leaf.detach().clone() for leaf in way.leaves]))
-    np.testing.assert_allclose(ends[0][0], ends[1][0], rtol=1e-9)
-    by_value = [sorted(torch.cat([leaf.flatten() for leaf in leaves]).tolist()) for _, leaves in ends]
-    np.testing.assert_allclose(*by_value, rtol=1e-8, atol=1e-10)
+            losses = way.advance(20).losses
+            if len(ends) == 2:
+                way.go_in_place()
+            losses += [loss for count in (80, 7) for loss in way.advance(count).losses]
+        ends.append((losses, sorted(torch.cat([leaf.detach().flatten() for leaf in way.leaves]).tolist())))
+    for losses, leaves in ends[1:]:
+        np.testing.assert_allclose(losses, ends[0][0], rtol=1e-9)
+        np.testing.assert_allclose(leaves, ends[0][1], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_compiled_loop_walks_the_path_of_the_uncompiled_and_keeps_the_dtype(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "few"), [(torch.float64, 50_000), (torch.float32, 50_000), (torch.float32, 0)], ids=str
+)
+def test_compiled_steps_walk_the_path_of_uncompiled_ones_and_keep_the_dtype(dtype, few, monkeypatch):
+    monkeypatch.setattr("probmodel.inference.descent.FEW_PARAMETERS", few)
     found = []
     for compile_ in (False, True):
         fit = SVI(num_steps=150, batch_size=5, compile=compile_, patience=None, num_draws=5, progress=False)(
@@ -120,18 +126,21 @@ def bad_after(x, y=None):
         pyro.sample("y", dist.Normal(w, 1.0), obs=y)
 
 
-@pytest.mark.parametrize("by_loop", [True, False])
-def test_the_step_that_is_not_finite_is_named_and_the_parameters_are_those_before_it(by_loop):
+@pytest.mark.parametrize(
+    ("few", "compiled"),
+    [(50_000, False), (0, False), *(pytest.param(few, True, marks=pytest.mark.compiles) for few in (50_000, 0))],
+)
+def test_the_step_that_is_not_finite_is_named_and_the_parameters_are_those_before_it(few, compiled, monkeypatch):
+    monkeypatch.setattr("probmodel.inference.descent.FEW_PARAMETERS", few)
     x = noise(6)
     rows = Dataset((x,), {"y": x + 9}, 6)
-
-    def optimizer(leaves):
-        adam = torch.optim.Adam(leaves, lr=0.01)
-        if not by_loop:
-            adam.register_step_post_hook(lambda *_: None)
-        return adam
-
-    settings = SVI(num_steps=400, optimizer=optimizer, autoguide=partial(AutoDelta, init_loc_fn=_zero), progress=False)
+    settings = SVI(
+        num_steps=400,
+        optimizer=partial(torch.optim.Adam, lr=0.01),
+        autoguide=partial(AutoDelta, init_loc_fn=_zero),
+        compile=compiled,
+        progress=False,
+    )
     with pytest.raises(NonFiniteError, match=r"at step 6; first at site 'root' of the model"):
         settings(bad_after, rows, seed=0)
 

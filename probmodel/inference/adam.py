@@ -1,11 +1,14 @@
-"""Adam as a pure function of one flat vector, so that a whole step can be compiled (Kingma & Ba, 2015)."""
+"""Adam as a pure function, so that a whole step can be compiled (Kingma & Ba, 2015)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
+
+from probmodel.compiling import Tensors
 
 
 class Moments(NamedTuple):
@@ -37,15 +40,35 @@ def settings_of(optimizer: Optimizer) -> list[float] | None:
     return [float(number) for number in numbers]
 
 
+def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
+    """The numbers of one step, the first being step 1: shrinkage, size and root of the correction for a start at zero, …
+
+    … two decays, epsilon and coupled weight decay; in the order of PyTorch's own Adam, so that both give the same
+    parameters up to rounding.
+    """
+    rate, first, second, epsilon, coupled, decoupled = settings
+    size, root = rate / (1 - first**steps), (1 - second**steps) ** 0.5
+    return 1 - rate * decoupled, size, root, first, second, epsilon, coupled
+
+
+def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Tensors:
+    """Parameters, mean and mean square after one step down the slope, all of one shape."""
+    shrink, size, root, first, second, epsilon, coupled = numbers
+    slope = slope + coupled * parameters
+    mean = mean + (1 - first) * (slope - mean)
+    square = second * square + (1 - second) * slope * slope
+    return parameters * shrink - size * mean / (square.sqrt() / root + epsilon), mean, square
+
+
 def step(state: Moments, slope: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> Moments:
     """One step down the slope."""
-    rate, first, second, epsilon, coupled, decoupled = settings.unbind()
-    slope = slope + coupled * state.parameters
     steps = state.steps + 1
-    mean = state.mean + (1 - first) * (slope - state.mean)
-    square = second * state.square + (1 - second) * slope * slope
-    # In the order of PyTorch's own Adam, so that both give the same numbers up to rounding.
-    size = rate / (1 - first**steps)
-    scale = square.sqrt() / (1 - second**steps).sqrt() + epsilon
-    moved = state.parameters * (1 - rate * decoupled) - size * mean / scale
-    return Moments(moved, mean, square, steps)
+    return Moments(*moved(*state[:3], slope, rates(settings.unbind(), steps)), steps)
+
+
+def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
+    """Means, mean squares and the number of steps that PyTorch's own Adam has come to; zeros before its first step."""
+    states = [optimizer.state.get(leaf, {}) for leaf in leaves]
+    means = tuple(s.get("exp_avg", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))
+    squares = tuple(s.get("exp_avg_sq", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))
+    return means, squares, max(int(s.get("step", 0)) for s in states)

@@ -1,4 +1,4 @@
-"""Descent of a traced loss: a hundred steps in one compiled call, or step by step where the parameters are many.
+"""Descent of a traced loss: a hundred steps in one compiled call, or one step a call where the parameters are many.
 
 Compiled or not, a descent draws the same noise from the same seed and gives the same numbers up to rounding.
 """
@@ -6,6 +6,7 @@ Compiled or not, a descent draws the same noise from the same seed and gives the
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from probmodel.compiling import Lifted, Native, Tensors, repeat
+from probmodel.compiling import Native, Tensors, repeat
+from probmodel.graphs import Lifted
 from probmodel.inference import adam
 from probmodel.protocols import Dataset
 from probmodel.tracing import Gradient
@@ -85,15 +87,22 @@ def minibatches(data: Dataset, batch_size: int | None) -> Order:
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:
     """The way that suits the model: a compiled loop for few parameters on a CPU, else step by step."""
-    settings = adam.settings_of(optimizer)
+    settings = _adam(gradient, optimizer)
     size = sum(leaf.numel() for leaf in gradient.leaves)
-    kinds = {(leaf.dtype, leaf.device.type) for leaf in gradient.leaves}
-    on_one_processor = len(kinds) == 1 and next(iter(kinds))[1] == "cpu"
-    held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
-    moves_all = held == {id(leaf) for leaf in gradient.leaves}
-    if gradient.graph is None or settings is None or not moves_all or size > FEW_PARAMETERS or not on_one_processor:
+    if gradient.graph is None or settings is None or size > FEW_PARAMETERS:
         return ByStep(gradient, batches, order, optimizer)
     return ByLoop(gradient.graph, gradient.program.leaves, batches, order, settings)
+
+
+def _adam(gradient: Gradient, optimizer: Optimizer) -> list[float] | None:
+    """Settings of an Adam that can be compiled together with the gradient: it moves all leaves, on one processor."""
+    settings = adam.settings_of(optimizer)
+    held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
+    kinds = {(leaf.dtype, leaf.device.type) for leaf in gradient.leaves}
+    if settings is None or held != {id(leaf) for leaf in gradient.leaves} or len(kinds) > 1:
+        return None
+    decays = any(settings[-2:]) and len(gradient.program.leaves) < len(held)  # Those that the loss never reads, too.
+    return settings if next(iter(kinds))[1] == "cpu" and not decays else None
 
 
 class ByLoop:
@@ -160,31 +169,59 @@ def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], batched: bo
         slopes, value = pure.graph(*constants, *parameters, *batches.at(index, data))
         slope = torch.cat([part.reshape(-1) for part in slopes])
         here = torch.arange(WINDOW, device=losses.device) == i
-        # A gradient that is not finite shows in the loss: 0 · ∞ is NaN.
-        return (*adam.step(moments, slope, settings), torch.where(here, value + 0 * slope.sum(), losses))
+        return (*adam.step(moments, slope, settings), torch.where(here, _judged(value, slope), losses))
 
     return lambda count, *tensors: repeat(count, step, tensors[:5], tensors[5:])
 
 
+def _judged(loss: Tensor, *slopes: Tensor) -> Tensor:
+    """The loss; NaN where its gradient is not finite. (Compilers fold 0 · ∞ into 0.)"""
+    total = torch.stack([loss, *(slope.sum() for slope in slopes)]).sum()
+    return torch.where(total.isfinite(), loss, torch.nan)
+
+
 class ByStep:
-    """One step a call: loss and gradient as one graph, then PyTorch's optimiser."""
+    """One step a call: loss, gradient and Adam in one graph once compiled; before that, and else, PyTorch's optimiser."""
 
     saved = 0.4
     way = "step"
 
     def __init__(self, gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> None:
-        self.gradient, self.batches, self.order, self.optimizer = gradient, batches, order, optimizer
+        first = next(order)
+        self.gradient, self.batches, self.optimizer = gradient, batches, optimizer
+        self.first, self.order = first, chain([first], order)
         self.leaves = gradient.leaves
         self.compiled = False
+        self.running: WholeStep | None = None
         # Asking for each step's loss would make a CUDA device wait for the host.
         self.waits = all(leaf.device.type == "cpu" for leaf in self.leaves)
 
     def on_disk(self) -> bool:
-        return self.gradient.on_disk()
+        return self.gradient.on_disk() if self.whole is None else self.whole.native.on_disk()
 
     def compile(self) -> None:
-        self.gradient.compile()
-        self.compiled = self.gradient.native is not None and self.gradient.native.compiled
+        if self.whole is None:
+            self.gradient.compile()
+            self.compiled = self.gradient.native is not None and self.gradient.native.compiled
+            return
+        self.whole.native.compile()
+        if self.whole.native.compiled:
+            self.compiled = True
+            self.go_in_place()
+
+    def go_in_place(self) -> None:
+        """From here on whole steps, in place of PyTorch's optimiser."""
+        assert self.whole is not None
+        self.whole.go_on_from(self.optimizer)
+        self.running = self.whole
+
+    @cached_property
+    def whole(self) -> "WholeStep | None":
+        """What can be compiled together: all of a step where the optimiser is an Adam."""
+        settings = _adam(self.gradient, self.optimizer)
+        if self.gradient.graph is None or settings is None:
+            return None
+        return WholeStep(self.gradient.graph, self.gradient.program.leaves, self.batches, self.first, settings)
 
     def advance(self, count: int) -> Advance:
         rows = list(islice(self.order, count))
@@ -202,14 +239,19 @@ class ByStep:
         losses: list[float] = []
         for index in rows:
             noise = _noise()
-            value, slopes = self.gradient(*self.batches.at(index))
-            found = float(_marked(value, slopes))
+            found = self._tried(index) if self.running is None else self.running(index)
             if not math.isfinite(found):
                 _set_noise(noise)
                 return Advance(losses, True, index)
             losses.append(found)
-            self._move(slopes)
         return Advance(losses, False, None)
+
+    def _tried(self, index: Tensor | None) -> float:
+        value, slopes = self.gradient(*self.batches.at(index))
+        found = float(_marked(value, slopes))
+        if math.isfinite(found):
+            self._move(slopes)
+        return found
 
     def _step(self, index: Tensor | None) -> Tensor:
         value, slopes = self.gradient(*self.batches.at(index))
@@ -232,6 +274,54 @@ class ByStep:
                 leaf.copy_(value)
         self.optimizer.load_state_dict(optimizer)
         _set_noise(noise)
+
+
+class WholeStep:
+    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies; a bad step changes none."""
+
+    def __init__(
+        self, pure: Lifted, leaves: Tensors, batches: Batches, index: Int[Tensor, " B"] | None, settings: list[float]
+    ) -> None:
+        self.leaves, self.settings, self.steps = leaves, settings, 0
+        self.means = self.squares = tuple(torch.zeros_like(leaf, requires_grad=False) for leaf in leaves)
+        self.constants = (*pure.constants, *batches.tensors)
+        self.native = Native(
+            _whole(pure, batches, len(leaves), index is not None), self._arguments(index), in_place=3 * len(leaves)
+        )
+
+    def go_on_from(self, optimizer: Optimizer) -> None:
+        """Take over the moments of PyTorch's optimiser."""
+        self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
+
+    def __call__(self, index: Int[Tensor, " B"] | None) -> float:
+        """The loss, in nats; NaN or infinite where it or its gradient is."""
+        loss = float(self.native(*self._arguments(index))[0])
+        self.steps += math.isfinite(loss)
+        return loss
+
+    def _arguments(self, index: Int[Tensor, " B"] | None) -> Tensors:
+        state = (*(leaf.detach() for leaf in self.leaves), *self.means, *self.squares)
+        numbers = state[0].new_tensor(adam.rates(self.settings, self.steps + 1))
+        return (*state, numbers, *(() if index is None else (index,)), *self.constants)
+
+
+def _whole(pure: Lifted, batches: Batches, size: int, batched: bool) -> Callable[..., Tensors]:
+    """(*leaves, *means, *squares, numbers of Adam, rows if batched, *constants of the graph, *data) → (loss,)."""
+
+    def step(*tensors: Tensor) -> Tensors:
+        state, (numbers, *rest) = tensors[: 3 * size], tensors[3 * size :]
+        index, constants = (rest[0], rest[1:]) if batched else (None, rest)
+        ends = len(pure.constants)
+        slopes, loss = pure.graph(*constants[:ends], *state[:size], *batches.at(index, constants[ends:]))
+        loss = _judged(loss, *slopes)
+        good, rates = loss.isfinite(), numbers.unbind()
+        for i, slope in enumerate(slopes):
+            held = state[i::size]
+            for old, new in zip(held, adam.moved(*held, slope, rates), strict=True):  # type: ignore[call-arg,arg-type]
+                old.copy_(torch.where(good, new, old))
+        return (loss,)
+
+    return step
 
 
 def _noise() -> tuple[Tensor, list[Tensor]]:

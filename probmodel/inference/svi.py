@@ -148,7 +148,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
 _WAYS = {
     ("loop", True): f"compiled loop of {WINDOW} steps a call",
     ("loop", False): "traced graph, uncompiled",
-    ("step", True): "compiled loss and gradient, then the optimiser",
+    ("step", True): "compiled, step by step",
     ("step", False): "uncompiled, step by step",
 }
 
