@@ -51,7 +51,10 @@ def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
     return 1 - rate * decoupled, size, root, first, second, epsilon, coupled
 
 
-def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Tensors:
+Moved = tuple[Tensor, Tensor, Tensor]
+
+
+def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Moved:
     """Parameters, mean and mean square after one step down the slope, all of one shape."""
     shrink, size, root, first, second, epsilon, coupled = numbers
     slope = slope + coupled * parameters
@@ -63,7 +66,8 @@ def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbe
 def step(state: Moments, slope: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> Moments:
     """One step down the slope."""
     steps = state.steps + 1
-    return Moments(*moved(*state[:3], slope, rates(settings.unbind(), steps)), steps)
+    parameters, mean, square = moved(*state[:3], slope, rates(settings.unbind(), steps))
+    return Moments(parameters, mean, square, steps)
 
 
 def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
