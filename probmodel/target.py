@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from jaxtyping import Float, Int
@@ -128,7 +129,21 @@ def _target_of_posterior(posterior: Posterior) -> Target:
 
 
 def check(model: Model, data: Dataset) -> None:
-    """Raise ValueError for data no model can use: no rows, or numbers that are not finite; then ask the model itself."""
+    """Raise for data no model can use: no rows, or numbers that are not finite; then ask the model itself.
+
+    Raises:
+        TypeError: for anything but a Dataset of tensors.
+        ValueError: for everything else.
+    """
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"expected a Dataset, got {type(data).__name__}; pass Dataset(args, kwargs, size=number of rows)"
+        )
+    arrays = [value for value in (*data.args, *data.kwargs.values()) if isinstance(value, np.ndarray)]
+    if arrays:
+        raise TypeError(
+            f"expected PyTorch tensors, got a NumPy array of shape {arrays[0].shape}; give torch.as_tensor(array)"
+        )
     for position, tensor in enumerate(data.tensors()):
         if tensor.numel() == 0:
             raise ValueError(
@@ -198,7 +213,9 @@ class Density:
             return torch.stack([self.at(draw) for draw in theta])
         result = len(theta) * bytes_of_result(self.program)
         shape = f"a result for {len(theta):,} draws at once"
-        refuse_above_memory(result, theta.device, shape, "evaluate fewer draws at a time, or thin them")
+        refuse_above_memory(
+            result, theta.device, shape, "ask for fewer draws (num_draws), thin them, or state more by memory_budget"
+        )
         chunk = max(1, (budget(theta.device) if self.memory is None else self.memory) // each)
         return vmap(self.at, randomness="different", chunk_size=chunk)(theta)
 

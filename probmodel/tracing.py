@@ -25,7 +25,7 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from probmodel.compiling import BUILD_SECONDS, ROUNDING, Native
 from probmodel.graphs import Lifted, drop_dead, lifted
@@ -133,6 +133,11 @@ def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
     """
     with temporarily_clear_interpreter_stack():  # A first use may come from inside grad or vmap.
         return _trace(function, inputs)
+
+
+def recording() -> bool:
+    """Whether a graph is being recorded: what depends on values cannot be decided then."""
+    return get_proxy_mode() is not None
 
 
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:

@@ -1,10 +1,12 @@
 """Bad input gets a ValueError that says what was expected, what came and what to do; nothing of the caller's changes."""
 
 import copy
+import inspect
 import re
 from functools import lru_cache
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 import probmodel as pb
+from probmodel.target import check
 from tests.conftest import fingerprints
 
 ROWS, COLUMNS, CLASSES = 12, 3, 3
@@ -250,6 +253,21 @@ def test_one_hot_labels_that_are_not(method, place, value):
 @pytest.mark.parametrize("method", CLASSIFIERS)
 def test_labels_that_are_no_whole_numbers(method):
     fit_refused(method, dataset(x(), labels().float()), "whole", "y.long()")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [((torch.ones(3),), "Dataset"), (pb.Dataset((np.ones(3),), size=3), r"torch\.as_tensor|[Ww]rong|violat")],
+    ids=["a tuple", "a NumPy array"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_data_of_the_wrong_kind(method, data, message):
+    """Without the annotations that tests check, too."""
+    inference, model = METHODS[method]
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(check)(model(), data)
+    with pytest.raises(TypeError):
+        inference(model(), data, seed=0)
 
 
 @pytest.mark.parametrize("method", CLASSIFIERS)

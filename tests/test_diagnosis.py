@@ -395,6 +395,13 @@ def test_a_descent_that_goes_on_is_a_caution():
     assert diagnosis["loss"].flag == ""
 
 
+@pytest.mark.parametrize(("slope", "flag"), [(0.01, CAUTION), (1.0, Verdict.FAILED)])
+def test_a_descent_that_is_far_from_its_end_has_failed(slope, flag):
+    falling = (1_000 - slope * np.arange(500.0)).tolist()
+    fit = replace(by_hand(1.0, 1.0, 1.0, 1.0), info={"losses": falling, "plateau": False})
+    assert pb.diagnose(fit)["plateau"].flag == flag
+
+
 def test_divergent_transitions_fail_in_numbers_and_caution_when_few():
     fit = by_hand(1.0, 1.0, 1.0, 1.0)
     assert pb.diagnose(replace(fit, info={"divergences": 400})).verdict == Verdict.FAILED

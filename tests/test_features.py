@@ -151,3 +151,8 @@ def test_gradients_through_half_precision_reach_float32_weights_and_trace():
     _, found = traced(x)
     for a, b in zip(found, slopes[0], strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_half_precision_refuses_what_it_cannot_shorten():
+    with isolated(seed=0), pytest.raises(ValueError, match=r"data\.to\(torch\.float32\)"):
+        HalfPrecision(MLP(3, 2).double())(torch.zeros(4, 3, dtype=torch.float64))

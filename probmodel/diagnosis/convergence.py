@@ -15,6 +15,8 @@ R_HAT_FAILURE = 1.1
 ESS_LIMIT = 400
 """Vehtari et al. (2021): below it R-hat itself is not to be trusted."""
 K_HAT_DRAWS = 300
+UNFINISHED = 0.05
+"""Nats a row: a loss that falls by more in its last tenth of steps is far from where it goes."""
 
 
 def convergence(posterior: Posterior, evidence: Evidence | None = None) -> list[Finding]:
@@ -33,9 +35,12 @@ def _optimisation(posterior: Posterior) -> list[Finding]:
     found = [finding("loss", tail.mean(), "nats over the data set, mean of the last tenth of the steps", stderr=stderr)]
     if len(losses) > 1 and tail.mean() > losses[0] + 2 * stderr:
         found.append(finding("descent", losses[0] - tail.mean(), "the loss ends above its start", flag=Verdict.FAILED))
-    plateau = bool(posterior.info.get("plateau", True))
-    message = "the loss has levelled out" if plateau else "the loss is still falling: more steps would lower it"
-    return [*found, finding("plateau", float(plateau), message, flag="" if plateau else CAUTION)]
+    if posterior.info.get("plateau", True):
+        return [*found, finding("plateau", 1.0, "the loss has levelled out")]
+    fallen = -len(tail) * np.polyfit(range(len(tail)), tail, 1)[0] if len(tail) > 1 else 0.0
+    message = f"the loss is still falling, by {fallen:.1f} nats in the last tenth of the steps: more would lower it"
+    far = fallen > max(1.0, UNFINISHED * (posterior.data.size or 0))
+    return [*found, finding("plateau", 0.0, message, flag=Verdict.FAILED if far else CAUTION)]
 
 
 def _chains(posterior: Posterior) -> list[Finding]:

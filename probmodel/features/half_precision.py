@@ -13,6 +13,9 @@ class HalfPrecision(nn.Module):
 
     Args:
         network: x → h; its parameters stay as they are.
+
+    Raises:
+        ValueError: for float64 input, which would stay float64.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -20,6 +23,11 @@ class HalfPrecision(nn.Module):
         self.network = network
 
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
+        if x.dtype == torch.float64:
+            raise ValueError(
+                "expected float32 input, got float64, which half precision leaves as it is; use data.to(torch.float32) or "
+                "take HalfPrecision away"
+            )
         # The cache of casted weights would be recorded into a traced graph once, as if weights never changed.
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return self.network(x).to(x.dtype)

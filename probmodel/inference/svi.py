@@ -1,6 +1,7 @@
 """Stochastic variational inference on a traced, compiled step (Hoffman et al., 2013; Kingma & Welling, 2014)."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
 from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS
+from probmodel.inference.chains import ConvergenceWarning
 from probmodel.inference.descent import WINDOW, Batches, Descent, descent, minibatches
 from probmodel.inference.draws import guide_draws
 from probmodel.objectives.elbo import elbo
@@ -73,13 +75,19 @@ class SVI:
             ValueError: for data or settings that cannot work.
             NonFiniteError: when the loss or a gradient stops being finite, naming the first bad site.
         """
-        _check_settings(self, data)
         check_training(model, data)
+        _check_settings(self, data)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
             fitted, guide, leaves = own(model, self.guide, self.autoguide, data)
         with isolated(spawn(seed, 1)):
             outcome = _descend(self, fitted, guide, leaves, data)
+            if not outcome.plateau and self.patience is not None and self.num_steps >= 5 * WINDOW:
+                warnings.warn(
+                    f"SVI: the loss was still falling after {self.num_steps:,} steps; raise num_steps",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
             draws = guide_draws(fitted, guide, data, self.num_draws, spawn(seed, 2))
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())

@@ -16,6 +16,7 @@ from torch import Tensor
 from probmodel.objectives.gaussian_process import check_rows, dense, noise_by_row
 from probmodel.objectives.positive_definite import factorised, upper_factor
 from probmodel.objectives.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
+from probmodel.tracing import recording
 
 LADDER = (1.0, 10.0, 100.0, 1000.0)
 """Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; each but the first is warned of."""
@@ -90,13 +91,13 @@ def _marginals(
     parts = stationary(kernel)
     if parts is None:
         k = torch.cat([dense(kernel, inducing), dense(kernel, inducing, x)], 1)
-        shift, excess = _Interpolated.apply(k, k.new_tensor(jitter), q_loc, q_scale_tril)
+        shift, excess = _interpolated(k, torch.full_like(k[0, 0], jitter), q_loc, q_scale_tril)
         return shift, kernel(x, diag=True) + jitter + excess
     # Covariances in units of the outputscale s, so that only vectors of length B are multiplied by it.
     s = parts.outputscale.to(x)
     zu = parts.scaled(inducing)
     k = stationary_covariance(parts.shape, zu, torch.cat([zu, parts.scaled(x)]))
-    shift, excess = _Interpolated.apply(k, jitter / s, q_loc, q_scale_tril)
+    shift, excess = _interpolated(k, jitter / s, q_loc, q_scale_tril)
     return s.sqrt() * shift, s * (excess + 1.0) + jitter
 
 
@@ -117,6 +118,16 @@ def _kl_to_standard(loc: Tensor, scale_tril: Tensor) -> Float[Tensor, ""]:
     # The sign of a factor's diagonal is free.
     log_det = t.diagonal().square().log().sum()
     return 0.5 * (t.square().sum() + loc @ loc - len(loc) - log_det)
+
+
+def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+    """(Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from [Kuu, Kux] with A = L⁻¹ Kux."""
+    if not recording():
+        return _Interpolated.apply(k, jitter, m, scale_tril)
+    kuu, kux = k[:, : len(m)], k[:, len(m) :]
+    u = upper_factor(kuu + jitter * torch.eye(len(m), dtype=k.dtype, device=k.device))
+    a = torch.linalg.solve_triangular(u.mT, kux, upper=False)
+    return m @ a, (scale_tril.tril().mT @ a).square().sum(0) - a.square().sum(0)
 
 
 class _Interpolated(torch.autograd.Function):

@@ -8,6 +8,8 @@ from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.tracing import recording
+
 Shape = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Squared distances r², overwritten, → (k, ∂k/∂r²) elementwise."""
 
@@ -91,13 +93,18 @@ def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float
     a2, b2 = a.square().sum(1), b.square().sum(1)
     r2 = torch.addmm(b2, a, b.mT, alpha=-2.0).add_(a2[:, None])
     # Left to rounding, r of two equal rows would be √eps, and the slope of a cusp there arbitrary.
-    rounding = 8.0 * torch.finfo(r2.dtype).eps * float(torch.maximum(a2.max(), b2.max()))
-    return torch.threshold_(r2, rounding, 0.0)
+    rounding = 8.0 * torch.finfo(r2.dtype).eps * torch.maximum(a2.max(), b2.max())
+    return torch.where(r2 > rounding, r2, 0.0) if recording() else torch.threshold_(r2, float(rounding), 0.0)
 
 
 def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
     """k(|a_i − b_j|²), with a gradient that needs no n × m × D tensor."""
-    return _Covariance.apply(a, b, shape)
+    if not recording():
+        return _Covariance.apply(a, b, shape)
+    centre = a.mean(0).detach()
+    r2 = squared_distances(a - centre, b - centre)
+    k, slope = shape(r2.detach().clone())
+    return k + slope * (r2 - r2.detach())  # Of the value k, with the slope that is known.
 
 
 def refuse_second_derivative() -> None:
