@@ -24,6 +24,7 @@ from probmodel.objectives import gaussian_process, positive_definite
 from probmodel.objectives.gaussian_process import gp_log_marginal
 from probmodel.objectives.positive_definite import inverted_in_place
 from probmodel.objectives.sparse_gaussian_process import svgp_elbo
+from probmodel.tracing import Gradient, TracingWarning, trace
 from tests.refusals import refused
 
 N, D, M = 40, 3, 7
@@ -411,3 +412,48 @@ def test_a_second_derivative_is_refused():
     for value in (gp_log_marginal(*modules, x, y), svgp_elbo(*modules, *q, x, y, N)):
         with pytest.raises(NotImplementedError, match=r"expected a first derivative, got .+; "):
             torch.autograd.grad(value, x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name not in ("scaled twice", "sum", "product")])
+def test_a_traced_bound_has_the_eager_value_and_gradient(name):
+    mean, kernel, likelihood = shaken(ConstantMean(), KERNELS[name](), GaussianLikelihood())
+    x, y = problem()
+    _, _, wanted = sparse_pair(mean, kernel, likelihood, x, y, 2 * N)
+    u, loc, scale = wanted[:3]
+    x = torch.cat([x[:-1], u[:1].detach()])  # A row at an inducing input, where a distance has no slope.
+
+    def loss(x, y):
+        return -svgp_elbo(mean, kernel, likelihood, u, loc, scale, x, y, 2 * N)
+
+    traced = Gradient(loss, wanted, x, y)
+    assert traced.program.reason is None
+    value, slopes = traced(x, y)
+    eager = loss(x, y)
+    torch.testing.assert_close(value, eager.detach(), rtol=1e-10, atol=0.0)
+    for ours, exact in zip(slopes, torch.autograd.grad(eager, wanted), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8 * float(exact.abs().max()))
+
+
+def test_kernels_whose_code_asks_for_values_run_eagerly_with_a_warning():
+    kernel = KERNELS["sum"]().double()
+    x, y = problem()
+    u, loc, scale = (tensor.detach() for tensor in variational())
+    with pytest.warns(TracingWarning, match="runs eagerly"):
+        program = trace(
+            lambda x: svgp_elbo(ZeroMean(), kernel, GaussianLikelihood().double(), u, loc, scale, x, y, N), x
+        )
+    assert program.run is None
+
+
+def test_a_traced_bound_is_nan_where_the_covariance_is_not_positive_definite():
+    kernel, likelihood = RBFKernel().double(), GaussianLikelihood().double()
+    x, y = problem(N)
+    u, loc, scale = variational()
+
+    def loss(u):
+        return svgp_elbo(ZeroMean(), kernel, likelihood, u, loc.detach(), scale.detach(), x, y, N)
+
+    with gpytorch.settings.variational_cholesky_jitter(double_value=0.0):
+        program = trace(loss, u.detach())
+    assert program.run(*program.detached, u.detach()).isfinite()
+    assert program.run(*program.detached, u.detach()[:1].expand(M, D)).isnan()
