@@ -43,7 +43,7 @@ LOAD_SECONDS = 2.0
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
 
-AMPLIFIED = 100.0
+AMPLIFIED = 10.0
 """Roundings inside a graph that count like one of its inputs."""
 
 Tensors = tuple[Tensor, ...]
