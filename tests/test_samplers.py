@@ -1,6 +1,8 @@
 """Trees, adaptation and many chains together: the parts against brute force, the whole against known posteriors."""
 
+import io
 import math
+import re
 
 import numpy as np
 import pyro
@@ -8,12 +10,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro_models import noise
+from tqdm.auto import tqdm
 
 from probmodel import arviz_data
 from probmodel.inference import NUTS, ChEES, adaptation, chees, settling, tree
+from probmodel.inference.chains import ConvergenceWarning, check_settings, warn_if_untrusted
 from probmodel.inference.recording import Layout, Recording
 from probmodel.protocols import Dataset
-from probmodel.tracing import isolated
+from probmodel.tracing import TracingWarning, isolated
 
 DOUBLE = torch.float64
 
@@ -64,31 +68,29 @@ def test_a_correlated_posterior_has_its_covariance(name):
 
 def test_subtrees_are_checked_as_brute_force_would():
     """Leaf n closes the subtrees of 2, 4, … leaves that end with it; each must not have turned."""
-    count, depth, dim = 32, 5, 3
-    momenta = noise(count, dim) + 0.25  # A drift, so that some subtrees turn and some do not.
-    state = _growing(depth, dim)
-    total = torch.zeros(1, dim, dtype=DOUBLE)
-    seen = set()
+    count, depth, dim, chains = 32, 5, 3, 60
+    drift = torch.linspace(0, 1.5, chains, dtype=DOUBLE)[:, None]  # From where nearly all turn to where nearly none do.
+    momenta = noise(count, chains, dim) + drift
+    state = _growing(depth, dim, chains)
+    decided = dict.fromkeys((2, 4, 8, 16, 32), 0)
     for n in range(count):
-        momentum = momenta[n][None]
-        total = total + momentum
-        saved_momentum, saved_sum, turned = tree._checked(state, momentum, total)
+        saved_momentum, saved_sum, turned = tree._checked(state, momenta[n], momenta[: n + 1].sum(0))
         state = state._replace(saved_momentum=saved_momentum, saved_sum=saved_sum, leaf=state.leaf + 1)
-        expected = False
-        for size in (2, 4, 8, 16, 32):
-            if (n + 1) % size == 0:
-                part = momenta[n + 1 - size : n + 1]
-                inner = part.sum(0) - 0.5 * (part[0] + part[-1])
-                expected |= bool(part[0] @ inner <= 0) or bool(part[-1] @ inner <= 0)
-        assert bool(turned) == expected, n
-        seen.add(expected)
-    assert seen == {True, False}
+        expected = torch.zeros(chains, dtype=torch.bool)
+        for size in (size for size in decided if (n + 1) % size == 0):
+            first, *inner, last = momenta[n + 1 - size : n + 1]
+            span = sum(inner) + 0.5 * (first + last)
+            found = ((first * span).sum(-1) <= 0) | ((last * span).sum(-1) <= 0)
+            decided[size] += int((found & ~expected).sum())
+            expected |= found
+        assert torch.equal(turned, expected), n
+    assert all(0 < decided[size] < chains * count / size for size in decided), decided
 
 
-def _growing(depth, dim):
-    theta = torch.zeros(1, dim, dtype=DOUBLE)
+def _growing(depth, dim, chains=1):
+    theta = torch.zeros(chains, dim, dtype=DOUBLE)
     with isolated(seed=0):
-        return tree.begin(theta, lambda at: (-0.5 * at.square().sum(-1), -at), depth, torch.zeros(1, dtype=torch.long))
+        return tree.begin(theta, lambda at: (-0.5 * at.square().sum(-1), -at), depth)
 
 
 def test_a_state_survives_flattening():
@@ -113,8 +115,9 @@ def test_a_recording_keeps_each_steps_output_in_order():
         (x,) = state
         return (x + constants[0],), (2 * x,)
 
-    record = Recording(step, (torch.zeros(2, dtype=DOUBLE),), (torch.ones((), dtype=DOUBLE),), None)
-    (state,), (rows,) = record((torch.zeros(2, dtype=DOUBLE),))
+    zeros = (torch.zeros(2, dtype=DOUBLE),)
+    record = Recording(step, zeros, zeros, (torch.ones((), dtype=DOUBLE),), None)
+    (state,), (rows,) = record(zeros)
     assert torch.equal(rows[:, 0], 2 * torch.arange(record.window, dtype=DOUBLE))
     assert torch.equal(state, torch.full((2,), record.window, dtype=DOUBLE))
 
@@ -189,7 +192,7 @@ def test_the_slope_of_the_criterion_is_its_derivative():
 
     theta, momentum = at(length)
     one = torch.ones(count, dtype=DOUBLE)
-    moved = chees.Trajectory(theta, momentum, one, x, one)
+    moved = chees.Trajectory(theta, momentum, one, x, torch.zeros(count, dtype=DOUBLE))
     log_length = torch.tensor(math.log(length), dtype=DOUBLE)
     zero = torch.zeros((), dtype=DOUBLE)
     state = chees.State(
@@ -222,17 +225,56 @@ def test_climbing_finds_the_hill_of_each_chain_and_the_width_there():
     assert 0.05 < float((theta - climb.best).std()) < 0.2
 
 
+COUNTED = ("num_samples", "num_warmup", "num_chains")
+
+
+@pytest.mark.parametrize("value", [4.0, 0, -3, "4", None])
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("sampler", "name"),
     [
-        ({"num_chains": 1}, "num_chains 2 or more"),
-        ({"num_samples": 0}, "need 1 or more"),
-        ({"target_accept": 1.0}, "between 0 and 1"),
+        *((NUTS, name) for name in (*COUNTED, "max_tree_depth")),
+        *((ChEES, name) for name in (*COUNTED, "max_leapfrogs")),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ChEES(**settings, progress=False)(skewed, COUNTS, seed=0)
+def test_counts_that_are_no_whole_numbers_from_one_are_refused(sampler, name, value):
+    settings = sampler(progress=False)
+    object.__setattr__(settings, name, value)  # Past the check of annotations, which runs in tests only.
+    with pytest.raises(ValueError, match=rf"expected {name} .*1 or more, got {value!r}; "):
+        settings(skewed, COUNTS, seed=0)
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    check_settings({"num_chains": np.int64(4)}, 0.8)
+
+
+@pytest.mark.parametrize("sampler", [NUTS, ChEES])
+@pytest.mark.parametrize("value", [0.0, 1.0, math.nan])
+def test_an_acceptance_that_is_no_probability_is_refused(sampler, value):
+    with pytest.raises(ValueError, match=f"expected target_accept between 0 and 1, got {value}; "):
+        sampler(target_accept=value, progress=False)(skewed, COUNTS, seed=0)
+
+
+def test_one_chain_is_too_few_for_an_average_over_chains():
+    with pytest.raises(ValueError, match="expected num_chains 2 or more, got 1; "):
+        ChEES(num_chains=1, progress=False)(skewed, COUNTS, seed=0)
+
+
+@pytest.mark.parametrize("divergences", [0, 3])
+def test_one_chain_is_said_to_show_no_convergence(divergences):
+    with pytest.warns(ConvergenceWarning) as caught:
+        warn_if_untrusted("NUTS", {"z": noise(1, 100)}, divergences)
+    (message,) = [str(each.message) for each in caught]
+    assert "R-hat unknown (it needs two chains or more)" in message
+    assert f"{divergences} divergences" in message
+
+
+def test_two_chains_that_agree_are_trusted():
+    warn_if_untrusted("NUTS", {"z": noise(2, 1_000)}, 0)  # A warning is an error here.
+
+
+def test_chains_that_disagree_are_not_trusted():
+    with pytest.warns(ConvergenceWarning, match="largest R-hat [1-9]"):
+        warn_if_untrusted("NUTS", {"z": noise(2, 100) + 5 * torch.eye(2, dtype=DOUBLE)[0][:, None]}, 0)
 
 
 @pytest.mark.compiles
@@ -244,7 +286,61 @@ def test_compiled_chains_walk_the_path_of_the_uncompiled(sampler):
         for compile_ in (False, True)
     ]
     assert [fit.info["compiled"] for fit in found] == [False, True]
+    assert found[0].info["execution"] == "traced graph, uncompiled: as asked"
+    assert re.fullmatch(r"compiled loop of \d+ steps a call: as asked", found[1].info["execution"])
     torch.testing.assert_close(found[0].draws["rate"], found[1].draws["rate"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", [NUTS, ChEES])
+def test_a_model_that_cannot_be_traced_is_said_to_run_eagerly(sampler):
+    def untraceable(y):
+        rate = pyro.sample("rate", dist.Gamma(y.new_tensor(2.0), 1.0))
+        if float(rate.detach()) > 0:
+            pyro.sample("y", dist.Poisson(rate).expand([len(y)]).to_event(1), obs=y)
+
+    settings = sampler(num_samples=2, num_warmup=2, num_chains=2, progress=False)
+    with pytest.warns(TracingWarning):
+        info = settings(untraceable, COUNTS, seed=0).info
+    assert info["execution"] == f"uncompiled, step by step: {info['fallback']}"
+
+
+class Chores:
+    """In place of machine code: compiles where told, and says whether an earlier process has."""
+
+    compiled = refused = False
+
+    def __init__(self, on_disk, refuses):
+        self.on_disk, self.refuses = lambda: on_disk, refuses
+
+    def compile(self):
+        self.compiled, self.refused = not self.refuses, self.refuses
+
+
+@pytest.mark.parametrize(
+    ("seconds", "on_disk", "refuses", "reason"),
+    [
+        (0.0, False, False, "too few steps to time"),
+        (1.0, False, False, "compiling would save about 9.5 s and take 20"),
+        (1.0, True, False, "an earlier run has compiled it"),
+        (100.0, False, False, "it saves about 950 s"),
+        (100.0, False, True, "refused by the compiler"),
+    ],
+)
+def test_the_first_window_decides_whether_to_compile(seconds, on_disk, refuses, reason):
+    zero = torch.zeros(1, dtype=DOUBLE)
+    record = Recording(lambda state, _: (state, state), (zero,), (zero,), (), None)
+    record.native = Chores(on_disk, refuses)
+    with io.StringIO() as screen, tqdm(total=1, file=screen) as bar:
+        record.compile_where_it_pays(11 * record.window, None, bar)
+        if seconds:
+            record.steps, record.seconds = record.window, seconds
+            record.compile_where_it_pays(10 * record.window, None, bar)
+            tried = record.native.compiled or record.native.refused
+            record.steps *= 10
+            record.compile_where_it_pays(record.window, None, bar)
+            assert ("compiling" in screen.getvalue()) == tried
+    assert record.execution.endswith(f": {reason}")
+    assert record.execution.startswith("compiled loop" if record.compiled else "traced graph, uncompiled")
 
 
 def test_an_improper_prior_is_started_uniformly():

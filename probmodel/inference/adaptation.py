@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,9 @@ DELAY, SHRINKAGE, FORGETTING = 10.0, 0.05, 0.75
 MAX_DOUBLINGS = 30
 PRIOR_DRAWS, PRIOR_VARIANCE = 5.0, 1e-3
 """What a window's variance is shrunk by, in draws, and towards what."""
+
+Gradient = Callable[[Float[Tensor, "C D"]], tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]]
+"""theta → log density in nats and its slope."""
 
 
 class Adaptation(NamedTuple):
@@ -56,11 +59,7 @@ def schedule(num_warmup: int, device: torch.device) -> Schedule:
     return Schedule(estimates, ends)
 
 
-def reasonable_step(
-    theta: Float[Tensor, "C D"],
-    gradient: Callable[[Tensor], tuple[Tensor, Tensor]],
-    scale: Float[Tensor, " D"],
-) -> Float[Tensor, " C"]:
+def reasonable_step(theta: Float[Tensor, "C D"], gradient: Gradient, scale: Float[Tensor, " D"]) -> Float[Tensor, " C"]:
     """In units of the scale, the step whose acceptance crosses 0.8: doubled or halved until it does."""
     log_prob, slope = gradient(theta)
     momentum = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
@@ -121,13 +120,28 @@ def adapt(
     return after._replace(log_step=torch.where(last, after.log_step_mean, after.log_step))
 
 
+def dual_averaged(
+    error: Float[Tensor, "*C"],
+    shortfall: Float[Tensor, "*C"],
+    shrunk_to: Float[Tensor, "*C"],
+    updates: Float[Tensor, "*C"],
+) -> tuple[Float[Tensor, "*C"], Float[Tensor, "*C"]]:
+    """The next log step and mean error, after an acceptance that falls short of its target: eq. (6)."""
+    share = 1 / (updates + DELAY)
+    error = (1 - share) * error + share * shortfall
+    return shrunk_to - updates.sqrt() / SHRINKAGE * error, error
+
+
+def averaged(mean: Float[Tensor, "*C"], new: Float[Tensor, "*C"], updates: Float[Tensor, "*C"]) -> Float[Tensor, "*C"]:
+    """A running mean that forgets its first values."""
+    share = updates**-FORGETTING
+    return share * new + (1 - share) * mean
+
+
 def _stepped(before: Adaptation, accepted: Float[Tensor, " C"], target_accept: float) -> Adaptation:
     updates = before.updates + 1
-    share = 1 / (updates + DELAY)
-    error = (1 - share) * before.error + share * (target_accept - accepted)
-    log_step = before.shrunk_to - updates.sqrt() / SHRINKAGE * error
-    forget = updates**-FORGETTING
-    mean = forget * log_step + (1 - forget) * before.log_step_mean
+    log_step, error = dual_averaged(before.error, target_accept - accepted, before.shrunk_to, updates)
+    mean = averaged(before.log_step_mean, log_step, updates)
     return before._replace(log_step=log_step, log_step_mean=mean, error=error, updates=updates)
 
 
@@ -143,7 +157,14 @@ def _estimated(before: Adaptation, theta: Float[Tensor, "C D"], estimates: Bool[
 Fields = TypeVar("Fields", bound=tuple)
 
 
-def choose(where: Bool[Tensor, " C"], one: Fields, other: Fields) -> Fields:
-    """Field by field, chain by chain."""
-    pairs = zip(one, other, strict=True)
-    return type(one)(*(torch.where(where.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
+def choose(where: Bool[Tensor, "*C"], one: Fields, other: Fields) -> Fields:
+    """Field by field, in nested tuples too, chain by chain; what is the same in both costs nothing."""
+
+    def either(a: Any, b: Any) -> Any:
+        if a is b:
+            return a
+        if isinstance(a, tuple):
+            return choose(where, a, b)
+        return torch.where(where.reshape(where.shape + (1,) * (a.dim() - where.dim())), a, b)
+
+    return type(one)(*(either(a, b) for a, b in zip(one, other, strict=True)))

@@ -1,7 +1,10 @@
-"""What every Markov chain sampler begins and ends with: starting points, draws by site, and a warning."""
+"""What every Markov chain sampler begins and ends with: its settings, starting points, draws by site, and a warning."""
 
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.arviz_data import rhat
-from probmodel.protocols import Dataset, Model, Target
+from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import check_training
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated, placed
+from probmodel.tracing import isolated, placed, spawn
 
 MAX_STARTS = 100
 """Prior draws beyond the number of chains that are tried."""
@@ -20,10 +23,80 @@ REACH = 10.0
 """Largest coordinate of a start: a heavy-tailed prior draws where no step size is right."""
 R_HAT_LIMIT = 1.05
 """Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
+DIVERGENT = 1000.0
+"""Nats of energy error that mark a divergence (Stan's)."""
 
 
 class ConvergenceWarning(UserWarning):
     """Chains whose draws should not be trusted as they stand."""
+
+
+class Sampled(NamedTuple):
+    """What the chains found."""
+
+    theta: Float[Tensor, "C N D"]
+    stats: dict[str, Tensor]
+    """(chain, draw) by ArviZ's names; "diverging" and "acceptance_rate" among them."""
+    learnt: dict[str, Any]
+    """What the warm-up has set, as plain numbers."""
+    compiled: bool
+    execution: str
+    """How the steps ran, and why."""
+    seconds: float
+    """From the first step to the last, compiling left out."""
+
+
+def check_settings(counts: Mapping[str, Any], target_accept: float) -> None:
+    """Raise ValueError for counts that are not whole numbers from 1, or an acceptance outside (0, 1)."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"expected {name} to be an integer, 1 or more, got {count!r}; pass one, as in {name}=4")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"expected target_accept between 0 and 1, got {target_accept}; the default suits most models")
+
+
+def posterior(
+    method: str,
+    sample: Callable[[Target, Float[Tensor, "C D"]], Sampled],
+    model: Model,
+    data: Dataset,
+    num_chains: int,
+    seed: int,
+) -> Posterior:
+    """Start chains, sample, and say how it went.
+
+    Args:
+        method: the sampler's name.
+        sample: density and starts → what the chains found.
+        model: any Pyro model.
+        data: what it is conditioned on.
+        num_chains: independent chains.
+        seed: of all random numbers.
+
+    Raises:
+        ValueError: as `starting` does.
+    """
+    begin = time.perf_counter()
+    model, target, theta = starting(model, data, num_chains, seed)
+    with isolated(spawn(seed, 0)), torch.no_grad():
+        found = sample(target, theta)
+    draws = by_site(target, found.theta)
+    divergences = int(found.stats["diverging"].sum())
+    warn_if_untrusted(method, draws, divergences)
+    info = {
+        "method": method,
+        "seed": seed,
+        "divergences": divergences,
+        "sample_stats": {name: value.tolist() for name, value in found.stats.items()},
+        "acceptance": found.stats["acceptance_rate"].mean(1).tolist(),
+        **found.learnt,
+        "fallback": target.fallback,
+        "compiled": found.compiled,
+        "execution": found.execution,
+        "seconds": time.perf_counter() - begin,
+        "seconds_sampling": found.seconds,
+    }
+    return Posterior(model, data, draws, info, None)
 
 
 def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[Model, Target, Float[Tensor, "C D"]]:
@@ -75,13 +148,15 @@ def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:
 
 
 def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int) -> None:
-    """Warn where chains disagree or trajectories have diverged."""
+    """Warn where chains disagree, one chain has no other to disagree with, or trajectories have diverged."""
     arrays = {name: value.numpy(force=True) for name, value in draws.items()}
     worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
-    if worst > R_HAT_LIMIT or divergences:
+    alone = any(len(value) == 1 for value in arrays.values())
+    if worst > R_HAT_LIMIT or divergences or alone:
+        found = "unknown (it needs two chains or more)" if alone else f"{worst:.3f} (limit {R_HAT_LIMIT})"
         warnings.warn(
-            f"{method}: largest R-hat {worst:.3f} (limit {R_HAT_LIMIT}), {divergences} divergences; take more warm-up, "
-            "raise target_accept, or reparametrise",
+            f"{method}: largest R-hat {found}, {divergences} divergences; take more chains or warm-up, raise "
+            "target_accept, or reparametrise",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

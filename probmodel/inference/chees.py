@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,15 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probmodel.compiling import Tensors, repeat
-from probmodel.inference.adaptation import DELAY, FORGETTING, SHRINKAGE, reasonable_step
-from probmodel.inference.chains import by_site, starting, warn_if_untrusted
+from probmodel.inference.adaptation import Gradient, averaged, choose, dual_averaged, reasonable_step
+from probmodel.inference.chains import DIVERGENT, Sampled, check_settings, posterior
 from probmodel.inference.recording import ChainGradient, Prelude, Recording, chain_gradient
-from probmodel.inference.settling import STEPS, Climb, Slope, foot, higher, scattered
+from probmodel.inference.settling import STEPS, Climb, foot, higher, scattered
+from probmodel.inference.tree import Proposal
 from probmodel.protocols import Dataset, Model, Posterior, Target
-from probmodel.tracing import isolated, spawn
 
-DIVERGENT = 1000.0
-"""Nats of energy error that mark a divergence (Stan's)."""
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
 """Of Adam on the logarithm of the trajectory's length: the paper's rate and decay, a bound on one update."""
 MEMORY_SHARE = 5.0
@@ -63,49 +62,21 @@ class ChEES:
         """Sample the model's latents.
 
         Raises:
-            ValueError: for a model without latents, or for which too few prior draws have a finite density and gradient.
+            ValueError: for settings that cannot work, a model without latents, or one for which too few prior draws have
+                a finite density and gradient.
         """
-        _check_settings(self)
-        begin = time.perf_counter()
-        model, target, theta = starting(model, data, self.num_chains, seed)
-        with isolated(spawn(seed, 0)), torch.no_grad():
-            found = _sample(self, target, theta)
-        draws = by_site(target, found.theta)
-        divergences = int(found.numbers[..., 0].sum())
-        warn_if_untrusted("ChEES", draws, divergences)
-        info = {
-            "method": "ChEES",
-            "seed": seed,
-            "divergences": divergences,
-            "sample_stats": {
-                "diverging": (found.numbers[..., 0] > 0).tolist(),
-                "acceptance_rate": found.numbers[..., 1].tolist(),
-                "n_steps": found.numbers[..., 2].long().tolist(),
-                "lp": found.numbers[..., 3].tolist(),
-            },
-            "acceptance": found.numbers[..., 1].mean(1).tolist(),
-            "step_size": found.step_size,
-            "trajectory_length": found.length,
-            "fallback": target.fallback,
-            "compiled": found.compiled,
-            "seconds": time.perf_counter() - begin,
-            "seconds_sampling": found.seconds,
+        counts = {
+            "num_samples": self.num_samples,
+            "num_warmup": self.num_warmup,
+            "num_chains": self.num_chains,
+            "max_leapfrogs": self.max_leapfrogs,
         }
-        return Posterior(model, data, draws, info, None)
-
-
-class Sampled(NamedTuple):
-    """What the chains found."""
-
-    theta: Float[Tensor, "C N D"]
-    numbers: Float[Tensor, "C N 4"]
-    """Whether divergent, acceptance probability, leapfrog steps, log density."""
-    step_size: float
-    length: float
-    """Of a trajectory, in standard deviations."""
-    compiled: bool
-    seconds: float
-    """From the first step to the last, compiling left out."""
+        check_settings(counts, self.target_accept)
+        if self.num_chains < 2:
+            raise ValueError(
+                "expected num_chains 2 or more, got 1; the criterion is an average over some tens of chains"
+            )
+        return posterior("ChEES", partial(_sample, self), model, data, self.num_chains, seed)
 
 
 class State(NamedTuple):
@@ -133,37 +104,38 @@ class Trajectory(NamedTuple):
     momentum: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
     slope: Float[Tensor, "C D"]
-    accept: Float[Tensor, " C"]
-    """Its acceptance probability."""
+    gain: Float[Tensor, " C"]
+    """Log density of position and momentum at its end less that at its start, in nats; nan where it broke off."""
+
+    @property
+    def accept(self) -> Float[Tensor, " C"]:
+        """Its acceptance probability."""
+        return torch.nan_to_num(self.gain, -torch.inf, torch.inf, -torch.inf).clamp(max=0).exp()
 
 
 def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sampled:
-    slope = chain_gradient(target, theta)
+    gradient = chain_gradient(target, theta)
     begin = time.perf_counter()
 
     def one(state: Tensors, constants: Tensors) -> tuple[Tensors, Tensors]:
-        after, numbers = _transition(settings, slope, State(*state), constants)
+        after, numbers = _transition(settings, gradient, State(*state), constants)
         return tuple(after), (after.theta, numbers)
 
     def climb(i: Tensor, *tensors: Tensor) -> Tensors:
         fields, constants = tensors[: len(Climb._fields)], tensors[len(Climb._fields) :]
-        return tuple(higher(Climb(*fields), lambda at: slope.at(constants, at)))
+        return tuple(higher(Climb(*fields), partial(gradient.at, constants)))
 
-    def here(at: Tensor) -> tuple[Tensor, Tensor]:
-        return slope.at(slope.constants, at)
-
-    example = tuple(_first(theta, torch.ones_like(theta[0]), here))
-    recording = Recording(
-        one, example, slope.constants, slope.reason, Prelude(climb, tuple(foot(theta))), slope.threads
-    )
-    if settings.compile:
-        recording.compile_where_it_pays(1, settings.compile)
-    state: Tensors = tuple(_first(*scattered(Climb(*recording.prelude(STEPS)), here), here))
+    # Compiled code is checked by its numbers here, so that the step has to be one that does not diverge.
+    example = tuple(_first(theta, torch.ones_like(theta[0]), gradient.here))
+    outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(climb, tuple(foot(theta)))
+    recording = Recording(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
     with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
+        recording.compile_where_it_pays(total, settings.compile, bar)
+        state: Tensors = tuple(_first(*scattered(Climb(*recording.prelude(STEPS)), gradient.here), gradient.here))
         while recording.steps < total:
             if recording.steps:
-                recording.compile_where_it_pays(total - recording.steps, settings.compile)
+                recording.compile_where_it_pays(total - recording.steps, settings.compile, bar)
             state, (where, numbers) = recording(state)
             first = max(0, settings.num_warmup - (recording.steps - recording.window))
             kept.append(where[first:])
@@ -172,11 +144,17 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     last = State(*state)
     draws, numbers = (torch.cat(parts)[: settings.num_samples].transpose(0, 1) for parts in (kept, told))
     seconds = time.perf_counter() - begin - recording.compiling
-    length = float(last.log_length_mean.exp())
-    return Sampled(draws, numbers, float(last.log_step.exp()), length, recording.compiled, seconds)
+    stats = {
+        "diverging": numbers[..., 0] > 0,
+        "acceptance_rate": numbers[..., 1],
+        "n_steps": numbers[..., 2].long(),
+        "lp": numbers[..., 3],
+    }
+    learnt = {"step_size": float(last.log_step.exp()), "trajectory_length": float(last.log_length_mean.exp())}
+    return Sampled(draws, stats, learnt, recording.compiled, recording.execution, seconds)
 
 
-def _first(theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], gradient: Slope) -> State:
+def _first(theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], gradient: Gradient) -> State:
     log_prob, slope = gradient(theta)
     step = reasonable_step(theta, gradient, variance.sqrt()).log().mean()
     zero, count = torch.zeros_like(step), torch.zeros((), dtype=torch.long, device=theta.device)
@@ -209,17 +187,12 @@ def _transition(
     moved = _integrated(gradient, state, constants, noise, leapfrogs, step)
     # `rand` before the comparison: the numbers drawn depend on nothing that adaptation changes.
     taken = torch.rand(len(state.theta), **kind) < moved.accept
-    chosen = [
-        torch.where(taken[:, None] if a.dim() == 2 else taken, a, b)
-        for a, b in ((moved.theta, state.theta), (moved.log_prob, state.log_prob), (moved.slope, state.slope))
-    ]
-    after = state._replace(theta=chosen[0], log_prob=chosen[1], slope=chosen[2], draw=state.draw + 1)
-    learnt = _learnt(settings, state, after, moved, jitter)
-    after = State(*(b if a is b else torch.where(warm, a, b) for a, b in zip(learnt, after, strict=True)))
-    start = state.log_prob - 0.5 * noise.square().sum(-1)
-    gain = moved.log_prob - 0.5 * moved.momentum.square().sum(-1) - start
-    steps = leapfrogs.expand(len(gain)).to(gain.dtype)
-    diverged = (~(gain > -DIVERGENT)).to(gain.dtype)
+    proposed = Proposal(moved.theta, moved.log_prob, moved.slope)
+    chosen = choose(taken, proposed, Proposal(state.theta, state.log_prob, state.slope))
+    after = state._replace(**chosen._asdict(), draw=state.draw + 1)
+    after = choose(warm, _learnt(settings, state, after, moved, jitter), after)
+    steps = leapfrogs.expand_as(moved.gain).to(moved.gain.dtype)
+    diverged = (~(moved.gain > -DIVERGENT)).to(moved.gain.dtype)  # Where it is nan, too.
     return after, torch.stack([diverged, moved.accept, steps, after.log_prob], -1)
 
 
@@ -244,8 +217,7 @@ def _integrated(
     begin = (state.theta, noise, state.log_prob, state.slope)
     theta, momentum, log_prob, slope = repeat(leapfrogs.long(), leapfrog, begin, (scale, step, *constants))
     gain = log_prob - state.log_prob - 0.5 * (momentum.square() - noise.square()).sum(-1)
-    accept = torch.nan_to_num(gain, -torch.inf, torch.inf, -torch.inf).clamp(max=0).exp()
-    return Trajectory(theta, momentum, log_prob, slope, accept)
+    return Trajectory(theta, momentum, log_prob, slope, gain)
 
 
 def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jitter: Float[Tensor, ""]) -> State:
@@ -253,11 +225,8 @@ def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jit
     number = after.draw.to(before.log_step.dtype)
     accept = moved.accept.clamp(min=LEAST_ACCEPTED)
     harmonic = len(accept) / (1 / accept).sum()
-    share = 1 / (number + DELAY)
-    error = (1 - share) * before.error + share * (settings.target_accept - harmonic)
-    log_step = before.shrunk_to - number.sqrt() / SHRINKAGE * error
-    forget = number**-FORGETTING
-    log_step_mean = forget * log_step + (1 - forget) * before.log_step_mean
+    log_step, error = dual_averaged(before.error, settings.target_accept - harmonic, before.shrunk_to, number)
+    log_step_mean = averaged(before.log_step_mean, log_step, number)
     slope = _criterion_slope(before, moved, jitter)
     square = SQUARE_DECAY * before.square + (1 - SQUARE_DECAY) * slope * slope
     rate = LEARNING_RATE * slope / ((square / (1 - SQUARE_DECAY**number)).sqrt() + 1e-20)
@@ -271,7 +240,7 @@ def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jit
         log_step_mean=log_step_mean,
         error=error,
         log_length=log_length,
-        log_length_mean=forget * log_length + (1 - forget) * before.log_length_mean,
+        log_length_mean=averaged(before.log_length_mean, log_length, number),
         square=square,
         variance=torch.where(spread > 0, (1 - weight) * before.variance + weight * spread, before.variance),
     )
@@ -295,14 +264,3 @@ def _halton(number: Int[Tensor, ""], like: Float[Tensor, ""]) -> Float[Tensor, "
     bits = torch.arange(HALTON_BITS, device=number.device)
     digits = ((number + 1) >> bits) & 1
     return (digits * 0.5 ** (bits + 1).to(like.dtype)).sum()
-
-
-def _check_settings(settings: ChEES) -> None:
-    if min(settings.num_samples, settings.num_warmup, settings.max_leapfrogs) < 1 or settings.num_chains < 2:
-        raise ValueError(
-            f"num_samples, num_warmup and max_leapfrogs need 1 or more and num_chains 2 or more, got {settings}; raise them"
-        )
-    if not 0 < settings.target_accept < 1:
-        raise ValueError(
-            f"target_accept needs to lie between 0 and 1, got {settings.target_accept}; 0.651 is the paper's"
-        )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
+from tqdm.auto import tqdm
 
 from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS, Native, Tensors, repeat
 from probmodel.protocols import Target
@@ -20,18 +21,20 @@ SMALL = 2**20
 WINDOW_NUMBERS = 4_096
 """Numbers that a window's outputs may hold: a compiled step copies them."""
 
-Slope = Callable[..., tuple[Tensor, Tensor]]
-
 
 class ChainGradient(NamedTuple):
     """Log density of C chains, in nats, with its slope: `at(constants, theta (C, D)) → (C,), (C, D)`."""
 
-    at: Slope
+    at: Callable[[Tensors, Tensor], tuple[Tensor, Tensor]]
     constants: Tensors
     reason: str | None
     """Why the model runs eagerly and cannot be compiled; None for a traced one."""
     threads: int | None
     """1 where the chains are so small that a second thread would cost more than it does."""
+
+    def here(self, theta: Float[Tensor, "C D"]) -> tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]:
+        """With the constants as they are."""
+        return self.at(self.constants, theta)
 
 
 def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient:
@@ -66,6 +69,7 @@ class Recording:
     Args:
         step: pure function of flat tuples of tensors.
         state: a state to compile for.
+        outputs: tensors of the shapes and dtypes that a step puts out.
         constants: what it reads and never changes.
         reason: why it cannot be compiled; None where it can.
         prelude: what comes before the first step.
@@ -76,14 +80,13 @@ class Recording:
         self,
         step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
         state: Tensors,
+        outputs: Tensors,
         constants: Tensors,
         reason: str | None,
         prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
         threads: int | None = None,
     ) -> None:
         self.constants, self.reason, self.device = constants, reason, state[0].device
-        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
-            _, outputs = step(state, constants)
         # One vector for all that changes: a loop passes each tensor on at every turn, which costs more than reading it.
         self.layouts = tuple(Layout.of(part) for part in (prelude.state, state, outputs))
         first, now, told = self.layouts
@@ -105,7 +108,7 @@ class Recording:
 
         few = self._count(2)
         self.native = Native(run, (few, few, self.first, self.state, self.blank, *constants), threads)
-        self.seconds, self.steps, self.compiling = 0.0, 0, 0.0
+        self.seconds, self.steps, self.compiling, self.why = 0.0, 0, 0.0, ""
 
     def _count(self, count: int) -> Tensor:
         return torch.tensor(count, device=self.device)
@@ -115,20 +118,47 @@ class Recording:
         """Whether windows run as machine code."""
         return self.native.compiled
 
-    def compile_where_it_pays(self, remaining: int, wish: bool | None) -> None:
+    @property
+    def execution(self) -> str:
+        """How the steps ran, and why."""
+        uncompiled = "traced graph, uncompiled" if self.reason is None else "uncompiled, step by step"
+        way = f"compiled loop of {self.window} steps a call" if self.compiled else uncompiled
+        return f"{way}: {'refused by the compiler' if self.native.refused else self.why}"
+
+    def compile_where_it_pays(self, remaining: int, wish: bool | None, bar: tqdm) -> None:
         """Compile for `remaining` further steps, by the time the uncompiled ones have taken so far.
 
         Args:
             remaining: steps still to come.
             wish: True compiles at once, False never, None decides.
+            bar: says that it compiles, which takes a while.
         """
-        if self.compiled or self.reason is not None or wish is False:
+        if self.compiled or self.native.refused:
             return
         begin = time.perf_counter()
-        saving = SAVED * remaining * self.seconds / max(1, self.steps)
-        if wish or saving > BUILD_SECONDS or (saving > LOAD_SECONDS and self.native.on_disk()):
+        compile_, why = self._plan(remaining, wish)
+        if compile_ or self.steps <= self.window:  # Later estimates are of the last steps only.
+            self.why = why
+        if compile_:
+            bar.set_postfix_str("compiling")
             self.native.compile()
+            bar.set_postfix_str("")
         self.compiling += time.perf_counter() - begin
+
+    def _plan(self, remaining: int, wish: bool | None) -> tuple[bool, str]:
+        """Whether to compile, and why."""
+        if self.reason is not None:
+            return False, self.reason
+        if wish is not None:
+            return wish, "as asked"
+        if not self.steps:
+            return False, "too few steps to time"
+        saving = SAVED * remaining * self.seconds / self.steps
+        if saving > BUILD_SECONDS:
+            return True, f"it saves about {saving:.0f} s"
+        if saving > LOAD_SECONDS and self.native.on_disk():
+            return True, "an earlier run has compiled it"
+        return False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}"
 
     def prelude(self, count: int) -> Tensors:
         """The prelude's state after `count` repetitions."""

@@ -1,17 +1,15 @@
 """From wherever chains start to the neighbourhood of a mode each, with the width of the posterior there."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Slope = Callable[[Float[Tensor, "C D"]], tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]]
-"""theta → log density in nats and its slope."""
+from probmodel.inference.adaptation import Gradient
 
 STEPS = 300
-GROWTH, SHRINKAGE = 1.2, 0.5
+GROWTH, RETREAT = 1.2, 0.5
 """Of a coordinate's step while its slope keeps its sign, and when that changes (Riedmiller & Braun, 1993)."""
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
 PROBES = 2
@@ -37,7 +35,7 @@ def foot(theta: Float[Tensor, "C D"]) -> Climb:
     return Climb(theta, nothing + FIRST_STEP, nothing, theta, nothing[:, 0] - torch.inf)
 
 
-def higher(climb: Climb, gradient: Slope) -> Climb:
+def higher(climb: Climb, gradient: Gradient) -> Climb:
     """One step by the signs of the slope, which is free of scale.
 
     Far from the typical set no one step size suits all chains, and many that share theirs would wait for the worst; here
@@ -46,7 +44,7 @@ def higher(climb: Climb, gradient: Slope) -> Climb:
     log_prob, slope = gradient(climb.theta)
     better = log_prob > climb.best_log_prob
     turned = slope.sign() * climb.before.sign() < 0
-    step = torch.where(turned, SHRINKAGE * climb.step, (GROWTH * climb.step).clamp(max=LARGEST_STEP))
+    step = torch.where(turned, RETREAT * climb.step, (GROWTH * climb.step).clamp(max=LARGEST_STEP))
     return Climb(
         climb.theta + step * slope.sign(),
         step,
@@ -56,7 +54,7 @@ def higher(climb: Climb, gradient: Slope) -> Climb:
     )
 
 
-def scattered(climb: Climb, gradient: Slope) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
+def scattered(climb: Climb, gradient: Gradient) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
     """Starts around where each chain came to, and a variance for each coordinate.
 
     The variance is the inverse of the curvature's diagonal, by random probes (Hutchinson, 1990), its median over chains.
@@ -67,7 +65,7 @@ def scattered(climb: Climb, gradient: Slope) -> tuple[Float[Tensor, "C D"], Floa
     return torch.where(inside[:, None], moved, theta), variance
 
 
-def _variance(theta: Float[Tensor, "C D"], gradient: Slope) -> Float[Tensor, " D"]:
+def _variance(theta: Float[Tensor, "C D"], gradient: Gradient) -> Float[Tensor, " D"]:
     step = DIFFERENCE.get(theta.dtype, 1e-2)
     curvature = torch.zeros_like(theta)
     for _ in range(PROBES):

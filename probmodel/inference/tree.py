@@ -9,20 +9,15 @@ Reference:
     Hoffman & Gelman (2014), "The No-U-Turn Sampler"; Betancourt (2017), "A conceptual introduction to HMC".
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probmodel.inference.adaptation import Adaptation, Schedule, adapt, choose
-
-DIVERGENT = 1000.0
-"""Nats of energy error that mark a divergence (Stan's)."""
-
-Gradient = Callable[[Float[Tensor, "C D"]], tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]]
-"""theta → log density in nats and its slope."""
+from probmodel.compiling import Tensors
+from probmodel.inference.adaptation import Adaptation, Gradient, Schedule, adapt, choose
+from probmodel.inference.chains import DIVERGENT
 
 
 class Point(NamedTuple):
@@ -81,13 +76,14 @@ class Finished(NamedTuple):
     """Whether the draw is new, whether divergent, mean acceptance, depth, leapfrog steps, log density."""
 
 
-def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int, draws: Int[Tensor, " C"]) -> State:
+def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> State:
     """Trees of one state, with fresh momenta."""
     log_prob, slope = gradient(theta)
     noise = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
     forward = torch.rand(len(theta), dtype=theta.dtype, device=theta.device) < 0.5
     memory = theta.new_zeros(len(theta), max_depth, theta.shape[1])
-    return _planted(Proposal(theta, log_prob, slope), noise, forward, memory, memory.clone(), draws)
+    none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
+    return _planted(Proposal(theta, log_prob, slope), noise, forward, memory, memory.clone(), none)
 
 
 def _planted(
@@ -120,10 +116,10 @@ def advance(
     complete = turned | divergent | (grown.leaf == torch.ones_like(grown.depth) << grown.depth)
     good = complete & ~turned & ~divergent
     joined, round_trip = _join(grown, uniforms[1])
-    joined = _select(good, joined, grown)
+    joined = choose(good, joined, grown)
     finished = complete & (~good | round_trip | (joined.depth == state.saved_sum.shape[1]))
     forward = uniforms[2] < 0.5
-    regrown = _select(good, _sprout(joined, forward), joined)
+    regrown = choose(good, _sprout(joined, forward), joined)
     replanted = _planted(
         joined.whole.proposal, noise, forward, joined.saved_momentum, joined.saved_sum, joined.draws + 1
     )
@@ -133,7 +129,7 @@ def advance(
     columns = (finished, divergent, mean, joined.depth, joined.leapfrogs, joined.whole.proposal.log_prob)
     numbers = torch.stack([column.to(theta.dtype) for column in columns], -1)
     return (
-        _select(finished, replanted, regrown),
+        choose(finished, replanted, regrown),
         choose(learns, adapted, adaptation),
         Finished(joined.whole.proposal.theta, numbers),
     )
@@ -226,26 +222,12 @@ def _sprout(state: State, forward: Bool[Tensor, " C"]) -> State:
     return state._replace(part=empty, end=end, forward=forward, leaf=torch.zeros_like(state.leaf))
 
 
-def _select(where: Bool[Tensor, " C"], one: State, other: State) -> State:
-    """State by state, chain by chain; what is the same in both costs nothing."""
-    return unflatten(
-        tuple(
-            a if a is b else torch.where(where.reshape(-1, *[1] * (a.dim() - 1)), a, b)
-            for a, b in zip(flatten(one), flatten(other), strict=True)
-        )
-    )
-
-
-def flatten(state: State) -> tuple[Tensor, ...]:
+def flatten(state: tuple) -> Tensors:
     """All tensors of a state in order."""
-    return tuple(t for field in state for t in (_flat(field) if isinstance(field, tuple) else (field,)))
+    return tuple(t for field in state for t in (flatten(field) if isinstance(field, tuple) else (field,)))
 
 
-def _flat(field: tuple) -> tuple[Tensor, ...]:
-    return tuple(t for part in field for t in (part if isinstance(part, tuple) else (part,)))
-
-
-def unflatten(tensors: tuple[Tensor, ...]) -> State:
+def unflatten(tensors: Tensors) -> State:
     """The way back from `flatten`."""
     t = iter(tensors)
 
