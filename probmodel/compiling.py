@@ -1,7 +1,7 @@
 """A pure tensor function, loops included, as machine code that outlives the process.
 
 PyTorch's ahead-of-time Inductor writes a graph as a shared library: calling it runs no Python, and a second process finds
-it on disk under a digest of the graph.  Beside `tracing` the only module that touches PyTorch's internals.
+it on disk under a digest of the graph.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -215,6 +215,22 @@ class Native:
             graph.recompile()
             self.graph = graph
         return self.graph
+
+
+class Plan(NamedTuple):
+    """Whether to compile, and why."""
+
+    compile: bool
+    reason: str
+
+
+def plan(saving: float, on_disk: Callable[[], bool]) -> Plan:
+    """Compile where that saves more seconds than building, or loading, takes."""
+    if saving > BUILD_SECONDS:
+        return Plan(True, f"it saves about {saving:.0f} s")
+    if saving > LOAD_SECONDS and on_disk():
+        return Plan(True, "an earlier run has compiled it")
+    return Plan(False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}")
 
 
 def _captured(module: GraphModule) -> Iterator[str]:

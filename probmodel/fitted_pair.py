@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from probmodel.curvature import Gaussian
 from probmodel.descriptions import Kept, UndescribableError, describe, rebuild
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
+from probmodel.ownership import Owned, own
 from probmodel.protocols import Dataset, Draws, Model, Posterior
 from probmodel.sites import sites
-from probmodel.tracing import Owned, isolated, own
+from probmodel.tracing import isolated
 
 AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
     guide.__name__: guide for guide in (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoDelta)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from probmodel.memory import budget, refuse_above_memory
+from probmodel.ownership import parameters
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
     Latent,
@@ -26,7 +27,7 @@ from probmodel.sites import (
     row_scaled,
     sites,
 )
-from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, parameters, trace
+from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, trace
 
 DRAWN_AT_ONCE = 2**29
 """Bytes of one vectorised call that draws: fixed, since the numbers drawn depend on where draws are split."""

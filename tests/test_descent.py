@@ -14,8 +14,9 @@ from pyro_models import noise
 from probmodel.inference import SVI, NonFiniteError
 from probmodel.inference.descent import Batches, ByLoop, ByStep, descent, minibatches
 from probmodel.objectives import elbo, iwae
+from probmodel.ownership import own
 from probmodel.protocols import Dataset
-from probmodel.tracing import Gradient, TracingWarning, isolated, own, trace
+from probmodel.tracing import Gradient, TracingWarning, isolated, trace
 
 ROWS = 12
 

@@ -15,12 +15,13 @@ from probmodel.decisions import Classify, Regress
 from probmodel.features import CNN, MLP, Identity
 from probmodel.inference.svi import SVI
 from probmodel.objectives.elbo import elbo
+from probmodel.ownership import parameters
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
 from probmodel.protocols import Checked, Dataset, Deciding, Decision, Guided, Representation
 from probmodel.representations import DNN, VAE, StandardNormal
 from probmodel.target import target
-from probmodel.tracing import isolated, parameters
+from probmodel.tracing import isolated
 
 X, Y = noise(8, 3), noise(8, 2, seed=1)
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2, 1, 0])

@@ -34,12 +34,13 @@ from probmodel.features import CNN, MLP, AveragePool, Identity, UpSample
 from probmodel.fit_folder import CorruptFitError
 from probmodel.inference import NUTS, SVI, Exact, Laplace
 from probmodel.lift import lift
+from probmodel.ownership import parameters
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
 from probmodel.protocols import Dataset, Posterior
 from probmodel.representations import DNN, VAE, StandardNormal
 from probmodel.storage import load, save
-from probmodel.tracing import isolated, parameters
+from probmodel.tracing import isolated
 
 FEW_STEPS = {"num_steps": 6, "num_draws": 5, "compile": False, "progress": False}
 

@@ -17,8 +17,9 @@ from torch.func import vmap
 
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.svi import SVI
+from probmodel.ownership import own, parameters
 from probmodel.protocols import Dataset
-from probmodel.tracing import Gradient, Program, TracingWarning, bytes_per_call, isolated, own, parameters, trace
+from probmodel.tracing import Gradient, Program, TracingWarning, bytes_per_call, isolated, trace
 
 DATA = Dataset((noise(8, 2), noise(8, seed=1)), {}, 8)
 QUICK = SVI(num_steps=30, num_draws=20, progress=False, compile=False)

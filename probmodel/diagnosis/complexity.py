@@ -12,9 +12,10 @@ from probmodel.diagnosis.findings import CAUTION, Finding, finding
 from probmodel.diagnosis.lanczos import Spectrum, spectrum
 from probmodel.evidence.weights import theta_draws
 from probmodel.objectives.elbo import elbo
+from probmodel.ownership import parameters
 from probmodel.protocols import Posterior, Target
 from probmodel.target import target_of
-from probmodel.tracing import isolated, parameters, trace
+from probmodel.tracing import isolated, trace
 
 PRIOR_PRECISION = 1.0
 """α of a parameter for which the model states no prior."""

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.arviz_data import rhat
+from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Model, Posterior, Target
 from probmodel.target import check_training
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated, placed, spawn
+from probmodel.tracing import isolated, spawn
 
 MAX_STARTS = 100
 """Prior draws beyond the number of chains that are tried."""

@@ -28,6 +28,8 @@ LEAST_ACCEPTED = 0.01
 SHORTEST, LONGEST = 0.1, 100.0
 """Standard deviations that a trajectory may cover."""
 HALTON_BITS = 24
+SMALL_STEP = 1e-3
+"""Of the example that the loop is compiled for: chains that hardly move are finite whatever the model."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,16 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
         return tuple(higher(Climb(*fields), partial(gradient.at, constants)))
 
     # Compiled code is checked by its numbers here, so that the step has to be one that does not diverge.
-    example = tuple(_first(theta, torch.ones_like(theta[0]), gradient.here))
+    small = torch.full_like(theta[0, 0], math.log(SMALL_STEP))
+    example = tuple(_first(theta, torch.ones_like(theta[0]), small, gradient.here)._replace(log_length=small))
     outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(climb, tuple(foot(theta)))
     recording = Recording(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
     with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
         recording.compile_where_it_pays(total, settings.compile, bar)
-        state: Tensors = tuple(_first(*scattered(Climb(*recording.prelude(STEPS)), gradient.here), gradient.here))
+        around, variance = scattered(Climb(*recording.prelude(STEPS)), gradient.here)
+        log_step = reasonable_step(around, gradient.here, variance.sqrt()).log().mean()
+        state: Tensors = tuple(_first(around, variance, log_step, gradient.here))
         while recording.steps < total:
             if recording.steps:
                 recording.compile_where_it_pays(total - recording.steps, settings.compile, bar)
@@ -154,9 +159,10 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     return Sampled(draws, stats, learnt, recording.compiled, recording.execution, seconds)
 
 
-def _first(theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], gradient: Gradient) -> State:
+def _first(
+    theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], step: Float[Tensor, ""], gradient: Gradient
+) -> State:
     log_prob, slope = gradient(theta)
-    step = reasonable_step(theta, gradient, variance.sqrt()).log().mean()
     zero, count = torch.zeros_like(step), torch.zeros((), dtype=torch.long, device=theta.device)
     return State(
         theta,

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from probmodel.conjugate import conjugate
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
+from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
-from probmodel.tracing import isolated, placed
+from probmodel.tracing import isolated
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import torch
 from probmodel.curvature import gaussian_at, mode
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide
+from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
 from probmodel.target import target as make_target
-from probmodel.tracing import isolated, placed
+from probmodel.tracing import isolated
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 from tqdm.auto import tqdm
 
-from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS, Native, Tensors, repeat
+from probmodel.compiling import Native, Plan, Tensors, plan, repeat
 from probmodel.protocols import Target
 from probmodel.tracing import batched_graph, slope_and_outputs
 
@@ -145,20 +145,14 @@ class Recording:
             bar.set_postfix_str("")
         self.compiling += time.perf_counter() - begin
 
-    def _plan(self, remaining: int, wish: bool | None) -> tuple[bool, str]:
-        """Whether to compile, and why."""
+    def _plan(self, remaining: int, wish: bool | None) -> Plan:
         if self.reason is not None:
-            return False, self.reason
+            return Plan(False, self.reason)
         if wish is not None:
-            return wish, "as asked"
+            return Plan(wish, "as asked")
         if not self.steps:
-            return False, "too few steps to time"
-        saving = SAVED * remaining * self.seconds / self.steps
-        if saving > BUILD_SECONDS:
-            return True, f"it saves about {saving:.0f} s"
-        if saving > LOAD_SECONDS and self.native.on_disk():
-            return True, "an earlier run has compiled it"
-        return False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}"
+            return Plan(False, "too few steps to time")
+        return plan(SAVED * remaining * self.seconds / self.steps, self.native.on_disk)
 
     def prelude(self, count: int) -> Tensors:
         """The prelude's state after `count` repetitions."""

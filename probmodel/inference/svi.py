@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.compiling import BUILD_SECONDS, LOAD_SECONDS
+from probmodel.compiling import Plan, plan
 from probmodel.inference.chains import ConvergenceWarning
 from probmodel.inference.descent import WINDOW, Batches, Descent, descent, minibatches
 from probmodel.inference.draws import guide_draws
 from probmodel.objectives.elbo import elbo
+from probmodel.ownership import own
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
 from probmodel.target import check_training
-from probmodel.tracing import Gradient, isolated, own, spawn
+from probmodel.tracing import Gradient, isolated, spawn
 
 TRIAL_STEPS = 20
 """Uncompiled steps whose time decides whether to compile."""
@@ -118,16 +119,15 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     gradient = Gradient(loss, list(leaves.values()), *batches.at(first))
     way = descent(gradient, batches, chain([first], order), settings.optimizer(list(leaves.values())))
     losses: list[float] = []
-    quiet, seconds, plan = (
-        0,
-        0.0,
-        Plan(bool(settings.compile), "too few steps to time" if settings.compile is None else "as asked"),
-    )
+    quiet, seconds = 0, 0.0
+    chosen = Plan(bool(settings.compile), "too few steps to time" if settings.compile is None else "as asked")
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         while len(losses) < settings.num_steps:
             if losses and settings.compile is None and not way.compiled:
-                plan = _plan(way, seconds / len(losses), settings.num_steps - len(losses), gradient)
-            if plan.compile and not way.compiled:
+                later = _plan(way, seconds / len(losses), settings.num_steps - len(losses), gradient)
+                chosen = later if later.compile or len(losses) == TRIAL_STEPS else chosen
+            if chosen.compile and not way.compiled:
+                bar.set_postfix_str("compiling")
                 way.compile()
             trial = not losses and not way.compiled
             goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
@@ -148,7 +148,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
         bar.refresh()
     for leaf in leaves.values():
         leaf.grad = None
-    reason = "refused by the compiler" if plan.compile and not way.compiled else plan.reason
+    reason = "refused by the compiler" if chosen.compile and not way.compiled else chosen.reason
     execution = f"{_WAYS[way.way, way.compiled]}: {gradient.program.reason or reason}"
     return Outcome(losses, not descends(losses), way.compiled, gradient.program.reason, execution)
 
@@ -161,23 +161,10 @@ _WAYS = {
 }
 
 
-class Plan(NamedTuple):
-    """Whether to compile, and why."""
-
-    compile: bool
-    reason: str
-
-
 def _plan(way: Descent, seconds: float, remaining: int, gradient: Gradient) -> Plan:
-    """Compile where the steps still to come save more time than compiling, or loading, takes."""
     if gradient.graph is None:
         return Plan(False, gradient.program.reason or "no parameter is read")
-    saving = remaining * seconds * way.saved
-    if saving > BUILD_SECONDS:
-        return Plan(True, f"it saves about {saving:.0f} s")
-    if saving > LOAD_SECONDS and way.on_disk():
-        return Plan(True, "an earlier run has compiled it")
-    return Plan(False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}")
+    return plan(remaining * seconds * way.saved, way.on_disk)
 
 
 def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
