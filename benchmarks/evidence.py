@@ -6,15 +6,12 @@ The table is of `sandwich`, straight from the model. `--seeds` adds how often no
 `--peers` the time to an error of .05 nat beside dynesty and PyMC's SMC (extra `peers`) in the same run.
 """
 
-import argparse
 import json
 import math
-import platform
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +20,7 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 import torch
+from rows import Row, near, options, status, tabulate, verdict, write
 
 import probmodel as pb
 from probmodel.data.problems import (
@@ -48,8 +46,6 @@ from probmodel.data.problems import (
 
 CLOSE = 0.05
 """Nats of true error that the race with the other packages is run to."""
-
-
 MAX_LIVE = 2_500
 """Live points of dynesty at most; Pima would want 8,000 for that error, and three times the time it is given here."""
 
@@ -83,38 +79,44 @@ CALIBRATED = (0, 6, 9, 8)
 """Tasks whose honesty is measured over seeds: two with exact values in closed form, one with two modes, one mixture."""
 
 
-def measured(task: Task, seed: int = 0) -> dict[str, Any]:
+def measured(task: Task, seed: int = 0) -> Row:
     """One row of the table."""
     problem = task.build()
     begin = time.perf_counter()
     target = pb.target(problem.model, problem.data)
     found = pb.evidence.sandwich(target, seed=seed, **task.settings)
     seconds = time.perf_counter() - begin
-    return {
-        "task": problem.name,
-        "value": found.log_z,
-        "reference": problem.log_z,
-        "tolerance": task.tolerance,
-        "unit": "nat",
-        "seconds": seconds,
-        "source": problem.source,
-        "stderr": found.stderr,
-        "lower": found.lower,
-        "upper": found.upper,
-        "p_value": found.agreement.p_value,
-        "laplace": next((each.log_z for each in found.agreement if each.method == "laplace"), math.nan),
-        "caveats": {each.method: each.caveat for each in found.agreement if each.caveat},
-        "stochastic": {each.method: (each.log_z, each.stderr) for each in found.agreement},
-        "failed": list(found.info["failed"]),
-    }
+    return near(
+        problem.name,
+        found.log_z,
+        "nat",
+        reference=problem.log_z,
+        tolerance=task.tolerance,
+        seconds=seconds,
+        source=problem.source,
+        stderr=found.stderr,
+        lower=found.lower,
+        upper=found.upper,
+        p_value=found.agreement.p_value,
+        laplace=next((each.log_z for each in found.agreement if each.method == "laplace"), math.nan),
+        caveats={each.method: each.caveat for each in found.agreement if each.caveat},
+        stochastic={each.method: (each.log_z, each.stderr) for each in found.agreement},
+        failed=list(found.info["failed"]),
+    )
 
 
-def measured_machine(build: Callable[[], BoltzmannProblem]) -> list[dict[str, Any]]:
+def annealed(found: Row) -> Row:
+    """The stochastic estimate beside a closed form."""
+    log_z, stderr = found["stochastic"]["ais"]
+    kept = {key: found[key] for key in ("reference", "seconds", "source")}
+    more = {"stderr": stderr, "lower": -math.inf, "upper": math.inf}
+    return found | near(f"{found['task']}, annealed", log_z, "nat", tolerance=0.02, **kept, **more)
+
+
+def measured_machine(build: Callable[[], BoltzmannProblem]) -> Iterator[Row]:
     """Rows of a Boltzmann machine: enumerated, annealed, and between bounds."""
     machine = build()
-    name = build.__name__.replace("_", " ")
     rbm = pb.evidence.BinaryRBM(machine.weight, machine.visible_bias, machine.hidden_bias)
-    rows = []
     estimators = {
         "enumerated": (pb.evidence.log_partition, 1e-5),
         "AIS": (pb.evidence.log_partition_ais, 0.02),
@@ -123,40 +125,39 @@ def measured_machine(build: Callable[[], BoltzmannProblem]) -> list[dict[str, An
     for label, (estimator, tolerance) in estimators.items():
         begin = time.perf_counter()
         found = estimator(rbm)
-        rows.append(
-            {
-                "task": f"{name}, {label}",
-                "value": found.log_z,
-                "reference": machine.log_z,
-                "tolerance": tolerance,
-                "unit": "nat",
-                "seconds": time.perf_counter() - begin,
-                "source": machine.source,
-                "stderr": found.stderr,
-                "lower": found.lower,
-                "upper": found.upper,
-                "failed": list(found.info.get("failed", ())),
-            }
+        yield near(
+            f"{build.__name__.replace('_', ' ')}, {label}",
+            found.log_z,
+            "nat",
+            reference=machine.log_z,
+            tolerance=tolerance,
+            seconds=time.perf_counter() - begin,
+            source=machine.source,
+            stderr=found.stderr,
+            lower=found.lower,
+            upper=found.upper,
+            failed=list(found.info.get("failed", ())),
         )
-    return rows
 
 
-def show(row: dict[str, Any]) -> None:
-    """Print one row of the table."""
-    verdict = "ok" if abs(row["value"] - row["reference"]) <= row["tolerance"] else "OFF"
-    print(
-        f"{row['task']:<40}{row['value']:>13.5f} ± {row['stderr']:.4f}  [{row['lower']:.4f}, {row['upper']:.4f}]  "
-        f"reference {row['reference']:.5f} ± {row['tolerance']:g} {verdict}  {row['seconds']:.1f} s"
-        f"{'  REFUSED' if row['failed'] else ''}",
-        flush=True,
+def rows(*, quick: bool) -> Iterator[Row]:
+    """The table of problems, then of machines; beside a closed form its stochastic estimate."""
+    for task in [TASKS[i] for i in QUICK] if quick else TASKS:
+        found = measured(task)
+        yield found
+        if found["stderr"] == 0:
+            yield annealed(found)
+    for build in (boltzmann_16x10,) if quick else (boltzmann_16x10, boltzmann_64x16, boltzmann_digits):
+        yield from measured_machine(build)
+
+
+def line(found: Row) -> str:
+    """One row of the table."""
+    return (
+        f"{found['task']:<40}{found['value']:>13.5f} ± {found['stderr']:.4f}  [{found['lower']:.4f}, {found['upper']:.4f}]  "
+        f"reference {found['reference']:.5f} ± {found['tolerance']:g} {verdict(found)}  {found['seconds']:.1f} s"
+        f"{'  REFUSED' if found['failed'] else ''}"
     )
-
-
-def annealed(row: dict[str, Any]) -> dict[str, Any]:
-    """The stochastic estimate beside a closed form."""
-    log_z, stderr = row["stochastic"]["ais"]
-    bounds = {"lower": -math.inf, "upper": math.inf}
-    return {**row, **bounds, "task": f"{row['task']}, annealed", "value": log_z, "stderr": stderr, "tolerance": 0.02}
 
 
 def honesty(task: Task, seeds: int, folder: Path | None) -> list[dict[str, Any]]:
@@ -238,41 +239,25 @@ def race(seeds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Print the tables; write them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smoke size")
+    parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=0, help="seeds of the honesty table")
     parser.add_argument("--folder", type=Path, help="where finished seeds are kept and found again")
     parser.add_argument("--peers", action="store_true", help="race with dynesty and PyMC")
     parser.add_argument("--no-table", action="store_true", help="leave the table of problems out")
-    parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
-    tasks = [TASKS[i] for i in QUICK] if arguments.quick else list(TASKS)
-    result: dict[str, Any] = {"machine": platform.platform(), "commit": _commit(), "rows": []}
+    more: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pb.evidence.EvidenceWarning)  # The tables say it.
-        for task in [] if arguments.no_table else tasks:
-            row = measured(task)
-            result["rows"].append(row)
-            show(row)
-            if row["stderr"] == 0:
-                result["rows"].append(annealed(row))
-                show(result["rows"][-1])
-        machines = () if arguments.no_table else (boltzmann_16x10, boltzmann_64x16, boltzmann_digits)
-        for build in machines[:1] if arguments.quick else machines:
-            for row in measured_machine(build):
-                result["rows"].append(row)
-                show(row)
+        table = tabulate([] if arguments.no_table else rows(quick=arguments.quick), arguments.out, line)
         if arguments.seeds:
             jobs = (joblib.delayed(_alone)(TASKS[i], arguments.seeds, arguments.folder) for i in CALIBRATED)
-            result["honesty"] = [row for rows in joblib.Parallel(n_jobs=2)(jobs) for row in rows]
-            for row in result["honesty"]:
-                print(json.dumps(row))
+            more["honesty"] = [each for found in joblib.Parallel(n_jobs=2)(jobs) for each in found]
+            for each in more["honesty"]:
+                print(json.dumps(each))
         if arguments.peers:
-            result["race"] = race(seeds=3)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1))
-    wrong = [r["task"] for r in result["rows"] if not abs(r["value"] - r["reference"]) <= r["tolerance"]]
-    sys.exit(f"outside their tolerance: {wrong}" if wrong else 0)
+            more["race"] = race(seeds=3)
+    write(table, arguments.out, **more)
+    sys.exit(status(table))
 
 
 def _alone(task: Task, seeds: int, folder: Path | None) -> list[dict[str, Any]]:
@@ -280,12 +265,6 @@ def _alone(task: Task, seeds: int, folder: Path | None) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return honesty(task, seeds, folder)
-
-
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

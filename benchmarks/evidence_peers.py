@@ -4,19 +4,16 @@ Each problem is written as a user of that package would write it: for dynesty a 
 log likelihood, for PyMC a model. Run as a script, the table compares both with the known values.
 """
 
-import argparse
-import json
-import platform
-import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import dynesty
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
+from rows import Row, near, options, tabulate, verdict
 from scipy.special import gammaincinv, ndtri
 
 from probmodel.data.problems import Problem, eight_schools, gaussian_shells, pima_m1, radiata_pine_m1
@@ -222,46 +219,40 @@ SETTINGS = {
 QUICK = Settings(nlive=100, sample="auto", draws=200)
 
 
-def rows(*, quick: bool) -> list[dict[str, Any]]:
-    """The rows of the table, printed as they come."""
-    found = []
+def rows(*, quick: bool) -> Iterator[Row]:
+    """The rows of the table."""
     for name, peer in PEERS.items():
         exact, chosen = peer().problem, QUICK if quick else SETTINGS[name]
-        runs = {
-            "dynesty": run_dynesty(name, 0, nlive=chosen.nlive, sample=chosen.sample),
-            "PyMC SMC": run_pymc_smc(name, 0, draws=chosen.draws),
+        packages = {
+            "dynesty": partial(run_dynesty, nlive=chosen.nlive, sample=chosen.sample),
+            "PyMC SMC": partial(run_pymc_smc, draws=chosen.draws),
         }
-        for package, run in runs.items():
-            print(
-                f"{name:<15}{package:<10}{run.log_z:>11.4f} ± {run.stderr:<8.4f}{exact.log_z:>11.4f}{run.seconds:>8.1f} s"
+        for package, estimate in packages.items():
+            run = estimate(name, 0)
+            yield near(
+                f"{name}, {package}",
+                run.log_z,
+                "nats",
+                reference=exact.log_z,
+                tolerance=max(4 * run.stderr, 0.2),
+                seconds=run.seconds,
+                source=exact.source,
+                stderr=run.stderr,
             )
-            found.append(
-                {
-                    "task": f"{name}, {package}",
-                    "value": run.log_z,
-                    "reference": exact.log_z,
-                    "tolerance": max(4 * run.stderr, 0.2),
-                    "unit": "nats",
-                    "seconds": run.seconds,
-                    "source": exact.source,
-                }
-            )
-    return found
+
+
+def line(found: Row) -> str:
+    """Estimate, known value and seconds."""
+    return (
+        f"{found['task']:<25}{found['value']:>11.4f} ± {found['stderr']:<8.4f}{found['reference']:>11.4f}"
+        f"{found['seconds']:>8.1f} s  {verdict(found)}"
+    )
 
 
 def main() -> None:
     """Print the table; write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smoke size")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
-    arguments = parser.parse_args()
-    table = rows(quick=arguments.quick)
-    if arguments.out:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        written = {"machine": platform.platform(), "commit": commit, "rows": table}
-        arguments.out.write_text(json.dumps(written, indent=2))
+    arguments = options(__doc__).parse_args()
+    tabulate(rows(quick=arguments.quick), arguments.out, line)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,17 @@ Each mutation is one textual change of a copy of the package in a temporary fold
 that copy; a mutation that no test notices has survived, and the script exits with 1.
 """
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from rows import Row, options, row, tabulate
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 900
@@ -340,9 +340,8 @@ def check_texts() -> None:
             mutate(copy, mutation)
 
 
-def rows(mutations: tuple[Mutation, ...]) -> list[dict[str, Any]]:
-    """The rows of the table, printed as they come."""
-    found = []
+def rows(mutations: Iterable[Mutation]) -> Iterator[Row]:
+    """The rows of the table."""
     sound: dict[tuple[tuple[str, ...], str], Outcome] = {}
     for mutation in mutations:
         key = (mutation.tests, mutation.select)
@@ -351,40 +350,32 @@ def rows(mutations: tuple[Mutation, ...]) -> list[dict[str, Any]]:
         if sound[key].caught:
             raise RuntimeError(f"{mutation.name}: its tests fail without it; mend them first\n{sound[key].tail}")
         outcome = run(mutation, *key)
-        print(
-            f"{mutation.name:<55}{'caught' if outcome.caught else 'SURVIVED':<10}{outcome.seconds:>7.1f} s", flush=True
+        yield row(
+            f"mutation: {mutation.name}",
+            float(outcome.caught),
+            "caught",
+            reference=1.0,
+            at_least=1.0,
+            seconds=outcome.seconds,
+            source=f"{mutation.file}, seen by {', '.join(mutation.tests)}",
         )
-        found.append(
-            {
-                "task": f"mutation: {mutation.name}",
-                "value": float(outcome.caught),
-                "reference": 1.0,
-                "at_least": 1.0,
-                "unit": "caught",
-                "seconds": outcome.seconds,
-                "source": f"{mutation.file}, seen by {', '.join(mutation.tests)}",
-            }
-        )
-    return found
+
+
+def line(found: Row) -> str:
+    """Whether a mutation was caught."""
+    name = found["task"].removeprefix("mutation: ")
+    return f"{name:<55}{'caught' if found['value'] else 'SURVIVED':<10}{found['seconds']:>7.1f} s"
 
 
 def main() -> None:
     """Print the table; write it where asked; exit with 1 if any mutation survives."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"the first {NUM_QUICK} mutations")
-    parser.add_argument("--only", default="", help="mutations whose name contains this text")
-    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser = options(__doc__, f"the first {NUM_QUICK} mutations")
+    parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name contains the text")
     arguments = parser.parse_args()
     check_texts()
-    chosen = MUTATIONS[:NUM_QUICK] if arguments.quick else MUTATIONS
-    table = rows(tuple(each for each in chosen if arguments.only in each.name))
-    if arguments.out:
-        command = ["git", "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout.strip()
-        arguments.out.write_text(
-            json.dumps({"machine": platform.platform(), "commit": commit, "rows": table}, indent=2)
-        )
-    survived = [row["task"] for row in table if row["value"] < 1]
+    chosen = [each for each in MUTATIONS if arguments.only in each.name][: NUM_QUICK if arguments.quick else None]
+    table = tabulate(rows(chosen), arguments.out, line)
+    survived = [each["task"] for each in table if not each["value"]]
     if survived:
         sys.exit(f"{len(survived)} of {len(table)} survived: {'; '.join(survived)}")
 

@@ -5,15 +5,10 @@
 Each row is the median over rounds of our seconds over theirs; the value is that ratio, to be at most the reference.
 """
 
-import argparse
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gpytorch
@@ -22,6 +17,7 @@ import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
+from rows import Row, options, row, tabulate, verdict
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
@@ -152,7 +148,7 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
     return {"probmodel": stepper(ours), "GPyTorch, sparse": stepper(theirs)}
 
 
-def race(task: str, runs: Mapping[str, Run], rounds: Mapping[str, int]) -> list[dict[str, Any]]:
+def race(task: str, runs: Mapping[str, Run], rounds: Mapping[str, int]) -> Iterator[Row]:
     """Rows of one task: the packages take turns, and must agree."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     warm_up = {name: run() for name, run in runs.items() if rounds[name] > SCIKIT_ROUNDS}
@@ -165,15 +161,18 @@ def race(task: str, runs: Mapping[str, Run], rounds: Mapping[str, int]) -> list[
                 seconds[name].append(time.perf_counter() - begin)
         _check_agreement(task, found)
     _check_agreement(task, warm_up)
-    ours = seconds["probmodel"]
-    rows = []
     for name in list(runs)[1:]:
-        ratio = statistics.median(a / b for a, b in zip(ours, seconds[name], strict=False))
-        row = {"task": f"{task} / {name}", "value": ratio, "reference": AT_MOST[name], "at_most": AT_MOST[name]}
-        row |= {"unit": "ratio of seconds", "seconds": statistics.median(ours)}
-        row |= {"reference_seconds": statistics.median(seconds[name]), "rounds": len(seconds[name])}
-        rows.append(row | {"source": f"{name}, the same number in the same run, taken in turn"})
-    return rows
+        yield row(
+            f"{task} / {name}",
+            statistics.median(a / b for a, b in zip(seconds["probmodel"], seconds[name], strict=False)),
+            "ratio of seconds",
+            reference=AT_MOST[name],
+            at_most=AT_MOST[name],
+            seconds=statistics.median(seconds["probmodel"]),
+            reference_seconds=statistics.median(seconds[name]),
+            rounds=len(seconds[name]),
+            source=f"{name}, the same number in the same run, taken in turn",
+        )
 
 
 def _check_agreement(task: str, found: Mapping[str, tuple[float, np.ndarray]]) -> None:
@@ -184,42 +183,33 @@ def _check_agreement(task: str, found: Mapping[str, tuple[float, np.ndarray]]) -
             sys.exit(f"{task}: {name} and probmodel differ by {apart:.1e}, so their times say nothing")
 
 
-def main() -> None:
-    """Print the table; write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smoke size")
-    parser.add_argument("--out", type=Path, help="JSON file")
-    arguments = parser.parse_args()
-    result: dict[str, Any] = {"machine": platform.platform(), "commit": _commit(), "rows": []}
-    result["threads"] = torch.get_num_threads()
-    for n, rounds in {200: 3}.items() if arguments.quick else SIZES.items():
+def rows(*, quick: bool) -> Iterator[Row]:
+    """All races."""
+    for n, rounds in {200: 3}.items() if quick else SIZES.items():
         of_scikit = rounds if n < 1000 else SCIKIT_ROUNDS
-        result["rows"] += race(
-            f"exact, {n} × {COLUMNS}",
-            exact_runs(n),
-            {"probmodel": rounds, "GPyTorch": rounds, "scikit-learn": of_scikit},
-        )
-    steps = 5 if arguments.quick else 200
+        each = {"probmodel": rounds, "GPyTorch": rounds, "scikit-learn": of_scikit}
+        yield from race(f"exact, {n} × {COLUMNS}", exact_runs(n), each)
+    steps = 5 if quick else 200
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Matrices this small run faster on one.
     for dtype in (torch.float32, torch.float64):
         name = f"step, {INDUCING} inducing, batch {BATCH}, {str(dtype).removeprefix('torch.')}, 1 thread"
-        result["rows"] += race(name, sparse_runs(dtype), {"probmodel": steps, "GPyTorch, sparse": steps})
+        yield from race(name, sparse_runs(dtype), {"probmodel": steps, "GPyTorch, sparse": steps})
     torch.set_num_threads(threads)
-    for row in result["rows"]:
-        verdict = "ok" if row["value"] <= row["at_most"] else "OVER"
-        print(
-            f"{row['task']:<52}{1e3 * row['seconds']:>10.2f} ms{1e3 * row['reference_seconds']:>12.2f} ms"
-            f"{row['value']:>8.3f}  at most {row['at_most']:g} {verdict}"
-        )
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1))
 
 
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+def line(found: Row) -> str:
+    """Milliseconds of both and their ratio."""
+    return (
+        f"{found['task']:<52}{1e3 * found['seconds']:>10.2f} ms{1e3 * found['reference_seconds']:>12.2f} ms"
+        f"{found['value']:>8.3f}  at most {found['at_most']:g} {verdict(found)}"
+    )
+
+
+def main() -> None:
+    """Print the table; write it where asked."""
+    arguments = options(__doc__).parse_args()
+    tabulate(rows(quick=arguments.quick), arguments.out, line, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

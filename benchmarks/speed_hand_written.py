@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from speed_models import CODE, SamplingProblem, SVIProblem, batches
+from speed_models import CODE, Run, SamplingProblem, SVIProblem, batches
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
@@ -18,7 +18,6 @@ FIRST_SCALE = 0.1
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(Flat parameters, noise) → nats."""
-Run = Callable[[int], float]
 
 
 def small_step(problem: SVIProblem, *, cpp_wrapper: bool = True) -> Run:

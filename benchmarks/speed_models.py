@@ -23,17 +23,29 @@ CHANNELS = (32, 64)
 GROUPS = 98
 PER_GROUP = 5
 
+Run = Callable[[int], float]
+"""n steps from a kept state → their mean loss, nats a row of data (of eight schools, without rows, of all); or log density."""
+
 
 class Contender(NamedTuple):
-    """One way to take SVI steps; `run(n)` takes n from its kept state and gives their mean loss, nats a row of data.
-
-    Eight schools has no rows: its loss is that of the whole. The first run compiles. `chunk` divides every n.
-    """
+    """One way to take steps; the first run compiles, and `chunk` divides every n."""
 
     name: str
-    run: Callable[[int], float]
+    run: Run
     threads: int = 2
     chunk: int = 1
+
+
+class Settings(NamedTuple):
+    """Chains, and draws of each that adapt and that are kept."""
+
+    chains: int
+    warmup: int
+    draws: int
+
+    def label(self, name: str) -> str:
+        """A sampler's name with its settings."""
+        return f"{name}, {self.chains} chains, {self.warmup} + {self.draws}"
 
 
 class Drawn(NamedTuple):
@@ -76,6 +88,15 @@ class SVIProblem(NamedTuple):
     def small(self) -> bool:
         """Whether calling costs more than computing."""
         return self.batch_size is None
+
+    @property
+    def threads(self) -> int:
+        """Of a step: small models only lose time to a second one."""
+        return 1 if self.small else 2
+
+    @property
+    def convolutional(self) -> bool:
+        return self.name.startswith("CNN")
 
 
 class SamplingProblem(NamedTuple):

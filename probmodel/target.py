@@ -31,6 +31,8 @@ from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_pe
 
 DRAWN_AT_ONCE = 2**29
 """Bytes of one vectorised call that draws: fixed, since the numbers drawn depend on where draws are split."""
+CLAIMED_AT_ONCE = 2**26
+"""Bytes of one vectorised call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
 LARGE_CALL = 2**22
 """Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
 
@@ -181,7 +183,7 @@ class Density:
         function: theta → tensor.
         start: a theta to trace at.
         like: a density of the same model; where that one runs eagerly, this one does without a second warning.
-        memory: bytes that one vectorised call may need; None asks `memory.budget` at each call.
+        memory: bytes that one vectorised call may need; None takes the budget, or less where that is faster.
     """
 
     def __init__(
@@ -217,8 +219,11 @@ class Density:
         refuse_above_memory(
             result, theta.device, shape, "ask for fewer draws (num_draws), thin them, or state more by memory_budget"
         )
-        chunk = max(1, (budget(theta.device) if self.memory is None else self.memory) // each)
-        return vmap(self.at, randomness="different", chunk_size=chunk)(theta)
+        allowed = self._allowed(theta.device) if self.memory is None else self.memory
+        return vmap(self.at, randomness="different", chunk_size=max(1, allowed // each))(theta)
+
+    def _allowed(self, device: torch.device) -> int:
+        return min(budget(device), CLAIMED_AT_ONCE) if device.type == "cpu" else budget(device)
 
 
 def loops(memory: int, device: torch.device) -> bool:

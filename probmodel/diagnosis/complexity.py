@@ -111,10 +111,11 @@ def _parameter_curvature(posterior: Posterior) -> Spectrum:
     def loss(vector: Tensor) -> Tensor:
         return run(*_unflatten(vector, leaves))
 
+    with isolated(seed=0):  # The noise is held fixed, and so is the point: one gradient's graph serves all products.
+        pull = vjp(grad(loss), flat)[1]
+
     def product(vector: Tensor) -> Tensor:
-        with isolated(seed=0):
-            pull = vjp(grad(loss), flat)[1]
-            return pull(vector)[0].detach()
+        return pull(vector)[0].detach()
 
     return spectrum(product, flat)
 
