@@ -35,7 +35,9 @@ class Advance(NamedTuple):
 
     losses: list[float]
     bad: bool
-    """Whether such a step followed; the parameters and the random state are then those it began with."""
+    """Whether such a step followed; the random state is then the one it began with, and so are the parameters without a
+    finite gradient.
+    """
     rows: Int[Tensor, " B"] | None
     """Its rows."""
 
@@ -277,7 +279,10 @@ class ByStep:
 
 
 class WholeStep:
-    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies; a bad step changes none."""
+    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies.
+
+    A step with a loss that is not finite changes nothing; a gradient that is not finite does not move its own tensor.
+    """
 
     def __init__(
         self, pure: Lifted, leaves: Tensors, batches: Batches, index: Int[Tensor, " B"] | None, settings: list[float]
@@ -313,13 +318,15 @@ def _whole(pure: Lifted, batches: Batches, size: int, batched: bool) -> Callable
         index, constants = (rest[0], rest[1:]) if batched else (None, rest)
         ends = len(pure.constants)
         slopes, loss = pure.graph(*constants[:ends], *state[:size], *batches.at(index, constants[ends:]))
-        loss = _judged(loss, *slopes)
-        good, rates = loss.isfinite(), numbers.unbind()
+        rates, fine = numbers.unbind(), []
         for i, slope in enumerate(slopes):
+            # Each by itself, so that no gradient has to wait, in memory, for the last one.
+            good = (loss + slope.sum()).isfinite()
             held = state[i::size]
             for old, new in zip(held, adam.moved(*held, slope, rates), strict=True):  # type: ignore[call-arg,arg-type]
                 old.copy_(torch.where(good, new, old))
-        return (loss,)
+            fine.append(good)
+        return (torch.where(torch.stack(fine).all(), loss, torch.nan),)
 
     return step
 
