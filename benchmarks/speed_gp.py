@@ -22,7 +22,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 import probmodel as pb
-from probmodel.inference.descent import WINDOW, Batches, descent, minibatches
+from probmodel.inference.descent import WINDOW, descent
+from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.objectives.gaussian_process import gp_log_marginal
 from probmodel.objectives.sparse_gaussian_process import svgp_elbo
 from probmodel.tracing import Gradient

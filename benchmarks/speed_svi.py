@@ -16,7 +16,8 @@ from speed_models import Contender, Run, SVIProblem
 from speed_turns import built, faster, fastest, slower, turns
 
 import probmodel as pb
-from probmodel.inference.descent import WINDOW, Batches, descent, minibatches
+from probmodel.inference.descent import WINDOW, descent
+from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.ownership import own
 from probmodel.tracing import Gradient
 

@@ -72,15 +72,15 @@ def repeat(
         return tuple(state)
     size = len(state)
 
-    def unfinished(i: Tensor, bound: Tensor, *_: Tensor) -> Tensor:
-        return i < bound
+    def unfinished(i: Tensor, *tensors: Tensor) -> Tensor:
+        return i < tensors[size]
 
-    def once(i: Tensor, bound: Tensor, *tensors: Tensor) -> Tensors:
-        changed = body(i, *tensors)
-        return (i + 1, bound.clone(), *_owned(changed, (i, bound, *tensors)))
+    def once(i: Tensor, *tensors: Tensor) -> Tensors:
+        changed = body(i, *tensors[:size], *tensors[size + 1 :])
+        return (i + 1, *_owned(changed, (i, *tensors)))
 
-    carried = (torch.zeros_like(count), count.clone(), *(tensor.clone() for tensor in state))  # A loop takes no views.
-    return tuple(while_loop_op(unfinished, once, carried, tuple(constants)))[2 : 2 + size]  # type: ignore[arg-type]
+    carried = (torch.zeros_like(count), *(tensor.clone() for tensor in state))  # A loop takes no views.
+    return tuple(while_loop_op(unfinished, once, carried, (count, *constants)))[1 : 1 + size]  # type: ignore[arg-type]
 
 
 def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensors:

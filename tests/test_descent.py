@@ -12,7 +12,8 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro_models import noise
 
 from probmodel.inference import SVI, NonFiniteError
-from probmodel.inference.descent import Batches, ByLoop, ByStep, descent, minibatches
+from probmodel.inference.descent import ByLoop, ByStep, descent
+from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.objectives import elbo, iwae
 from probmodel.ownership import own
 from probmodel.protocols import Dataset
@@ -69,7 +70,7 @@ def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimiser(name, b
         with isolated(seed=2):
             losses = way.advance(20).losses
             if len(ends) == 2:
-                way.go_in_place()
+                way.go_on_with(way.whole)
             losses += [loss for count in (80, 7) for loss in way.advance(count).losses]
         ends.append((losses, sorted(torch.cat([leaf.detach().flatten() for leaf in way.leaves]).tolist())))
     for losses, leaves in ends[1:]:
@@ -94,6 +95,21 @@ def test_compiled_steps_walk_the_path_of_uncompiled_ones_and_keep_the_dtype(dtyp
     tolerance = 1e-9 if dtype == torch.float64 else 1e-4
     np.testing.assert_allclose(found[0].info["losses"], found[1].info["losses"], rtol=tolerance)
     torch.testing.assert_close(found[0].draws["w"], found[1].draws["w"], rtol=tolerance, atol=tolerance)
+
+
+def test_draws_taken_one_by_one_are_those_of_the_same_guide(monkeypatch):
+    """As of data too large to be traced for."""
+    found = []
+    for each_alone in (True, False):
+        monkeypatch.setattr("probmodel.inference.draws.loops", lambda *_, each_alone=each_alone: each_alone)
+        settings = SVI(num_steps=20, num_draws=2_000, compile=False, progress=False)
+        found.append(settings(regression, data(), seed=0).draws["w"][0])
+    a, b = found
+    assert a.shape == b.shape == (2_000, 3)
+    assert (a[1:] != a[:-1]).all()
+    stderr = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() < 4 * stderr).all()
+    assert ((a.std(0) / b.std(0)).log().abs() < 4 / len(a) ** 0.5).all()
 
 
 def test_an_epoch_takes_no_row_twice_and_leaves_the_rest_out():

@@ -4,7 +4,7 @@ Compiled or not, a descent draws the same noise from the same seed and gives the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cached_property
 from itertools import chain, islice
@@ -18,16 +18,14 @@ from torch.optim import Optimizer
 from probmodel.compiling import Native, Tensors, repeat
 from probmodel.graphs import Lifted
 from probmodel.inference import adam
-from probmodel.protocols import Dataset
+from probmodel.inference.minibatches import Batches, Order
+from probmodel.inference.whole_step import WholeStep
 from probmodel.tracing import Gradient
 
 WINDOW = 100
 """Steps of one call; between calls the plateau is tested, progress shown, and the losses are checked."""
 FEW_PARAMETERS = 50_000
 """Below it the call of a step costs more than its arithmetic, and the loop over steps is compiled too."""
-
-Order = Iterator[Int[Tensor, " B"] | None]
-"""Endless minibatches of row numbers; None stands for all rows."""
 
 
 class Advance(NamedTuple):
@@ -56,35 +54,6 @@ class Descent(Protocol):
     def on_disk(self) -> bool: ...
 
     def advance(self, count: int) -> Advance: ...
-
-
-class Batches:
-    """Which tensors of the data a step reads: rows of some, all of the others."""
-
-    def __init__(self, tensors: Sequence[Tensor], num_rows: int | None) -> None:
-        self.tensors = tuple(tensors)
-        self.by_row = [bool(t.dim()) and len(t) == num_rows for t in self.tensors]
-
-    def at(self, rows: Int[Tensor, " B"] | None, tensors: Sequence[Tensor] | None = None) -> Tensors:
-        """The tensors of one step."""
-        pairs = zip(self.by_row, tensors or self.tensors, strict=True)
-        return tuple(t if rows is None or not by_row else t.index_select(0, rows) for by_row, t in pairs)
-
-
-def minibatches(data: Dataset, batch_size: int | None) -> Order:
-    """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
-    rows = data.num_rows
-    if batch_size is None or rows is None or batch_size >= rows:
-        while True:
-            yield None
-    # A stream of its own: which rows come next must not depend on how many steps run at a time.
-    device = data.tensors()[0].device
-    generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
-    while True:
-        order = torch.randperm(rows, device=device, generator=generator)
-        for index in order.split(batch_size):
-            if len(index) == batch_size:
-                yield index
 
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:
@@ -176,10 +145,9 @@ def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], batched: bo
     return lambda count, *tensors: repeat(count, step, tensors[:5], tensors[5:])
 
 
-def _judged(loss: Tensor, *slopes: Tensor) -> Tensor:
+def _judged(loss: Tensor, slope: Float[Tensor, " P"]) -> Tensor:
     """The loss; NaN where its gradient is not finite. (Compilers fold 0 · ∞ into 0.)"""
-    total = torch.stack([loss, *(slope.sum() for slope in slopes)]).sum()
-    return torch.where(total.isfinite(), loss, torch.nan)
+    return torch.where((loss + slope.sum()).isfinite(), loss, torch.nan)
 
 
 class ByStep:
@@ -209,16 +177,15 @@ class ByStep:
         self.whole.native.compile()
         if self.whole.native.compiled:
             self.compiled = True
-            self.go_in_place()
+            self.go_on_with(self.whole)
 
-    def go_in_place(self) -> None:
+    def go_on_with(self, whole: WholeStep) -> None:
         """From here on whole steps, in place of PyTorch's optimiser."""
-        assert self.whole is not None
-        self.whole.go_on_from(self.optimizer)
-        self.running = self.whole
+        whole.go_on_from(self.optimizer)
+        self.running = whole
 
     @cached_property
-    def whole(self) -> "WholeStep | None":
+    def whole(self) -> WholeStep | None:
         """What can be compiled together: all of a step where the optimiser is an Adam."""
         settings = _adam(self.gradient, self.optimizer)
         if self.gradient.graph is None or settings is None:
@@ -276,59 +243,6 @@ class ByStep:
                 leaf.copy_(value)
         self.optimizer.load_state_dict(optimizer)
         _set_noise(noise)
-
-
-class WholeStep:
-    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies.
-
-    A step with a loss that is not finite changes nothing; a gradient that is not finite does not move its own tensor.
-    """
-
-    def __init__(
-        self, pure: Lifted, leaves: Tensors, batches: Batches, index: Int[Tensor, " B"] | None, settings: list[float]
-    ) -> None:
-        self.leaves, self.settings, self.steps = leaves, settings, 0
-        self.means = self.squares = tuple(torch.zeros_like(leaf, requires_grad=False) for leaf in leaves)
-        self.constants = (*pure.constants, *batches.tensors)
-        self.native = Native(
-            _whole(pure, batches, len(leaves), index is not None), self._arguments(index), in_place=3 * len(leaves)
-        )
-
-    def go_on_from(self, optimizer: Optimizer) -> None:
-        """Take over the moments of PyTorch's optimiser."""
-        self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
-
-    def __call__(self, index: Int[Tensor, " B"] | None) -> float:
-        """The loss, in nats; NaN or infinite where it or its gradient is."""
-        loss = float(self.native(*self._arguments(index))[0])
-        self.steps += math.isfinite(loss)
-        return loss
-
-    def _arguments(self, index: Int[Tensor, " B"] | None) -> Tensors:
-        state = (*(leaf.detach() for leaf in self.leaves), *self.means, *self.squares)
-        numbers = state[0].new_tensor(adam.rates(self.settings, self.steps + 1))
-        return (*state, numbers, *(() if index is None else (index,)), *self.constants)
-
-
-def _whole(pure: Lifted, batches: Batches, size: int, batched: bool) -> Callable[..., Tensors]:
-    """(*leaves, *means, *squares, numbers of Adam, rows if batched, *constants of the graph, *data) → (loss,)."""
-
-    def step(*tensors: Tensor) -> Tensors:
-        state, (numbers, *rest) = tensors[: 3 * size], tensors[3 * size :]
-        index, constants = (rest[0], rest[1:]) if batched else (None, rest)
-        ends = len(pure.constants)
-        slopes, loss = pure.graph(*constants[:ends], *state[:size], *batches.at(index, constants[ends:]))
-        rates, fine = numbers.unbind(), []
-        for i, slope in enumerate(slopes):
-            # Each by itself, so that no gradient has to wait, in memory, for the last one.
-            good = (loss + slope.sum()).isfinite()
-            held = state[i::size]
-            for old, new in zip(held, adam.moved(*held, slope, rates), strict=True):  # type: ignore[call-arg,arg-type]
-                old.copy_(torch.where(good, new, old))
-            fine.append(good)
-        return (torch.where(torch.stack(fine).all(), loss, torch.nan),)
-
-    return step
 
 
 def _noise() -> tuple[Tensor, list[Tensor]]:

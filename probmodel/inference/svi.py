@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from probmodel.compiling import Plan, plan
 from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.descent import WINDOW, Batches, Descent, descent, minibatches
+from probmodel.inference.descent import WINDOW, Descent, descent
 from probmodel.inference.draws import guide_draws
+from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.objectives.elbo import elbo
 from probmodel.ownership import own
 from probmodel.protocols import Dataset, Model, Objective, Posterior
