@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 
 import gpytorch
 import numpy as np
@@ -23,7 +23,7 @@ from sklearn.gaussian_process import kernels as sk
 
 import probmodel as pb
 from probmodel.inference.descent import WINDOW, descent
-from probmodel.inference.minibatches import Batches, minibatches
+from probmodel.inference.minibatches import Batches, Order, minibatches
 from probmodel.objectives.gaussian_process import gp_log_marginal
 from probmodel.objectives.sparse_gaussian_process import svgp_elbo
 from probmodel.tracing import Gradient
@@ -129,10 +129,9 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
         model.variational_strategy.variational_params_initialized.fill_(1)
         return model, likelihood, [*model.parameters(), *likelihood.parameters()]
 
-    def order() -> Iterator[torch.Tensor]:
-        rows = minibatches(data, BATCH)
-        with pb.isolated(seed=1):  # The order is drawn with the first rows.
-            return chain([next(rows)], rows)
+    def order() -> Order:
+        with pb.isolated(seed=1):
+            return minibatches(data, BATCH)
 
     def ours() -> Run:
         model, likelihood, leaves = parts()
@@ -143,10 +142,9 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
             return -svgp_elbo(model.mean, model.kernel, likelihood, *given, x, y, ROWS)
 
         rows = order()
-        first = next(rows)
-        gradient = Gradient(loss, leaves, x[first], y[first])
+        gradient = Gradient(loss, leaves, x[rows.first], y[rows.first])
         optimiser = torch.optim.Adam(leaves, 1e-3, fused=True)
-        way = descent(gradient, Batches((x, y), ROWS), chain([first], rows), optimiser)
+        way = descent(gradient, Batches((x, y), ROWS), rows, optimiser)
         way.compile()
         return lambda: (way.advance(WINDOW).losses[-1], np.zeros(0))
 

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import speed_peers
@@ -35,15 +34,14 @@ def ours(problem: SVIProblem, device: str = "cpu") -> Run:
     with pb.isolated(seed=0):
         model, guide, leaves = own(problem.model, problem.guide, AutoNormal, data)
     parts, order = Batches(data.tensors(), data.num_rows), minibatches(data, problem.batch_size)
-    first = next(order)
 
     def loss(*tensors: torch.Tensor) -> torch.Tensor:
         values = iter(tensors)
         return pb.objectives.elbo(model, guide, data.map(lambda _: next(values)))
 
-    gradient = Gradient(loss, list(leaves.values()), *parts.at(first))
+    gradient = Gradient(loss, list(leaves.values()), *parts.at(order.first))
     optimizer = torch.optim.Adam(list(leaves.values()), lr=problem.learning_rate, fused=True)
-    way = descent(gradient, parts, chain([first], order), optimizer)
+    way = descent(gradient, parts, order, optimizer)
     way.compile()
 
     def run(n: int) -> float:

@@ -6,7 +6,6 @@ it on disk under a digest of the graph.
 
 import hashlib
 import logging
-import math
 import os
 import tempfile
 import warnings
@@ -29,6 +28,8 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from probmodel.rounding import excess, rounded_up
+
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
     "fallback_random": True,
@@ -41,12 +42,6 @@ BUILD_SECONDS = 20.0
 
 LOAD_SECONDS = 2.0
 """What loading a compiled graph costs, most of it the tracing that tells which graph it is."""
-
-ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
-
-AMPLIFIED = 10.0
-"""Roundings inside a graph that count like one of its inputs."""
 
 Tensors = tuple[Tensor, ...]
 
@@ -146,7 +141,7 @@ class Native:
         return Path(cache_dir()) / "probmodel" / name[:2] / f"{name[2:34]}.so"
 
     def on_disk(self) -> bool:
-        """Whether an earlier process has compiled it."""
+        """Whether it is compiled already, by this process or an earlier one; False once it is refused."""
         if self.refused or self.compiled or self.examples[0].device.type != "cpu":
             return self.compiled
         try:
@@ -161,31 +156,30 @@ class Native:
             return None
         try:
             run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
-            with torch.no_grad():
-                expected, got = self._once(self.function), self._once(run)
+            expected, got = self._once(self.function), self._once(run)
         except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
-        worst = _farthest(expected, got)
-        if 1 < worst < math.inf:  # Ill-conditioned arithmetic: what does one rounding of the inputs make of it?
-            with torch.no_grad():
-                worst /= max(1.0, AMPLIFIED * _farthest(expected, self._once(self.function, rounded=True)))
+        worst = excess(expected, got, lambda: self._once(self.function, rounded=True))
         if worst > 1:
             if self.examples[0].device.type == "cpu":
                 self.path.unlink(missing_ok=True)
             return self._refuse(f"its numbers are {worst:.1e} times further off than rounding explains")
-        self.run, self.examples = run, ()
+        self.run, self.examples, self.graph = run, (), None
         return None
 
     def _once(self, run: Callable[..., Sequence[Tensor]], *, rounded: bool = False) -> Tensors:
-        """Results for the examples from one seed, and what is changed in place: in a copy."""
-        examples = [_next(tensor) for tensor in self.examples] if rounded else self.examples
+        """Results for the examples, or for the numbers one rounding above them, from one seed.
+
+        What the function changes in place are copies; they follow its results.
+        """
+        examples = [rounded_up(tensor) for tensor in self.examples] if rounded else self.examples
         changed = [tensor.clone() for tensor in examples[: self.in_place]]
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(1)
             return (*run(*changed, *examples[self.in_place :]), *changed)
 
     def _refuse(self, reason: str) -> None:
-        self.refused = True
+        self.refused, self.examples, self.graph = True, (), None
         warnings.warn(f"a graph runs uncompiled, which is slower: {reason}", CompilingWarning, stacklevel=3)
 
     def _library(self) -> Callable[..., Sequence[Tensor]]:
@@ -271,35 +265,6 @@ def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMo
         for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's library itself has to run.
             os.replace(calls, path.with_suffix(".json"))
         os.replace(str(built), path)  # Other processes see the whole library or none.
-
-
-def _next(tensor: Tensor) -> Tensor:
-    """The numbers one rounding above."""
-    return torch.nextafter(tensor, torch.full_like(tensor, math.inf)) if tensor.is_floating_point() else tensor
-
-
-def _farthest(expected: Tensors, got: Tensors) -> float:
-    return max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    """Largest difference in units of what rounding explains; infinite for whole numbers that differ."""
-    if not a.is_floating_point():
-        return 0.0 if torch.equal(a, b) else float("inf")
-    finite = a.isfinite()
-    if not torch.equal(finite, b.isfinite()) or not torch.equal(_kind_of(a[~finite]), _kind_of(b[~finite])):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    a, b = a[finite], b[finite]
-    # Differences of large numbers leave the rounding of those in small ones.
-    scale = a.abs().clamp(min=max(1.0, 1e-4 * float(a.abs().max())))
-    return float(((a - b).abs() / scale).max()) / ROUNDING.get(a.dtype, 0.05)
-
-
-def _kind_of(bad: Tensor) -> Tensor:
-    """0 for NaN, ±1 for ±∞."""
-    return bad.nan_to_num(0.0, 1.0, -1.0)
 
 
 @lru_cache(maxsize=64)

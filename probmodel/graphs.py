@@ -1,6 +1,6 @@
 """Surgery on traced graphs: tensors taken out, all that depends on nothing else computed once, dead draws removed."""
 
-from operator import attrgetter
+from operator import attrgetter, getitem
 from typing import Any, NamedTuple
 
 import torch
@@ -21,12 +21,13 @@ def lifted(graph: GraphModule) -> Lifted:
 
     Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
     """
-    graph = GraphModule(graph, fx_graph_cse(graph.graph))
+    graph.graph.eliminate_dead_code()
+    graph = _merged(graph)
     known: dict[Node, Tensor] = {}
     views: set[Node] = set()
     drawn: set[Node] = set()
     for node in graph.graph.nodes:
-        if _draws(node) or drawn.intersection(node.all_input_nodes):
+        if draws(node) or drawn.intersection(node.all_input_nodes):
             drawn.add(node)
         value = _known_value(graph, node, known, drawn)
         if value is None:
@@ -37,8 +38,15 @@ def lifted(graph: GraphModule) -> Lifted:
     return _replaced(graph, known, views)
 
 
-def _draws(node: Node) -> bool:
+def draws(node: Node) -> bool:
+    """Whether an operation draws random numbers."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _merged(graph: GraphModule) -> GraphModule:
+    """Equal operations as one; no two draws are equal, whatever the pass thinks of them."""
+    merged = fx_graph_cse(graph.graph)
+    return graph if sum(map(draws, merged.nodes)) < sum(map(draws, graph.graph.nodes)) else GraphModule(graph, merged)
 
 
 def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
@@ -51,7 +59,7 @@ def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], draw
         like = node.meta["val"]
         return torch.ones(like.shape, dtype=like.dtype, device=like.device)
     schema = node.target._schema
-    if _draws(node) or schema.is_mutable or len(schema.returns) != 1:
+    if draws(node) or schema.is_mutable or len(schema.returns) != 1:
         return None
     if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
         return None
@@ -92,6 +100,7 @@ def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -
                 constants.append(value.contiguous())
         node.replace_all_uses_with(new)
     drop_dead(graph)
+    _draw_at_once(graph)
     _placeholders_first(graph)
     graph.recompile()
     return Lifted(graph, tuple(constants))
@@ -104,6 +113,34 @@ def drop_dead(graph: GraphModule) -> None:
         pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
         if node.op == "call_function" and not node.users and pure:
             graph.graph.erase_node(node)
+
+
+SMALL_DRAW = 1_000
+"""Normal numbers whose drawing costs no more than calling the generator."""
+
+
+def _draw_at_once(graph: GraphModule) -> None:
+    """Small draws of normal noise of one dtype and device as parts of one."""
+    kinds: dict[tuple[Any, Any], list[Node]] = {}
+    for node in graph.graph.nodes:
+        if node.target is torch.ops.aten.randn.default and node.meta["val"].numel() <= SMALL_DRAW:
+            kinds.setdefault((node.meta["val"].dtype, node.meta["val"].device), []).append(node)
+    for nodes in kinds.values():
+        if len(nodes) > 1:
+            _join(graph, nodes)
+
+
+def _join(graph: GraphModule, nodes: list[Node]) -> None:
+    sizes = [node.meta["val"].numel() for node in nodes]
+    with graph.graph.inserting_before(nodes[0]):
+        whole = graph.graph.call_function(torch.ops.aten.randn.default, ([sum(sizes)],), nodes[0].kwargs)
+        parts = graph.graph.call_function(torch.ops.aten.split_with_sizes.default, (whole, sizes))
+        for i, node in enumerate(nodes):
+            part = graph.graph.call_function(getitem, (parts, i))
+            shaped = graph.graph.call_function(torch.ops.aten.view.default, (part, list(node.meta["val"].shape)))
+            node.replace_all_uses_with(shaped)
+    for node in nodes:
+        graph.graph.erase_node(node)
 
 
 def _placeholders_first(graph: GraphModule) -> None:

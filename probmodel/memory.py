@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from probmodel.integers import integer
+
 SHARE = 0.25
 """Of the free memory, for the intermediate tensors of one vectorised call."""
 
@@ -20,17 +22,22 @@ _DETAILS = Path("/sys/fs/cgroup/memory.stat")
 def memory_budget(num_bytes: int) -> Iterator[None]:
     """Within it, draws are split so that a vectorised call needs about `num_bytes`, and larger results are refused.
 
+    With a seed, numbers are the same for every budget up to rounding: random numbers are drawn in blocks of a fixed size,
+    at most 64 MiB on a CPU and 512 MiB elsewhere, which a smaller budget does not shrink.  Where a draw depends on
+    another one (a gamma whose shape is drawn) such a block is evaluated at once; one draw always is.  Rounding may decide
+    whether a Markov chain accepts a proposal.
+
+    Args:
+        num_bytes: of the intermediate tensors of one vectorised call.
+
     >>> with memory_budget(2**20):
     ...     budget(torch.device("cpu"))
     1048576
 
     Raises:
-        ValueError: for a budget below one byte.
+        ValueError: for a budget below one byte, or one that is no integer.
     """
-    num_bytes = int(num_bytes)
-    if num_bytes < 1:
-        raise ValueError(f"expected a budget of 1 byte or more, got {num_bytes}; give bytes, for example 2**30")
-    token = _STATED.set(num_bytes)
+    token = _STATED.set(integer("num_bytes", num_bytes))
     try:
         yield
     finally:

@@ -102,19 +102,20 @@ def placed(model: Model, data: Dataset) -> Model:
     owner = model.__self__ if isinstance(model, types.MethodType) else model
     if not isinstance(owner, nn.Module):
         return model
-    here = {(tensor.device, tensor.dtype) for tensor in owner.state_dict().values() if tensor.is_floating_point()}
-    if here <= {_place(data)}:
+    device, dtype = _place(data)
+    held = [tensor for tensor in owner.state_dict().values() if tensor.is_floating_point()]
+    if all(tensor.device == device and dtype in (None, tensor.dtype) for tensor in held):
         return model
     copied = deepcopy(model)
     _move(copied, [], data)
     return copied
 
 
-def _place(data: Dataset) -> tuple[torch.device, torch.dtype]:
-    """Device and floating-point dtype of the data."""
+def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
+    """Device and floating-point dtype of the data; no dtype where all are whole numbers."""
     tensors = data.tensors() or [torch.zeros(())]
     floating = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
-    return tensors[0].device, floating[0] if floating else torch.get_default_dtype()
+    return tensors[0].device, floating[0] if floating else None
 
 
 def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:

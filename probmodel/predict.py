@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Multinomial
 from torch.nn.functional import logsigmoid
 
+from probmodel.integers import integer
 from probmodel.protocols import Dataset, Deciding, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
@@ -68,8 +69,7 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
 def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
     """As `predict`, for rows given as a data set; observations in it are not looked at."""
     check_columns(posterior, data)
-    if num_draws < 1:
-        raise ValueError(f"num_draws needs 1 or more, got {num_draws}; raise it")
+    num_draws = integer("num_draws", num_draws)
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
         data = _without_observations(posterior, found, data)

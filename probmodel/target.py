@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +12,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.func import vmap
 
+from probmodel.form import check_form
 from probmodel.memory import budget, refuse_above_memory
+from probmodel.noise import Parts, draws_numbers, parts
 from probmodel.ownership import parameters
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
@@ -27,10 +28,10 @@ from probmodel.sites import (
     row_scaled,
     sites,
 )
-from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, trace
+from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, recording, trace
 
 DRAWN_AT_ONCE = 2**29
-"""Bytes of one vectorised call that draws: fixed, since the numbers drawn depend on where draws are split."""
+"""Bytes of random numbers drawn at once on an accelerator: fixed, since the numbers depend on where draws are split."""
 CLAIMED_AT_ONCE = 2**26
 """Bytes of one vectorised call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
 LARGE_CALL = 2**22
@@ -78,7 +79,7 @@ def target(model: Model, data: Dataset) -> Target:
         values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
         return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
 
-    prior_draw = Density(draw, start.new_zeros(()), memory=DRAWN_AT_ONCE)
+    prior_draw = Density(draw, start.new_zeros(()))
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
         with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
@@ -138,15 +139,7 @@ def check(model: Model, data: Dataset) -> None:
         TypeError: for anything but a Dataset of tensors.
         ValueError: for everything else.
     """
-    if not isinstance(data, Dataset):
-        raise TypeError(
-            f"expected a Dataset, got {type(data).__name__}; pass Dataset(args, kwargs, size=number of rows)"
-        )
-    arrays = [value for value in (*data.args, *data.kwargs.values()) if isinstance(value, np.ndarray)]
-    if arrays:
-        raise TypeError(
-            f"expected PyTorch tensors, got a NumPy array of shape {arrays[0].shape}; give torch.as_tensor(array)"
-        )
+    check_form(data)
     for position, tensor in enumerate(data.tensors()):
         if tensor.numel() == 0:
             raise ValueError(
@@ -160,6 +153,10 @@ def check(model: Model, data: Dataset) -> None:
             )
     if data.size is not None and not data.tensors():
         raise ValueError(f"expected tensors with {data.size} rows, got none; give the data as PyTorch tensors")
+    if data.size is not None and data.tensors()[0].dim() == 0:
+        raise ValueError(
+            f"expected rows in the first tensor, got one number with size={data.size}; pass it by name, after the rows"
+        )
     rows = data.num_rows
     if rows is not None and data.size is not None and rows > data.size:
         raise ValueError(
@@ -183,23 +180,24 @@ class Density:
         function: theta → tensor.
         start: a theta to trace at.
         like: a density of the same model; where that one runs eagerly, this one does without a second warning.
-        memory: bytes that one vectorised call may need; None takes the budget, or less where that is faster.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        start: Tensor,
-        like: "Density | None" = None,
-        memory: int | None = None,
-    ) -> None:
-        self.function, self.start, self.like, self.memory = function, start, like, memory
+    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor, like: "Density | None" = None) -> None:
+        self.function, self.start, self.like = function, start, like
 
     @cached_property
     def program(self) -> Program:
         if self.like is not None and self.like.program.run is None:
             return self.like.program
         return trace(self.function, self.start)
+
+    @cached_property
+    def _random(self) -> bool:
+        return draws_numbers(self.program.run)
+
+    @cached_property
+    def _parts(self) -> Parts | None:
+        return parts(self.program.run, len(self.program.leaves))
 
     def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
         """At one point; differentiable."""
@@ -219,11 +217,30 @@ class Density:
         refuse_above_memory(
             result, theta.device, shape, "ask for fewer draws (num_draws), thin them, or state more by memory_budget"
         )
-        allowed = self._allowed(theta.device) if self.memory is None else self.memory
-        return vmap(self.at, randomness="different", chunk_size=max(1, allowed // each))(theta)
+        chunk = max(1, _allowed(theta.device) // each)
+        if not self._random:
+            return vmap(self.at, randomness="different", chunk_size=chunk)(theta)
+        return torch.cat([self._drawn(block, chunk) for block in theta.split(self._block(each, theta.device))])
 
-    def _allowed(self, device: torch.device) -> int:
-        return min(budget(device), CLAIMED_AT_ONCE) if device.type == "cpu" else budget(device)
+    def _block(self, each: int, device: torch.device) -> int:
+        """Draws whose random numbers are drawn at once, of any budget: seeded numbers depend on it."""
+        if device.type == "cpu":
+            return max(1, CLAIMED_AT_ONCE // each)
+        return max(1, DRAWN_AT_ONCE // (each if self._parts is None else max(1, self._parts.num_bytes)))
+
+    def _drawn(self, theta: Float[Tensor, "S *D"], chunk: int) -> Tensor:
+        """One block; where the budget is for fewer draws, what is made of its random numbers comes in chunks."""
+        if len(theta) <= chunk or self._parts is None:
+            return vmap(self.at, randomness="different")(theta)
+        leaves, (draw, rest, _) = self.program.detached, self._parts
+        noise = vmap(lambda each: draw(*leaves, each), randomness="different")(theta)
+        return vmap(lambda *each: rest(*leaves, *each), chunk_size=chunk)(theta, *noise)
+
+
+def _allowed(device: torch.device) -> int:
+    """Bytes of one vectorised call; inside a graph more calls would mean a larger graph, so one takes all of the budget."""
+    whole = device.type != "cpu" or recording()
+    return budget(device) if whole else min(budget(device), CLAIMED_AT_ONCE)
 
 
 def loops(memory: int, device: torch.device) -> bool:

@@ -1,6 +1,6 @@
 """A Pyro function traced once into a pure tensor program: after that no Pyro handler runs.
 
-With `graphs` and `compiling` the only module that touches internals of Pyro and PyTorch.  `make_fx` records the tensor
+Here, in `graphs`, `compiling` and `ownership` live the internals of Pyro and PyTorch.  `make_fx` records the tensor
 operations of a Pyro log joint or ELBO as an ATen graph; `vmap`, `grad` and `compile` work on that graph where they fail
 on Pyro's handlers.
 """
@@ -23,9 +23,11 @@ from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from probmodel.compiling import BUILD_SECONDS, ROUNDING, Native
-from probmodel.graphs import Lifted, drop_dead, lifted
+from probmodel.compiling import BUILD_SECONDS, Native
+from probmodel.graphs import Lifted, draws, drop_dead, lifted
+from probmodel.integers import checked_seed
 from probmodel.protocols import Dataset
+from probmodel.rounding import distance
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
@@ -44,6 +46,7 @@ def isolated(seed: int) -> Iterator[None]:
     >>> bool((torch.get_rng_state() == before).all())
     True
     """
+    seed = checked_seed(seed)
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - saved and restored
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with (
@@ -68,7 +71,7 @@ def unnoticed() -> Iterator[None]:
 
 def spawn(seed: int, branch: int) -> int:
     """A seed for one branch of a computation, unrelated to those of other branches and other seeds."""
-    return int(np.random.SeedSequence([seed, branch]).generate_state(1)[0])
+    return int(np.random.SeedSequence([checked_seed(seed), branch]).generate_state(1)[0])
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def explained(data: Dataset) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, KeyError) as error:
         shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
         first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
@@ -214,11 +217,17 @@ def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: None =
     return mean + std * torch.randn(x.shape, dtype=x.dtype, device=x.device)
 
 
+def _normal_like(x: Tensor, *, dtype: torch.dtype | None = None, device: Any = None, **memory: Any) -> Tensor:
+    """`randn_like` as `randn`, whose draws no pass takes for each other."""
+    return torch.randn(x.shape, dtype=dtype or x.dtype, device=device or x.device)
+
+
 _PURE: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.cauchy.default: _cauchy,
     torch.ops.aten.exponential.default: _exponential,
     torch.ops.aten.uniform.default: _uniform,
     torch.ops.aten.normal_functional.default: _normal,
+    torch.ops.aten.randn_like.default: _normal_like,
     torch.ops.aten.index_put.default: _masked_write,
     torch.ops.aten.copy.default: _copy_of,
     torch.ops.aten.slice_scatter.default: _write_slice,
@@ -292,9 +301,7 @@ def _value_and_gradients(
 def _close(a: Tensor | None, b: Tensor | None) -> bool:
     if a is None or b is None:
         return all(t is None or not t.any() for t in (a, b))
-    tolerance = ROUNDING.get(a.dtype, 0.05)
-    scale = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * max(scale, 1.0), equal_nan=True)
+    return distance(a, b, of_largest=1.0) <= 1
 
 
 class Gradient:
@@ -367,8 +374,6 @@ def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
     value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(leaves))))  # type: ignore[arg-type]
     with isolated(seed=0):
         graph = make_fx(functionalize(value_and_grad))(*leaves, *inputs)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
     return graph
 
 
@@ -456,9 +461,8 @@ def bytes_per_call(program: Program) -> int:
     changing: set[torch.fx.Node] = set()
     total, leaves = 0, len(program.leaves)
     for position, node in enumerate(program.run.graph.nodes):
-        drawn = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
         given = node.op == "placeholder" and position >= leaves
-        if not (drawn or given or changing.intersection(node.all_input_nodes)):
+        if not (draws(node) or given or changing.intersection(node.all_input_nodes)):
             continue
         changing.add(node)
         value = node.meta.get("val")

@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.compiling import CompilingWarning, Native, repeat
 from probmodel.graphs import lifted
+from probmodel.rounding import excess, rounded_up
 from probmodel.tracing import isolated
 
 compiling = sys.modules["probmodel.compiling"]
@@ -102,6 +103,28 @@ def test_machine_code_with_other_numbers_is_refused(monkeypatch, wrong):
     assert torch.equal(native(noise(3))[0], noise(3))
 
 
+def test_numbers_that_one_rounding_of_the_inputs_makes_infinite_excuse_nothing(monkeypatch):
+    largest = torch.finfo(torch.float64).max
+    native = Native(lambda x: (x[:1].clone(), x[1:].clone()), (tensor(largest, 1.0),))
+    monkeypatch.setattr(native, "_library", lambda: lambda x: (x[:1], x[1:] + 1))
+    with pytest.warns(CompilingWarning, match="rounding explains"):
+        native.compile()
+    assert not native.compiled
+
+
+def test_ill_conditioned_arithmetic_is_held_to_what_a_rounding_of_its_inputs_does():
+    x = tensor(1.0, 1.0 + 1e-12)
+    expected = (1e20 * (x[1:] - x[:1]),)
+
+    def perturbed():
+        moved = rounded_up(x)
+        return (1e20 * (moved[1:] - x[:1]),)
+
+    assert excess(expected, (expected[0] + 1e4,), perturbed) < 1
+    assert excess(expected, (1.5 * expected[0],), perturbed) > 1
+    assert excess(expected, (expected[0] + 1e4,), lambda: expected) > 1
+
+
 def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
     def fail():
         raise RuntimeError("no compiler here\nsecond line")
@@ -142,6 +165,40 @@ def test_lifting_leaves_draws_that_are_read():
         pure = lifted(make_fx(lambda x: x + torch.randn(3, dtype=x.dtype))(noise(3)))
         first, second = (pure.graph(*pure.constants, noise(3)) for _ in range(2))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("draw", [torch.randn_like, torch.rand_like, torch.bernoulli, torch.dropout], ids=str)
+def test_draws_of_the_same_shape_are_never_taken_for_each_other(draw):
+    count = 16
+
+    def mean(x):
+        drawn = [draw(x, 0.5, True) if draw is torch.dropout else draw(x) for _ in range(count)]
+        return torch.stack(drawn).mean(0)
+
+    x = torch.full((20_000,), 0.5, dtype=torch.float64)
+    with isolated(seed=0):
+        pure = lifted(make_fx(mean)(x))
+        found, once = pure.graph(*pure.constants, x), mean(x[:1].expand(320_000))
+        single = draw(x, 0.5, True) if draw is torch.dropout else draw(x)
+    assert abs(count * found.var() / single.var() - 1) < 0.1
+    assert abs(count * once.var() / single.var() - 1) < 0.1
+
+
+def test_small_draws_made_at_once_are_independent_and_keep_shape_and_dtype():
+    def products(x):
+        a, b, c = torch.randn(2, 3, dtype=x.dtype), torch.randn(3, dtype=x.dtype), torch.randn((), dtype=x.dtype)
+        single, large = torch.randn(3), torch.randn(2_000, dtype=x.dtype)
+        return torch.stack([*(a * b).flatten(), *(a[0] * a[1]), *(c * b), *(b * single), large[0] * c, a[0, 0] ** 2])
+
+    x = noise(1)
+    with isolated(seed=0):
+        pure = lifted(make_fx(products)(x))
+        found = torch.stack([pure.graph(x) for _ in range(4_000)])
+    assert names(pure.graph).count("aten.randn.default") == 3  # The small ones of each dtype, and the large one.
+    z = found.mean(0) / (found.std(0) / 4_000**0.5)
+    assert found.dtype == x.dtype
+    assert z[:-1].abs().max() < 4
+    assert abs(found[:, -1].mean() - 1) < 4 * (2 / 4_000) ** 0.5
 
 
 def test_a_mask_of_missing_data_is_not_folded_away():

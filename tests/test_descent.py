@@ -1,7 +1,7 @@
 """Steps in one loop and step by step walk the same path; bad steps are found; gradients are unbiased."""
 
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import pyro
@@ -11,6 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro_models import noise
 
+from probmodel.compiling import CompilingWarning
 from probmodel.inference import SVI, NonFiniteError
 from probmodel.inference.descent import ByLoop, ByStep, descent
 from probmodel.inference.minibatches import Batches, minibatches
@@ -39,18 +40,18 @@ def ways(optimizer, *, batch_size=None, dtype=torch.float64, guide=AutoNormal):
         with isolated(seed=0):
             model, fitted_guide, leaves = own(regression, None, guide, data(dtype))
         rows = data(dtype)
-        parts, order = Batches(rows.tensors(), ROWS), minibatches(rows, batch_size)
+        parts = Batches(rows.tensors(), ROWS)
         with isolated(seed=1):
-            first = next(order)
+            order = minibatches(rows, batch_size)
 
         def loss(*tensors, model=model, guide=fitted_guide, rows=rows):
             values = iter(tensors)
             return elbo(model, guide, rows.map(lambda _: next(values)))
 
-        gradient = Gradient(loss, list(leaves.values()), *parts.at(first))
-        way = descent(gradient, parts, chain([first], order), optimizer(list(leaves.values())))
+        gradient = Gradient(loss, list(leaves.values()), *parts.at(order.first))
+        way = descent(gradient, parts, order, optimizer(list(leaves.values())))
         if kind is ByStep:
-            way = ByStep(gradient, parts, chain([first], order), optimizer(list(leaves.values())))
+            way = ByStep(gradient, parts, order, optimizer(list(leaves.values())))
         assert type(way) is kind
         yield way
 
@@ -247,6 +248,39 @@ def test_minibatches_of_more_rows_than_are_given_take_all():
     rows = Dataset((noise(5),), size=20)
     with isolated(seed=0):
         assert next(minibatches(rows, 10)) is None
+
+
+def squared_distance(x, target):
+    return ((x - target) ** 2).sum()
+
+
+def test_half_precision_is_left_to_the_numbers_of_pytorchs_adam():
+    for dtype, kind in ((torch.float32, ByLoop), (torch.bfloat16, ByStep)):
+        x = torch.zeros(3, dtype=dtype, requires_grad=True)
+        with isolated(seed=0):
+            gradient = Gradient(partial(squared_distance, x), [x], torch.ones(3, dtype=dtype))
+            rows = Dataset((torch.ones(3, dtype=dtype),))
+            optimiser = torch.optim.Adam([x], lr=0.1)
+            way = descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimiser)
+            assert type(way) is kind
+            assert getattr(way, "whole", None) is None
+            way.advance(60)
+        assert (x.detach() - 1).abs().max() < 0.2
+
+
+def test_a_refused_step_leaves_the_gradient_compiled(monkeypatch):
+    *_, way = ways(partial(torch.optim.Adam, lr=0.03))
+
+    def fail():
+        raise RuntimeError("no compiler here")
+
+    library = way.gradient.native
+    monkeypatch.setattr(way.whole.native, "_library", fail)
+    monkeypatch.setattr(library, "_library", lambda: lambda *tensors: library.function(*tensors))
+    with pytest.warns(CompilingWarning, match="no compiler here"):
+        way.compile()
+    assert way.compiled
+    assert way.running is None
 
 
 def test_parameters_the_optimiser_does_not_hold_stay():

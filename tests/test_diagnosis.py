@@ -1,6 +1,7 @@
 """Diagnosis: numbers with an exact answer, and verdicts on fits whose fault is known."""
 
 import math
+import re
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -15,11 +16,13 @@ from torch.optim import Adam
 
 import probmodel as pb
 from probmodel.diagnosis.complexity import complexity
+from probmodel.diagnosis.convergence import _optimisation
 from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.lanczos import DENSE_LIMIT, spectrum
 from probmodel.diagnosis.overfitting import MATERIAL, leave_one_out
 from probmodel.protocols import Dataset, Posterior
 from probmodel.tracing import isolated
+from probmodel.trend import fall
 
 LADDER = {0: -56.394, 1: -26.829, 2: -28.613, 3: -6.513, 4: -7.874, 5: -8.941, 6: -10.044, 10: -15.033, 15: -19.143}
 """Degree → log evidence, from the literature of the project (closed form)."""
@@ -400,6 +403,38 @@ def test_a_descent_that_is_far_from_its_end_has_failed(slope, flag):
     falling = (1_000 - slope * np.arange(500.0)).tolist()
     fit = replace(by_hand(1.0, 1.0, 1.0, 1.0), info={"losses": falling, "plateau": False})
     assert pb.diagnose(fit)["plateau"].flag == flag
+
+
+def verdicts(slope, *, noise, steps=2_000):
+    """Flags of the plateau, over fifty fits that go on, with a line and white noise as their losses."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        losses = (1_000 - slope * np.arange(steps) + noise * rng.normal(size=steps)).tolist()
+        fit = replace(by_hand(1.0, 1.0, 1.0, 1.0), info={"losses": losses, "plateau": False})
+        (found,) = (each for each in _optimisation(fit) if each.name == "plateau")
+        yield found
+
+
+def test_noise_in_the_last_steps_is_no_failure_and_a_rise_is_no_fall():
+    """A tenth of the steps, 200, is laid a line through; noise of 20 nats gives its fall an error of 5."""
+    found = list(verdicts(0.0, noise=20.0))
+    assert sum(each.flag == Verdict.FAILED for each in found) <= 3  # 1 in 40 by chance, of which half exceed a nat.
+    assert all("fell by -" not in each.message for each in found)
+    assert any(re.search(r"fell by 0\.0 ± [45]\.\d nats", each.message) for each in found)
+
+
+def test_a_fall_beyond_the_noise_fails():
+    assert all(each.flag == Verdict.FAILED for each in verdicts(0.2, noise=20.0))
+    assert all(each.flag == CAUTION for each in verdicts(0.002, noise=0.02))
+
+
+def test_a_fall_is_as_far_off_as_its_standard_error_says():
+    rng = np.random.default_rng(1)
+    falls = [fall((3 - 0.1 * np.arange(60) + rng.normal(size=60)).tolist()) for _ in range(400)]
+    errors = [(each.size - 5.9) / each.stderr for each in falls]
+    assert abs(np.mean(errors)) < 4 / 20
+    assert 0.9 < np.std(errors) < 1.1
+    assert not fall([5.0, 1.0]).exceeds(0.0)
 
 
 def test_divergent_transitions_fail_in_numbers_and_caution_when_few():

@@ -1,5 +1,7 @@
 """Features of signals, images and volumes come from the same code; each pooling is torch's own."""
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -156,3 +158,12 @@ def test_gradients_through_half_precision_reach_float32_weights_and_trace():
 def test_half_precision_refuses_what_it_cannot_shorten():
     with isolated(seed=0), pytest.raises(ValueError, match=r"data\.to\(torch\.float32\)"):
         HalfPrecision(MLP(3, 2).double())(torch.zeros(4, 3, dtype=torch.float64))
+    for dtype in (torch.int64, torch.bool):
+        with pytest.raises(ValueError, match=rf"got {dtype}, in which features cannot be returned; .+x\.float\(\)"):
+            inspect.unwrap(HalfPrecision.forward)(HalfPrecision(Identity()), torch.ones(4, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("network", [torch.relu, MLP, None])
+def test_half_precision_refuses_what_is_no_network(network):
+    with pytest.raises(TypeError, match=r"expected a network that is an nn\.Module, got .+; pass one that is built"):
+        inspect.unwrap(HalfPrecision.__init__)(HalfPrecision(Identity()), network)

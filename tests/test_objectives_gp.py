@@ -1,7 +1,9 @@
 """Exact and sparse Gaussian processes: value and every gradient against GPyTorch, scikit-learn and the dense normal."""
 
+import inspect
 import itertools
 import warnings
+from functools import partial
 
 import gpytorch
 import numpy as np
@@ -19,11 +21,13 @@ from gpytorch.means import ConstantMean, LinearMean, ZeroMean
 from gpytorch.utils.warnings import NumericalWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.objectives import gaussian_process, positive_definite
 from probmodel.objectives.gaussian_process import gp_log_marginal
 from probmodel.objectives.positive_definite import inverted_in_place
-from probmodel.objectives.sparse_gaussian_process import svgp_elbo
+from probmodel.objectives.sparse_gaussian_process import LADDER, _interpolated, svgp_elbo
+from probmodel.objectives.stationary_kernels import stationary, stationary_covariance
 from probmodel.tracing import Gradient, TracingWarning, trace
 from tests.refusals import refused
 
@@ -239,10 +243,10 @@ def test_gradients_are_exact_to_rounding_from_explicit_differences(name):
     assert_same(found, exact.log_prob(y), [x, *parameters(mean, kernel, likelihood)], 1e-10)
 
 
-def slowly(kernel, x):
+def slowly(kernel, x, other=None):
     """The covariance from differences, exact for near rows, with slope 0 where they are equal."""
     scale, base = (kernel.outputscale, kernel.base_kernel) if type(kernel) is ScaleKernel else (1.0, kernel)
-    r2 = ((x[:, None] - x) / base.lengthscale).square().sum(2)
+    r2 = ((x[:, None] - (x if other is None else other)) / base.lengthscale).square().sum(2)
     if type(base) is RBFKernel:
         return scale * torch.exp(-0.5 * r2)
     same = r2 == 0
@@ -295,6 +299,8 @@ def bad_calls():
     x, y = problem()
     u, loc, scale = variational()
     rbf, gaussian = RBFKernel(), GaussianLikelihood()
+    with torch.random.fork_rng():  # Its first weights are drawn.
+        other = LinearMean(D)
     nan = torch.where(torch.arange(N) == 3, float("nan"), y)
     exact = {
         "y is a column": (rbf, gaussian, x, y[:, None]),
@@ -316,7 +322,13 @@ def bad_calls():
         "fewer values": (u, loc[1:], scale, N),
         "not square": (u, loc, scale[1:], N),
         "other type": (u.float(), loc, scale, N),
+        "a scale of 0": (u, loc, scale * (torch.arange(M) != 2), N),
+        "a scale that is no number": (u, loc, scale * torch.where(torch.arange(M) == 2, float("nan"), 1.0), N),
     }
+    yield pytest.param(lambda: gp_log_marginal(other, rbf, gaussian, x, y), id="a mean of another type")
+    yield pytest.param(
+        lambda: svgp_elbo(other, rbf, gaussian, u, loc, scale, x, y, N), id="a mean of another type, sparse"
+    )
     for name, (kernel, likelihood, a, b) in exact.items():
         yield pytest.param(lambda k=kernel, q=likelihood, a=a, b=b: gp_log_marginal(ZeroMean(), k, q, a, b), id=name)
     for name, (*q, size) in sparse.items():
@@ -327,6 +339,37 @@ def bad_calls():
 def test_bad_input_is_refused_with_expected_got_and_remedy(call):
     with refused():
         call()
+
+
+@pytest.mark.parametrize("position", range(2))
+def test_numpy_arrays_are_refused_with_a_remedy(position):
+    """Annotations, which are checked in tests only, would refuse them first."""
+    rows = [x.numpy() if i == position else x for i, x in enumerate(problem())]
+    modules, q = (ZeroMean(), RBFKernel(), GaussianLikelihood()), variational()
+    message = rf"expected {'xy'[position]} as a PyTorch tensor, got numpy.ndarray; give torch.as_tensor"
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(gp_log_marginal)(*modules, *rows)
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(svgp_elbo)(*modules, *q, *rows, N)
+    with pytest.raises(TypeError, match=r"expected q_loc as a PyTorch tensor, got numpy\.ndarray; give"):
+        inspect.unwrap(svgp_elbo)(*modules, q[0], q[1].detach().numpy(), q[2], *problem(), N)
+
+
+@pytest.mark.parametrize("likelihood", [BernoulliLikelihood, StudentTLikelihood])
+def test_the_exact_marginal_refuses_other_likelihoods_and_names_the_sparse_bound(likelihood):
+    x, y = problem()
+    message = rf"expected a GaussianLikelihood .+, got {likelihood.__name__}; .+ use svgp_elbo"
+    with pytest.raises(TypeError, match=message):
+        inspect.unwrap(gp_log_marginal)(ZeroMean(), RBFKernel(), likelihood(), x, y)
+
+
+def test_any_kernel_of_a_higher_precision_follows_the_data():
+    x, y = problem(dtype=torch.float32)
+    mean, kernel, likelihood = shaken(ZeroMean(), KERNELS["product"](), GaussianLikelihood())
+    q = (tensor.detach().float() for tensor in variational())
+    for found in (gp_log_marginal(mean, kernel, likelihood, x, y), svgp_elbo(mean, kernel, likelihood, *q, x, y, N)):
+        assert found.dtype == torch.float32
+        assert found.isfinite()
 
 
 def sparse_pair(mean, kernel, likelihood, x, y, size):
@@ -457,3 +500,114 @@ def test_a_traced_bound_is_nan_where_the_covariance_is_not_positive_definite():
         program = trace(loss, u.detach())
     assert program.run(*program.detached, u.detach()).isfinite()
     assert program.run(*program.detached, u.detach()[:1].expand(M, D)).isnan()
+
+
+JITTER = torch.tensor(1e-3, dtype=torch.float64)
+
+
+def indefinite(rung):
+    """[Kuu, Kux] with a smallest eigenvalue of −half of what the rung adds."""
+    rows = torch.randn(M, M + 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(rows[:, :M] @ rows[:, :M].mT + torch.eye(M))
+    values[0] = -0.5 * LADDER[rung] * JITTER
+    return torch.cat([vectors @ torch.diag(values) @ vectors.mT, rows[:, M:]], 1)
+
+
+@pytest.mark.parametrize("rung", range(4))
+def test_a_traced_bound_climbs_the_same_ladder_with_finite_gradients(rung):
+    """The eager branch warns, the recorded one only adds."""
+    jitter, k = JITTER, indefinite(rung)
+    _, loc, scale = (tensor.detach() for tensor in variational())
+
+    def loss(k, jitter, loc, scale):
+        return torch.cat(_interpolated(k, jitter, loc, scale)).sum()
+
+    start = torch.cat([torch.eye(M, dtype=torch.float64), k[:, M:]], 1)
+    program = trace(loss, start, jitter, loc, scale)
+    inputs = [tensor.clone().requires_grad_() for tensor in (k, jitter, loc, scale)]
+    found = program.run(*inputs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        exact = loss(*inputs)
+    assert len(caught) == (rung > 0)
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=0.0)
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(exact, inputs), strict=True):
+        assert ours.isfinite().all()
+        # Of a symmetric argument only the symmetric part of a gradient is defined.
+        ours, theirs = (torch.cat([g[:, :M] + g[:, :M].mT, g[:, M:]], 1) if g.dim() == 2 else g for g in (ours, theirs))
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8 * float(theirs.abs().max()))
+    k[:M, :M] -= 10.0 * LADDER[-1] * jitter * torch.eye(M)
+    assert program.run(k, jitter, loc, scale).isnan()
+
+
+@pytest.mark.compiles
+def test_compiled_code_climbs_the_ladder():
+    k = torch.cat([torch.eye(M, dtype=torch.float64), indefinite(2)[:, M:]], 1).requires_grad_()
+    _, loc, scale = (tensor.detach() for tensor in variational())
+
+    def loss(jitter):
+        return torch.cat(_interpolated(k, jitter, loc, scale)).sum()
+
+    compiled = Gradient(loss, [k], JITTER)
+    compiled.compile()
+    assert compiled.native.compiled
+    k.data.copy_(indefinite(2))
+    value, (slope,) = compiled(JITTER)
+    with pytest.warns(NumericalWarning, match="jitter of 100 ×"):
+        exact = loss(JITTER)
+    torch.testing.assert_close(value, exact.detach(), rtol=1e-9, atol=0.0)
+    (exact_slope,) = torch.autograd.grad(exact, k)
+    torch.testing.assert_close(slope[:, M:], exact_slope[:, M:], rtol=1e-6, atol=1e-8)
+    assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("columns", [2, 6])
+@pytest.mark.parametrize("build", [RBFKernel, *(partial(MaternKernel, nu) for nu in (0.5, 1.5, 2.5))])
+def test_a_recorded_covariance_has_the_second_derivative_of_gpytorch(build, columns):
+    generator = torch.Generator().manual_seed(3)
+    a, b, weights = (torch.randn(n, columns, generator=generator, dtype=torch.float64) for n in (4, 5, 4))
+    weights = weights @ weights.new_ones(columns, 5)
+    kernel = build().double()
+    kernel.lengthscale = torch.tensor(1.3, dtype=torch.float64)
+    shape, lengthscale = stationary(kernel).shape, kernel.lengthscale.detach()
+
+    def ours(a, b, scale):
+        return stationary_covariance(shape, a / scale, b / scale)
+
+    recorded = make_fx(ours)(a, b, lengthscale)
+    inputs = [tensor.clone().requires_grad_() for tensor in (a, b, lengthscale)]
+    torch.testing.assert_close(recorded(*inputs), kernel(a, b).to_dense(), rtol=1e-10, atol=1e-12)
+    with torch.random.fork_rng():
+        assert torch.autograd.gradcheck(recorded, inputs)
+        assert torch.autograd.gradgradcheck(recorded, inputs)
+
+    def curvature(function):
+        return torch.autograd.functional.hessian(lambda a: (weights * function(a)).sum(), a)
+
+    # GPyTorch's distance for Matérn kernels has no second derivative.
+    theirs = curvature(lambda a: kernel(a, b).to_dense() if build is RBFKernel else slowly(kernel, a, b))
+    torch.testing.assert_close(curvature(lambda a: recorded(a, b, lengthscale)), theirs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("columns", [2, 6])
+@pytest.mark.parametrize(
+    ("build", "slope"), [(RBFKernel, -0.5), (partial(MaternKernel, 1.5), -1.5), (MaternKernel, -5 / 6)]
+)
+def test_a_recorded_covariance_curves_at_equal_rows(build, slope, columns):
+    """There d²k / da² = 2 ∂k/∂r² I: a mask of r² would lose it, a root of r² make it NaN."""
+    a = torch.randn(3, columns, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    shape = stationary(build()).shape
+    recorded = make_fx(lambda a, b: stationary_covariance(shape, a, b))(a, a.clone())
+    curved = torch.autograd.functional.hessian(lambda x: recorded(torch.cat([x[None], a[1:]]), a)[0, 0], a[0])
+    torch.testing.assert_close(curved, 2.0 * slope * torch.eye(columns, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+
+
+def test_a_recorded_bound_has_a_second_derivative():
+    mean, kernel, likelihood = shaken(ConstantMean(), KERNELS["matern 5/2"](), GaussianLikelihood())
+    x, y = problem(n=6)
+    _, loc, scale = (tensor.detach() for tensor in variational(3))
+    modules = [module.requires_grad_(False) for module in (mean, kernel, likelihood)]
+    u = variational(3)[0].detach()
+    program = trace(lambda u: svgp_elbo(*modules, u, loc, scale, x, y, 9), u)
+    with torch.random.fork_rng():
+        assert torch.autograd.gradgradcheck(program.run, (u.requires_grad_(),))

@@ -15,9 +15,10 @@ from torch import nn
 from torch.distributions import constraints
 from torch.func import vmap
 
+from probmodel.graphs import lifted
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.svi import SVI
-from probmodel.ownership import own, parameters
+from probmodel.ownership import own, parameters, placed
 from probmodel.protocols import Dataset
 from probmodel.tracing import Gradient, Program, TracingWarning, bytes_per_call, isolated, trace
 
@@ -52,6 +53,17 @@ def test_draws_under_vmap_are_independent_normals():
     assert abs(draws.var() - 1) < 4 * (2 / 4_000) ** 0.5
     lagged = (draws[1:] * draws[:-1]).mean()
     assert abs(lagged) < 4 / 4_000**0.5
+
+
+def test_noise_like_a_tensor_is_drawn_anew_each_time():
+    x = torch.zeros(4_000, dtype=torch.float64)
+    traced = trace(lambda x: ((x + torch.randn_like(x)) * (x + torch.randn_like(x))).mean(), x)
+    with isolated(seed=0):
+        found = [float(lifted(traced.run).graph(x)) for _ in range(2)]
+        batch = vmap(traced.run, randomness="different")(x.expand(50, 4_000))
+    for products in (found, batch.tolist()):  # 1, had both been the same noise.
+        assert max(map(abs, products)) < 5 / 4_000**0.5
+    assert len(batch.unique()) == 50
 
 
 def test_the_graph_holds_no_draw_of_the_tracing_itself():
@@ -289,6 +301,24 @@ def test_model_and_guide_share_what_they_shared():
     assert {name.split(".")[0] for name in leaves} == {"model"}  # Each parameter once.
     assert parameters(copied).keys() == {"model.networks.0.network.weight", "model.networks.0.network.bias"}
     assert set(map(id, parameters(copied).values())) == set(map(id, parameters(model).values()))
+
+
+def test_data_of_whole_numbers_leave_a_model_in_its_own_precision():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Linear(1, 1).double()
+
+        def forward(self, y):
+            with pyro.plate("rows", len(y)):
+                pyro.sample("y", dist.Poisson(self.network(y.double()[:, None])[:, 0].exp()), obs=y)
+
+    counts = Dataset((torch.tensor([1, 2, 3]),), size=3)
+    with isolated(seed=0):
+        holder = Counts()
+        _, _, leaves = own(holder, None, AutoNormal, counts)
+        assert placed(holder, counts) is holder
+    assert {leaf.dtype for name, leaf in leaves.items() if name.startswith("model")} == {torch.float64}
 
 
 def test_a_parameter_of_a_function_keeps_its_value_and_constraint():

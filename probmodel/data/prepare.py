@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from probmodel.form import check_form
+from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset
 
 ROUNDING = 8.0
@@ -101,7 +104,7 @@ def split(
         ValueError: data without rows, a minibatch, fewer than two rows, NaN or infinite values, a fraction that leaves
             a part empty; when stratifying, a wrong number of labels, one class only, or a class that cannot be in both.
     """
-    num_rows = _check_full(data)
+    num_rows, seed = _check_full(data), checked_seed(seed)
     if not 0 < test_fraction < 1:
         raise ValueError(f"expected 0 < test_fraction < 1, got {test_fraction}; give the share of rows to hold out")
     num_test = math.ceil(test_fraction * num_rows)
@@ -131,14 +134,17 @@ def one_hot(labels: Int[Tensor, "*rows"], num_classes: int) -> Int[Tensor, "*row
 
     Raises:
         ValueError: labels empty, not integers or out of range.
+        TypeError: labels that are no tensor.
     """
+    _check_tensor(labels, "labels")
+    num_classes = integer("num_classes", num_classes)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"expected integer labels, got {labels.dtype}; convert them with labels.long()")
     if labels.numel() == 0:
         raise ValueError("expected at least one label, got none; check how the data were read")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        remedy = "number the classes from 0 or raise num_classes"
+        remedy = "number the classes from 0" if low < 0 else f"number the classes from 0 or pass num_classes={high + 1}"
         raise ValueError(f"expected labels in 0 … {num_classes - 1}, got {low} … {high}; {remedy}")
     return torch.nn.functional.one_hot(labels.long(), num_classes)
 
@@ -152,6 +158,7 @@ def with_one_hot(data: Dataset, num_classes: int) -> Dataset:
     Raises:
         ValueError: no `y` among the keyword arguments; labels as in `one_hot`.
     """
+    check_form(data)
     if "y" not in data.kwargs:
         raise ValueError(
             f"expected labels under the name 'y', got {sorted(data.kwargs)}; give Dataset(args, {{'y': y}})"
@@ -178,9 +185,7 @@ def batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Itera
     Raises:
         ValueError: fewer than one row in the data or in a batch.
     """
-    if num_rows < 1 or batch_size < 1:
-        raise ValueError(f"expected num_rows and batch_size of 1 or more, got {num_rows} and {batch_size}; give counts")
-    return _endless(num_rows, batch_size, generator)
+    return _endless(integer("num_rows", num_rows), integer("batch_size", batch_size), generator)
 
 
 def _endless(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -207,7 +212,16 @@ def _check_finite(x: Tensor, name: str) -> None:
         raise ValueError(f"expected finite values in {name}, got {bad} NaN or infinite of {x.numel()}; {remedy}")
 
 
-def _check_scalable(train: Tensor, others: tuple[Tensor, ...]) -> None:
+def _check_tensor(x: Any, name: str) -> None:
+    if not isinstance(x, Tensor):
+        remedy = "give torch.as_tensor(array), or one tensor of a Dataset at a time"
+        raise TypeError(f"expected a tensor as {name}, got {type(x).__name__}; {remedy}")
+
+
+def _check_scalable(train: Any, others: tuple[Any, ...]) -> None:
+    _check_tensor(train, "train")
+    for x in others:
+        _check_tensor(x, "further rows")
     if train.dim() == 0 or len(train) < 2 or train.numel() == 0:
         raise ValueError(f"expected at least two rows in train, got shape {tuple(train.shape)}; give more data")
     for x in (train, *others):
@@ -220,10 +234,12 @@ def _check_scalable(train: Tensor, others: tuple[Tensor, ...]) -> None:
 
 
 def _check_full(data: Dataset) -> int:
+    check_form(data)
     tensors = data.tensors()
     if data.size is None or not tensors or tensors[0].dim() == 0:
         got = f"size={data.size} and {len(tensors)} tensors"
-        raise ValueError(f"expected data with rows, got {got}; give Dataset(args, kwargs, size=number of rows)")
+        rows = len(tensors[0]) if tensors and tensors[0].dim() else "number of rows"
+        raise ValueError(f"expected data with rows, got {got}; give Dataset(args, kwargs, size={rows})")
     if len(tensors[0]) != data.size:
         raise ValueError(f"expected all {data.size} rows, got {len(tensors[0])}; split before taking minibatches")
     if data.size < 2:

@@ -7,6 +7,7 @@ from probmodel.arviz_data import ess_bulk, rhat
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.evidence.weights import K_HAT_LIMIT, guide_weights, weighted_mean
 from probmodel.protocols import Evidence, Posterior
+from probmodel.trend import fall
 
 R_HAT_LIMIT = 1.01
 """Vehtari et al. (2021)."""
@@ -37,9 +38,13 @@ def _optimisation(posterior: Posterior) -> list[Finding]:
         found.append(finding("descent", losses[0] - tail.mean(), "the loss ends above its start", flag=Verdict.FAILED))
     if posterior.info.get("plateau", True):
         return [*found, finding("plateau", 1.0, "the loss has levelled out")]
-    fallen = -len(tail) * np.polyfit(range(len(tail)), tail, 1)[0] if len(tail) > 1 else 0.0
-    message = f"the loss is still falling, by {fallen:.1f} nats in the last tenth of the steps: more would lower it"
-    far = fallen > max(1.0, UNFINISHED * (posterior.data.size or 0))
+    fell = fall(tail.tolist())
+    error = f" ± {fell.stderr:.1f}" if np.isfinite(fell.stderr) else ""
+    message = (
+        f"the loss has not levelled out; it fell by {max(0.0, fell.size):.1f}{error} nats in the last tenth of the steps: "
+        "more would lower it"
+    )
+    far = fell.exceeds(max(1.0, UNFINISHED * (posterior.data.size or 0)))
     return [*found, finding("plateau", 0.0, message, flag=Verdict.FAILED if far else CAUTION)]
 
 

@@ -52,10 +52,11 @@ def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
 
 
 Moved = tuple[Tensor, Tensor, Tensor]
+"""Parameters, mean and mean square of the gradient."""
 
 
 def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Moved:
-    """Parameters, mean and mean square after one step down the slope, all of one shape."""
+    """One step down the slope, with the numbers that `rates` gives; all tensors of one shape."""
     shrink, size, root, first, second, epsilon, coupled = numbers
     slope = slope + coupled * parameters
     mean = mean + (1 - first) * (slope - mean)

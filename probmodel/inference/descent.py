@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from probmodel.compiling import Native, Tensors, repeat
 from probmodel.graphs import Lifted
 from probmodel.inference import adam
-from probmodel.inference.minibatches import Batches, Order
-from probmodel.inference.whole_step import WholeStep
+from probmodel.inference.minibatches import Batches, Order, Rows
+from probmodel.inference.whole_step import WholeStep, judged
+from probmodel.rounding import ROUNDING
 from probmodel.tracing import Gradient
 
 WINDOW = 100
@@ -36,7 +37,7 @@ class Advance(NamedTuple):
     """Whether such a step followed; the random state is then the one it began with, and so are the parameters without a
     finite gradient.
     """
-    rows: Int[Tensor, " B"] | None
+    rows: Rows
     """Its rows."""
 
 
@@ -73,7 +74,9 @@ def _adam(gradient: Gradient, optimizer: Optimizer) -> list[float] | None:
     if settings is None or held != {id(leaf) for leaf in gradient.leaves} or len(kinds) > 1:
         return None
     decays = any(settings[-2:]) and len(gradient.program.leaves) < len(held)  # Those that the loss never reads, too.
-    return settings if next(iter(kinds))[1] == "cpu" and not decays else None
+    dtype, device = next(iter(kinds))
+    # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
+    return settings if device == "cpu" and dtype in ROUNDING and not decays else None
 
 
 class ByLoop:
@@ -83,16 +86,15 @@ class ByLoop:
     way = "loop"
 
     def __init__(self, pure: Lifted, leaves: Tensors, batches: Batches, order: Order, settings: list[float]) -> None:
-        first = next(order)
-        self.batched, self.order = first is not None, chain([first], order)
+        self.batched, self.order = order.first is not None, order
         self.leaves = leaves
         self.state = adam.start(torch.cat([leaf.detach().reshape(-1) for leaf in self.leaves]))
         phi = self.state.parameters
         self.losses = phi.new_zeros(WINDOW)
-        self.rows = torch.zeros(WINDOW, 0 if first is None else len(first), dtype=torch.long)
+        self.rows = torch.zeros(WINDOW, 0 if order.first is None else len(order.first), dtype=torch.long)
         self.constants = (phi.new_tensor(settings), *pure.constants, *batches.tensors)
         self.native = Native(
-            _steps(pure, batches, self.leaves, self.batched),
+            _steps(pure, batches, self.leaves, batched=self.batched),
             (torch.tensor(2), *self.state, self.losses, self.rows, *self.constants),
             threads=1,
         )
@@ -128,7 +130,7 @@ class ByLoop:
         return losses[:count]
 
 
-def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], batched: bool) -> Callable[..., Tensors]:
+def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], *, batched: bool) -> Callable[..., Tensors]:
     """(count, *moments, losses, rows, settings, *constants of the graph, *data) → (*moments, losses)."""
     sizes, shapes, ends = [leaf.numel() for leaf in leaves], [leaf.shape for leaf in leaves], 2 + len(pure.constants)
 
@@ -137,17 +139,12 @@ def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], batched: bo
         constants, data = rest[: ends - 2], rest[ends - 2 :]
         parameters = [part.view(shape) for part, shape in zip(moments.parameters.split(sizes), shapes, strict=True)]
         index = rows.index_select(0, i.reshape(1)).reshape(-1) if batched else None
-        slopes, value = pure.graph(*constants, *parameters, *batches.at(index, data))
+        slopes, value = pure.graph(*constants, *parameters, *batches.among(data, index))
         slope = torch.cat([part.reshape(-1) for part in slopes])
         here = torch.arange(WINDOW, device=losses.device) == i
-        return (*adam.step(moments, slope, settings), torch.where(here, _judged(value, slope), losses))
+        return (*adam.step(moments, slope, settings), torch.where(here, judged(value, slope.sum()), losses))
 
     return lambda count, *tensors: repeat(count, step, tensors[:5], tensors[5:])
-
-
-def _judged(loss: Tensor, slope: Float[Tensor, " P"]) -> Tensor:
-    """The loss; NaN where its gradient is not finite. (Compilers fold 0 · ∞ into 0.)"""
-    return torch.where((loss + slope.sum()).isfinite(), loss, torch.nan)
 
 
 class ByStep:
@@ -157,9 +154,7 @@ class ByStep:
     way = "step"
 
     def __init__(self, gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> None:
-        first = next(order)
-        self.gradient, self.batches, self.optimizer = gradient, batches, optimizer
-        self.first, self.order = first, chain([first], order)
+        self.gradient, self.batches, self.order, self.optimizer = gradient, batches, order, optimizer
         self.leaves = gradient.leaves
         self.compiled = False
         self.running: WholeStep | None = None
@@ -170,14 +165,14 @@ class ByStep:
         return self.gradient.on_disk() if self.whole is None else self.whole.native.on_disk()
 
     def compile(self) -> None:
-        if self.whole is None:
-            self.gradient.compile()
-            self.compiled = self.gradient.native is not None and self.gradient.native.compiled
-            return
-        self.whole.native.compile()
-        if self.whole.native.compiled:
-            self.compiled = True
-            self.go_on_with(self.whole)
+        if self.whole is not None:
+            self.whole.native.compile()
+            if self.whole.native.compiled:
+                self.compiled = True
+                return self.go_on_with(self.whole)
+        self.gradient.compile()
+        self.compiled = self.gradient.native is not None and self.gradient.native.compiled
+        return None
 
     def go_on_with(self, whole: WholeStep) -> None:
         """From here on whole steps, in place of PyTorch's optimiser."""
@@ -188,9 +183,10 @@ class ByStep:
     def whole(self) -> WholeStep | None:
         """What can be compiled together: all of a step where the optimiser is an Adam."""
         settings = _adam(self.gradient, self.optimizer)
-        if self.gradient.graph is None or settings is None:
+        graph, leaves = self.gradient.graph, self.gradient.program.leaves
+        if graph is None or settings is None:
             return None
-        return WholeStep(self.gradient.graph, self.gradient.program.leaves, self.batches, self.first, settings)
+        return WholeStep(graph, leaves, self.batches, self.order.first, settings, self.optimizer)
 
     def advance(self, count: int) -> Advance:
         rows = list(islice(self.order, count))
@@ -204,7 +200,7 @@ class ByStep:
         self._restore(begin)
         return self._checked(rows)
 
-    def _checked(self, rows: Sequence[Tensor | None]) -> Advance:
+    def _checked(self, rows: Sequence[Rows]) -> Advance:
         losses: list[float] = []
         for index in rows:
             noise = _noise()
@@ -215,14 +211,14 @@ class ByStep:
             losses.append(found)
         return Advance(losses, False, None)
 
-    def _tried(self, index: Tensor | None) -> float:
+    def _tried(self, index: Rows) -> float:
         value, slopes = self.gradient(*self.batches.at(index))
         found = float(_marked(value, slopes))
         if math.isfinite(found):
             self._move(slopes)
         return found
 
-    def _step(self, index: Tensor | None) -> Tensor:
+    def _step(self, index: Rows) -> Tensor:
         value, slopes = self.gradient(*self.batches.at(index))
         self._move(slopes)
         return _marked(value, slopes)
@@ -256,6 +252,4 @@ def _set_noise(noise: tuple[Tensor, list[Tensor]]) -> None:
 
 
 def _marked(value: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-    """The loss; NaN where its gradient is not finite."""
-    norms = torch._foreach_norm([slope for slope in slopes if slope.numel()])
-    return value + 0 * torch.stack(norms).sum()
+    return judged(value, torch.stack([slope.sum() for slope in slopes]).sum())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from probmodel.conjugate import conjugate
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
+from probmodel.integers import checked_seed, integer
 from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
@@ -25,8 +26,7 @@ class Exact:
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise NotConjugateError where the posterior has no closed form."""
-        if self.num_draws < 1:
-            raise ValueError(f"num_draws needs 1 or more, got {self.num_draws}; raise it")
+        num_draws, seed = integer("num_draws", self.num_draws), checked_seed(seed)
         check_training(model, data)
         begin = time.perf_counter()
         model = placed(model, data)
@@ -34,7 +34,7 @@ class Exact:
         with isolated(seed):
             latents = sites(model, data).latents
         guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
-        draws = guide_draws(model, guide, data, self.num_draws, seed)
+        draws = guide_draws(model, guide, data, num_draws, seed)
         info = {
             "method": "Exact",
             "seed": seed,

@@ -8,6 +8,7 @@ import torch
 from probmodel.curvature import gaussian_at, mode
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide
+from probmodel.integers import checked_seed, integer
 from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
@@ -30,21 +31,19 @@ class Laplace:
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise ArithmeticError where no maximum with a negative definite Hessian is found."""
-        if min(self.num_draws, self.num_starts) < 1:
-            raise ValueError(
-                f"num_draws and num_starts need 1 or more, got {self.num_draws} and {self.num_starts}; raise them"
-            )
+        num_draws, num_starts = integer("num_draws", self.num_draws), integer("num_starts", self.num_starts)
+        seed = checked_seed(seed)
         check_training(model, data)
         begin = time.perf_counter()
         model = placed(model, data)
         target = make_target(model, data)
         with isolated(seed):
             latents = sites(model, data).latents
-        starts = target.sample_prior(self.num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
+        starts = target.sample_prior(num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
         modes = [mode(target, start) for start in starts]
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta)))
         guide = GaussianGuide(gaussian_at(target, best), latents)
-        draws = guide_draws(model, guide, data, self.num_draws, seed)
+        draws = guide_draws(model, guide, data, num_draws, seed)
         info = {
             "method": "Laplace",
             "seed": seed,

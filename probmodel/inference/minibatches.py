@@ -1,6 +1,7 @@
 """Minibatches drawn without replacement within an epoch (Robbins & Monro, 1951, ask only that they be unbiased)."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Int
@@ -9,8 +10,19 @@ from torch import Tensor
 from probmodel.compiling import Tensors
 from probmodel.protocols import Dataset
 
-Order = Iterator[Int[Tensor, " B"] | None]
-"""Endless minibatches of row numbers; None stands for all rows."""
+Rows = Int[Tensor, " B"] | None
+"""Row numbers of one minibatch; None stands for all rows."""
+
+
+class Order(Iterator[Rows]):
+    """Endless minibatches; the first can be looked at before it is taken."""
+
+    def __init__(self, batches: Iterator[Rows]) -> None:
+        self.first = next(batches)
+        self.batches = chain([self.first], batches)
+
+    def __next__(self) -> Rows:
+        return next(self.batches)
 
 
 class Batches:
@@ -20,14 +32,22 @@ class Batches:
         self.tensors = tuple(tensors)
         self.by_row = [bool(t.dim()) and len(t) == num_rows for t in self.tensors]
 
-    def at(self, rows: Int[Tensor, " B"] | None, tensors: Sequence[Tensor] | None = None) -> Tensors:
+    def at(self, rows: Rows) -> Tensors:
         """The tensors of one step."""
-        pairs = zip(self.by_row, tensors or self.tensors, strict=True)
+        return self.among(self.tensors, rows)
+
+    def among(self, tensors: Sequence[Tensor], rows: Rows) -> Tensors:
+        """The same of other tensors in the place of these."""
+        pairs = zip(self.by_row, tensors, strict=True)
         return tuple(t if rows is None or not by_row else t.index_select(0, rows) for by_row, t in pairs)
 
 
 def minibatches(data: Dataset, batch_size: int | None) -> Order:
-    """Endless row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
+    """Row numbers: each epoch a fresh permutation, the incomplete last batch left out so that all are unbiased."""
+    return Order(_endless(data, batch_size))
+
+
+def _endless(data: Dataset, batch_size: int | None) -> Iterator[Rows]:
     rows = data.num_rows
     if batch_size is None or rows is None or batch_size >= rows:
         while True:

@@ -1,7 +1,7 @@
 """The no-U-turn sampler, all chains in one compiled loop (Hoffman & Gelman, 2014; Betancourt, 2017)."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from probmodel.inference import adaptation, tree
 from probmodel.inference.adaptation import Adaptation, Schedule
 from probmodel.inference.chains import Sampled, check_settings, posterior
 from probmodel.inference.recording import Recording, chain_gradient
+from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset, Model, Posterior, Target
 
 LEAPFROGS = 10
@@ -52,14 +53,15 @@ class NUTS:
             ValueError: for settings that cannot work, a model without latents, or one for which no prior draw has a
                 finite density and gradient.
         """
-        counts = {
-            "num_samples": self.num_samples,
-            "num_warmup": self.num_warmup,
-            "num_chains": self.num_chains,
-            "max_tree_depth": self.max_tree_depth,
-        }
-        check_settings(counts, self.target_accept)
-        return posterior("NUTS", partial(_sample, self), model, data, self.num_chains, seed)
+        settings = replace(
+            self,
+            num_samples=integer("num_samples", self.num_samples),
+            num_warmup=integer("num_warmup", self.num_warmup),
+            num_chains=integer("num_chains", self.num_chains),
+            max_tree_depth=integer("max_tree_depth", self.max_tree_depth),
+        )
+        check_settings({}, self.target_accept)
+        return posterior("NUTS", partial(_sample, settings), model, data, settings.num_chains, checked_seed(seed))
 
 
 def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Sampled:

@@ -136,10 +136,10 @@ class Recording:
         if self.compiled or self.native.refused:
             return
         begin = time.perf_counter()
-        compile_, why = self._plan(remaining, wish)
-        if compile_ or self.steps <= self.window:  # Later estimates are of the last steps only.
-            self.why = why
-        if compile_:
+        chosen = self._plan(remaining, wish)
+        if chosen.compile or self.steps <= self.window:  # Later estimates are of the last steps only.
+            self.why = chosen.reason
+        if chosen.compile:
             bar.set_postfix_str("compiling")
             self.native.compile()
             bar.set_postfix_str("")

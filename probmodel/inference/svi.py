@@ -3,9 +3,8 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +17,21 @@ from tqdm.auto import tqdm
 
 from probmodel.compiling import Plan, plan
 from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.descent import WINDOW, Descent, descent
+from probmodel.inference.descent import WINDOW, descent
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.minibatches import Batches, minibatches
+from probmodel.inference.optimizers import one_step_a_call, optimizer_of
+from probmodel.integers import checked_seed, integer
 from probmodel.objectives.elbo import elbo
 from probmodel.ownership import own
 from probmodel.protocols import Dataset, Model, Objective, Posterior
 from probmodel.sites import first_bad_site
 from probmodel.target import check_training
 from probmodel.tracing import Gradient, isolated, spawn
+from probmodel.trend import Fall, fall
 
+SPAN = 5 * WINDOW
+"""Steps that the line through the loss is laid through."""
 TRIAL_STEPS = 20
 """Uncompiled steps whose time decides whether to compile."""
 
@@ -43,13 +47,23 @@ class NonFiniteError(ArithmeticError):
 class SVI:
     """Minimise an objective over the parameters of a model and its guide.
 
+    A schedule of the learning rate is stepped by a hook on its optimiser; the fit then runs one step a call:
+
+    >>> def halving(parameters):
+    ...     optimizer = torch.optim.Adam(parameters, lr=0.1)
+    ...     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=500, gamma=0.5)
+    ...     optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    ...     return optimizer
+    >>> settings = SVI(optimizer=halving)
+
     Args:
         num_steps: gradient steps at most.
-        batch_size: rows a step, drawn without replacement within an epoch; None takes all rows.
+        batch_size: rows a step, drawn without replacement within an epoch; None takes all rows, and so does, with a
+            warning, a number above them.
         guide: the guide; None takes the one the model brings, else `autoguide(model)`.
         autoguide: makes a guide for a model without one; Pyro's mean-field normal by default.
         objective: (model, guide, data) → loss in nats.
-        optimizer: parameters → torch optimiser; Adam with rate 0.003 by default.
+        optimizer: parameters → torch optimiser of all of them; Adam with rate 0.003 by default.
         patience: stop once this many windows of 100 steps in a row show no significant descent; None never stops early.
         num_draws: draws of the guide to keep.
         compile: compile the step; None compiles where a few timed steps say that it pays.
@@ -78,19 +92,21 @@ class SVI:
             NonFiniteError: when the loss or a gradient stops being finite, naming the first bad site.
         """
         check_training(model, data)
-        _check_settings(self, data)
+        seed, settings = checked_seed(seed), _checked(self, data)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
-            fitted, guide, leaves = own(model, self.guide, self.autoguide, data)
+            fitted, guide, leaves = own(model, settings.guide, settings.autoguide, data)
         with isolated(spawn(seed, 1)):
-            outcome = _descend(self, fitted, guide, leaves, data)
-            if not outcome.plateau and self.patience is not None and self.num_steps >= 5 * WINDOW:
+            outcome = _descend(settings, fitted, guide, leaves, data)
+            if not outcome.plateau and settings.patience is not None and settings.num_steps >= SPAN:
+                fell = _fall(outcome.losses)
                 warnings.warn(
-                    f"SVI: the loss was still falling after {self.num_steps:,} steps; raise num_steps",
+                    f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {fell.size:,.2f} ± "
+                    f"{fell.stderr:,.2f} nats in the last {SPAN}; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            draws = guide_draws(fitted, guide, data, self.num_draws, spawn(seed, 2))
+            draws = guide_draws(fitted, guide, data, settings.num_draws, spawn(seed, 2))
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)
@@ -109,7 +125,6 @@ class Outcome(NamedTuple):
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
     batches, order = Batches(data.tensors(), data.num_rows), minibatches(data, settings.batch_size)
-    first = next(order)
 
     def loss(*tensors: Tensor) -> Tensor:
         return settings.objective(model, guide, _with_tensors(data, tensors))
@@ -117,19 +132,22 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     if not leaves:
         with torch.no_grad():
             return Outcome([float(loss(*data.tensors()))], True, False, None, "nothing to fit")
-    gradient = Gradient(loss, list(leaves.values()), *batches.at(first))
-    way = descent(gradient, batches, chain([first], order), settings.optimizer(list(leaves.values())))
+    optimizer = optimizer_of(settings.optimizer, leaves)
+    gradient = Gradient(loss, list(leaves.values()), *batches.at(order.first))
+    way = descent(gradient, batches, order, optimizer)
     losses: list[float] = []
-    quiet, seconds = 0, 0.0
-    chosen = Plan(bool(settings.compile), "too few steps to time" if settings.compile is None else "as asked")
+    quiet, seconds, tried = 0, 0.0, False
+    chosen = _wish(settings, gradient)
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         while len(losses) < settings.num_steps:
-            if losses and settings.compile is None and not way.compiled:
-                later = _plan(way, seconds / len(losses), settings.num_steps - len(losses), gradient)
+            if losses and settings.compile is None and gradient.graph is not None and not tried:
+                later = plan(seconds / len(losses) * (settings.num_steps - len(losses)) * way.saved, way.on_disk)
                 chosen = later if later.compile or len(losses) == TRIAL_STEPS else chosen
-            if chosen.compile and not way.compiled:
+            if chosen.compile and not tried:
+                tried = True
                 bar.set_postfix_str("compiling")
                 way.compile()
+                bar.set_postfix_str("")
             trial = not losses and not way.compiled
             goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
             begin = time.perf_counter()
@@ -150,7 +168,9 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     for leaf in leaves.values():
         leaf.grad = None
     reason = "refused by the compiler" if chosen.compile and not way.compiled else chosen.reason
-    execution = f"{_WAYS[way.way, way.compiled]}: {gradient.program.reason or reason}"
+    apart = way.way == "step" and gradient.graph is not None
+    why = f" ({one_step_a_call(gradient, optimizer)})" if apart else ""
+    execution = f"{_WAYS[way.way, way.compiled]}{why}: {reason}"
     return Outcome(losses, not descends(losses), way.compiled, gradient.program.reason, execution)
 
 
@@ -162,26 +182,26 @@ _WAYS = {
 }
 
 
-def _plan(way: Descent, seconds: float, remaining: int, gradient: Gradient) -> Plan:
+def _wish(settings: SVI, gradient: Gradient) -> Plan:
+    """Before any step is timed."""
     if gradient.graph is None:
         return Plan(False, gradient.program.reason or "no parameter is read")
-    return plan(remaining * seconds * way.saved, way.on_disk)
+    if settings.compile is None:
+        return Plan(False, "too few steps to time")
+    return Plan(settings.compile, "as asked")
 
 
-def descends(losses: list[float], span: int = 5 * WINDOW) -> bool:
-    """Whether a line through the last `span` losses falls by more than two standard errors of its slope.
+def descends(losses: list[float]) -> bool:
+    """Whether a line through the last 500 losses falls by more than two standard errors; True for fewer than 100.
 
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
     """
-    recent = np.asarray(losses[-span:])
-    if len(recent) < WINDOW:
-        return True
-    steps = np.arange(len(recent)) - (len(recent) - 1) / 2
-    slope = (steps @ recent) / (steps @ steps)
-    residual = recent - recent.mean() - slope * steps
-    stderr = np.sqrt(residual @ residual / (len(recent) - 2) / (steps @ steps))
-    return bool(slope < -2 * stderr)
+    return len(losses) < WINDOW or _fall(losses).exceeds(0.0)
+
+
+def _fall(losses: list[float]) -> Fall:
+    return fall(losses[-SPAN:])
 
 
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
@@ -197,16 +217,25 @@ def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dic
     )
 
 
-def _check_settings(settings: SVI, data: Dataset) -> None:
-    if settings.num_steps < 1 or settings.num_draws < 1:
-        raise ValueError(
-            f"num_steps and num_draws need 1 or more, got {settings.num_steps} and {settings.num_draws}; raise them"
-        )
-    if settings.batch_size is None:
-        return
-    if settings.batch_size < 1:
-        raise ValueError(f"batch_size needs 1 or more rows, got {settings.batch_size}; None takes all rows")
-    if data.size is None:
-        raise ValueError(
-            "batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size=number of rows)"
-        )
+def _checked(settings: SVI, data: Dataset) -> SVI:
+    """The settings with Python's integers."""
+    return replace(
+        settings,
+        num_steps=integer("num_steps", settings.num_steps),
+        num_draws=integer("num_draws", settings.num_draws),
+        patience=None if settings.patience is None else integer("patience", settings.patience),
+        batch_size=None
+        if settings.batch_size is None
+        else _batch_size(integer("batch_size", settings.batch_size), data),
+    )
+
+
+def _batch_size(size: int, data: Dataset) -> int:
+    rows = data.num_rows
+    if rows is None:
+        lengths = [len(tensor) for tensor in data.tensors() if tensor.dim()]
+        example = lengths[0] if lengths else "number of rows"
+        raise ValueError(f"batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size={example})")
+    if size > rows:
+        warnings.warn(f"SVI: batch_size={size} is above the {rows} rows; every step takes all of them", stacklevel=4)
+    return size

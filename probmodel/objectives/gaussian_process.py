@@ -1,7 +1,8 @@
 """Log marginal likelihood of a Gaussian process with its exact gradient (Rasmussen & Williams, 2006, ch. 2 and 5)."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihoo
 from gpytorch.means import Mean
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Module
 
 from probmodel.memory import refuse_above_memory
 from probmodel.objectives.positive_definite import (
@@ -45,36 +47,54 @@ def gp_log_marginal(
     For an RBF or Matérn kernel, under a `ScaleKernel` or not, dK is never formed: W_ij = G_ij ∂k/∂r² and matrix products
     give the gradient in all inputs and lengthscales.  Any other kernel is evaluated densely under autograd.  Gradients
     flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.  Priors
-    on parameters are not added.
+    on parameters are not added.  Parameters of another precision follow the data where GPyTorch's own code allows it.
 
     Args:
         mean: GPyTorch mean.
         kernel: GPyTorch kernel without batch dimensions.
-        likelihood: Gaussian, of one noise or of one for each row.
-        x: inputs, float32 or float64.
-        y: observations, of the same type.
+        likelihood: Gaussian, of one noise or of one for each row; others need `svgp_elbo`.
+        x: inputs (n, D), float32 or float64.
+        y: observations (n,), of the same type.
+
+    Returns:
+        Log density (), nats.
 
     Raises:
-        ValueError: shapes or types that differ, numbers that are not finite, or a covariance that is not positive
-            definite with the largest of `JITTERS` added.
+        TypeError: for anything but tensors, such as NumPy arrays, and for a likelihood without Gaussian noise.
+        ValueError: shapes or types that differ, numbers that are not finite, a mean or kernel of another precision that
+            cannot take x, or a covariance that is not positive definite with the largest of `JITTERS` added.
         MemoryError: before anything is allocated, where n × n matrices exceed the free memory.
 
     Reference:
         Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, eqs. (2.30) and (5.9).
     """
+    check_tensors({"x": x, "y": y})
     check_rows(kernel, x, y)
+    if not isinstance(likelihood, GaussianLikelihood | FixedNoiseGaussianLikelihood):
+        raise TypeError(
+            f"expected a GaussianLikelihood or FixedNoiseGaussianLikelihood, got {type(likelihood).__name__}; the exact "
+            "marginal is of Gaussian noise only, use svgp_elbo for any other likelihood"
+        )
     noise = noise_by_row(likelihood, y)
     parts = stationary(kernel)
     needed = (BUFFERS_OTHER if parts is None else BUFFERS) * len(y) ** 2 * y.element_size()
     what = f"an exact Gaussian process of {len(y):,} rows"
     refuse_above_memory(needed, y.device, what, "use a sparse Gaussian process such as svgp_elbo")
-    r = y - mean(x).to(y)
+    r = y - mean_at(mean, x)
     if parts is None:
         return _DenseLogMarginal.apply(dense(kernel, x), noise, r, torch.is_grad_enabled())
     # log N(r; s (k + Σ/s)): the outputscale leaves the n × n matrices.
     s = parts.outputscale.to(y)
     unit = _StationaryLogMarginal.apply(parts.scaled(x), noise / s, r / s.sqrt(), parts.shape, torch.is_grad_enabled())
     return unit - 0.5 * len(y) * s.log()
+
+
+def check_tensors(given: Mapping[str, object]) -> None:
+    """Raise a TypeError naming the first argument that is no tensor."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            got = f"{type(value).__module__}.{type(value).__name__}"
+            raise TypeError(f"expected {name} as a PyTorch tensor, got {got}; give torch.as_tensor({name})")
 
 
 def check_rows(kernel: Kernel, x: Tensor, y: Tensor) -> None:
@@ -108,17 +128,46 @@ def noise_by_row(
     return noise.to(y).expand(y.shape)
 
 
-def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
-    """The covariance matrix of a kernel that keeps one output for each input, under autograd.
+def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+    """The mean of each row, of x's type.
 
     Raises:
-        ValueError: for a kernel of several outputs.
+        ValueError: for a mean whose parameters' type keeps it from taking x.
     """
-    k = kernel(*inputs).to_dense()
+    with _explained_type(mean, x):
+        return mean(x).to(x)
+
+
+@contextmanager
+def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
+    """Around a call of a module: say so where its parameters are of another type than x and PyTorch objects."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        types = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
+        others = sorted(str(each) for each in types - {x.dtype})
+        if recording() or not others:
+            raise
+        raise ValueError(
+            f"expected parameters of type {x.dtype} as the data, got {type(module).__name__} with {', '.join(others)}; "
+            f"convert it by .to({x.dtype})"
+        ) from error
+
+
+def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
+    """The covariance matrix of a kernel that keeps one output for each input, of their type, under autograd.
+
+    Raises:
+        ValueError: for a kernel of several outputs, or whose parameters' type keeps it from taking the inputs.
+    """
+    with _explained_type(kernel, inputs[0]):
+        k = kernel(*inputs).to_dense()
     expected = (len(inputs[0]), len(inputs[-1]))
     if k.shape != expected:
         raise ValueError(f"expected a covariance {expected}, got {tuple(k.shape)}; use a kernel of one output")
-    return k
+    return k.to(inputs[0])
 
 
 class _Solved(NamedTuple):
@@ -191,7 +240,7 @@ def _covariance(slopes: Tensor | None, z: Tensor, shape: Shape) -> Tensor:
     k = z.new_empty(len(z), len(z))
     for rows in _panels(len(z)):
         right = slice(rows.start, None)
-        k[rows, right], slope = shape(squared_distances(z[rows], z[right]))
+        k[rows, right], slope = shape.with_slope(squared_distances(z[rows], z[right]))
         if slopes is not None:
             slopes[rows, right] = slope.triu_(1)
     k.diagonal().fill_(1.0)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from probmodel.objectives.gaussian_process import check_rows, dense, noise_by_row
+from probmodel.objectives.gaussian_process import check_rows, check_tensors, dense, mean_at, noise_by_row
 from probmodel.objectives.positive_definite import factorised, upper_factor
 from probmodel.objectives.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
 from probmodel.tracing import recording
@@ -40,32 +40,40 @@ def svgp_elbo(
         E[f] = m(x) + Aᵀ m,   Var[f] = k(x, x) − Σ A² + Σ (Tᵀ A)².
 
     As in GPyTorch's `VariationalStrategy`, `gpytorch.settings.variational_cholesky_jitter` (1e-6 in float64, 1e-4 in
-    float32) is added to the diagonal of Kuu and to the variances.  Priors on parameters are not added; gradients flow
-    into the parameters of mean, kernel and likelihood and into every tensor; there is no second derivative.
+    float32) is added to the diagonal of Kuu and to the variances; where Kuu needs more, the first multiple in `LADDER`
+    that does, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot warn, and gives NaN
+    where the largest does not do.  Priors on parameters are not added; gradients flow into the parameters of mean, kernel
+    and likelihood and into every tensor; there are second derivatives of a recorded graph only.
 
     Args:
         mean: GPyTorch mean.
         kernel: GPyTorch kernel without batch dimensions; RBF and Matérn kernels take the fast path.
         likelihood: GPyTorch likelihood of one latent function; Gaussian noise in closed form, others by their
             `expected_log_prob`, which is Gauss–Hermite quadrature where there is no closed form.
-        inducing: inputs of the inducing values.
-        q_loc: mean m of q(v).
-        q_scale_tril: T, of which only the lower triangle is read.
-        x: inputs of a minibatch, or of all rows.
-        y: their observations.
+        inducing: inputs (M, D) of the inducing values.
+        q_loc: mean m of q(v), (M,).
+        q_scale_tril: T, (M, M), of which only the lower triangle is read.
+        x: inputs (B, D) of a minibatch, or of all rows, float32 or float64.
+        y: their observations (B,).
         size: rows of the full data set.
 
+    Returns:
+        ELBO (), nats.
+
     Raises:
-        ValueError: shapes or types that differ, numbers that are not finite, a size below the rows given, or a Kuu
-            that is not positive definite with the largest jitter of `LADDER`.
+        TypeError: for anything but tensors, such as NumPy arrays.
+        ValueError: shapes or types that differ, numbers that are not finite, a mean or kernel of another precision that
+            cannot take x, a size below the rows given; unless a graph is recorded, a zero or NaN on the diagonal of T,
+            or a Kuu that is not positive definite with the largest jitter of `LADDER`.
 
     Reference:
         Hensman, Matthews & Ghahramani (2015), Scalable Variational Gaussian Process Classification, AISTATS.
     """
+    check_tensors({"inducing": inducing, "q_loc": q_loc, "q_scale_tril": q_scale_tril, "x": x, "y": y})
     check_rows(kernel, x, y)
     _check_inducing(inducing, q_loc, q_scale_tril, x, size)
     f_mean, f_var = _marginals(kernel, inducing, q_loc, q_scale_tril, x)
-    f_mean = f_mean + mean(x).to(x)
+    f_mean = f_mean + mean_at(mean, x)
     rows = _expected_log_likelihood(likelihood, y, f_mean, f_var)
     return rows.sum() * (size / len(y)) - _kl_to_standard(q_loc, q_scale_tril)
 
@@ -81,6 +89,12 @@ def _check_inducing(inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Te
         raise ValueError(f"expected inducing, q_loc and q_scale_tril of type {x.dtype}, got {got}; convert them")
     if size < len(x):
         raise ValueError(f"expected a size of {len(x)} or more, got {size}; give the rows of the full data set")
+    scale = q_scale_tril.detach().diagonal()
+    if not recording() and not (scale.abs() > 0.0).all():
+        raise ValueError(
+            f"expected q_scale_tril without zeros or NaN on its diagonal, got {int((~(scale.abs() > 0.0)).sum())}; take the "
+            "diagonal's exponential or softplus"
+        )
 
 
 def _marginals(
@@ -92,7 +106,7 @@ def _marginals(
     if parts is None:
         k = torch.cat([dense(kernel, inducing), dense(kernel, inducing, x)], 1)
         shift, excess = _interpolated(k, torch.full_like(k[0, 0], jitter), q_loc, q_scale_tril)
-        return shift, kernel(x, diag=True) + jitter + excess
+        return shift, kernel(x, diag=True).to(x) + jitter + excess
     # Covariances in units of the outputscale s, so that only vectors of length B are multiplied by it.
     s = parts.outputscale.to(x)
     zu = parts.scaled(inducing)
@@ -124,10 +138,25 @@ def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> t
     """(Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from [Kuu, Kux] with A = L⁻¹ Kux."""
     if not recording():
         return _Interpolated.apply(k, jitter, m, scale_tril)
-    kuu, kux = k[:, : len(m)], k[:, len(m) :]
-    u = upper_factor(kuu + jitter * torch.eye(len(m), dtype=k.dtype, device=k.device))
-    a = torch.linalg.solve_triangular(u.mT, kux, upper=False)
+    kuu, kux, eye = k[:, : len(m)], k[:, len(m) :], torch.eye(len(m), dtype=k.dtype, device=k.device)
+    u = upper_factor(kuu + _recorded_multiple(kuu, jitter) * jitter * eye)
+    a = torch.linalg.solve_triangular(u, eye, upper=True).mT @ kux
     return m @ a, (scale_tril.tril().mT @ a).square().sum(0) - a.square().sum(0)
+
+
+def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
+    """The first multiple of `LADDER` with which Kuu has a Cholesky factor, else the last, chosen inside a graph.
+
+    It is chosen before the factor that is differentiated: a choice among factors would pass on the NaN gradients of
+    those that failed.
+    """
+    chosen = kuu.new_full((), LADDER[-1])
+    for multiple in LADDER[:-1]:
+        # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once: later rungs cost next to nothing.
+        shift = torch.where(chosen < LADDER[-1], -2.0 * kuu[0, 0], multiple * jitter)
+        info = torch.linalg.cholesky_ex((kuu + torch.diag_embed(shift.expand(len(kuu)))).mT).info
+        chosen = torch.where(info == 0, multiple, chosen)
+    return chosen
 
 
 class _Interpolated(torch.autograd.Function):

@@ -10,11 +10,17 @@ from torch import Tensor
 
 from probmodel.tracing import recording
 
-Shape = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Squared distances r², overwritten, → (k, ∂k/∂r²) elementwise."""
-
 FEW_COLUMNS = 4
 """Up to which distances are summed column by column."""
+
+
+class Shape(NamedTuple):
+    """A kernel of unit variance as a function of squared distances r², elementwise."""
+
+    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """r², overwritten, → (k, ∂k/∂r²)."""
+    differentiable: Callable[[Tensor], Tensor]
+    """r² → k by operations whose derivatives of every order are finite where the kernel's are."""
 
 
 class Stationary(NamedTuple):
@@ -44,9 +50,9 @@ def stationary(kernel: Kernel) -> Stationary | None:
     scaled = type(kernel) is ScaleKernel
     base = kernel.base_kernel if scaled else kernel
     if type(base) is RBFKernel:
-        shape: Shape = rbf
+        shape = Shape(rbf, lambda r2: torch.exp(-0.5 * r2))
     elif type(base) is MaternKernel:
-        shape = {0.5: matern_1_2, 1.5: matern_3_2, 2.5: matern_5_2}[base.nu]
+        shape = _MATERN[base.nu]
     else:
         return None
     outputscale = kernel.outputscale if scaled else base.lengthscale.new_ones(())
@@ -83,6 +89,29 @@ def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
     return k, slope.mul_(decay).mul_(-5.0 / 6.0)
 
 
+def _exponential(r2: Tensor) -> Tensor:
+    """exp(−r) with slope 0 at r = 0."""
+    same = r2 == 0.0
+    return torch.where(same, 1.0, torch.exp(-torch.where(same, 1.0, r2).sqrt()))
+
+
+def _matern(a2: Tensor, slope: float, polynomial: Callable[[Tensor], Tensor]) -> Tensor:
+    """Covariances polynomial(a) exp(−a), and where a³ is below rounding its expansion 1 + slope · a².
+
+    There √ has no finite slope, and the slopes of the two factors cancel.
+    """
+    near = a2 <= torch.finfo(a2.dtype).eps ** (2 / 3)
+    a = torch.where(near, 1.0, a2).sqrt()
+    return torch.where(near, 1.0 + slope * a2, polynomial(a) * torch.exp(-a))
+
+
+_MATERN = {
+    0.5: Shape(matern_1_2, _exponential),
+    1.5: Shape(matern_3_2, lambda r2: _matern(3.0 * r2, -1 / 2, lambda a: 1.0 + a)),
+    2.5: Shape(matern_5_2, lambda r2: _matern(5.0 * r2, -1 / 6, lambda a: 1.0 + a + a * a / 3.0)),
+}
+
+
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
     """|a_i − b_j|² by one matrix product; what is below its rounding error is 0, as between equal rows.
 
@@ -94,17 +123,20 @@ def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float
     r2 = torch.addmm(b2, a, b.mT, alpha=-2.0).add_(a2[:, None])
     # Left to rounding, r of two equal rows would be √eps, and the slope of a cusp there arbitrary.
     rounding = 8.0 * torch.finfo(r2.dtype).eps * torch.maximum(a2.max(), b2.max())
-    return torch.where(r2 > rounding, r2, 0.0) if recording() else torch.threshold_(r2, float(rounding), 0.0)
+    if recording():  # The value 0 with the derivatives of r²: those of second order do not vanish at equal rows.
+        return r2 - torch.where(r2 > rounding, 0.0, r2.detach())
+    return torch.threshold_(r2, float(rounding), 0.0)
 
 
 def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
-    """k(|a_i − b_j|²), with a gradient that needs no n × m × D tensor."""
+    """k(|a_i − b_j|²), with a gradient that needs no n × m × D tensor.
+
+    A recorded graph is made of differentiable operations and has second derivatives as well.
+    """
     if not recording():
         return _Covariance.apply(a, b, shape)
     centre = a.mean(0).detach()
-    r2 = squared_distances(a - centre, b - centre)
-    k, slope = shape(r2.detach().clone())
-    return k + slope * (r2 - r2.detach())  # Of the value k, with the slope that is known.
+    return shape.differentiable(squared_distances(a - centre, b - centre))
 
 
 def refuse_second_derivative() -> None:
@@ -124,7 +156,7 @@ class _Covariance(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
         centre = a.mean(0)
         a, b = a - centre, b - centre
-        k, slope = shape(squared_distances(a, b))
+        k, slope = shape.with_slope(squared_distances(a, b))
         ctx.save_for_backward(a, b, slope)
         return k
 

@@ -1,0 +1,61 @@
+"""What a Dataset has to look like before anything reads it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from probmodel.integers import integer
+from probmodel.protocols import Dataset
+
+
+def check_form(data: Any) -> None:
+    """Raise for anything but a Dataset whose rows can be found.
+
+    >>> check_form(Dataset((np.zeros(3),), size=3))
+    Traceback (most recent call last):
+    TypeError: expected PyTorch tensors, got a NumPy array of shape (3,) as args[0]; give torch.as_tensor(array)
+
+    Raises:
+        TypeError: for another class, positional arguments that are no tuple, named ones that are no dict, arrays that are
+            no tensors, and rows hidden in a dict or list, of which no minibatch could be taken.
+        ValueError: for a size that is no integer.
+    """
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"expected a Dataset, got {type(data).__name__}; pass Dataset(args, kwargs, size=number of rows)"
+        )
+    if not isinstance(data.args, tuple | list):
+        raise TypeError(f"expected args as a tuple, got {_kind(data.args)}; pass Dataset((x,), ...) with a comma")
+    if not isinstance(data.kwargs, Mapping):
+        raise TypeError(f"expected kwargs as a dict, got {_kind(data.kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
+    if data.size is not None:
+        integer("size", data.size, least=0)
+    names = {f"args[{i}]": value for i, value in enumerate(data.args)}
+    names |= {f"kwargs[{name!r}]": value for name, value in data.kwargs.items()}
+    for name, value in names.items():
+        _check_value(name, value, data)
+
+
+def _check_value(name: str, value: Any, data: Dataset) -> None:
+    if isinstance(value, np.ndarray):
+        raise TypeError(
+            f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; give torch.as_tensor(array)"
+        )
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    rows = _first_rows(data.tensors() or inner)
+    hidden = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.dim() and len(tensor) == rows]
+    if data.size is not None and hidden:
+        raise TypeError(
+            f"expected rows in tensors, got {len(hidden)} of {rows} rows in a {type(value).__name__} as {name}, which no "
+            "minibatch is taken of; give each tensor as an argument of its own"
+        )
+
+
+def _first_rows(values: Any) -> int | None:
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), None)
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
