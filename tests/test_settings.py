@@ -19,6 +19,7 @@ ROWS = 12
 QUICK = {
     "SVI": pb.SVI(num_steps=5, num_draws=3, compile=False, progress=False),
     "NUTS": pb.NUTS(num_samples=8, num_warmup=8, num_chains=2, compile=False, progress=False),
+    "ChEES": pb.ChEES(num_samples=8, num_warmup=8, num_chains=4, compile=False, progress=False),
 }
 COUNTS = [
     ("SVI", "num_steps"),
@@ -29,6 +30,10 @@ COUNTS = [
     ("NUTS", "num_warmup"),
     ("NUTS", "num_chains"),
     ("NUTS", "max_tree_depth"),
+    ("ChEES", "num_samples"),
+    ("ChEES", "num_warmup"),
+    ("ChEES", "num_chains"),
+    ("ChEES", "max_leapfrogs"),
 ]
 
 

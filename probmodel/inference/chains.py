@@ -3,12 +3,11 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probmodel.arviz_data import rhat
@@ -26,6 +25,11 @@ R_HAT_LIMIT = 1.05
 """Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 DIVERGENT = 1000.0
 """Nats of energy error that mark a divergence (Stan's)."""
+SMALLEST_STEP = 1e-5
+"""Standard deviations: with a step below it a thousand leapfrogs cover a hundredth of one."""
+FEWEST_MOVES = 10
+"""Draws of which a chain that is not stuck accepts one at least."""
+NON_CENTRED = "write a centred hierarchy as a non-centred one (pyro.infer.reparam.LocScaleReparam)"
 
 
 class ConvergenceWarning(UserWarning):
@@ -47,11 +51,8 @@ class Sampled(NamedTuple):
     """From the first step to the last, compiling left out."""
 
 
-def check_settings(counts: Mapping[str, Any], target_accept: float) -> None:
-    """Raise ValueError for counts that are not whole numbers from 1, or an acceptance outside (0, 1)."""
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"expected {name} to be an integer, 1 or more, got {count!r}; pass one, as in {name}=4")
+def check_acceptance(target_accept: float) -> None:
+    """Raise ValueError for a target outside (0, 1)."""
     if not 0 < target_accept < 1:
         raise ValueError(f"expected target_accept between 0 and 1, got {target_accept}; the default suits most models")
 
@@ -83,7 +84,7 @@ def posterior(
         found = sample(target, theta)
     draws = by_site(target, found.theta)
     divergences = int(found.stats["diverging"].sum())
-    warn_if_untrusted(method, draws, divergences)
+    warn_if_untrusted(method, draws, divergences, int(is_stuck(found).sum()))
     info = {
         "method": method,
         "seed": seed,
@@ -148,16 +149,34 @@ def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:
     return {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
 
 
-def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int) -> None:
-    """Warn where chains disagree, one chain has no other to disagree with, or trajectories have diverged."""
+def is_stuck(found: Sampled) -> Bool[Tensor, " C"]:
+    """Chains whose draws are all the same, or whose step is too small to lead anywhere."""
+    unmoved = (found.theta == found.theta[:, :1]).flatten(1).all(1)
+    step = torch.as_tensor(found.learnt["step_size"], device=unmoved.device)
+    return (unmoved & (found.theta.shape[1] >= FEWEST_MOVES)) | (step < SMALLEST_STEP)
+
+
+def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int = 0) -> None:
+    """Warn where chains disagree or are stuck, one has no other to disagree with, or trajectories have diverged."""
     arrays = {name: value.numpy(force=True) for name, value in draws.items()}
+    chains = min(len(value) for value in arrays.values())
     worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
-    alone = any(len(value) == 1 for value in arrays.values())
-    if worst > R_HAT_LIMIT or divergences or alone:
-        found = "unknown (it needs two chains or more)" if alone else f"{worst:.3f} (limit {R_HAT_LIMIT})"
+    if worst > R_HAT_LIMIT or divergences or stuck or chains == 1:
+        found = "unknown (it needs two chains or more)" if chains == 1 else f"{worst:.3f} (limit {R_HAT_LIMIT})"
+        unmoved = f", {stuck} of {chains} chains stuck" if stuck else ""
         warnings.warn(
-            f"{method}: largest R-hat {found}, {divergences} divergences; take more chains or warm-up, raise "
-            "target_accept, or reparametrise",
+            f"{method}: largest R-hat {found}, {divergences} divergences{unmoved}; {_remedy(divergences, stuck, chains)}",
             ConvergenceWarning,
             stacklevel=4,
         )
+
+
+def _remedy(divergences: int, stuck: int, chains: int) -> str:
+    if stuck:
+        return (
+            "the density has places too narrow for any step, as in the neck of the funnel of a centred hierarchy: "
+            f"{NON_CENTRED}, or take pb.NUTS with a higher target_accept"
+        )
+    if divergences:
+        return f"raise target_accept, or {NON_CENTRED}" + ("; take more chains" if chains == 1 else "")
+    return "take more chains" if chains == 1 else "take a longer warm-up and more draws, or reparametrise"

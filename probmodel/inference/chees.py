@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,18 +13,20 @@ from tqdm.auto import tqdm
 
 from probmodel.compiling import Tensors, repeat
 from probmodel.inference.adaptation import Gradient, averaged, choose, dual_averaged, reasonable_step
-from probmodel.inference.chains import DIVERGENT, Sampled, check_settings, posterior
+from probmodel.inference.chains import DIVERGENT, SMALLEST_STEP, Sampled, check_acceptance, posterior
 from probmodel.inference.recording import ChainGradient, Prelude, Recording, chain_gradient
 from probmodel.inference.settling import STEPS, Climb, foot, higher, scattered
 from probmodel.inference.tree import Proposal
+from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset, Model, Posterior, Target
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
 """Of Adam on the logarithm of the trajectory's length: the paper's rate and decay, a bound on one update."""
 MEMORY_SHARE = 5.0
 """Variances average over about a fifth of the draws so far, so that the way to the typical set is forgotten."""
-LEAST_ACCEPTED = 0.01
-"""A chain that is stuck shortens the step for all, but not without end."""
+LEAST_ACCEPTED, MOST_ACCEPTED = 0.01, 0.9999
+"""Chains that are stuck shorten the step for all, but not once the median chain is accepted this often: its step is then
+about a sixtieth of what suits it, since rejections grow as the square of the step."""
 SHORTEST, LONGEST = 0.1, 100.0
 """Standard deviations that a trajectory may cover."""
 HALTON_BITS = 24
@@ -67,18 +69,19 @@ class ChEES:
             ValueError: for settings that cannot work, a model without latents, or one for which too few prior draws have
                 a finite density and gradient.
         """
-        counts = {
-            "num_samples": self.num_samples,
-            "num_warmup": self.num_warmup,
-            "num_chains": self.num_chains,
-            "max_leapfrogs": self.max_leapfrogs,
-        }
-        check_settings(counts, self.target_accept)
-        if self.num_chains < 2:
+        settings = replace(
+            self,
+            num_samples=integer("num_samples", self.num_samples),
+            num_warmup=integer("num_warmup", self.num_warmup),
+            num_chains=integer("num_chains", self.num_chains),
+            max_leapfrogs=integer("max_leapfrogs", self.max_leapfrogs),
+        )
+        check_acceptance(self.target_accept)
+        if settings.num_chains < 2:
             raise ValueError(
                 "expected num_chains 2 or more, got 1; the criterion is an average over some tens of chains"
             )
-        return posterior("ChEES", partial(_sample, self), model, data, self.num_chains, seed)
+        return posterior("ChEES", partial(_sample, settings), model, data, settings.num_chains, checked_seed(seed))
 
 
 class State(NamedTuple):
@@ -188,6 +191,8 @@ def _transition(
     jitter = _halton(state.draw, step)
     length = torch.where(warm, state.log_length, state.log_length_mean).exp()
     leapfrogs = (2 * jitter * length / step).ceil().clamp(1, settings.max_leapfrogs)
+    # Many steps that lead nowhere would only take time until the step has grown again.
+    leapfrogs = torch.where(step < SMALLEST_STEP, 1.0, leapfrogs)
     kind: dict[str, Any] = {"dtype": state.theta.dtype, "device": state.theta.device}
     noise = torch.randn(state.theta.shape, **kind)
     moved = _integrated(gradient, state, constants, noise, leapfrogs, step)
@@ -229,9 +234,10 @@ def _integrated(
 def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jitter: Float[Tensor, ""]) -> State:
     """Step by dual averaging on the harmonic mean acceptance, length by Adam on the criterion, variances over chains."""
     number = after.draw.to(before.log_step.dtype)
-    accept = moved.accept.clamp(min=LEAST_ACCEPTED)
-    harmonic = len(accept) / (1 / accept).sum()
-    log_step, error = dual_averaged(before.error, settings.target_accept - harmonic, before.shrunk_to, number)
+    shortfall = settings.target_accept - _harmonic_mean(moved.accept.clamp(min=LEAST_ACCEPTED))
+    short_enough = moved.accept.median() > MOST_ACCEPTED
+    shortfall = torch.where(short_enough, shortfall.clamp(max=0), shortfall)
+    log_step, error = dual_averaged(before.error, shortfall, before.shrunk_to, number)
     log_step_mean = averaged(before.log_step_mean, log_step, number)
     slope = _criterion_slope(before, moved, jitter)
     square = SQUARE_DECAY * before.square + (1 - SQUARE_DECAY) * slope * slope
@@ -250,6 +256,10 @@ def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jit
         square=square,
         variance=torch.where(spread > 0, (1 - weight) * before.variance + weight * spread, before.variance),
     )
+
+
+def _harmonic_mean(values: Float[Tensor, " C"]) -> Float[Tensor, ""]:
+    return len(values) / (1 / values).sum()
 
 
 def _criterion_slope(before: State, moved: Trajectory, jitter: Float[Tensor, ""]) -> Float[Tensor, ""]:

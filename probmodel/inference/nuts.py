@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from probmodel.compiling import Tensors
 from probmodel.inference import adaptation, tree
 from probmodel.inference.adaptation import Adaptation, Schedule
-from probmodel.inference.chains import Sampled, check_settings, posterior
+from probmodel.inference.chains import Sampled, check_acceptance, posterior
 from probmodel.inference.recording import Recording, chain_gradient
 from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset, Model, Posterior, Target
@@ -60,7 +60,7 @@ class NUTS:
             num_chains=integer("num_chains", self.num_chains),
             max_tree_depth=integer("max_tree_depth", self.max_tree_depth),
         )
-        check_settings({}, self.target_accept)
+        check_acceptance(self.target_accept)
         return posterior("NUTS", partial(_sample, settings), model, data, settings.num_chains, checked_seed(seed))
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pyro
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,8 +46,13 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
         value = vmap(target.log_joint_at)(theta) if target.fallback is None else target.log_joint(theta)
         return value.sum(), (value,)
 
+    def eagerly(_: Tensors, theta: Tensor) -> tuple[Tensor, Tensor]:
+        # A trajectory may leave the support by rounding, which is a density of zero and no mistake of the model.
+        with pyro.validation_enabled(False):
+            return _tamed(*slope_and_outputs(density, theta))
+
     if target.fallback is not None:
-        return ChainGradient(lambda _, theta: _tamed(*slope_and_outputs(density, theta)), (), target.fallback, None)
+        return ChainGradient(eagerly, (), target.fallback, None)
     pure = batched_graph(density, theta)
     threads = 1 if len(theta) * target.bytes_per_draw < SMALL else None
     return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None, threads)
