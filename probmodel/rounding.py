@@ -9,29 +9,35 @@ from torch import Tensor
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
 
-AMPLIFIED = 10.0
-"""How much farther the roundings inside a graph may lead than one rounding of each of its inputs does."""
+NUDGE, NUDGES = 16.0, 4
+"""Roundings by which inputs are moved to see what becomes of them, and how often: results jump where a rectifier switches."""
+
+AMPLIFIED = 3.0
+"""How much farther the roundings inside a graph may lead than nudges of its inputs do."""
 
 
-def excess(expected: Sequence[Tensor], got: Sequence[Tensor], perturbed: Callable[[], Sequence[Tensor]]) -> float:
+def excess(expected: Sequence[Tensor], got: Sequence[Tensor], nudged: Callable[[int], Sequence[Tensor]]) -> float:
     """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
 
     Args:
         expected: the results.
         got: the same by other code.
-        perturbed: the results for inputs one rounding away, asked for where the two differ: where the arithmetic is
-            ill-conditioned, it moves them further than `ROUNDING`.
+        nudged: seed → the results for inputs some roundings away, asked for where the two differ: where the arithmetic
+            is ill-conditioned, that moves them further than `ROUNDING`.
     """
-    worst = farthest(expected, got)
-    if not 1 < worst < math.inf:
-        return worst
-    amplified = farthest(expected, perturbed())
-    return worst / max(1.0, AMPLIFIED * amplified) if math.isfinite(amplified) else worst
+    apart, allowed = _distances(expected, got), [1.0] * len(expected)
+    for seed in range(NUDGES):
+        worst = max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
+        if not 1 < worst < math.inf:
+            break
+        moved = _distances(expected, nudged(seed))
+        # Each result by its own conditioning; a nudge out of the domain tells nothing.
+        allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
+    return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
 
 
-def farthest(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
-    """The largest `distance` of any pair."""
-    return max((distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
+def _distances(expected: Sequence[Tensor], got: Sequence[Tensor]) -> list[float]:
+    return [distance(a, b) for a, b in zip(expected, got, strict=True)]
 
 
 def distance(a: Tensor, b: Tensor, of_largest: float = 1e-4) -> float:
@@ -60,6 +66,11 @@ def _kind_of(bad: Tensor) -> Tensor:
     return bad.nan_to_num(0.0, 1.0, -1.0)
 
 
-def rounded_up(tensor: Tensor) -> Tensor:
-    """The numbers one rounding above."""
-    return torch.nextafter(tensor, torch.full_like(tensor, math.inf)) if tensor.is_floating_point() else tensor
+def nudge(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """The numbers up to `NUDGE` roundings away; whole numbers as they are."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        return [
+            t * (1 + NUDGE * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1)) if t.is_floating_point() else t
+            for t in tensors
+        ]

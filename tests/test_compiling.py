@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.compiling import CompilingWarning, Native, repeat
 from probmodel.graphs import lifted
-from probmodel.rounding import excess, rounded_up
+from probmodel.rounding import excess, nudge
 from probmodel.tracing import isolated
 
 compiling = sys.modules["probmodel.compiling"]
@@ -116,13 +116,24 @@ def test_ill_conditioned_arithmetic_is_held_to_what_a_rounding_of_its_inputs_doe
     x = tensor(1.0, 1.0 + 1e-12)
     expected = (1e20 * (x[1:] - x[:1]),)
 
-    def perturbed():
-        moved = rounded_up(x)
-        return (1e20 * (moved[1:] - x[:1]),)
+    def nudged(seed):
+        a, b = nudge([x[:1], x[1:]], seed)
+        return (1e20 * (b - a),)
 
-    assert excess(expected, (expected[0] + 1e4,), perturbed) < 1
-    assert excess(expected, (1.5 * expected[0],), perturbed) > 1
-    assert excess(expected, (expected[0] + 1e4,), lambda: expected) > 1
+    assert excess(expected, (expected[0] + 1e4,), nudged) < 1
+    assert excess(expected, (1.5 * expected[0],), nudged) > 1
+    assert excess(expected, (expected[0] + 1e4,), lambda seed: expected) > 1
+
+
+def test_a_switch_of_a_rectifier_is_seen_by_nudging():
+    x = tensor(3.0, -3.0 * (1 - 1e-15))
+
+    def slope(moved):
+        return (100.0 * (moved.sum() > 0).to(x.dtype)[None],)
+
+    assert excess(slope(x), (tensor(0.0),), lambda seed: slope(nudge([x], seed)[0])) < 1
+    far = tensor(3.0, -2.0)
+    assert excess(slope(far), (tensor(0.0),), lambda seed: slope(nudge([far], seed)[0])) > 1
 
 
 def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
