@@ -97,6 +97,7 @@ class Native:
         examples: tensors of the shapes it will be called with.
         threads: of the compiled code; None takes PyTorch's. Waking a second one costs more than a small kernel.
         in_place: how many of the first arguments the function changes; on the processor only.
+        parts: results → the quantities in them, each of which is held to its own conditioning; None where they are that.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Native:
         examples: Sequence[Tensor],
         threads: int | None = None,
         in_place: int = 0,
+        parts: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
-        self.function = function
+        self.function, self.parts = function, parts
         self.options = OPTIONS if threads is None else {**OPTIONS, "cpp.threads": threads}
         self.examples = tuple(examples)
         self.in_place = in_place
@@ -172,7 +174,8 @@ class Native:
         changed = [tensor.clone() for tensor in examples[: self.in_place]]
         with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(1)
-            return (*run(*changed, *examples[self.in_place :]), *changed)
+            results = (*run(*changed, *examples[self.in_place :]), *changed)
+            return results if self.parts is None else self.parts(results)
 
     def _refuse(self, reason: str) -> None:
         self.refused, self.examples, self.graph = True, (), None

@@ -18,8 +18,8 @@ def check_form(data: Any) -> None:
     TypeError: expected PyTorch tensors, got a NumPy array of shape (3,) as args[0]; give torch.as_tensor(array)
 
     Raises:
-        TypeError: for another class, positional arguments that are no tuple, named ones that are no dict, arrays that are
-            no tensors, and rows hidden in a dict or list, of which no minibatch could be taken.
+        TypeError: for another class, positional arguments that are no tuple, named ones that are no dict, and arrays that
+            are no tensors.
         ValueError: for a size that is no integer.
     """
     if not isinstance(data, Dataset):
@@ -32,29 +32,29 @@ def check_form(data: Any) -> None:
         raise TypeError(f"expected kwargs as a dict, got {_kind(data.kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
     if data.size is not None:
         integer("size", data.size, least=0)
-    names = {f"args[{i}]": value for i, value in enumerate(data.args)}
-    names |= {f"kwargs[{name!r}]": value for name, value in data.kwargs.items()}
-    for name, value in names.items():
-        _check_value(name, value, data)
+    for name, value in _named(data).items():
+        if isinstance(value, np.ndarray):
+            raise TypeError(
+                f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; give torch.as_tensor(array)"
+            )
 
 
-def _check_value(name: str, value: Any, data: Dataset) -> None:
-    if isinstance(value, np.ndarray):
-        raise TypeError(
-            f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; give torch.as_tensor(array)"
-        )
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    rows = _first_rows(data.tensors() or inner)
-    hidden = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.dim() and len(tensor) == rows]
-    if data.size is not None and hidden:
-        raise TypeError(
-            f"expected rows in tensors, got {len(hidden)} of {rows} rows in a {type(value).__name__} as {name}, which no "
-            "minibatch is taken of; give each tensor as an argument of its own"
-        )
+def check_rows_can_be_taken(data: Dataset) -> None:
+    """Raise TypeError for tensors inside a dict or list that are as long as the rows: a minibatch would keep them whole."""
+    rows = data.num_rows
+    for name, value in _named(data).items():
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+        hidden = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.dim() and len(tensor) == rows]
+        if hidden:
+            raise TypeError(
+                f"expected rows in tensors, got {len(hidden)} of {rows} rows in a {type(value).__name__} as {name}, which no "
+                "rows are taken of; give each tensor as an argument of its own"
+            )
 
 
-def _first_rows(values: Any) -> int | None:
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), None)
+def _named(data: Dataset) -> dict[str, Any]:
+    named = {f"args[{i}]": value for i, value in enumerate(data.args)}
+    return named | {f"kwargs[{name!r}]": value for name, value in data.kwargs.items()}
 
 
 def _kind(value: Any) -> str:

@@ -1,12 +1,13 @@
-"""Surgery on traced graphs: tensors taken out, all that depends on nothing else computed once, dead draws removed."""
+"""Surgery on traced graphs: what depends on nothing computed once, dead draws removed, random numbers taken apart."""
 
+from collections.abc import Callable
 from operator import attrgetter, getitem
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 
 class Lifted(NamedTuple):
@@ -21,13 +22,12 @@ def lifted(graph: GraphModule) -> Lifted:
 
     Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
     """
-    graph.graph.eliminate_dead_code()
-    graph = _merged(graph)
+    graph = _merged(GraphModule(graph, _copied(graph.graph)))
     known: dict[Node, Tensor] = {}
     views: set[Node] = set()
     drawn: set[Node] = set()
     for node in graph.graph.nodes:
-        if draws(node) or drawn.intersection(node.all_input_nodes):
+        if is_random(node) or drawn.intersection(node.all_input_nodes):
             drawn.add(node)
         value = _known_value(graph, node, known, drawn)
         if value is None:
@@ -38,15 +38,26 @@ def lifted(graph: GraphModule) -> Lifted:
     return _replaced(graph, known, views)
 
 
-def draws(node: Node) -> bool:
+def _copied(graph: Graph) -> Graph:
+    copied = Graph()
+    copied.output(copied.graph_copy(graph, {}))
+    return copied
+
+
+def is_random(node: Node) -> bool:
     """Whether an operation draws random numbers."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _merged(graph: GraphModule) -> GraphModule:
     """Equal operations as one; no two draws are equal, whatever the pass thinks of them."""
+    graph.graph.eliminate_dead_code()
     merged = fx_graph_cse(graph.graph)
-    return graph if sum(map(draws, merged.nodes)) < sum(map(draws, graph.graph.nodes)) else GraphModule(graph, merged)
+    return (
+        graph
+        if sum(map(is_random, merged.nodes)) < sum(map(is_random, graph.graph.nodes))
+        else GraphModule(graph, merged)
+    )
 
 
 def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
@@ -59,7 +70,7 @@ def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], draw
         like = node.meta["val"]
         return torch.ones(like.shape, dtype=like.dtype, device=like.device)
     schema = node.target._schema
-    if draws(node) or schema.is_mutable or len(schema.returns) != 1:
+    if is_random(node) or schema.is_mutable or len(schema.returns) != 1:
         return None
     if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
         return None
@@ -149,3 +160,58 @@ def _placeholders_first(graph: GraphModule) -> None:
     for node in nodes[nodes.index(anchor) :]:
         if node.op == "placeholder":
             anchor.prepend(node)
+
+
+class Parts(NamedTuple):
+    """`run(*tensors)` is `rest(*tensors, *draw(*tensors))`, of which `draw` alone is random."""
+
+    draw: Callable[..., tuple[Tensor, ...]]
+    rest: Callable[..., Tensor]
+    num_bytes: int
+    """Memory of the random numbers of one call."""
+
+
+def draws_numbers(run: Callable[..., Tensor] | None) -> bool:
+    """Whether a traced function draws random numbers."""
+    return isinstance(run, GraphModule) and any(map(is_random, run.graph.nodes))
+
+
+def parts(run: Callable[..., Tensor] | None, num_leaves: int) -> Parts | None:
+    """The two halves; None where a draw depends on another one, as of a gamma whose shape is drawn, or on an input.
+
+    Args:
+        run: a traced function.
+        num_leaves: of its leading tensors, which are the same for all draws.
+    """
+    if not isinstance(run, GraphModule):
+        return None
+    nodes = list(run.graph.nodes)
+    arguments = [node for node in nodes if node.op == "placeholder"]
+    drawn = [node for node in nodes if is_random(node)]
+    changing = {*arguments[num_leaves:], *drawn}
+    for node in nodes:
+        if changing.intersection(node.all_input_nodes):
+            if node in drawn:
+                return None
+            changing.add(node)
+    values = (node.meta.get("val") for node in drawn)
+    return Parts(
+        _extracted(run, arguments, [node for node in nodes if node not in changing or node in drawn], drawn),
+        _extracted(run, [*arguments, *drawn], nodes, None),
+        sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor)),
+    )
+
+
+def _extracted(
+    module: GraphModule, arguments: list[Node], nodes: list[Node], results: list[Node] | None
+) -> GraphModule:
+    """A function of `arguments` made of the further `nodes`; None for `results` keeps those of the module."""
+    graph = Graph()
+    known: dict[Node, Any] = {node: graph.placeholder(node.name) for node in arguments}
+    for node in nodes:
+        if node not in known and not (results is not None and node.op == "output"):
+            known[node] = graph.node_copy(node, known.__getitem__)
+    if results is not None:
+        graph.output(tuple(known[node] for node in results))
+    graph.eliminate_dead_code()
+    return GraphModule(module, graph)

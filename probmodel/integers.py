@@ -1,4 +1,4 @@
-"""Whole numbers in settings: Python's and NumPy's are taken; floats and text are refused (PEP 357)."""
+"""Whole numbers in settings: Python's and NumPy's are taken; floats, truth values and text are refused (PEP 357)."""
 
 from operator import index
 from typing import Any
@@ -26,7 +26,7 @@ def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -
         ValueError: for anything that is no integer, or lies outside the range.
     """
     try:
-        number = index(value)
+        number = None if isinstance(value, bool) else index(value)
     except TypeError:
         number = None
     if number is not None and number >= least and (most is None or number <= most):

@@ -67,10 +67,12 @@ def _kind_of(bad: Tensor) -> Tensor:
 
 
 def nudge(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """The numbers up to `NUDGE` roundings away; whole numbers as they are."""
+    """The numbers up to `NUDGE` roundings away; whole ones as they are, which may count or choose."""
+
+    def moved(t: Tensor) -> Tensor:
+        away = t * (1 + NUDGE * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1))
+        return torch.where(t == t.round(), t, away)
+
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return [
-            t * (1 + NUDGE * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1)) if t.is_floating_point() else t
-            for t in tensors
-        ]
+        return [moved(t) if t.is_floating_point() else t for t in tensors]

@@ -4,6 +4,7 @@ Discrete sites are enumerated in parallel and contracted by Pyro's tensor variab
 "Tensor variable elimination for plated factor graphs").
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,6 +76,11 @@ class _RowScale(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.shared and row_axis(msg, self.sites) is not None:
+            if isinstance(msg["scale"], float | int) and math.isclose(msg["scale"], self.factor):
+                raise ValueError(
+                    f"expected rows that the fit scales from the minibatch to all, got site {msg['name']!r} scaled by "
+                    f"{msg['scale']:g} already; remove poutine.scale from the model"
+                )
             msg["scale"] = msg["scale"] * self.factor
             self.found = True
 
@@ -125,7 +131,7 @@ def _scaled(model: Model, found: Sites, data: Dataset, *, required: bool) -> Mod
         if required and not scale.found:
             raise ValueError(
                 f"expected a plate over the {rows} rows of the minibatch, got none; write "
-                "`with pyro.plate('rows', len(x)):` around the observations, or fit without batch_size"
+                "`with pyro.plate('rows', len(x)):` (without subsample) around the observations, or fit without batch_size"
             )
         return value
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from probmodel.form import check_form
+from probmodel.graphs import Parts, draws_numbers, parts
 from probmodel.memory import budget, refuse_above_memory
-from probmodel.noise import Parts, draws_numbers, parts
 from probmodel.ownership import parameters
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (

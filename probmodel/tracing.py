@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from probmodel.compiling import BUILD_SECONDS, Native
-from probmodel.graphs import Lifted, draws, drop_dead, lifted
+from probmodel.graphs import Lifted, drop_dead, is_random, lifted
 from probmodel.integers import checked_seed
 from probmodel.protocols import Dataset
 from probmodel.rounding import distance
@@ -462,7 +462,7 @@ def bytes_per_call(program: Program) -> int:
     total, leaves = 0, len(program.leaves)
     for position, node in enumerate(program.run.graph.nodes):
         given = node.op == "placeholder" and position >= leaves
-        if not (draws(node) or given or changing.intersection(node.all_input_nodes)):
+        if not (is_random(node) or given or changing.intersection(node.all_input_nodes)):
             continue
         changing.add(node)
         value = node.meta.get("val")

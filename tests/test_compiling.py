@@ -125,6 +125,38 @@ def test_ill_conditioned_arithmetic_is_held_to_what_a_rounding_of_its_inputs_doe
     assert excess(expected, (expected[0] + 1e4,), lambda seed: expected) > 1
 
 
+def test_one_ill_conditioned_quantity_excuses_no_other(monkeypatch):
+    x = tensor(0.3, 0.3 + 1e-13, 7.25)
+
+    def packed(x):
+        return (torch.stack([1e20 * (x[1] - x[0]), x[2]]),)
+
+    native = Native(packed, (x,), parts=lambda results: results[0].split(1))
+    monkeypatch.setattr(native, "_library", lambda: lambda x: (packed(x)[0] * tensor(1 + 1e-5, 1.5),))
+    with pytest.warns(CompilingWarning, match="rounding explains"):
+        native.compile()
+    native = Native(packed, (x,), parts=lambda results: results[0].split(1))
+    monkeypatch.setattr(native, "_library", lambda: lambda x: (packed(x)[0] * tensor(1 + 1e-5, 1.0),))
+    native.compile()
+    assert native.compiled
+
+
+def test_whole_numbers_are_not_nudged():
+    x = tensor(1.0, 2.0, -3.0, 0.0, 1.5)
+    moved = nudge([x, torch.arange(3)], 1)
+    assert torch.equal(moved[0][:4], x[:4])
+    assert 0 < abs(moved[0][4] - 1.5) < 1e-13
+    assert torch.equal(moved[1], torch.arange(3))
+
+
+def test_lifting_leaves_the_graph_it_is_given_as_it_was():
+    with isolated(seed=0):
+        graph = make_fx(lambda x: (x + torch.randn_like(x)) * (x + torch.randn_like(x)))(noise(3))
+    before = graph.code
+    assert lifted(graph).graph is not graph
+    assert graph.code == before
+
+
 def test_a_switch_of_a_rectifier_is_seen_by_nudging():
     x = tensor(3.0, -3.0 * (1 - 1e-15))
 
@@ -178,7 +210,9 @@ def test_lifting_leaves_draws_that_are_read():
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("draw", [torch.randn_like, torch.rand_like, torch.bernoulli, torch.dropout], ids=str)
+@pytest.mark.parametrize(
+    "draw", [torch.randn_like, torch.rand_like, torch.bernoulli, torch.dropout], ids=lambda f: f.__name__
+)
 def test_draws_of_the_same_shape_are_never_taken_for_each_other(draw):
     count = 16
 

@@ -19,7 +19,6 @@ SPINE = SHARED | {
     "graphs",
     "compiling",
     "memory",
-    "noise",
     "tracing",
     "ownership",
     "sites",
@@ -40,7 +39,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"protocols"} | MODELLING,
     # Reasoning.
     "graphs": set(),
-    "noise": {"graphs"},
     "rounding": set(),
     "trend": set(),
     "compiling": {"protocols", "rounding"},
@@ -48,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracing": {"protocols", "integers", "rounding", "graphs", "compiling"},
     "ownership": {"protocols", "tracing"},
     "sites": {"protocols", "tracing"},
-    "target": {"protocols", "form", "memory", "noise", "tracing", "ownership", "sites"},
+    "target": {"protocols", "form", "graphs", "memory", "tracing", "ownership", "sites"},
     "curvature": SPINE,
     "conjugate": SPINE | {"curvature"},
     "objectives": SPINE | {"curvature", "conjugate"},
@@ -166,10 +164,10 @@ def test_every_import_is_absolute_explicit_and_at_the_top(file):
             assert called not in {"__import__", "importlib.import_module", "import_module"}, f"line {node.lineno}"
 
 
-def test_only_tracing_graphs_noise_and_compiling_touch_internals_of_torch_and_pyro():
+def test_only_tracing_graphs_and_compiling_touch_internals_of_torch_and_pyro():
     internal = ("torch.fx", "torch._", "pyro.params.param_store", "unittest.mock")
     for file in FILES:
-        if room(file) in ("tracing", "graphs", "noise", "compiling"):
+        if room(file) in ("tracing", "graphs", "compiling"):
             continue
         modules = [n.module or "" for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom)]
         assert not [module for module in modules if module.startswith(internal)], file.name

@@ -12,8 +12,10 @@ from pyro_models import noise
 from torch.optim.lr_scheduler import ExponentialLR
 
 from probmodel.inference import SVI, descent, optimizers, svi
+from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.inference.optimizers import optimizer_of
 from probmodel.protocols import Dataset
+from probmodel.tracing import Gradient, isolated
 
 ROWS = 12
 SOME = torch.zeros(2, requires_grad=True)
@@ -202,3 +204,18 @@ def test_the_bar_says_once_that_it_compiles_also_where_that_is_refused(few, monk
     assert len(tries) == 1
     assert Bar.shown[:2] == ["compiling", ""]
     assert [text.startswith("loss") for text in Bar.shown[2:]] == [True] * 3
+
+
+def test_steps_with_a_hook_are_not_run_twice_to_find_a_bad_one():
+    """A schedule cannot be stepped back, so that one step is looked at before the next, on every device."""
+    x = torch.full((1,), 3.0, requires_grad=True)
+    steps, rows = [], Dataset((torch.ones(1),))
+    with isolated(seed=0):
+        gradient = Gradient(lambda t: (x - t).log().sum(), [x], torch.ones(1))
+        optimizer = torch.optim.SGD([x], lr=0.9)
+        optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        way = descent.descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimizer)
+        assert way.waits
+        found = way.advance(50)
+    assert found.bad
+    assert len(steps) == len(found.losses) < 50

@@ -405,7 +405,7 @@ def test_one_chain_is_too_few_for_an_average_over_chains():
 @pytest.mark.parametrize("divergences", [0, 3])
 def test_one_chain_is_said_to_show_no_convergence(divergences):
     with pytest.warns(ConvergenceWarning) as caught:
-        warn_if_untrusted("NUTS", {"z": noise(1, 100)}, divergences)
+        warn_if_untrusted("NUTS", {"z": noise(1, 100)}, divergences, 0)
     (message,) = [str(each.message) for each in caught]
     assert "R-hat unknown (it needs two chains or more)" in message
     assert f"{divergences} divergences" in message
@@ -414,12 +414,12 @@ def test_one_chain_is_said_to_show_no_convergence(divergences):
 
 
 def test_two_chains_that_agree_are_trusted():
-    warn_if_untrusted("NUTS", {"z": noise(2, 1_000)}, 0)  # A warning is an error here.
+    warn_if_untrusted("NUTS", {"z": noise(2, 1_000)}, 0, 0)  # A warning is an error here.
 
 
 def test_chains_that_disagree_are_not_trusted():
     with pytest.warns(ConvergenceWarning, match="largest R-hat [1-9]"):
-        warn_if_untrusted("NUTS", {"z": noise(2, 100) + 5 * torch.eye(2, dtype=DOUBLE)[0][:, None]}, 0)
+        warn_if_untrusted("NUTS", {"z": noise(2, 100) + 5 * torch.eye(2, dtype=DOUBLE)[0][:, None]}, 0, 0)
 
 
 @pytest.mark.compiles

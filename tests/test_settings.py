@@ -83,7 +83,7 @@ def test_a_seed_that_is_no_integer_is_refused(method):
             fit(method, wrong)
 
 
-@pytest.mark.parametrize("wrong", [1.5, float("nan"), float("inf"), None, "many", 1j, [3]])
+@pytest.mark.parametrize("wrong", [1.5, float("nan"), float("inf"), None, "many", 1j, [3], True])
 def test_what_is_no_integer_is_refused_whatever_it_is(wrong):
     with pytest.raises(ValueError, match=r"expected n to be an integer, 1 or more, got .+; pass"):
         integer("n", wrong)
@@ -124,8 +124,6 @@ MISSHAPEN = {
     "a dict as args": (pb.Dataset._make(({"x": X}, {"y": Y}, ROWS)), TypeError, "args as a tuple, got a dict"),
     "a tensor as kwargs": (pb.Dataset._make(((X,), Y, ROWS)), TypeError, r"kwargs as a dict, got a tensor of shape"),
     "an array": (pb.Dataset((np.ones(3),), {}, 3), TypeError, r"of shape \(3,\) as args\[0\]; give torch\.as_tensor"),
-    "a dict of rows": (pb.Dataset(({"x": X},), {"y": Y}, ROWS), TypeError, r"1 of 12 rows in a dict as args\[0\]"),
-    "a list of rows": (pb.Dataset((), {"x": [X, X]}, ROWS), TypeError, r"2 of 12 rows in a list as kwargs\['x'\]"),
     "a size of a float": (pb.Dataset._make(((X,), {"y": Y}, 12.0)), ValueError, "got 12.0; pass size=12"),
 }
 
@@ -138,7 +136,30 @@ def test_data_of_another_form_are_refused(name):
     assert re.search(message, str(caught.value))
 
 
-@pytest.mark.parametrize("name", ["a tensor as args", "a dict as args", "a tensor as kwargs", "a dict of rows"])
+def by_dict(rows, y=None):
+    line(rows["x"], y)
+
+
+def by_list(y, xs):
+    line(xs[0], y)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (by_dict, pb.Dataset(({"x": X},), {"y": Y}, ROWS), r"1 of 12 rows in a dict as args\[0\]"),
+        (by_list, pb.Dataset((Y,), {"xs": [X, X]}, ROWS), r"2 of 12 rows in a list as kwargs\['xs'\]"),
+    ],
+)
+def test_rows_hidden_in_a_dict_or_list_are_refused_where_rows_are_taken(model, given, message):
+    with pytest.raises(TypeError, match=message):
+        pb.SVI(num_steps=5, batch_size=4, progress=False)(model, given, seed=0)
+    with pytest.raises(TypeError, match=message):
+        pb.data.split(given, seed=0)
+    QUICK["SVI"](model, given, seed=0)
+
+
+@pytest.mark.parametrize("name", ["a tensor as args", "a dict as args", "a tensor as kwargs"])
 def test_a_fit_refuses_data_of_another_form(name):
     given, error, message = MISSHAPEN[name]
     with pytest.raises(error, match=message):
@@ -182,3 +203,63 @@ def test_counts_and_seeds_of_data_are_integers():
         inspect.unwrap(pb.data.split)(data(), seed=None)
     with pytest.raises(ValueError, match=r"got 0 … 4; number the classes from 0 or pass num_classes=5"):
         pb.data.one_hot(torch.tensor([0, 4]), 3)
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+def scaled_by_hand(x, y=None):
+    w = pyro.sample("w", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)), pyro.poutine.scale(scale=ROWS / len(x)):
+        pyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
+
+
+def test_a_model_that_scales_its_own_minibatch_is_not_scaled_twice():
+    with pytest.raises(ValueError, match=r"got site 'y' scaled by 3 already; remove poutine\.scale"):
+        pb.SVI(num_steps=5, batch_size=4, progress=False)(scaled_by_hand, data(), seed=0)
+    QUICK["SVI"](scaled_by_hand, data(), seed=0)
+
+
+def of_two_kinds(x, y=None):
+    loc = pyro.sample("loc", dist.Normal(torch.tensor([-1.0, 1.0]), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        kind = pyro.sample("kind", dist.Categorical(logits=torch.zeros(2)))
+        pyro.sample("y", dist.Normal(loc[kind], 0.5), obs=y)
+
+
+def test_a_discrete_latent_is_summed_out_with_the_automatic_guide():
+    fit = pb.SVI(num_steps=60, num_draws=3, compile=False, progress=False)(of_two_kinds, data(), seed=0)
+    assert set(fit.draws) == {"loc"}
+    assert np.isfinite(fit.info["losses"]).all()
+
+
+def with_latents_by_row(x, y=None):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(pyro.sample("z", dist.Normal(x[:, 0], 1.0)), 0.5), obs=y)
+
+
+def test_latents_of_rows_are_refused_for_minibatches_with_an_automatic_guide():
+    with pytest.raises(ValueError, match=r"got \['z'\] with one value a row.*leave out batch_size"):
+        pb.SVI(num_steps=5, batch_size=4, progress=False)(with_latents_by_row, data(), seed=0)
+    QUICK["SVI"](with_latents_by_row, data(), seed=0)
+
+
+@pytest.mark.parametrize("method", ["NUTS", "ChEES"])
+def test_priors_of_single_precision_may_meet_data_of_double(method):
+    def mixed(x, y=None):
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(x @ w.to(x.dtype), 0.5), obs=y)
+
+    found = QUICK[method](mixed, data().to(torch.float64), seed=0)
+    assert torch.isfinite(found.draws["w"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("objective", pyro.infer.Trace_ELBO()), ("objective", "elbo"), ("autoguide", "AutoNormal")],
+    ids=["Trace_ELBO", "text", "name of a guide"],
+)
+def test_what_is_no_objective_or_automatic_guide_is_refused(name, wrong):
+    with pytest.raises(TypeError, match=rf"expected {name}\(.+got .+; pass"):
+        fit("SVI", **{name: wrong})

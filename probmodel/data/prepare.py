@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from probmodel.form import check_form
+from probmodel.form import check_form, check_rows_can_be_taken
 from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset
 
@@ -235,6 +235,8 @@ def _check_scalable(train: Any, others: tuple[Any, ...]) -> None:
 
 def _check_full(data: Dataset) -> int:
     check_form(data)
+    if data.size is not None and data.tensors() and data.tensors()[0].dim():
+        check_rows_can_be_taken(data)
     tensors = data.tensors()
     if data.size is None or not tensors or tensors[0].dim() == 0:
         got = f"size={data.size} and {len(tensors)} tensors"

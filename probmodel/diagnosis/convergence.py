@@ -40,10 +40,9 @@ def _optimisation(posterior: Posterior) -> list[Finding]:
         return [*found, finding("plateau", 1.0, "the loss has levelled out")]
     fell = fall(tail.tolist())
     error = f" ± {fell.stderr:.1f}" if np.isfinite(fell.stderr) else ""
-    message = (
-        f"the loss has not levelled out; it fell by {max(0.0, fell.size):.1f}{error} nats in the last tenth of the steps: "
-        "more would lower it"
-    )
+    more = ": more would lower it" if fell.exceeds(0.0) else ""
+    size = f"{max(0.0, fell.size):.1f}{error}"
+    message = f"the loss has not levelled out; it fell by {size} nats in the last tenth of the steps{more}"
     far = fell.exceeds(max(1.0, UNFINISHED * (posterior.data.size or 0)))
     return [*found, finding("plateau", 0.0, message, flag=Verdict.FAILED if far else CAUTION)]
 
@@ -56,6 +55,10 @@ def _chains(posterior: Posterior) -> list[Finding]:
     if stuck:
         return [finding("R-hat", np.nan, f"draws of {stuck} are not finite or never move", flag=Verdict.FAILED)]
     found = []
+    unmoved = int(posterior.info.get("stuck_chains", 0))
+    if unmoved:
+        message = "chains that never move, or whose step leads nowhere: write a centred hierarchy as a non-centred one"
+        found.append(finding("stuck chains", unmoved, message, flag=CAUTION))
     worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(draws).values()])))
     if next(iter(draws.values())).shape[0] > 1:
         flag = Verdict.FAILED if worst > R_HAT_FAILURE else "" if worst <= R_HAT_LIMIT else CAUTION

@@ -84,11 +84,13 @@ def posterior(
         found = sample(target, theta)
     draws = by_site(target, found.theta)
     divergences = int(found.stats["diverging"].sum())
-    warn_if_untrusted(method, draws, divergences, int(is_stuck(found).sum()))
+    stuck = int(is_stuck(found).sum())
+    warn_if_untrusted(method, draws, divergences, stuck)
     info = {
         "method": method,
         "seed": seed,
         "divergences": divergences,
+        "stuck_chains": stuck,
         "sample_stats": {name: value.tolist() for name, value in found.stats.items()},
         "acceptance": found.stats["acceptance_rate"].mean(1).tolist(),
         **found.learnt,
@@ -156,7 +158,7 @@ def is_stuck(found: Sampled) -> Bool[Tensor, " C"]:
     return (unmoved & (found.theta.shape[1] >= FEWEST_MOVES)) | (step < SMALLEST_STEP)
 
 
-def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int = 0) -> None:
+def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int) -> None:
     """Warn where chains disagree or are stuck, one has no other to disagree with, or trajectories have diverged."""
     arrays = {name: value.numpy(force=True) for name, value in draws.items()}
     chains = min(len(value) for value in arrays.values())
@@ -179,4 +181,9 @@ def _remedy(divergences: int, stuck: int, chains: int) -> str:
         )
     if divergences:
         return f"raise target_accept, or {NON_CENTRED}" + ("; take more chains" if chains == 1 else "")
-    return "take more chains" if chains == 1 else "take a longer warm-up and more draws, or reparametrise"
+    if chains == 1:
+        return "take more chains"
+    return (
+        "take a longer warm-up and more draws, or reparametrise; where each chain keeps to a mode of its own, their shares "
+        "are not the modes' weights, which pb.evidence.smc finds"
+    )

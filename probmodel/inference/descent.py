@@ -97,8 +97,14 @@ class ByLoop:
             _steps(pure, batches, self.leaves, batched=self.batched),
             (torch.tensor(2), *self.state, self.losses, self.rows, *self.constants),
             threads=1,
+            parts=self._parts,
         )
         self.compiled = False
+
+    def _parts(self, results: Tensors) -> Tensors:
+        *moments, steps, losses = results
+        sizes = [leaf.numel() for leaf in self.leaves]
+        return (*(part for moment in moments for part in moment.split(sizes)), steps, losses)
 
     def on_disk(self) -> bool:
         return self.native.on_disk()
@@ -158,8 +164,9 @@ class ByStep:
         self.leaves = gradient.leaves
         self.compiled = False
         self.running: WholeStep | None = None
-        # Asking for each step's loss would make a CUDA device wait for the host.
-        self.waits = all(leaf.device.type == "cpu" for leaf in self.leaves)
+        # Asking for each step's loss would make a CUDA device wait for the host; but what a hook does cannot be taken back.
+        hooked = bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        self.waits = hooked or all(leaf.device.type == "cpu" for leaf in self.leaves)
 
     def on_disk(self) -> bool:
         return self.gradient.on_disk() if self.whole is None else self.whole.native.on_disk()
@@ -170,6 +177,7 @@ class ByStep:
             if self.whole.native.compiled:
                 self.compiled = True
                 return self.go_on_with(self.whole)
+            self.whole = None
         self.gradient.compile()
         self.compiled = self.gradient.native is not None and self.gradient.native.compiled
         return None

@@ -22,13 +22,14 @@ def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str,
 
     Raises:
         ValueError: for what is no function of parameters, or makes an optimiser that would leave some of them where
-            they are, that needs a closure, or whose schedule nobody steps.
+            they are, that needs a closure, or that has a schedule and no hook after its steps.  A `ReduceLROnPlateau`
+            leaves no trace on its optimiser and is not noticed.
     """
     _check_maker(make)
     optimizer = make(list(leaves.values()))
     _check_kind(optimizer)
     _check_held(optimizer, leaves)
-    if any("initial_lr" in group for group in optimizer.param_groups) and not _hooked(optimizer):
+    if any("initial_lr" in group for group in optimizer.param_groups) and not optimizer._optimizer_step_post_hooks:
         raise ValueError(
             f"expected a schedule that is stepped, got {_name(optimizer)} with one attached that nobody steps; {RECIPE}"
         )

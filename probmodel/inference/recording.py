@@ -113,7 +113,13 @@ class Recording:
             return (*ready, *repeat(count, once, (packed, rows), fixed))
 
         few = self._count(2)
-        self.native = Native(run, (few, few, self.first, self.state, self.blank, *constants), threads)
+
+        def parts(results: Tensors) -> Tensors:
+            ready, packed, rows = results
+            return (*first.unpack(ready), *now.unpack(packed), *told.unpack(rows))
+
+        examples = (few, few, self.first, self.state, self.blank, *constants)
+        self.native = Native(run, examples, threads, parts=parts)
         self.seconds, self.steps, self.compiling, self.why = 0.0, 0, 0.0, ""
 
     def _count(self, count: int) -> Tensor:
@@ -194,8 +200,8 @@ class Layout(NamedTuple):
         return sum(shape.numel() for shape in self.shapes)
 
     def pack(self, tensors: Tensors) -> Float[Tensor, " size"]:
-        """Into one vector."""
-        kind = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        """Into one vector, of the first floating-point dtype laid out."""
+        kind = next((dtype for dtype in self.dtypes if dtype.is_floating_point), torch.get_default_dtype())
         return torch.cat([t.to(kind).reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
 
     def unpack(self, packed: Float[Tensor, "*rows size"]) -> Tensors:

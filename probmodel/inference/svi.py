@@ -10,12 +10,15 @@ from typing import NamedTuple
 import numpy as np
 import pyro
 import torch
+from pyro import poutine
+from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
 from probmodel.compiling import Plan, plan
+from probmodel.form import check_rows_can_be_taken
 from probmodel.inference.chains import ConvergenceWarning
 from probmodel.inference.descent import WINDOW, descent
 from probmodel.inference.draws import guide_draws
@@ -25,9 +28,9 @@ from probmodel.integers import checked_seed, integer
 from probmodel.objectives.elbo import elbo
 from probmodel.ownership import own
 from probmodel.protocols import Dataset, Model, Objective, Posterior
-from probmodel.sites import first_bad_site
+from probmodel.sites import first_bad_site, sites
 from probmodel.target import check_training
-from probmodel.tracing import Gradient, isolated, spawn
+from probmodel.tracing import Gradient, isolated, spawn, unnoticed
 from probmodel.trend import Fall, fall
 
 SPAN = 5 * WINDOW
@@ -95,14 +98,14 @@ class SVI:
         seed, settings = checked_seed(seed), _checked(self, data)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
-            fitted, guide, leaves = own(model, settings.guide, settings.autoguide, data)
+            fitted, guide, leaves = own(model, settings.guide, partial(_automatic, settings, data), data)
         with isolated(spawn(seed, 1)):
             outcome = _descend(settings, fitted, guide, leaves, data)
-            if not outcome.plateau and settings.patience is not None and settings.num_steps >= SPAN:
+            if not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
                 fell = _fall(outcome.losses)
                 warnings.warn(
                     f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {fell.size:,.2f} ± "
-                    f"{fell.stderr:,.2f} nats in the last {SPAN}; raise num_steps",
+                    f"{fell.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)}; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
@@ -204,6 +207,19 @@ def _fall(losses: list[float]) -> Fall:
     return fall(losses[-SPAN:])
 
 
+def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
+    """The automatic guide of the continuous latents; the model sums discrete ones out."""
+    with unnoticed():
+        found = sites(model, data)
+    by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
+    if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
+        raise ValueError(
+            f"expected latents that all rows share, got {by_row} with one value a row, which an automatic guide cannot hold "
+            "for minibatches; leave out batch_size, or write a guide that computes them from the row"
+        )
+    return settings.autoguide(poutine.block(model, hide=list(found.discrete)) if found.discrete else model)
+
+
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
     values = iter(tensors)
     return batch.map(lambda _: next(values))
@@ -219,6 +235,14 @@ def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dic
 
 def _checked(settings: SVI, data: Dataset) -> SVI:
     """The settings with Python's integers."""
+    if isinstance(settings.objective, ELBO) or not callable(settings.objective):
+        raise TypeError(
+            f"expected objective(model, guide, data) in nats, got {settings.objective!r}; pass pb.objectives.elbo or iwae(10)"
+        )
+    if not callable(settings.autoguide):
+        raise TypeError(
+            f"expected autoguide(model), got {settings.autoguide!r}; pass a class such as pyro.infer.autoguide.AutoNormal"
+        )
     return replace(
         settings,
         num_steps=integer("num_steps", settings.num_steps),
@@ -238,4 +262,6 @@ def _batch_size(size: int, data: Dataset) -> int:
         raise ValueError(f"batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size={example})")
     if size > rows:
         warnings.warn(f"SVI: batch_size={size} is above the {rows} rows; every step takes all of them", stacklevel=4)
+    if size < rows:
+        check_rows_can_be_taken(data)
     return size
