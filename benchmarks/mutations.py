@@ -41,6 +41,30 @@ DESCENT, SAMPLERS = ("tests/test_descent.py",), ("tests/test_samplers.py",)
 
 MUTATIONS = (
     Mutation(
+        "equal draws merged",
+        "graphs.py",
+        "return graph if lost else GraphModule(graph, merged)",
+        "return GraphModule(graph, merged)",
+        ("tests/test_compiling.py",),
+        "never_taken",
+    ),
+    Mutation(
+        "chains climb the density in place of a bound",
+        "inference/settling.py",
+        "bound = (above + below) / 2 + log_width.sum(-1)",
+        "bound = (above + below) / 2",
+        SAMPLERS,
+        "hierarch",
+    ),
+    Mutation(
+        "one ill-conditioned result excuses all",
+        "rounding.py",
+        "allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]",
+        "allowed = [max([*allowed, *(AMPLIFIED * m for m in moved if m < math.inf)])] * len(allowed)",
+        ("tests/test_compiling.py",),
+        "conditioned",
+    ),
+    Mutation(
         "score-function term left out",
         "objectives/elbo.py",
         "return loss + _score_terms(drawn, replayed, loss)",
@@ -65,9 +89,9 @@ MUTATIONS = (
         "not_finite",
     ),
     Mutation(
-        "a gradient that is not finite overlooked in a loop",
-        "inference/descent.py",
-        "return torch.where((loss + slope.sum()).isfinite(), loss, torch.nan)",
+        "a gradient that is not finite overlooked",
+        "inference/whole_step.py",
+        "return torch.where((loss + total).isfinite(), loss, torch.nan)",
         "return loss",
         DESCENT,
         "not_finite",

@@ -53,11 +53,8 @@ def _merged(graph: GraphModule) -> GraphModule:
     """Equal operations as one; no two draws are equal, whatever the pass thinks of them."""
     graph.graph.eliminate_dead_code()
     merged = fx_graph_cse(graph.graph)
-    return (
-        graph
-        if sum(map(is_random, merged.nodes)) < sum(map(is_random, graph.graph.nodes))
-        else GraphModule(graph, merged)
-    )
+    lost = sum(map(is_random, merged.nodes)) < sum(map(is_random, graph.graph.nodes))
+    return graph if lost else GraphModule(graph, merged)
 
 
 def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
