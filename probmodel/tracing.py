@@ -81,7 +81,7 @@ def explained(data: Dataset) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, KeyError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
         shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
         first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +25,12 @@ def demo(tmp_path_factory):
 def fewer(**settings):
     """The demo's own models and held-out rows, fitted to every fourth of the rows."""
     planned, test = studies(**settings)
-    return {name: study._replace(data=fourth(study.data)) for name, study in planned.items()}, test
+    return {name: with_fewer_rows(study) for name, study in planned.items()}, test
+
+
+def with_fewer_rows(study):
+    data = fourth(study.data)
+    return study._replace(data=data, inference=replace(study.inference, batch_size=min(50, data.size)))
 
 
 def fourth(data):
