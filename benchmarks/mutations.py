@@ -107,8 +107,8 @@ MUTATIONS = (
     Mutation(
         "hooks of an optimiser overlooked",
         "inference/adam.py",
-        'if hooked or group["amsgrad"]',
-        'if group["amsgrad"]',
+        "if is_hooked(optimizer):",
+        "if False:",
         DESCENT,
         "schedule_on_the_optimiser",
     ),

@@ -31,7 +31,8 @@ from probmodel.sites import (
 from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, recording, trace
 
 DRAWN_AT_ONCE = 2**29
-"""Bytes of random numbers drawn at once on an accelerator: fixed, since the numbers depend on where draws are split."""
+"""Bytes at once on an accelerator, of the random numbers where they can be taken apart, else of the call: fixed, since the
+numbers depend on where draws are split."""
 CLAIMED_AT_ONCE = 2**26
 """Bytes of one vectorised call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
 LARGE_CALL = 2**22

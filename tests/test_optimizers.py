@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoDelta
 from pyro_models import noise
 from torch.optim.lr_scheduler import ExponentialLR
 
-from probmodel.inference import SVI, descent, optimizers, svi
+from probmodel.inference import SVI, descent, svi
 from probmodel.inference.minibatches import Batches, minibatches
 from probmodel.inference.optimizers import optimizer_of
 from probmodel.protocols import Dataset
@@ -123,18 +123,15 @@ def test_what_is_no_function_of_parameters_is_refused(made, message):
         optimizer_of.__wrapped__(made, {"w": SOME})
 
 
-def linear(parts):
-    def groups(leaves):
-        return torch.optim.Adam([{"params": [leaf], "lr": 0.1 / (i + 1)} for i, leaf in enumerate(leaves)])
-
-    return groups if parts else torch.optim.Adam
+def several_groups(leaves):
+    return torch.optim.Adam([{"params": [leaf], "lr": 0.1 / (i + 1)} for i, leaf in enumerate(leaves)])
 
 
 WHY = {
     "SGD": partial(torch.optim.SGD, lr=1e-3),
     "Adamax": torch.optim.Adamax,
     "a hook on the optimiser": scheduled,
-    "several parameter groups": linear(parts=True),
+    "several parameter groups": several_groups,
     "amsgrad, maximize or a tensor as rate": partial(torch.optim.Adam, amsgrad=True),
 }
 
@@ -146,8 +143,7 @@ def test_a_fit_says_why_it_went_step_by_step(reason):
 
 
 def test_a_fit_of_many_parameters_says_that_these_are_why(monkeypatch):
-    for module in (descent, optimizers):
-        monkeypatch.setattr(module, "FEW_PARAMETERS", 5)
+    monkeypatch.setattr(descent, "FEW_PARAMETERS", 5)
     assert fit().info["execution"] == "uncompiled, step by step (6 parameters): as asked"
 
 

@@ -235,13 +235,12 @@ def _check_scalable(train: Any, others: tuple[Any, ...]) -> None:
 
 def _check_full(data: Dataset) -> int:
     check_form(data)
-    if data.size is not None and data.tensors() and data.tensors()[0].dim():
-        check_rows_can_be_taken(data)
     tensors = data.tensors()
     if data.size is None or not tensors or tensors[0].dim() == 0:
         got = f"size={data.size} and {len(tensors)} tensors"
         rows = len(tensors[0]) if tensors and tensors[0].dim() else "number of rows"
         raise ValueError(f"expected data with rows, got {got}; give Dataset(args, kwargs, size={rows})")
+    check_rows_can_be_taken(data)
     if len(tensors[0]) != data.size:
         raise ValueError(f"expected all {data.size} rows, got {len(tensors[0])}; split before taking minibatches")
     if data.size < 2:

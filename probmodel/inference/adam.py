@@ -26,15 +26,29 @@ def start(parameters: Float[Tensor, " P"]) -> Moments:
     return Moments(parameters, nothing, nothing.clone(), parameters.new_zeros(()))
 
 
-def settings_of(optimizer: Optimizer) -> list[float] | None:
-    """Rate, two decays, epsilon, coupled and decoupled weight decay of an Adam with one rate for all; None for others."""
-    if type(optimizer) not in (Adam, AdamW) or len(optimizer.param_groups) != 1:
-        return None
+def is_hooked(optimizer: Optimizer) -> bool:
+    """Whether anything else runs at its steps."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def refusal(optimizer: Optimizer) -> str | None:
+    """Why its step is not the one written here; None for an Adam with one rate for all."""
+    if type(optimizer) not in (Adam, AdamW):
+        return type(optimizer).__name__
+    if is_hooked(
+        optimizer
+    ):  # It may change the rate from step to step (a schedule), which a compiled loop would not see.
+        return "a hook on the optimiser"
+    if len(optimizer.param_groups) != 1:
+        return "several parameter groups"
     group: dict[str, Any] = optimizer.param_groups[0]
-    # A hook may change the rate from step to step (a schedule), which a compiled loop would not see.
-    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    if hooked or group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor):
-        return None
+    varied = group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor)
+    return "amsgrad, maximize or a tensor as rate" if varied else None
+
+
+def settings_of(optimizer: Optimizer) -> list[float]:
+    """Rate, two decays, epsilon, coupled and decoupled weight decay of an Adam that is not refused."""
+    group: dict[str, Any] = optimizer.param_groups[0]
     decay, decoupled = float(group["weight_decay"]), group["decoupled_weight_decay"]
     numbers = (group["lr"], *group["betas"], group["eps"], *((0.0, decay) if decoupled else (decay, 0.0)))
     return [float(number) for number in numbers]

@@ -59,24 +59,35 @@ class Descent(Protocol):
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:
     """The way that suits the model: a compiled loop for few parameters on a CPU, else step by step."""
-    settings = _adam(gradient, optimizer)
-    size = sum(leaf.numel() for leaf in gradient.leaves)
-    if gradient.graph is None or settings is None or size > FEW_PARAMETERS:
+    if gradient.graph is None or one_step_a_call(gradient, optimizer) is not None:
         return ByStep(gradient, batches, order, optimizer)
-    return ByLoop(gradient.graph, gradient.program.leaves, batches, order, settings)
+    return ByLoop(gradient.graph, gradient.program.leaves, batches, order, adam.settings_of(optimizer))
 
 
-def _adam(gradient: Gradient, optimizer: Optimizer) -> list[float] | None:
-    """Settings of an Adam that can be compiled together with the gradient: it moves all leaves, on one processor."""
-    settings = adam.settings_of(optimizer)
+def one_step_a_call(gradient: Gradient, optimizer: Optimizer) -> str | None:
+    """Why the steps of a traced loss cannot run as one loop; None where they do."""
+    size = sum(leaf.numel() for leaf in gradient.leaves)
+    return _apart(gradient, optimizer) or (f"{size:,} parameters" if size > FEW_PARAMETERS else None)
+
+
+def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
+    """Why a step cannot be compiled together with its gradient; None for an Adam that moves all leaves, on one processor."""
+    refused = adam.refusal(optimizer)
+    if refused is not None:
+        return refused
     held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
-    kinds = {(leaf.dtype, leaf.device.type) for leaf in gradient.leaves}
-    if settings is None or held != {id(leaf) for leaf in gradient.leaves} or len(kinds) > 1:
-        return None
-    decays = any(settings[-2:]) and len(gradient.program.leaves) < len(held)  # Those that the loss never reads, too.
-    dtype, device = next(iter(kinds))
-    # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
-    return settings if device == "cpu" and dtype in ROUNDING and not decays else None
+    devices = {leaf.device.type for leaf in gradient.leaves} - {"cpu"}
+    kinds = {leaf.dtype for leaf in gradient.leaves}
+    decays = any(adam.settings_of(optimizer)[-2:])
+    reasons = {
+        f"on {', '.join(devices)}": bool(devices),
+        f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
+        # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
+        "half precision": not kinds <= ROUNDING.keys(),
+        "parameters that the optimiser does not hold": held != {id(leaf) for leaf in gradient.leaves},
+        "weight decay of parameters that the loss does not read": decays and len(gradient.program.leaves) < len(held),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 class ByLoop:
@@ -165,8 +176,7 @@ class ByStep:
         self.compiled = False
         self.running: WholeStep | None = None
         # Asking for each step's loss would make a CUDA device wait for the host; but what a hook does cannot be taken back.
-        hooked = bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
-        self.waits = hooked or all(leaf.device.type == "cpu" for leaf in self.leaves)
+        self.waits = adam.is_hooked(optimizer) or all(leaf.device.type == "cpu" for leaf in self.leaves)
 
     def on_disk(self) -> bool:
         return self.gradient.on_disk() if self.whole is None else self.whole.native.on_disk()
@@ -190,11 +200,10 @@ class ByStep:
     @cached_property
     def whole(self) -> WholeStep | None:
         """What can be compiled together: all of a step where the optimiser is an Adam."""
-        settings = _adam(self.gradient, self.optimizer)
         graph, leaves = self.gradient.graph, self.gradient.program.leaves
-        if graph is None or settings is None:
+        if graph is None or _apart(self.gradient, self.optimizer) is not None:
             return None
-        return WholeStep(graph, leaves, self.batches, self.order.first, settings, self.optimizer)
+        return WholeStep(graph, leaves, self.batches, self.order.first, self.optimizer)
 
     def advance(self, count: int) -> Advance:
         rows = list(islice(self.order, count))

@@ -1,4 +1,4 @@
-"""What a fit asks of a PyTorch optimiser, and why some run one step a call."""
+"""What a fit asks of a PyTorch optimiser."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,12 +6,8 @@ from typing import Any
 
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-
-from probmodel.inference import adam
-from probmodel.inference.descent import FEW_PARAMETERS
-from probmodel.tracing import Gradient
 
 RECIPE = "return the optimiser alone, after optimizer.register_step_post_hook(lambda *_: scheduler.step())"
 """How a schedule is obeyed at every step."""
@@ -36,31 +32,8 @@ def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str,
     return optimizer
 
 
-def one_step_a_call(gradient: Gradient, optimizer: Optimizer) -> str:
-    """Why these steps cannot run as one loop; the loss is traced."""
-    kinds = {leaf.dtype for leaf in gradient.leaves}
-    devices = {leaf.device.type for leaf in gradient.leaves} - {"cpu"}
-    size = sum(leaf.numel() for leaf in gradient.leaves)
-    reasons = {
-        _name(optimizer): type(optimizer) not in (Adam, AdamW),
-        "a hook on the optimiser": _hooked(optimizer),
-        "several parameter groups": len(optimizer.param_groups) > 1,
-        "amsgrad, maximize or a tensor as rate": adam.settings_of(optimizer) is None,
-        f"on {', '.join(devices)}": bool(devices),
-        f"{size:,} parameters": size > FEW_PARAMETERS,
-        f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
-        "half precision": any(kind.itemsize < 4 for kind in kinds),
-    }
-    decayed = "weight decay of parameters that the loss does not read"
-    return next((reason for reason, holds in reasons.items() if holds), decayed)
-
-
 def _name(optimizer: Any) -> str:
     return type(optimizer).__name__
-
-
-def _hooked(optimizer: Optimizer) -> bool:
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def _check_maker(make: Any) -> None:

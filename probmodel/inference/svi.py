@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from probmodel.compiling import Plan, plan
 from probmodel.form import check_rows_can_be_taken
 from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.descent import WINDOW, descent
+from probmodel.inference.descent import WINDOW, descent, one_step_a_call
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.minibatches import Batches, minibatches
-from probmodel.inference.optimizers import one_step_a_call, optimizer_of
+from probmodel.inference.optimizers import optimizer_of
 from probmodel.integers import checked_seed, integer
 from probmodel.objectives.elbo import elbo
 from probmodel.ownership import own

@@ -24,14 +24,11 @@ class WholeStep:
         leaves: the parameters that the graph reads.
         batches: the data.
         rows: an example of the rows of a step.
-        settings: numbers of Adam.
-        optimizer: PyTorch's own Adam, whose moments the steps go on from.
+        optimizer: PyTorch's own Adam, whose settings the steps take and whose moments they go on from.
     """
 
-    def __init__(
-        self, pure: Lifted, leaves: Tensors, batches: Batches, rows: Rows, settings: list[float], optimizer: Optimizer
-    ) -> None:
-        self.leaves, self.settings = leaves, settings
+    def __init__(self, pure: Lifted, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
+        self.leaves, self.settings = leaves, adam.settings_of(optimizer)
         self.constants = (*pure.constants, *batches.tensors)
         self.go_on_from(optimizer)
         self.native = Native(
