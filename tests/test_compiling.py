@@ -132,7 +132,7 @@ def test_one_ill_conditioned_quantity_excuses_no_other(monkeypatch):
         return (torch.stack([1e20 * (x[1] - x[0]), x[2]]),)
 
     native = Native(packed, (x,), parts=lambda results: results[0].split(1))
-    monkeypatch.setattr(native, "_library", lambda: lambda x: (packed(x)[0] * tensor(1 + 1e-5, 1.5),))
+    monkeypatch.setattr(native, "_library", lambda: lambda x: (packed(x)[0] * tensor(1 + 1e-5, 1.001),))
     with pytest.warns(CompilingWarning, match="rounding explains"):
         native.compile()
     native = Native(packed, (x,), parts=lambda results: results[0].split(1))

@@ -35,9 +35,8 @@ def refusal(optimizer: Optimizer) -> str | None:
     """Why its step is not the one written here; None for an Adam with one rate for all."""
     if type(optimizer) not in (Adam, AdamW):
         return type(optimizer).__name__
-    if is_hooked(
-        optimizer
-    ):  # It may change the rate from step to step (a schedule), which a compiled loop would not see.
+    # A hook may change the rate from step to step (a schedule), which a compiled loop would not see.
+    if is_hooked(optimizer):
         return "a hook on the optimiser"
     if len(optimizer.param_groups) != 1:
         return "several parameter groups"
