@@ -22,10 +22,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 import probmodel as pb
+from probmodel.gaussian_processes.exact import gp_log_marginal
+from probmodel.gaussian_processes.sparse import svgp_elbo
 from probmodel.inference.descent import WINDOW, descent
 from probmodel.inference.minibatches import Batches, Order, minibatches
-from probmodel.objectives.gaussian_process import gp_log_marginal
-from probmodel.objectives.sparse_gaussian_process import svgp_elbo
 from probmodel.tracing import Gradient
 
 COLUMNS = 8

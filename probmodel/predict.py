@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from torch.nn.functional import logsigmoid
 
 from probmodel.integers import integer
-from probmodel.protocols import Dataset, Deciding, Posterior
+from probmodel.protocols import Dataset, Deciding, Marginal, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
 from probmodel.tracing import explained, isolated
@@ -74,10 +74,10 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         found = sites(posterior.model, posterior.data)
         data = _without_observations(posterior, found, data)
         draws = _SharedDraws(posterior, found, num_draws)
+        known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 
         def likelihood(theta: Tensor) -> Distribution:
-            model = poutine.condition(posterior.model, draws.split(theta))
-            run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+            run = poutine.trace(poutine.condition(known, draws.split(theta))).get_trace(*data.args, **data.kwargs)
             return cast(Distribution, run.nodes[found.observed[0]]["fn"])
 
         if len(found.observed) != 1:
@@ -86,10 +86,9 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
             with explained(data):
                 template = likelihood(draws.flat[0])
             shapes = [parameter.shape for parameter in _parameters(template)]
-            pack = Density(
-                lambda theta: torch.cat([p.reshape(-1) for p in _parameters(likelihood(theta))]), draws.flat[0]
-            )
-            packed = pack(draws.flat)
+            packed = _packed(template)[None]
+            if len(draws.flat) > 1 or draws.flat.shape[1]:  # Else nothing is drawn, and one evaluation is all there is.
+                packed = Density(lambda theta: _packed(likelihood(theta)), draws.flat[0])(draws.flat)
     pieces = packed.split([shape.numel() for shape in shapes], -1)
     by_draw = _rebuild(template, [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)])
     distribution = average(by_draw)
@@ -150,6 +149,10 @@ def _parameters(distribution: Distribution) -> list[Tensor]:
     if isinstance(distribution, Independent):
         return _parameters(distribution.base_dist)
     return [attrgetter(name)(distribution) for name in _names(distribution)]
+
+
+def _packed(distribution: Distribution) -> Float[Tensor, " P"]:
+    return torch.cat([parameter.reshape(-1) for parameter in _parameters(distribution)])
 
 
 def _names(distribution: Distribution) -> Sequence[str]:

@@ -147,6 +147,15 @@ class Deciding(Protocol):
 
 
 @runtime_checkable
+class Marginal(Protocol):
+    """A model that has integrated out what links its rows, so that new ones depend on the observed ones."""
+
+    def given(self, data: Dataset) -> Model:
+        """The model of new rows, called with the same arguments; its latents are the same."""
+        ...
+
+
+@runtime_checkable
 class Objective(Protocol):
     """Differentiable loss in nats over the whole data set, never per datum."""
 

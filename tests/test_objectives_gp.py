@@ -23,11 +23,12 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from probmodel.objectives import gaussian_process, positive_definite
-from probmodel.objectives.gaussian_process import gp_log_marginal
-from probmodel.objectives.positive_definite import inverted_in_place
-from probmodel.objectives.sparse_gaussian_process import LADDER, _interpolated, svgp_elbo
-from probmodel.objectives.stationary_kernels import stationary, stationary_covariance
+from probmodel.gaussian_processes import exact as gaussian_process
+from probmodel.gaussian_processes import positive_definite
+from probmodel.gaussian_processes.exact import gp_log_marginal
+from probmodel.gaussian_processes.positive_definite import inverted_in_place
+from probmodel.gaussian_processes.sparse import LADDER, _interpolated, svgp_elbo
+from probmodel.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.tracing import Gradient, TracingWarning, trace
 from tests.refusals import refused
 

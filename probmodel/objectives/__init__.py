@@ -1,7 +1,8 @@
 """(model, guide, data) → loss in nats, and how good a prediction is."""
 
+from probmodel.gaussian_processes.exact import gp_log_marginal
+from probmodel.gaussian_processes.sparse import svgp_elbo
 from probmodel.objectives.elbo import elbo
-from probmodel.objectives.gaussian_process import gp_log_marginal
 from probmodel.objectives.iwae import iwae
 from probmodel.objectives.scores import (
     accuracy,
@@ -15,7 +16,6 @@ from probmodel.objectives.scores import (
     reliability,
     rmse,
 )
-from probmodel.objectives.sparse_gaussian_process import svgp_elbo
 
 __all__ = [
     "accuracy",

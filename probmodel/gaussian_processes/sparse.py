@@ -1,7 +1,8 @@
-"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015)."""
+"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015), and its best q(u)."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from gpytorch import settings
@@ -13,9 +14,9 @@ from jaxtyping import Float
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from probmodel.objectives.gaussian_process import check_rows, check_tensors, dense, mean_at, noise_by_row
-from probmodel.objectives.positive_definite import factorised, upper_factor
-from probmodel.objectives.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
+from probmodel.gaussian_processes.exact import check_rows, check_tensors, dense, mean_at, noise_by_row
+from probmodel.gaussian_processes.positive_definite import factorised, upper_factor
+from probmodel.gaussian_processes.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
 from probmodel.tracing import recording
 
 LADDER = (1.0, 10.0, 100.0, 1000.0)
@@ -78,6 +79,132 @@ def svgp_elbo(
     return rows.sum() * (size / len(y)) - _kl_to_standard(q_loc, q_scale_tril)
 
 
+class Interpolation(NamedTuple):
+    """f(x_b) given whitened inducing values v: independent N(m(x_b) + (Aᵀ v)_b, variance_b)."""
+
+    weights: Float[Tensor, "M B"]
+    """A = L⁻¹ Kux."""
+    variance: Float[Tensor, " B"]
+    """k(x, x) − Σ A²."""
+
+
+def interpolation(kernel: Kernel, inducing: Float[Tensor, "M D"], x: Float[Tensor, "B D"]) -> Interpolation:
+    """What inducing values say of each row, with the jitter of `svgp_elbo` on Kuu and on the variances.
+
+    Args:
+        kernel: GPyTorch kernel without batch dimensions.
+        inducing: inputs (M, D) of the inducing values.
+        x: inputs (B, D).
+
+    Raises:
+        ValueError: for a Kuu that is not positive definite with the largest jitter of `LADDER`; a recorded graph gives NaN.
+    """
+    k, prior, s = _covariances(kernel, inducing, x)
+    jitter, m = settings.variational_cholesky_jitter.value(x.dtype), len(inducing)
+    u = _factor(k[:, :m], jitter / s)
+    a = torch.linalg.solve_triangular(u, torch.eye(m, dtype=k.dtype, device=k.device), upper=True).mT @ k[:, m:]
+    # Kxx − Kxu (Kuu + jitter)⁻¹ Kux is never negative, so the jitter is what rounding must leave.
+    variance = (s * (prior - a.square().sum(0)) + jitter).clamp(min=jitter)
+    return Interpolation(s.sqrt() * a, variance)
+
+
+def optimal_q(
+    mean: Mean,
+    kernel: Kernel,
+    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood,
+    inducing: Float[Tensor, "M D"],
+    x: Float[Tensor, "n D"],
+    y: Float[Tensor, " n"],
+) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
+    """The q(v) = N(m, T Tᵀ) that maximises `svgp_elbo` under Gaussian noise of variance Σ.
+
+    (T Tᵀ)⁻¹ = I + A Σ⁻¹ Aᵀ,   m = T Tᵀ A Σ⁻¹ (y − m(x)),   with A = L⁻¹ Kux; the bound is then Titsias' collapsed one.
+
+    Args:
+        mean, kernel, likelihood, inducing: as of `svgp_elbo`; the noise must be Gaussian.
+        x: inputs of all rows.
+        y: their observations.
+
+    Returns:
+        m (M,) and T (M, M), lower triangular with a positive diagonal.
+
+    Raises:
+        TypeError: for a likelihood without Gaussian noise.
+        ValueError: as `svgp_elbo` does.
+
+    Reference:
+        Titsias (2009), Variational Learning of Inducing Variables in Sparse Gaussian Processes, AISTATS, eq. (10).
+    """
+    check_tensors({"inducing": inducing, "x": x, "y": y})
+    check_rows(kernel, x, y)
+    if not isinstance(likelihood, GaussianLikelihood | FixedNoiseGaussianLikelihood):
+        raise TypeError(
+            f"expected a GaussianLikelihood or FixedNoiseGaussianLikelihood, got {type(likelihood).__name__}; for any other "
+            "likelihood repeat natural_step"
+        )
+    scale = noise_by_row(likelihood, y).sqrt()
+    a = interpolation(kernel, inducing, x).weights / scale
+    t = _factor_of_inverse(torch.eye(len(a), dtype=a.dtype, device=a.device) + a @ a.mT)
+    return t @ (t.mT @ (a @ ((y - mean_at(mean, x)) / scale))), t
+
+
+def natural_step(
+    elbo: Callable[[Tensor, Tensor], Tensor],
+    q_loc: Float[Tensor, "*K M"],
+    q_scale_tril: Float[Tensor, "*K M M"],
+    *,
+    rate: float,
+) -> tuple[Float[Tensor, "*K M"], Float[Tensor, "*K M M"]]:
+    """One step up the natural gradient of a bound in the natural parameters of q(v) = N(m, T Tᵀ).
+
+    With g and G the slopes in m and T, and P the lower triangle of Tᵀ G, its diagonal halved,
+
+        T⁺ = T F,   F Fᵀ = (I − rate (P + Pᵀ))⁻¹,   m⁺ = m + rate T⁺ T⁺ᵀ g.
+
+    Under Gaussian noise the precision moves the share `rate` of the way to `optimal_q`'s, so that a step of rate 1 on all
+    rows is there; on minibatches the steps are those of stochastic variational inference.
+
+    Args:
+        elbo: (m, T) → bound in nats over all rows, higher is better, summed over the K outputs.
+        q_loc: m.
+        q_scale_tril: T, lower triangular with a positive diagonal; nothing else is read.
+        rate: in (0, 1].
+
+    Returns:
+        m⁺ and T⁺, without a gradient.
+
+    Raises:
+        ValueError: for a rate outside (0, 1], or a step that leaves the normals: a likelihood that is not log-concave
+            needs a smaller rate.
+
+    Reference:
+        Hensman, Fusi & Lawrence (2013), Gaussian Processes for Big Data, UAI, sec. 3.2; Salimbeni, Eleftheriadis &
+        Hensman (2018), Natural Gradients in Practice, AISTATS.
+    """
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; 1 is exact for Gaussian noise on all rows")
+    m, t = q_loc.detach().requires_grad_(), q_scale_tril.detach().tril().requires_grad_()
+    with torch.enable_grad():
+        g, slope = torch.autograd.grad(elbo(m, t), (m, t))
+    m, t = m.detach(), t.detach()
+    p = (t.mT @ slope).tril()
+    p = p - 0.5 * torch.diag_embed(p.diagonal(dim1=-2, dim2=-1))
+    eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
+    t = t @ _factor_of_inverse(eye - rate * (p + p.mT))
+    if not bool(t.isfinite().all()):
+        raise ValueError(f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate")
+    return m + rate * (t @ (t.mT @ g[..., None]))[..., 0], t
+
+
+def _factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:
+    """Lower T of T Tᵀ = precision⁻¹, which is never formed; NaN where there is none."""
+    # Backwards, Cholesky's factor is the upper U of precision = U Uᵀ, and T = U⁻ᵀ.
+    factor, info = torch.linalg.cholesky_ex(precision.flip(-1, -2))
+    u = torch.where((info == 0)[..., None, None], factor, math.nan).flip(-1, -2)
+    eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device).expand(u.shape)
+    return torch.linalg.solve_triangular(u, eye, upper=True).mT
+
+
 def _check_inducing(inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Tensor, size: int) -> None:
     m, columns = len(q_loc), x.shape[1]
     if inducing.shape != (m, columns) or q_loc.shape != (m,) or q_scale_tril.shape != (m, m) or m == 0:
@@ -101,18 +228,30 @@ def _marginals(
     kernel: Kernel, inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Tensor
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Mean above the prior's and variance of q(f_b)."""
+    k, prior, s = _covariances(kernel, inducing, x)
     jitter = settings.variational_cholesky_jitter.value(x.dtype)
+    shift, excess = _interpolated(k, jitter / s, q_loc, q_scale_tril)
+    return s.sqrt() * shift, s * (excess + prior) + jitter
+
+
+class _Covariances(NamedTuple):
+    """In units of the outputscale s, so that only vectors of length B are multiplied by it; 1 for other kernels."""
+
+    k: Float[Tensor, "M M+B"]
+    """[Kuu, Kux]."""
+    prior: Tensor
+    """k(x, x), (B,), or one number for all rows."""
+    s: Float[Tensor, ""]
+
+
+def _covariances(kernel: Kernel, inducing: Tensor, x: Tensor) -> _Covariances:
     parts = stationary(kernel)
     if parts is None:
         k = torch.cat([dense(kernel, inducing), dense(kernel, inducing, x)], 1)
-        shift, excess = _interpolated(k, torch.full_like(k[0, 0], jitter), q_loc, q_scale_tril)
-        return shift, kernel(x, diag=True).to(x) + jitter + excess
-    # Covariances in units of the outputscale s, so that only vectors of length B are multiplied by it.
-    s = parts.outputscale.to(x)
-    zu = parts.scaled(inducing)
+        return _Covariances(k, kernel(x, diag=True).to(x), torch.ones_like(k[0, 0]))
+    zu, s = parts.scaled(inducing), parts.outputscale.to(x)
     k = stationary_covariance(parts.shape, zu, torch.cat([zu, parts.scaled(x)]))
-    shift, excess = _interpolated(k, jitter / s, q_loc, q_scale_tril)
-    return s.sqrt() * shift, s * (excess + 1.0) + jitter
+    return _Covariances(k, torch.ones_like(s), s)
 
 
 def _expected_log_likelihood(likelihood: Likelihood, y: Tensor, f_mean: Tensor, f_var: Tensor) -> Float[Tensor, " B"]:
@@ -139,9 +278,20 @@ def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> t
     if not recording():
         return _Interpolated.apply(k, jitter, m, scale_tril)
     kuu, kux, eye = k[:, : len(m)], k[:, len(m) :], torch.eye(len(m), dtype=k.dtype, device=k.device)
-    u = upper_factor(kuu + _recorded_multiple(kuu, jitter) * jitter * eye)
+    u = _factor(kuu, jitter)
     a = torch.linalg.solve_triangular(u, eye, upper=True).mT @ kux
     return m @ a, (scale_tril.tril().mT @ a).square().sum(0) - a.square().sum(0)
+
+
+def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:
+    """U of Kuu + multiple · jitter = Uᵀ U with the first multiple of `LADDER` that does."""
+
+    def build(multiple: float | Tensor) -> Tensor:
+        return upper_factor(kuu + torch.diag_embed((multiple * jitter).expand(len(kuu))))
+
+    if recording():
+        return build(_recorded_multiple(kuu, jitter))
+    return factorised(build, LADDER, "variational_cholesky_jitter")
 
 
 def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:

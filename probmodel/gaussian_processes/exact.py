@@ -13,14 +13,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module
 
-from probmodel.memory import refuse_above_memory
-from probmodel.objectives.positive_definite import (
+from probmodel.gaussian_processes.positive_definite import (
     JITTERS,
     factorised,
     inverted_in_place,
     upper_factor,
 )
-from probmodel.objectives.stationary_kernels import Shape, refuse_second_derivative, squared_distances, stationary
+from probmodel.gaussian_processes.stationary_kernels import (
+    Shape,
+    refuse_second_derivative,
+    squared_distances,
+    stationary,
+    stationary_covariance,
+)
+from probmodel.memory import refuse_above_memory
 from probmodel.tracing import recording
 
 PANEL = 256
@@ -48,6 +54,9 @@ def gp_log_marginal(
     give the gradient in all inputs and lengthscales.  Any other kernel is evaluated densely under autograd.  Gradients
     flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.  Priors
     on parameters are not added.  Parameters of another precision follow the data where GPyTorch's own code allows it.
+
+    A recorded graph is made of differentiable operations instead: it has second derivatives, and gives NaN where the
+    covariance is not positive definite.
 
     Args:
         mean: GPyTorch mean.
@@ -79,14 +88,23 @@ def gp_log_marginal(
     parts = stationary(kernel)
     needed = (BUFFERS_OTHER if parts is None else BUFFERS) * len(y) ** 2 * y.element_size()
     what = f"an exact Gaussian process of {len(y):,} rows"
-    refuse_above_memory(needed, y.device, what, "use a sparse Gaussian process such as svgp_elbo")
+    instead = "use a sparse Gaussian process (SparseGP), or experts on shards of the rows (GPProduct)"
+    refuse_above_memory(needed, y.device, what, instead)
     r = y - mean_at(mean, x)
+    if recording():
+        return _by_autograd(covariance(kernel, x), noise, r)
     if parts is None:
         return _DenseLogMarginal.apply(dense(kernel, x), noise, r, torch.is_grad_enabled())
     # log N(r; s (k + Σ/s)): the outputscale leaves the n × n matrices.
     s = parts.outputscale.to(y)
     unit = _StationaryLogMarginal.apply(parts.scaled(x), noise / s, r / s.sqrt(), parts.shape, torch.is_grad_enabled())
     return unit - 0.5 * len(y) * s.log()
+
+
+def _by_autograd(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"], r: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    u = upper_factor(k + torch.diag_embed(noise))
+    white = torch.linalg.solve_triangular(u.mT, r[:, None], upper=False)[:, 0]
+    return -0.5 * (white @ white + len(r) * math.log(2 * math.pi)) - u.diagonal().log().sum()
 
 
 def check_tensors(given: Mapping[str, object]) -> None:
@@ -168,6 +186,15 @@ def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
     if k.shape != expected:
         raise ValueError(f"expected a covariance {expected}, got {tuple(k.shape)}; use a kernel of one output")
     return k.to(inputs[0])
+
+
+def covariance(kernel: Kernel, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"] | None = None) -> Float[Tensor, "n m"]:
+    """K(a, b), or K(a, a); RBF and Matérn kernels by our own code, others by GPyTorch's."""
+    parts = stationary(kernel)
+    if parts is None:
+        return dense(kernel, a) if b is None else dense(kernel, a, b)
+    za, zb = parts.scaled(a), parts.scaled(a if b is None else b)
+    return parts.outputscale.to(a) * stationary_covariance(parts.shape, za, zb)
 
 
 class _Solved(NamedTuple):

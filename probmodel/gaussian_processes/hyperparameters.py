@@ -1,0 +1,79 @@
+"""Priors that GPyTorch's modules carry, as Pyro latents (MacKay, 1999: hyperparameters integrated, not maximised)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import gpytorch
+import pyro
+import torch
+from gpytorch.constraints import Positive
+from torch import Tensor, nn
+
+
+class Hyperparameter(NamedTuple):
+    """Where a parameter with a prior lives."""
+
+    site: str
+    module: str
+    raw: str
+    """The unconstrained parameter's name in the module."""
+    prior: str
+    """The prior's name in the module."""
+    shape: torch.Size
+    """Of the constrained value."""
+
+
+def hyperparameters(modules: nn.Module) -> tuple[Hyperparameter, ...]:
+    """Every prior registered by `register_prior`, with the parameter that it is a prior of.
+
+    Raises:
+        ValueError: for a prior of something that is not one parameter of the module it is registered with.
+    """
+    return tuple(_found(modules))
+
+
+def _found(modules: nn.Module) -> Iterator[Hyperparameter]:
+    for prefix, module in modules.named_modules():
+        if not isinstance(module, gpytorch.Module):
+            continue
+        for name, (_, closure, _) in module._priors.items():
+            own = dict(module.named_parameters(recurse=False))
+            with torch.enable_grad():
+                value = closure(module)
+                found = torch.autograd.grad(value.sum(), list(own.values()), allow_unused=True) if own else ()
+            read = [each for each, slope in zip(own, found, strict=True) if slope is not None]
+            if len(read) != 1:
+                raise ValueError(
+                    f"expected a prior of one parameter of {type(module).__name__}, got {name!r} of {read}; register it with "
+                    "the module that owns the parameter"
+                )
+            site = ".".join(part for part in (prefix, name.removesuffix("_prior")) if part)
+            yield Hyperparameter(site, prefix, read[0], name, value.shape)
+
+
+def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
+    """The modules with these parameters drawn from their priors, each at a Pyro site of its dotted name; others as they are."""
+    values = {}
+    for each in priors:
+        module: Any = modules.get_submodule(each.module)
+        prior = module._priors[each.prior][0].expand(each.shape).to_event(len(each.shape))
+        values[each.module, each.raw] = pyro.sample(each.site, prior)
+    return _substituted(modules, values, "") if values else modules
+
+
+def _substituted(module: nn.Module, values: dict[tuple[str, str], Tensor], prefix: str) -> nn.Module:
+    """A shallow copy with constrained values in place of raw parameters, and no constraint on them."""
+    copied = object.__new__(type(module))  # GPyTorch's modules share all they hold with what `copy` makes of them.
+    copied.__dict__.update(module.__dict__)
+    copied.__dict__.update(_parameters=dict(module._parameters), _modules=dict(module._modules))
+    for (owner, raw), value in values.items():
+        if owner == prefix:
+            del copied._parameters[raw]
+            copied.__dict__[raw] = value
+            if f"{raw}_constraint" in copied._modules:
+                copied._modules[f"{raw}_constraint"] = Positive(transform=None)
+    for name, child in copied._modules.items():
+        inside = f"{prefix}.{name}" if prefix else name
+        if child is not None and any(owner == inside or owner.startswith(f"{inside}.") for owner, _ in values):
+            copied._modules[name] = _substituted(child, values, inside)
+    return copied

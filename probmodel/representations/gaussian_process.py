@@ -1,0 +1,138 @@
+"""An exact Gaussian process: f ~ GP(m, k), y = f(x) + noise, with f integrated out (Rasmussen & Williams, 2006).
+
+Hyperparameters are parameters (type II maximum likelihood), or latents where GPyTorch's modules carry a prior of them.
+"""
+
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ConstantMean, Mean
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probmodel.gaussian_processes.conditional import conditional, factored
+from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row
+from probmodel.gaussian_processes.hyperparameters import drawn, hyperparameters
+from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.protocols import Dataset
+
+
+class GaussianProcess(nn.Module):
+    """y ~ N(m(x), K(x, x) + σ² I), a Pyro model called as `process(x, y)`; its rows are not independent.
+
+    A parameter of a GPyTorch module with a registered prior (`lengthscale_prior=`, `register_prior`) is a latent at the
+    site of its dotted name, as `kernel.base_kernel.lengthscale`: the evidence then integrates it.  All others are point
+    estimates that the evidence is conditional on.
+
+    >>> import gpytorch
+    >>> kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3))
+    >>> GaussianProcess(kernel).num_parameters
+    6
+
+    Args:
+        kernel: of GPyTorch, without batch dimensions.
+        mean: of GPyTorch; a constant by default.
+        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
+
+    Reference:
+        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, mean: Mean | None = None, likelihood: GaussianLikelihood | None = None
+    ) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.mean = ConstantMean() if mean is None else mean
+        self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
+        self.hyperparameters = hyperparameters(self)
+
+    def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        return pyro.sample("y", Observations(self._drawn(), x), obs=y)
+
+    def given(self, data: Dataset) -> "Conditioned":
+        """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
+        x, y = _rows(data)
+        return Conditioned(self, x, y)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
+        x, y = _rows(data)
+        if data.size is not None:
+            raise ValueError(
+                f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
+                "Dataset((x,), {'y': y}), or take a sparse process for minibatches"
+            )
+        if x.dim() != 2 or y.shape != x.shape[:1]:
+            raise ValueError(f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them")
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that fitting sets."""
+        return sum(p.numel() for p in self.parameters())
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"kernel": self.kernel, "mean": self.mean, "likelihood": self.likelihood}
+
+    def _drawn(self) -> nn.Module:
+        return drawn(self, self.hyperparameters)
+
+
+class Conditioned(nn.Module):
+    """A Gaussian process given its observations, as a model of new rows; made by `GaussianProcess.given`."""
+
+    def __init__(self, process: GaussianProcess, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
+        super().__init__()
+        self.process, self.x, self.y = process, x, y
+
+    def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+        parts = drawn(self.process, self.process.hyperparameters)
+        found = factored(parts.mean, parts.kernel, parts.likelihood, self.x, self.y)
+        at = conditional(parts.mean, parts.kernel, found, self.x, new)
+        noise = noise_by_row(parts.likelihood, new[:, 0])
+        with pyro.plate("rows", len(new), dim=-1):
+            return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
+
+
+class Observations(TorchDistribution):
+    """N(m(x), K(x, x) + Σ) whose log density comes with its gradient in closed form."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"]) -> None:
+        self.parts, self.x = parts, x
+        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """In nats."""
+        return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draws (*sample_shape, n)."""
+        x, k = self.x, covariance(self.parts.kernel, self.x)
+        noise = noise_by_row(self.parts.likelihood, x[:, 0])
+
+        def build(jitter: float) -> Tensor:
+            return upper_factor(k + torch.diag_embed(noise + jitter * k.diagonal().mean()))
+
+        upper = factorised(build, JITTERS[x.dtype], "the mean variance")
+        white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
+        return mean_at(self.parts.mean, x) + white @ upper
+
+
+def _rows(data: Dataset) -> tuple[Tensor, Tensor]:
+    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
+        raise ValueError(
+            f"a Gaussian process is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})"
+        )
+    return values["x"], values["y"]

@@ -1,0 +1,205 @@
+"""The exact process against GPyTorch, refits and known evidences; priors become latents; what does not fit is refused."""
+
+import os
+
+import gpytorch
+import numpy as np
+import pandas as pd
+import pyro.distributions as dist
+import pytest
+import torch
+from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.priors import GammaPrior, LogNormalPrior
+from pyro import poutine
+
+import probmodel as pb
+from probmodel.data.locate import VARIABLE, locate
+from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out
+from probmodel.tracing import isolated
+
+N, D = 40, 3
+
+
+def problem(n=N, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, D, generator=generator, dtype=torch.float64)
+    y = torch.sin(2.0 * x[:, 0]) + 0.3 * torch.randn(n, generator=generator, dtype=torch.float64) + 1.0
+    return x.to(dtype), y.to(dtype)
+
+
+def parts():
+    """Mean, kernel and likelihood away from their defaults."""
+    kernel = ScaleKernel(MaternKernel(nu=1.5, ard_num_dims=D)).double()
+    kernel.base_kernel.lengthscale = torch.tensor([[0.7, 1.3, 2.1]])
+    kernel.outputscale = 1.7
+    likelihood = GaussianLikelihood().double()
+    likelihood.noise = 0.2
+    mean = gpytorch.means.ConstantMean().double()
+    mean.initialize(constant=0.4)
+    return mean, kernel, likelihood
+
+
+def process():
+    mean, kernel, likelihood = parts()
+    return pb.GaussianProcess(kernel, mean=mean, likelihood=likelihood)
+
+
+def dataset(x, y):
+    return pb.Dataset((x,), {"y": y})
+
+
+def log_likelihood(model, x, y):
+    with isolated(seed=0), torch.no_grad():
+        return float(poutine.trace(model).get_trace(x, y).log_prob_sum())
+
+
+def with_priors():
+    kernel = ScaleKernel(
+        RBFKernel(ard_num_dims=D, lengthscale_prior=GammaPrior(3.0, 2.0)), outputscale_prior=GammaPrior(2.0, 1.0)
+    )
+    likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(-1.0, 1.0))
+    return pb.GaussianProcess(kernel, likelihood=likelihood).double()
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.skipif(
+    not os.environ.get(VARIABLE), reason=f"{VARIABLE} does not name the folder with evidence/mcycle.csv"
+)
+@pytest.mark.parametrize(
+    ("lengthscale", "expected"), [(0.1, -125.706986), (0.3, -108.469855), (0.5, -108.592409), (1.0, -162.909235)]
+)
+def test_mcycle_has_its_known_log_likelihoods(lengthscale, expected):
+    columns = torch.from_numpy(pd.read_csv(locate("evidence/mcycle.csv")).to_numpy(np.float64))
+    x, y = ((columns - columns.mean(0)) / columns.std(0, correction=0)).unbind(1)
+    kernel = ScaleKernel(RBFKernel()).double()
+    kernel.outputscale, kernel.base_kernel.lengthscale = 1.0, lengthscale
+    likelihood = GaussianLikelihood().double()
+    likelihood.noise = 0.25
+    model = pb.GaussianProcess(kernel, mean=gpytorch.means.ZeroMean(), likelihood=likelihood)
+    assert log_likelihood(model, x[:, None], y) == pytest.approx(expected, abs=1e-6)
+
+
+class TheirProcess(gpytorch.models.ExactGP):
+    def __init__(self, x, y, mean, kernel, likelihood):
+        super().__init__(x, y, likelihood)
+        self.mean, self.kernel = mean, kernel
+
+    def forward(self, x):
+        return gpytorch.distributions.MultivariateNormal(self.mean(x), self.kernel(x))
+
+
+def test_predictions_equal_gpytorchs():
+    (x, y), (new, _) = problem(), problem(9, seed=1)
+    mean, kernel, likelihood = parts()
+    theirs = TheirProcess(x, y, mean, kernel, likelihood).double().eval()
+    with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
+        expected = likelihood.eval()(theirs(new))
+    fit = pb.Posterior(process(), dataset(x, y), {}, {})
+    found = pb.predict(fit, new).distribution
+    torch.testing.assert_close(found.mean, expected.mean, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found.variance, expected.variance, rtol=1e-8, atol=1e-8)
+
+
+def test_leave_one_out_equals_refits_without_each_row():
+    x, y = problem(12)
+    mean, kernel, likelihood = parts()
+    with torch.no_grad():
+        found = leave_one_out(factored(mean, kernel, likelihood, x, y), y)
+        for row in range(12):
+            others = torch.arange(12) != row
+            given = factored(mean, kernel, likelihood, x[others], y[others])
+            alone = conditional(mean, kernel, given, x[others], x[row : row + 1])
+            assert float(found.mean[row]) == pytest.approx(float(alone.mean[0]), rel=1e-10)
+            assert float(found.variance[row]) == pytest.approx(float(alone.variance[0] + likelihood.noise), rel=1e-10)
+
+
+def test_draws_have_the_processs_moments():
+    x, _ = problem(5)
+    with isolated(seed=0), torch.no_grad():
+        draws = poutine.trace(process()).get_trace(x).nodes["y"]["fn"].rsample(torch.Size([20_000]))
+        mean, kernel, likelihood = parts()
+        expected = kernel(x).to_dense() + likelihood.noise * torch.eye(5)
+    assert (draws.mean(0) - mean(x)).abs().max() < 4 * (1.9 / 20_000) ** 0.5
+    assert (draws.T.cov() - expected).abs().max() < 4 * 2**0.5 * 1.9 / 20_000**0.5
+
+
+# ---------------------------------------------------------------------------------------------- hyperparameters
+
+
+def test_prior_hyperparameters_are_sites_of_their_dotted_names_and_densities():
+    x, y = problem(12)
+    target = pb.target(with_priors(), dataset(x, y))
+    assert target.fallback is None
+    assert target.given == ("model.mean.raw_constant",)
+    theta = torch.linspace(-0.6, 0.8, D + 2).double()[None]
+    at = {name: value[0] for name, value in target.constrain(theta).items()}
+    priors = {
+        "kernel.base_kernel.lengthscale": dist.Gamma(3.0, 2.0),
+        "kernel.outputscale": dist.Gamma(2.0, 1.0),
+        "likelihood.noise_covar.noise": dist.LogNormal(-1.0, 1.0),
+    }
+    assert set(at) == set(priors)
+    expected = sum(prior.log_prob(at[name]).sum() for name, prior in priors.items())
+    found = target.log_prior(theta) - target.log_jacobian(theta)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    model = with_priors()
+    model.kernel.base_kernel.lengthscale = at["kernel.base_kernel.lengthscale"]
+    model.kernel.outputscale = at["kernel.outputscale"]
+    model.likelihood.noise = at["likelihood.noise_covar.noise"]
+    plain = pb.GaussianProcess(without(model.kernel), likelihood=without(model.likelihood))
+    assert float(target.log_likelihood(theta)) == pytest.approx(log_likelihood(plain, x, y), rel=1e-9)
+
+
+def without(module):
+    """The module with its priors taken off."""
+    for each in module.modules():
+        each._priors.clear() if isinstance(each, gpytorch.Module) else None
+    return module.double()
+
+
+def test_a_process_without_priors_is_traced_in_float64():
+    x, y = problem(12)
+    target = pb.target(process(), dataset(x, y))
+    assert target.fallback is None
+    assert (target.dim, target.dtype) == (0, torch.float64)
+    assert len(target.given) == 4
+    found = target.log_likelihood(torch.zeros(1, 0).double())
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(log_likelihood(process(), x, y), rel=1e-10)
+
+
+def test_maximum_likelihood_climbs_to_where_the_gradient_vanishes():
+    x, y = problem()
+    model = process()
+    before = log_likelihood(model, x, y)
+    fit = pb.MaximumLikelihood(tolerance=1e-9)(model, dataset(x, y), seed=0)
+    assert log_likelihood(model, x, y) == before
+    assert fit.info["log_likelihood"] == pytest.approx(log_likelihood(fit.model, x, y), abs=1e-8)
+    assert fit.info["log_likelihood"] > before + 1.0
+    with isolated(seed=0):
+        value = poutine.trace(fit.model).get_trace(x, y).log_prob_sum()
+    assert max(float(g.abs().max()) for g in torch.autograd.grad(value, list(fit.model.parameters()))) < 0.05
+
+
+def test_maximum_likelihood_refuses_latents():
+    with pytest.raises(ValueError, match=r"no latents, got latents .+lengthscale.+; fit latents by"):
+        pb.MaximumLikelihood()(with_priors(), dataset(*problem(12)), seed=0)
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def test_minibatches_are_refused():
+    x, y = problem(6)
+    for run in (pb.target, lambda *call: pb.MaximumLikelihood()(*call, seed=0)):
+        with pytest.raises(ValueError, match=r"expected size=None, .+ got size=6; pass"):
+            run(process(), pb.Dataset((x,), {"y": y}, 6))
+
+
+def test_rows_that_do_not_fit_name_what_does():
+    x = torch.zeros(1, D, dtype=torch.float64).expand(2_000_000, D)
+    with pytest.raises(MemoryError, match=r"needs 96,000,000,000,000; .+SparseGP.+GPProduct"), isolated(seed=0):
+        poutine.trace(process()).get_trace(x, x[:, 0]).log_prob_sum()
