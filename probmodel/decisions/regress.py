@@ -1,5 +1,7 @@
 """Numbers of a row: the mean of the predictive distribution, with its variance."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
@@ -8,25 +10,32 @@ from torch import Tensor, nn
 
 
 class Regress(nn.Module):
-    """y ~ N(W z + b, σ² I), σ a parameter; acts by the predictive mean (least squared loss).
+    """y ~ N(W z + b, σ² I), σ a parameter or a function of z; acts by the predictive mean (least squared loss).
+
+    Noise that differs from row to row is a map of the code, such as `Regress(8, 1, noise=nn.Linear(8, 1))`.
 
     Args:
         in_features: width of z.
         out_features: numbers to predict a row.
-        noise: where σ starts.
+        noise: where σ starts; or a module z → log σ, (N, out_features), or (N, 1) for all numbers of a row.
+
+    Reference:
+        Goldberg, Williams & Bishop (1998), Regression with Input-dependent Noise: A Gaussian Process Treatment, NeurIPS.
     """
 
-    def __init__(self, in_features: int, out_features: int = 1, *, noise: float = 1.0) -> None:
+    def __init__(self, in_features: int, out_features: int = 1, *, noise: float | nn.Module = 1.0) -> None:
         super().__init__()
-        if not noise > 0:
-            raise ValueError(f"noise needs to be a positive standard deviation, got {noise}")
-        self.in_features, self.out_features, self.noise = in_features, out_features, noise
+        self.in_features, self.out_features = in_features, out_features
+        self.start = None if isinstance(noise, nn.Module) else noise
+        self.log_noise = noise if isinstance(noise, nn.Module) else _log_scale(noise)
         self.mean = nn.Linear(in_features, out_features)
-        self.log_noise = nn.Parameter(torch.tensor(noise).log())
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
         loc = self.mean(z)
-        return dist.Normal(loc, self.log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
+        log_noise: Any = self.log_noise(z) if isinstance(self.log_noise, nn.Module) else self.log_noise
+        if log_noise.dim() and log_noise.shape[-1] not in (1, self.out_features):
+            raise ValueError(f"noise needs {self.out_features} outputs (log scales), got {log_noise.shape[-1]}")
+        return dist.Normal(loc, log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
         """Predictive mean, (N, out_features)."""
@@ -50,4 +59,11 @@ class Regress(nn.Module):
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {"in_features": self.in_features, "out_features": self.out_features, "noise": self.noise}
+        noise = self.log_noise if self.start is None else self.start
+        return {"in_features": self.in_features, "out_features": self.out_features, "noise": noise}
+
+
+def _log_scale(noise: float) -> nn.Parameter:
+    if not noise > 0:
+        raise ValueError(f"noise needs to be a positive standard deviation, got {noise}")
+    return nn.Parameter(torch.tensor(noise).log())

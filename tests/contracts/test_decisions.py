@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import fingerprints
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from probmodel import decisions
@@ -26,6 +26,7 @@ DECISIONS: dict[str, Callable[[], Any]] = {
     "Classify": lambda: Classify(WIDE, 4),
     "Regress": lambda: Regress(WIDE, 2, noise=0.7),
     "Regress one number": lambda: Regress(WIDE),
+    "Regress with noise of each row": lambda: Regress(WIDE, 2, noise=nn.Linear(WIDE, 2)),
 }
 each = pytest.mark.parametrize("name", DECISIONS)
 
@@ -50,7 +51,7 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def targets(name: str) -> Tensor:
-    return torch.arange(N) % 4 if name == "Classify" else noise(1, N, 2 if name == "Regress" else 1)
+    return torch.arange(N) % 4 if name == "Classify" else noise(1, N, 1 if name == "Regress one number" else 2)
 
 
 def test_every_decision_is_under_contract():
@@ -152,6 +153,29 @@ def test_regress_refuses_bad_numbers(kind):
 def test_regress_refuses_a_noise_that_is_no_scale(noise_scale):
     with pytest.raises(ValueError, match="positive standard deviation"):
         Regress(3, noise=noise_scale)
+
+
+def test_noise_of_each_row_is_the_exponential_of_its_map_of_the_code():
+    decision, z = built("Regress with noise of each row"), noise(0, N, WIDE)
+    with torch.no_grad():
+        likelihood = decision.likelihood(z)
+        scale = torch.exp(z @ decision.log_noise.weight.mT + decision.log_noise.bias)
+    assert torch.allclose(likelihood.base_dist.scale, scale)
+    assert torch.allclose(likelihood.base_dist.loc, decision.mean(z))
+    assert len(scale.unique()) == 2 * N
+
+
+def test_one_noise_may_be_for_all_numbers_of_a_row():
+    with isolated(seed=0):
+        decision = Regress(WIDE, 2, noise=nn.Linear(WIDE, 1)).double()
+    scale = decision.likelihood(noise(0, N, WIDE)).base_dist.scale
+    assert torch.equal(scale[:, 0], scale[:, 1])
+    assert len(scale[:, 0].unique()) == N
+
+
+def test_regress_says_how_wide_its_noise_needs_to_be():
+    with isolated(seed=0), pytest.raises(ValueError, match=r"noise needs 2 outputs \(log scales\), got 3"):
+        Regress(WIDE, 2, noise=nn.Linear(WIDE, 3)).double().likelihood(noise(0, N, WIDE))
 
 
 # ------------------------------------------------------------------------------------------ actions under a loss

@@ -55,6 +55,7 @@ ELSEWHERE = {
     "bic": "test_evidence_oracles.py",
     "wbic": "test_evidence_oracles.py",
     "benchmark": "test_evidence_benchmark.py",
+    **dict.fromkeys(("assignments", "assignments_ais", "assignments_smc"), "test_gp_mixture.py"),
     **dict.fromkeys(
         ("log_likelihood", "log_odds", "log_partition", "log_partition_ais", "log_partition_sandwich"),
         "test_evidence_boltzmann.py",

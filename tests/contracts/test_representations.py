@@ -9,6 +9,8 @@ import pyro
 import pytest
 import torch
 from conftest import fingerprints
+from gpytorch.kernels import RBFKernel
+from gpytorch.priors import GammaPrior
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -20,11 +22,16 @@ from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
 from probmodel.protocols import Dataset
-from probmodel.representations import DNN, VAE, StandardNormal
+from probmodel.representations import DNN, VAE, SparseGP, StandardNormal
 from probmodel.sites import sites
 from probmodel.tracing import isolated
 
-N, WIDE, CODES = 12, 5, 3
+N, WIDE, CODES, INDUCING = 12, 5, 3, 4
+
+
+def inducing_inputs() -> Tensor:
+    return torch.randn(INDUCING, WIDE)
+
 
 REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     "DNN": lambda: DNN(WIDE, CODES, hidden=(7,)),
@@ -32,9 +39,26 @@ REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     "VAE": lambda: VAE(WIDE, CODES),
     "VAE with a deep encoder": lambda: VAE(WIDE, CODES, encoder=MLP(WIDE, 2 * CODES, hidden=(7,))),
     "VAE with a fixed prior": lambda: VAE(WIDE, CODES, prior=StandardNormal(CODES)),
+    "SparseGP": lambda: SparseGP(WIDE, CODES, inducing=INDUCING),
+    "SparseGP at fixed inputs": lambda: SparseGP(WIDE, CODES, inducing=inducing_inputs(), kernel=RBFKernel()),
+    "SparseGP with a prior": lambda: SparseGP(
+        WIDE, CODES, inducing=INDUCING, kernel=RBFKernel(lengthscale_prior=GammaPrior(20.0, 10.0))
+    ),
 }
-DECISIONS: dict[str, Callable[[], Any]] = {"Classify": lambda: Classify(CODES, 4), "Regress": lambda: Regress(CODES, 2)}
-LATENTS = {name: ("z",) if name.startswith("VAE") else () for name in REPRESENTATIONS}
+DECISIONS: dict[str, Callable[[], Any]] = {
+    "Classify": lambda: Classify(CODES, 4),
+    "Regress": lambda: Regress(CODES, 2),
+    # Bounded: so few rows would be interpolated, with a noise that vanishes.
+    "Regress with noise of each row": lambda: Regress(CODES, 2, noise=nn.Sequential(nn.Linear(CODES, 2), nn.Tanh())),
+}
+NO_CODE = {"StandardNormal", "GaussianProcess", "GPMixture", "GPProduct"}
+"""A prior of codes, and models of y that integrate the code out and so end in their own likelihood."""
+
+LOCAL, SHARED = {"z": (N, CODES)}, {"u": (CODES, INDUCING)}
+FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {"DNN": {}, "VAE": LOCAL, "SparseGP": {**SHARED, **LOCAL}}
+LATENTS = {name: FAMILIES[name.split()[0]] for name in REPRESENTATIONS}
+"""Each site in the order it is drawn, with the shape of a draw; those in LOCAL have one code a row."""
+LATENTS["SparseGP with a prior"] = {"kernel.lengthscale": (1, 1), **SHARED, **LOCAL}
 
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
 each_pair = pytest.mark.parametrize(
@@ -72,8 +96,8 @@ def code(representation: Any, h: Tensor, seed: int = 0) -> tuple[Tensor, poutine
 
 
 def test_every_piece_is_under_contract():
-    assert {name.split()[0] for name in REPRESENTATIONS} == set(representations.__all__) - {"StandardNormal"}
-    assert set(DECISIONS) == set(decisions.__all__)
+    assert {name.split()[0] for name in REPRESENTATIONS} == set(representations.__all__) - NO_CODE
+    assert {name.split()[0] for name in DECISIONS} == set(decisions.__all__)
 
 
 @each
@@ -82,9 +106,8 @@ def test_the_code_has_one_row_for_each_row_of_features(name):
     z, run = code(representation, h)
     assert z.shape == (N, representation.out_features) == (N, CODES)
     assert z.dtype == torch.float64
-    assert tuple(run.stochastic_nodes[:1]) == LATENTS[name] or not LATENTS[name]
     for site in LATENTS[name]:
-        assert run.nodes[site]["log_prob"].shape == (N,)
+        assert run.nodes[site]["log_prob"].shape == ((N,) if site in LOCAL else ())
 
 
 @each
@@ -99,7 +122,8 @@ def test_the_guide_samples_exactly_the_models_latents(name):
         return {n: node["value"].shape for n, node in found.items()}
 
     assert drawn(run) == drawn(guided)
-    assert tuple(drawn(run)) == LATENTS[name]
+    assert drawn(run) == LATENTS[name]
+    assert list(drawn(run)) == list(LATENTS[name])
 
 
 @each
@@ -135,10 +159,11 @@ def test_gradients_reach_every_parameter(name, decision):
 def test_the_pipeline_has_the_representations_latents_and_one_observation(name, decision):
     with isolated(seed=0):
         found = sites(pipeline(name, decision), dataset(decision))
-    assert tuple(latent.name for latent in found.latents) == LATENTS[name]
+    assert [latent.name for latent in found.latents] == list(LATENTS[name])
     assert found.observed == ("y",)
     assert found.num_rows == N
-    assert found.row_local == bool(LATENTS[name])
+    assert {latent.name for latent in found.latents if latent.row_dim is not None} == LATENTS[name].keys() & LOCAL
+    assert found.row_local == (set(LATENTS[name]) == set(LOCAL))
 
 
 @each_pair
@@ -174,14 +199,15 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     losses = posterior.info["losses"]
     assert sum(losses[-20:]) < sum(losses[:20])
     shapes = {site: tuple(draws.shape) for site, draws in posterior.draws.items()}
-    assert shapes == dict.fromkeys(LATENTS[name], (1, 30, N, CODES))
+    assert shapes == {site: (1, 30, *shape) for site, shape in LATENTS[name].items()}
     assert posterior.info["num_parameters"] == model.num_parameters
     new = rows_of(9, 7, WIDE)
     prediction = predict(posterior, new, num_draws=50, seed=3)
     again = predict(posterior, new, num_draws=50, seed=3)
     assert torch.equal(prediction.action, again.action)
     assert prediction.distribution.batch_shape == (7,)
-    draws = 50 if LATENTS[name] else 1
+    # Codes are drawn anew for each new row; what rows share takes the draws that there are.
+    draws = 30 if LATENTS[name].keys() - LOCAL.keys() else 50 if LATENTS[name] else 1
     assert prediction.by_draw.batch_shape == (draws, 7)
     if decision == "Classify":
         probs = prediction.distribution.probs
