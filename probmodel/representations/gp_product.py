@@ -1,0 +1,164 @@
+"""Gaussian-process experts on shards of the data, fitted together and joined at prediction (Deisenroth & Ng, 2015)."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import ClassVar, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import Mean
+from jaxtyping import Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probmodel.gaussian_processes.aggregation import Aggregation, robust_bcm
+from probmodel.gaussian_processes.exact import noise_by_row
+from probmodel.gaussian_processes.experts import Parts, experts_drawn, experts_given, experts_log_marginal, joined
+from probmodel.gaussian_processes.hyperparameters import drawn
+from probmodel.gaussian_processes.shards import random_shards, rows_of
+from probmodel.integers import integer
+from probmodel.protocols import Dataset
+from probmodel.representations.gaussian_process import GaussianProcess, Observations
+
+
+class GPProduct(nn.Module):
+    """Experts y_k ~ N(m(x_k), K(x_k, x_k) + σ² I) on shards k of the rows, a Pyro model called as `product(x, y)`.
+
+    The experts share mean, kernel and noise and are independent otherwise: log p(y) = Σ_k log p(y_k), nats, is what
+    fitting climbs, and the evidence is that of independent experts, below which the exact process usually is not.
+    Predictions join what the experts say of f, as `aggregation` does it; with one expert they are the exact process's.
+
+    Experts run side by side in as many processes as `joblib.parallel_config` says, one by default; the numbers are the
+    same.  Priors on parameters make latents, as in `GaussianProcess`; the density is then one recorded graph, which
+    runs in this process.
+
+    >>> import gpytorch
+    >>> kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3))
+    >>> product = GPProduct(kernel, shards=4)
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> tuple(product.given(Dataset((x,), {"y": x.sum(1)}))(x[:5]).shape)
+    (5,)
+
+    Args:
+        kernel: of GPyTorch, without batch dimensions.
+        mean: of GPyTorch; a constant by default.
+        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
+        shards: how many to divide the rows into at random, or the shard 0 … K − 1 of each row of the data, as from
+            `random_shards` under another seed or `kmeans_shards`.
+        aggregation: how predictions are joined; `generalised_robust_bcm` shows shard 0 to all, best a random one.
+
+    Raises:
+        ValueError: for shards without rows; on the call, for more shards than rows or an assignment of other rows.
+
+    Reference:
+        Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        mean: Mean | None = None,
+        likelihood: GaussianLikelihood | None = None,
+        shards: int | Int[Tensor, " n"],
+        aggregation: Aggregation = robust_bcm,
+    ) -> None:
+        super().__init__()
+        self.process = GaussianProcess(kernel, mean=mean, likelihood=likelihood)
+        self.shards, self.aggregation = shards, aggregation
+        self.assigned = rows_of(shards) if isinstance(shards, Tensor) else ()
+        self.number = len(self.assigned) or integer("shards", shards)
+
+    def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        parts = cast(Parts, drawn(self.process, self.process.hyperparameters))
+        return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
+
+    def given(self, data: Dataset) -> "ConditionedProduct":
+        """The model of new rows once these are observed: `model(x) → y`, with parameters as they are now."""
+        self.check(data)
+        observed = self.process.given(data)
+        return ConditionedProduct(self, observed.x, observed.y)
+
+    def rows(self, x: Float[Tensor, "n D"]) -> tuple[Int[Tensor, " _"], ...]:
+        """The row numbers of each shard.
+
+        Raises:
+            ValueError: for more shards than rows, or an assignment of another number of rows.
+        """
+        found = self.assigned or rows_of(random_shards(len(x), self.number))
+        if sum(map(len, found)) != len(x):
+            raise ValueError(
+                f"expected the shards of {len(x)} rows as the data have, got those of {sum(map(len, found))}; assign the rows "
+                "that the model is called with"
+            )
+        return tuple(each.to(x.device) for each in found)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows, as many as the shards are of."""
+        self.process.check(data)
+        self.rows(self.process.given(data).x)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that fitting sets."""
+        return self.process.num_parameters
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {**self.process.settings(), "shards": self.shards, "aggregation": self.aggregation}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Of the tensors in the drawn parts that a gradient flows into."""
+        latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.process.hyperparameters]
+        return tuple(name for name, _ in self.process.named_parameters() if name not in latent) + tuple(latent)
+
+
+class ConditionedProduct(nn.Module):
+    """Experts given their observations, as a model of new rows; made by `GPProduct.given`."""
+
+    def __init__(self, product: GPProduct, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
+        super().__init__()
+        self.process = deepcopy(product.process).requires_grad_(False)
+        self.aggregation, self.x, self.y = product.aggregation, x.detach(), y.detach()
+        self.rows = product.aggregation.rows(product.rows(x))
+        # Hyperparameters that are latents are known in the call only.
+        self.known = (
+            () if self.process.hyperparameters else experts_given(cast(Parts, self.process), self.x, self.y, self.rows)
+        )
+
+    def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+        parts = cast(Parts, drawn(self.process, self.process.hyperparameters))
+        experts = self.known or experts_drawn(parts, self.x, self.y, self.rows)
+        at = joined(parts, self.aggregation, experts, new)
+        noise = noise_by_row(parts.likelihood, new[:, 0])
+        with pyro.plate("rows", len(new), dim=-1):
+            return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
+
+
+class ExpertObservations(TorchDistribution):
+    """Independent N(m(x_k), K(x_k, x_k) + σ² I) on the shards of the rows, in the rows' order."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, parts: Parts, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
+    ) -> None:
+        self.parts, self.names, self.x, self.shards = parts, names, x, shards
+        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """In nats, over all shards."""
+        return experts_log_marginal(self.parts, self.names, self.x, value, self.shards)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draws (*sample_shape, n)."""
+        parts = cast(nn.Module, self.parts)
+        draws = [Observations(parts, self.x[rows]).rsample(torch.Size(sample_shape)) for rows in self.shards]
+        return torch.cat(draws, -1)[..., torch.cat(list(self.shards)).argsort()]
