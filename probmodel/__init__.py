@@ -25,14 +25,19 @@ from probmodel.diagnosis import (
 )
 from probmodel.exports import to_arviz
 from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
-from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, NonFiniteError
+from probmodel.gaussian_processes.aggregation import bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
+from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
+from probmodel.gaussian_processes.normal_mixture import NormalMixture, modes, quantiles
+from probmodel.gaussian_processes.shards import kmeans_shards, random_shards
+from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, MaximumLikelihood, NonFiniteError
+from probmodel.inference.variational_em import CollapsedGibbs, VariationalEM
 from probmodel.lift import lift
 from probmodel.memory import memory_budget
 from probmodel.pipeline import Pipeline
 from probmodel.predict import Prediction, predict
 from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Target
 from probmodel.report import report
-from probmodel.representations import DNN, VAE, StandardNormal
+from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
 from probmodel.storage import load, save
 from probmodel.target import target
 from probmodel.tracing import isolated
@@ -48,26 +53,39 @@ __all__ = [
     "AveragePool",
     "ChEES",
     "Classify",
+    "CollapsedGibbs",
     "Comparison",
     "Dataset",
+    "DensityGate",
     "Diagnosis",
+    "DirichletGate",
     "Estimate",
     "Evidence",
     "Exact",
+    "GPMixture",
+    "GPProduct",
+    "GaussianProcess",
     "HalfPrecision",
     "Identity",
     "Laplace",
     "MaxPool",
+    "MaximumLikelihood",
     "NonFiniteError",
+    "NormalMixture",
     "NotConjugateError",
     "Pipeline",
     "Posterior",
     "PosteriorComparison",
     "Prediction",
     "Regress",
+    "SparseGP",
+    "SoftmaxGate",
     "StandardNormal",
+    "StickBreakingGate",
     "Target",
     "UpSample",
+    "VariationalEM",
+    "bcm",
     "compare",
     "compare_posteriors",
     "conditional_evidence",
@@ -76,16 +94,24 @@ __all__ = [
     "diagnose_ladder",
     "diagnosis",
     "evidence",
+    "generalised_robust_bcm",
+    "gpoe",
     "inference_gaps",
     "isolated",
+    "kmeans_shards",
     "lift",
     "load",
     "memory_budget",
+    "modes",
     "objectives",
+    "poe",
     "predict",
     "prequential",
     "prior_sensitivity",
+    "quantiles",
+    "random_shards",
     "report",
+    "robust_bcm",
     "save",
     "target",
     "to_arviz",

@@ -1,6 +1,7 @@
 """Posterior or target → Evidence in nats: one estimator a file, and `sandwich`, which makes them agree."""
 
 from probmodel.evidence.ais import ais, reverse_ais
+from probmodel.evidence.assignments import assignments, assignments_ais, assignments_smc
 from probmodel.evidence.benchmark import Benchmark, benchmark
 from probmodel.evidence.best import best
 from probmodel.evidence.bic import bic
@@ -33,6 +34,9 @@ __all__ = [
     "Benchmark",
     "EvidenceWarning",
     "ais",
+    "assignments",
+    "assignments_ais",
+    "assignments_smc",
     "benchmark",
     "best",
     "bic",

@@ -3,7 +3,8 @@
 from probmodel.inference.chees import ChEES
 from probmodel.inference.exact import Exact
 from probmodel.inference.laplace import Laplace
+from probmodel.inference.maximum_likelihood import MaximumLikelihood
 from probmodel.inference.nuts import NUTS
 from probmodel.inference.svi import SVI, NonFiniteError
 
-__all__ = ["NUTS", "SVI", "ChEES", "Exact", "Laplace", "NonFiniteError"]
+__all__ = ["NUTS", "SVI", "ChEES", "Exact", "Laplace", "MaximumLikelihood", "NonFiniteError"]

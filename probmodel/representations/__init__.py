@@ -1,6 +1,10 @@
 """h → z: one family a file, each with its model and its guide."""
 
 from probmodel.representations.dnn import DNN
+from probmodel.representations.gaussian_process import GaussianProcess
+from probmodel.representations.gp_mixture import GPMixture
+from probmodel.representations.gp_product import GPProduct
+from probmodel.representations.sparse_gp import SparseGP
 from probmodel.representations.vae import VAE, StandardNormal
 
-__all__ = ["DNN", "VAE", "StandardNormal"]
+__all__ = ["DNN", "VAE", "GPMixture", "GPProduct", "GaussianProcess", "SparseGP", "StandardNormal"]

@@ -1,0 +1,192 @@
+"""Evidence of a mixture of Gaussian processes: the sum over assignments of rows to experts, exactly or by Monte Carlo.
+
+The processes and the gate's shares are integrated out, the assignments are summed out; hyperparameters are point estimates
+that the evidence is conditional on.  Labels are part of an assignment: nothing is lost or gained by a factor K!.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.evidence.bounds import lower_bound
+from probmodel.evidence.weights import warn_if_untrusted, weighted_mean
+from probmodel.gaussian_processes.assignments import Assigned, log_evidence_by_enumeration
+from probmodel.gaussian_processes.assignments_smc import annealed_log_weights, annealing_powers, smc_over_rows
+from probmodel.integers import checked_seed, integer
+from probmodel.protocols import Dataset, Evidence, digest
+from probmodel.tracing import isolated, spawn
+
+ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
+ROUNDING = 1e-10
+"""Share of log Z that float64 sums of a million terms may be off by."""
+CERTIFIED = "lower bound at any number of independent runs"
+
+
+@runtime_checkable
+class Assigning(Protocol):
+    """A mixture whose experts and gate can be evaluated at rows."""
+
+    def assigned(self, x: Tensor, y: Tensor) -> Assigned: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
+
+
+def assignments(mixture: Assigning, data: Dataset, *, seed: int = 0) -> Evidence:
+    """Log p(y | x) in nats, exactly, up to 16 rows of two experts and 13 of more.
+
+    Args:
+        mixture: a `GPMixture`, fitted or not.
+        data: `Dataset((x,), {"y": y})`.
+        seed: of nothing; every estimator takes one.
+
+    Raises:
+        ValueError: for more rows; the message names `assignments_smc`.
+    """
+    begin = time.perf_counter()
+    model, y = _evaluated(mixture, data)
+    log_z = float(log_evidence_by_enumeration(model))
+    allowance = ROUNDING * max(1.0, abs(log_z))
+    return Evidence(
+        log_z,
+        0.0,
+        lower=log_z - allowance,
+        upper=log_z + allowance,
+        level=1.0,
+        method=ENUMERATION,
+        given=_given(mixture),
+        digest=digest([y]),
+        certified="both sides, by enumeration up to rounding",
+        info={"seconds": time.perf_counter() - begin},
+    )
+
+
+def assignments_smc(
+    mixture: Assigning,
+    data: Dataset,
+    *,
+    num_particles: int = 200,
+    num_repeats: int = 16,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Evidence:
+    """Log p(y | x) in nats by particles over the rows, each repeat with an order of its own along a direction of the inputs.
+
+    Every repeat is unbiased for the evidence; the error is that of independent repeats.
+
+    Args:
+        mixture: a `GPMixture`, fitted or not.
+        data: `Dataset((x,), {"y": y})`.
+        num_particles: of a repeat; memory is num_particles × K × n² numbers.
+        num_repeats: independent runs.
+        seed: of all of them.
+        level: of the lower bound.
+
+    Raises:
+        ValueError: for fewer than two repeats, no particle, or a level outside (0, 1).
+
+    Reference:
+        Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
+    """
+    num_repeats, num_particles = integer("num_repeats", num_repeats, least=2), integer("num_particles", num_particles)
+    x = _rows(data)[0]
+
+    def weights(model: Assigned) -> Tensor:
+        return torch.stack([smc_over_rows(model, num_particles, _along(x)).log_z for _ in range(num_repeats)])
+
+    info = {"num_particles": num_particles, "num_repeats": num_repeats}
+    return _by_weights(mixture, data, weights, PARTICLES, "raise num_particles", info, seed, level)
+
+
+def assignments_ais(
+    mixture: Assigning,
+    data: Dataset,
+    *,
+    num_chains: int = 256,
+    num_steps: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Evidence:
+    """Log p(y | x) in nats by annealing from the gate's prior, a collapsed Gibbs sweep at each temperature.
+
+    Slower than `assignments_smc` and of another kind, so that the two check each other.
+
+    Args:
+        mixture: a `GPMixture`, fitted or not.
+        data: `Dataset((x,), {"y": y})`.
+        num_chains: independent chains; memory is num_chains × K × n² numbers.
+        num_steps: sweeps of each, at powers that a pilot run spaces so that every step is as hard.
+        seed: of pilot and chains.
+        level: of the lower bound.
+
+    Raises:
+        ValueError: for fewer than two chains, no step, or a level outside (0, 1).
+
+    Reference:
+        Neal (2001), "Annealed importance sampling".
+    """
+    num_chains, num_steps = integer("num_chains", num_chains, least=2), integer("num_steps", num_steps)
+
+    def weights(model: Assigned) -> Tensor:
+        return annealed_log_weights(model, num_chains, annealing_powers(model, num_steps))
+
+    info = {"num_chains": num_chains, "num_steps": num_steps}
+    return _by_weights(mixture, data, weights, ANNEALING, "raise num_steps or num_chains", info, seed, level)
+
+
+def _by_weights(
+    mixture: Assigning,
+    data: Dataset,
+    weights: Callable[[Assigned], Float[Tensor, " S"]],
+    method: str,
+    remedy: str,
+    info: Mapping[str, object],
+    seed: int,
+    level: float,
+) -> Evidence:
+    begin = time.perf_counter()
+    model, y = _evaluated(mixture, data)
+    with isolated(spawn(checked_seed(seed), 71)), torch.no_grad():
+        log_w = weights(model)[:, None]
+    mean = weighted_mean(log_w)
+    warn_if_untrusted(method, mean, remedy)
+    return Evidence(
+        mean.log_mean,
+        mean.stderr,
+        lower=lower_bound(log_w, level),
+        level=level,
+        method=method,
+        given=_given(mixture),
+        digest=digest([y]),
+        certified=CERTIFIED,
+        info={
+            **info,
+            "k_hat": mean.k_hat,
+            "ess_share": mean.ess_share,
+            "seconds": time.perf_counter() - begin,
+        },
+    )
+
+
+def _evaluated(mixture: Assigning, data: Dataset) -> tuple[Assigned, Tensor]:
+    x, y = _rows(data)
+    with torch.no_grad():
+        return mixture.assigned(x, y), y
+
+
+def _rows(data: Dataset) -> tuple[Tensor, Tensor]:
+    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
+        raise ValueError(f"expected data with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})")
+    return values["x"], values["y"]
+
+
+def _along(x: Tensor) -> Tensor:
+    return (x @ torch.randn(x.shape[1], dtype=x.dtype, device=x.device)).argsort()
+
+
+def _given(mixture: Assigning) -> tuple[str, ...]:
+    return tuple(name for name, _ in mixture.named_parameters())

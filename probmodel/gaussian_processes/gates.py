@@ -1,0 +1,229 @@
+"""Which expert a row belongs to, before its y is seen: shares drawn from sticks, or a function of the input.
+
+Shares π_k = v_k ∏_{j<k} (1 − v_j) with v_k ~ Beta(a_k, b_k) hold both priors in use: a Dirichlet(α_1 … α_K) has a_k = α_k and
+b_k = Σ_{j>k} α_j, a Dirichlet process cut at K experts has a_k = 1 and b_k = α (Sethuraman, 1994; Ishwaran & James, 2001).
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.integers import integer
+
+
+@runtime_checkable
+class Coupling(Protocol):
+    """How the numbers of rows of the experts depend on each other; K experts in their order."""
+
+    def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
+        """Log factor of an expert with `size` rows when `later` rows go to the experts after it, nats."""
+        ...
+
+    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        """Log probability of each expert for one more row, nats."""
+        ...
+
+    def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        """E[log π_k] given these numbers of rows, which may be fractions, nats."""
+        ...
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """Prior of the assignments: p(c | x) = p(counts of c) ∏_i exp(log_rows(x)[i, c_i])."""
+
+    num_experts: int
+
+    @property
+    def coupling(self) -> Coupling: ...
+
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]: ...
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        """Log prior density of the gate's own parameters, which a fit adds to its bound, nats."""
+        ...
+
+
+class Sticks(NamedTuple):
+    """Shares by stick breaking, v_k ~ Beta(first_k, rest_k) for all experts but the last."""
+
+    first: Float[Tensor, " K-1"]
+    rest: Float[Tensor, " K-1"]
+
+    def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
+        a, b = self.first[expert], self.rest[expert]
+        return _log_beta(a + size, b + later) - _log_beta(a, b)
+
+    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        a, b = self._updated(counts)
+        return _shares(a.log() - (a + b).log(), b.log() - (a + b).log())
+
+    def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        a, b = self._updated(counts)
+        both = torch.digamma(a + b)
+        return _shares(torch.digamma(a) - both, torch.digamma(b) - both)
+
+    def _updated(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first + counts[..., :-1], self.rest + _later(counts)[..., :-1]
+
+
+class Independent(NamedTuple):
+    """Rows choose on their own: `log_rows` is all there is."""
+
+    def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
+        return torch.zeros_like(size)
+
+    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        return torch.zeros_like(counts)
+
+    def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+        return torch.zeros_like(counts)
+
+
+class DirichletGate(nn.Module):
+    """Shares ~ Dirichlet(α, …, α), whatever the input; the order of the experts does not matter.
+
+    With α = a / K it approaches a Dirichlet process of concentration a, and leaves experts that are not needed empty.
+
+    Reference:
+        Ishwaran & Zarepour (2002), "Exact and approximate sum representations for the Dirichlet process".
+    """
+
+    def __init__(self, num_experts: int, *, concentration: float = 1.0) -> None:
+        super().__init__()
+        self.num_experts = integer("num_experts", num_experts)
+        self.concentration = _positive(concentration)
+
+    @property
+    def coupling(self) -> Coupling:
+        left = torch.arange(self.num_experts - 1, 0, -1, dtype=torch.float64)
+        return Sticks(torch.full_like(left, self.concentration), self.concentration * left)
+
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        return x.new_zeros(len(x), self.num_experts)
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        return torch.zeros(())
+
+
+class StickBreakingGate(nn.Module):
+    """Shares of a Dirichlet process cut at `num_experts`: how many experts hold rows is inferred up to that number.
+
+    Earlier experts are larger a priori, so that the order of experts that differ matters.
+
+    Reference:
+        Rasmussen & Ghahramani (2002), "Infinite mixtures of Gaussian process experts"; Ishwaran & James (2001), "Gibbs
+        sampling methods for stick-breaking priors".
+    """
+
+    def __init__(self, num_experts: int, *, concentration: float = 1.0) -> None:
+        super().__init__()
+        self.num_experts = integer("num_experts", num_experts)
+        self.concentration = _positive(concentration)
+
+    @property
+    def coupling(self) -> Coupling:
+        ones = torch.ones(self.num_experts - 1, dtype=torch.float64)
+        return Sticks(ones, self.concentration * ones)
+
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        return x.new_zeros(len(x), self.num_experts)
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        return torch.zeros(())
+
+
+class SoftmaxGate(nn.Module):
+    """p(c = k | x) = softmax_k(w_k φ(x) + b_k), φ any module; its weights are point estimates.
+
+    At the maximum of the likelihood one expert would hand over to the next within no distance at all: a few rows tell where,
+    none how gradually.  Weights and biases are therefore at the maximum of the posterior under N(0, prior_scale²).
+
+    Reference:
+        Tresp (2001), "Mixtures of Gaussian processes"; Jacobs, Jordan, Nowlan & Hinton (1991).
+    """
+
+    def __init__(
+        self, num_features: int, num_experts: int, *, features: nn.Module | None = None, prior_scale: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.prior_scale = _positive(prior_scale)
+        self.num_experts = integer("num_experts", num_experts)
+        self.features = nn.Identity() if features is None else features
+        self.weight = nn.Parameter(torch.zeros(num_experts, integer("num_features", num_features), dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(num_experts, dtype=torch.float64))
+
+    @property
+    def coupling(self) -> Coupling:
+        return Independent()
+
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        return (self.features(x) @ self.weight.to(x).mT + self.bias.to(x)).log_softmax(-1)
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        return _log_normal(torch.cat([self.weight.flatten(), self.bias]) / self.prior_scale)
+
+
+class DensityGate(nn.Module):
+    """p(c = k | x) ∝ w_k N(x; μ_k, diag σ_k²): each expert has its region of the inputs; all are point estimates.
+
+    For standardised inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1).
+
+    Reference:
+        Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
+    """
+
+    def __init__(self, num_features: int, num_experts: int) -> None:
+        super().__init__()
+        self.num_experts = integer("num_experts", num_experts)
+        shape = (num_experts, integer("num_features", num_features))
+        self.log_weight = nn.Parameter(torch.zeros(num_experts, dtype=torch.float64))
+        self.centre = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        self.log_scale = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+
+    @property
+    def coupling(self) -> Coupling:
+        return Independent()
+
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        log_scale = self.log_scale.to(x)
+        white = (x[:, None] - self.centre.to(x)) * (-log_scale).exp()
+        return (self.log_weight.to(x) - 0.5 * white.square().sum(-1) - log_scale.sum(-1)).log_softmax(-1)
+
+    def log_prior(self) -> Float[Tensor, ""]:
+        every = (self.log_weight, self.centre.flatten(), self.log_scale.flatten())
+        return _log_normal(torch.cat(every))
+
+
+def log_sizes(coupling: Coupling, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S"]:
+    """Log probability of assignments by their numbers of rows; of fractions, log ∫ p(v) ∏ π_k^{n_k} dv, nats."""
+    later = _later(counts)
+    parts = [coupling.log_split(k, counts[..., k], later[..., k]) for k in range(counts.shape[-1] - 1)]
+    return torch.stack(parts).sum(0) if parts else counts.new_zeros(counts.shape[:-1])
+
+
+def _later(counts: Tensor) -> Tensor:
+    return counts.flip(-1).cumsum(-1).flip(-1) - counts
+
+
+def _shares(log_taken: Tensor, log_left: Tensor) -> Tensor:
+    """Log π of K experts from log v and log(1 − v) of the first K − 1."""
+    none = torch.zeros_like(log_left[..., :1]) if log_left.shape[-1] else log_left.new_zeros(*log_left.shape[:-1], 1)
+    return torch.cat([log_taken, none], -1) + torch.cat([none, log_left.cumsum(-1)], -1)
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def _log_normal(white: Tensor) -> Tensor:
+    """Log density of standard normals up to the constant."""
+    return -0.5 * white.square().sum()
+
+
+def _positive(concentration: float) -> float:
+    if not concentration > 0:
+        raise ValueError(f"expected a positive number, got {concentration}; 1 is usual")
+    return float(concentration)

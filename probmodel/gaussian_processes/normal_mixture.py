@@ -1,0 +1,111 @@
+"""Mixtures of normals on the line as a predictive distribution: density, quantiles, modes (Carreira-Perpiñán, 2000)."""
+
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+BISECTIONS = 80
+"""Halvings of the bracket: more than the bits of a float64."""
+CLIMBS = 500
+"""Steps of mean shift from each component's mean."""
+SAME_MODE = 1e-2
+"""Two modes closer than this share of the narrowest scale are one."""
+
+
+class NormalMixture(dist.MixtureSameFamily):
+    """Σ_k w_k N(loc_k, scale_k²), made of its three parameters; never summarised by two moments unless asked to."""
+
+    arg_constraints: ClassVar = {
+        "logits": constraints.independent(constraints.real, 1),
+        "loc": constraints.independent(constraints.real, 1),
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "*B K"],
+        loc: Float[Tensor, "*B K"],
+        scale: Float[Tensor, "*B K"],
+        validate_args: bool | None = None,
+    ) -> None:
+        super().__init__(
+            dist.Categorical(logits=logits, validate_args=validate_args),
+            dist.Normal(loc, scale, validate_args=validate_args),
+            validate_args=False,
+        )
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "NormalMixture":
+        shape = torch.Size((*batch_shape, self.loc.shape[-1]))
+        return NormalMixture(self.logits.expand(shape), self.loc.expand(shape), self.scale.expand(shape))
+
+    @property
+    def logits(self) -> Float[Tensor, "*B K"]:
+        """Log weights, normalised."""
+        return self.mixture_distribution.logits
+
+    @property
+    def loc(self) -> Float[Tensor, "*B K"]:
+        return self.component_distribution.loc
+
+    @property
+    def scale(self) -> Float[Tensor, "*B K"]:
+        return self.component_distribution.scale
+
+
+def quantiles(distribution: Distribution, probabilities: Float[Tensor, " Q"]) -> Float[Tensor, "Q *B"]:
+    """Where the distribution function takes these values, by bisection.
+
+    Args:
+        distribution: of numbers, with a `cdf`: a `NormalMixture`, or the `distribution` of a `Prediction`.
+        probabilities: strictly between 0 and 1.
+
+    Raises:
+        ValueError: for probabilities outside (0, 1).
+    """
+    if not bool(((probabilities > 0) & (probabilities < 1)).all()):
+        raise ValueError(f"expected probabilities between 0 and 1, got {probabilities.tolist()}; leave the ends out")
+    p = probabilities.reshape(-1, *(1,) * len(distribution.batch_shape))
+    # Cantelli's inequality: a quantile lies within sqrt((1 − p) / p) or its inverse standard deviations of the mean.
+    low = distribution.mean - distribution.stddev * ((1 - p) / p).sqrt()
+    high = distribution.mean + distribution.stddev * (p / (1 - p)).sqrt()
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = distribution.cdf(middle) < p
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def modes(mixture: NormalMixture) -> list[Float[Tensor, " M"]]:
+    """All local maxima of each density, the highest first: mean shift from every component's mean.
+
+    Args:
+        mixture: of batch shape (n,).
+
+    Returns:
+        One tensor a row; their lengths are the numbers of modes.
+
+    Reference:
+        Carreira-Perpiñán (2000), "Mode-finding for mixtures of Gaussian distributions".
+    """
+    logits, loc, scale = (each.flatten(0, -2) for each in (mixture.logits, mixture.loc, mixture.scale))
+    precision = scale.square().reciprocal()
+    at = loc
+    for _ in range(CLIMBS):
+        log_p = logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None])
+        share = log_p.softmax(-1) * precision[:, None]
+        at = (share * loc[:, None]).sum(-1) / share.sum(-1)
+    height = torch.logsumexp(logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None]), -1)
+    resolution = SAME_MODE * scale.amin(-1)
+    return [_distinct(*row) for row in zip(at, height, resolution, strict=True)]
+
+
+def _distinct(at: Tensor, height: Tensor, resolution: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+    for value in at[height.argsort(descending=True)]:
+        if all(bool((value - other).abs() > resolution) for other in kept):
+            kept.append(value)
+    return torch.stack(kept)
