@@ -11,7 +11,7 @@ import pandas as pd
 from torch.distributions import Categorical
 
 from probmodel.diagnosis import Diagnosis, diagnose
-from probmodel.diagnosis.overfitting import Scored, scored
+from probmodel.diagnosis.scored import Scored, scored
 from probmodel.evidence import EvidenceWarning, best
 from probmodel.objectives.scores import Calibration, accuracy, expected_calibration_error, rmse
 from probmodel.protocols import Dataset, Estimator, Evidence, Posterior

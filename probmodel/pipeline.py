@@ -7,7 +7,8 @@ import pyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.protocols import Dataset, Decision, Representation
+from probmodel.decisions import Regress
+from probmodel.protocols import CodesByProcess, Dataset, Decision, Representation
 
 
 class Pipeline(nn.Module):
@@ -70,6 +71,18 @@ class Pipeline(nn.Module):
         y = _named(data).get("y")
         if y is not None:
             self.decision.check_training(y)
+
+    def process(self, data: Dataset) -> Any:
+        """The Gaussian process that the observations are of, where representation and decision leave one.
+
+        Raises:
+            ValueError: where they do not.
+        """
+        if not isinstance(self.representation, CodesByProcess) or not isinstance(self.decision, Regress):
+            kinds = f"{type(self.representation).__name__} and {type(self.decision).__name__}"
+            raise ValueError(f"expected a SparseGP and a Regress, got {kinds}; take evidence.sandwich or evidence.elbo")
+        values = _named(data)
+        return self.representation.process(self.features(values["x"]), values["y"], self.decision)
 
     @property
     def num_parameters(self) -> int:

@@ -156,6 +156,22 @@ class Marginal(Protocol):
 
 
 @runtime_checkable
+class LeavesOneOut(Protocol):
+    """A model that has each row's density given all others in closed form."""
+
+    def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
+        """Log p(y_i | all other y), nats, at the latents drawn in the call."""
+        ...
+
+
+@runtime_checkable
+class CodesByProcess(Protocol):
+    """A representation by a Gaussian process that an affine decision with normal noise leaves one."""
+
+    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any: ...
+
+
+@runtime_checkable
 class Objective(Protocol):
     """Differentiable loss in nats over the whole data set, never per datum."""
 

@@ -11,7 +11,7 @@ import torch
 from problems import diabetes_arrays, linear_model, tensor
 
 import probmodel as pb
-from probmodel.diagnosis.overfitting import scored
+from probmodel.diagnosis.scored import scored
 from probmodel.objectives.scores import expected_calibration_error
 from probmodel.protocols import Dataset, Posterior
 from probmodel.tracing import isolated

@@ -19,7 +19,8 @@ from probmodel.diagnosis.complexity import complexity
 from probmodel.diagnosis.convergence import _optimisation
 from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.lanczos import DENSE_LIMIT, spectrum
-from probmodel.diagnosis.overfitting import MATERIAL, leave_one_out
+from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.scored import MATERIAL
 from probmodel.protocols import Dataset, Posterior
 from probmodel.tracing import isolated
 from probmodel.trend import fall

@@ -203,3 +203,43 @@ def test_rows_that_do_not_fit_name_what_does():
     x = torch.zeros(1, D, dtype=torch.float64).expand(2_000_000, D)
     with pytest.raises(MemoryError, match=r"needs 96,000,000,000,000; .+SparseGP.+GPProduct"), isolated(seed=0):
         poutine.trace(process()).get_trace(x, x[:, 0]).log_prob_sum()
+
+
+# ------------------------------------------------------------------------------------------------ deep kernels
+
+
+def test_a_deep_kernel_is_the_process_of_the_features():
+    (x, y), (new, _) = problem(), problem(9, seed=1)
+    mean, kernel, likelihood = parts()
+    with isolated(seed=0):
+        network = pb.MLP(5, D, hidden=(4,)).double()
+    wide, new_wide = torch.cat([x, x[:, :2]], 1), torch.cat([new, new[:, :2]], 1)
+    deep = pb.GaussianProcess(kernel, mean=mean, likelihood=likelihood, features=network)
+    plain = pb.GaussianProcess(kernel, mean=mean, likelihood=likelihood)
+    with torch.no_grad():
+        h, new_h = network(wide), network(new_wide)
+    assert log_likelihood(deep, wide, y) == pytest.approx(log_likelihood(plain, h, y), abs=1e-10)
+    found = pb.predict(pb.Posterior(deep, dataset(wide, y), {}, {}), new_wide).distribution
+    expected = pb.predict(pb.Posterior(plain, dataset(h, y), {}, {}), new_h).distribution
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.variance, expected.variance)
+
+
+@pytest.mark.filterwarnings("ignore:MaximumLikelihood: stopped")
+def test_the_evidence_fits_the_network_of_a_deep_kernel():
+    x, y = problem()
+    images = x.reshape(N, 1, 1, D).expand(N, 1, 4, D)
+    with isolated(seed=0):
+        model = pb.GaussianProcess(parts()[1], features=pb.CNN(1, D, channels=(3,))).double()
+    fit = pb.MaximumLikelihood(max_steps=30)(model, dataset(images, y), seed=0)
+    assert fit.info["log_likelihood"] > log_likelihood(model, images, y) + 1
+    before, after = dict(model.named_parameters()), dict(fit.model.named_parameters())
+    assert all(not torch.equal(before[name], after[name]) for name in before if "features" in name)
+    assert any("features" in name for name in before)
+    again = pb.GaussianProcess(**fit.model.settings())
+    assert log_likelihood(again, images, y) == pytest.approx(fit.info["log_likelihood"], abs=1e-9)
+
+
+def test_images_need_features():
+    with pytest.raises(ValueError, match="give features that make numbers of images"):
+        pb.MaximumLikelihood()(process(), dataset(torch.zeros(4, 1, 8, 8), torch.zeros(4)), seed=0)

@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evidence": READERS,
     "predict": READERS,
     "exports": READERS,
-    "diagnosis": READERS | {"evidence", "predict"},
+    # What follows the rows shows in a refit.
+    "diagnosis": READERS | {"evidence", "predict", "inference"},
     "compare": READERS | {"evidence", "predict", "diagnosis", "exports"},
     "compare_posteriors": READERS | {"evidence", "predict", "diagnosis", "exports"},
     # A saved fit names the layers it is made of and rebuilds them, so storage sees both halves; neither half sees it.

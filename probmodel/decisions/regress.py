@@ -1,12 +1,21 @@
 """Numbers of a row: the mean of the predictive distribution, with its variance."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+
+
+class Affine(NamedTuple):
+    """y ~ N(W z + b, σ² I)."""
+
+    weight: Float[Tensor, "P K"]
+    bias: Float[Tensor, " P"]
+    noise: Float[Tensor, ""]
+    """σ²."""
 
 
 class Regress(nn.Module):
@@ -36,6 +45,16 @@ class Regress(nn.Module):
         if log_noise.dim() and log_noise.shape[-1] not in (1, self.out_features):
             raise ValueError(f"noise needs {self.out_features} outputs (log scales), got {log_noise.shape[-1]}")
         return dist.Normal(loc, log_noise.exp().to(loc).expand(loc.shape)).to_event(1)
+
+    def affine(self) -> Affine:
+        """The likelihood as a map of z with normal noise.
+
+        Raises:
+            ValueError: for noise that depends on z.
+        """
+        if isinstance(self.log_noise, nn.Module):
+            raise ValueError("expected one noise for all rows, got a function of the code; set noise to a number")
+        return Affine(self.mean.weight, self.mean.bias, (2 * self.log_noise).exp())
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
         """Predictive mean, (N, out_features)."""

@@ -1,50 +1,34 @@
 """Does the fit say more about its data than about new rows: gap to held-out rows, overconfidence, leave-one-out."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Float
+from pyro import poutine
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Normal
+from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.arviz_data import Loo, loo
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.diagnosis.refitted import refitted
+from probmodel.diagnosis.scored import (
+    MATERIAL,
+    SIGNIFICANT,
+    Scored,
+    difference,
+    error_of,
+    paired,
+    recalibration_gain,
+    scored,
+)
 from probmodel.evidence.weights import K_HAT_LIMIT, theta_draws
-from probmodel.predict import Prediction, predict_rows
-from probmodel.protocols import Dataset, Posterior
+from probmodel.protocols import Dataset, LeavesOneOut, Posterior
 from probmodel.sites import sites
 from probmodel.target import target_of
 from probmodel.tracing import isolated
 
-SIGNIFICANT = 2.0
-"""Standard errors beyond which a difference counts."""
-MATERIAL = 0.05
-"""Nats a row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
 LOO_DRAWS = 500
 WAIC_LIMIT = 0.4
 """Variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
-TEMPERATURES = torch.logspace(-1, 1.5, 101, dtype=torch.float64)
-
-
-class Scored(NamedTuple):
-    """Prediction of some rows and the log score of what was observed, nats by row."""
-
-    prediction: Prediction
-    observed: Tensor
-    log_score: Float[Tensor, " N"]
-
-
-def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
-    """Predict rows and score the observations in them."""
-    with isolated(seed):
-        observations = sites(posterior.model, data).observations
-    if not observations:
-        raise ValueError("expected rows with what was observed in them, got none; pass Dataset((x,), {'y': y}, len(x))")
-    observed = observations[0]
-    prediction = predict_rows(posterior, data, seed=seed)
-    log_score = prediction.distribution.log_prob(observed).double()
-    return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
 
 
 def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
@@ -56,8 +40,7 @@ def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
         shared = all(latent.row_dim is None for latent in sites(posterior.model, posterior.data).latents)
     if target.dim == 0 or not shared:
         return None
-    theta = theta_draws(posterior, target)
-    theta = theta[torch.linspace(0, len(theta) - 1, min(LOO_DRAWS, len(theta)), device=theta.device).long()]
+    theta = _some(theta_draws(posterior, target))
     with torch.no_grad():
         return target.log_likelihood_by_row(theta)
 
@@ -88,6 +71,9 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     Raises:
         ValueError: where there are neither held-out rows nor latents whose draws leave rows out.
     """
+    if isinstance(posterior.model, LeavesOneOut):
+        found = _by_closed_form(posterior, posterior.model, decisive=held_out is None)
+        return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
     by_row = log_likelihood_draws(posterior)
     if held_out is None and by_row is None:
         raise ValueError(
@@ -96,6 +82,26 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
         )
     found = [] if by_row is None else _by_loo(by_row, decisive=held_out is None)
     return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
+
+
+def _by_closed_form(posterior: Posterior, model: LeavesOneOut, *, decisive: bool) -> list[Finding]:
+    """A process leaves rows out in closed form: at each draw of its hyperparameters, or at their point estimates."""
+    target = target_of(posterior)
+    if target.dim == 0:
+        return refitted(posterior, model)
+    draws = target.constrain(_some(theta_draws(posterior, target)))
+    with torch.no_grad(), isolated(seed=0):
+        each = [
+            poutine.condition(model.log_leave_one_out, {name: value[i] for name, value in draws.items()})(
+                posterior.data
+            )
+            for i in range(len(next(iter(draws.values()))))
+        ]
+    return _by_loo(torch.stack(each), decisive=decisive)
+
+
+def _some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:
+    return theta[torch.linspace(0, len(theta) - 1, min(LOO_DRAWS, len(theta)), device=theta.device).long()]
 
 
 def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:
@@ -128,23 +134,23 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     train, test = scored(posterior, posterior.data), scored(posterior, held_out)
     if len(test.log_score) < 2:
         raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
-    gap, gap_error = _difference(train.log_score, test.log_score)
+    gap, gap_error = difference(train.log_score, test.log_score)
     broken = not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all())
     if broken:
         message = "nats a row: a row has probability zero or a prediction that is no number"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
-    (gain, gain_error), too_narrow = _recalibration_gain(test)
+    (gain, gain_error), too_narrow = recalibration_gain(test)
     null = baseline(train, test)
-    train_gain, train_error = _paired(train.log_score - null[0])
-    test_gain, test_error = _paired(test.log_score - null[1])
+    train_gain, train_error = paired(train.log_score - null[0])
+    test_gain, test_error = paired(test.log_score - null[1])
     material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
     overconfident = gap > SIGNIFICANT * gap_error and material and too_narrow
     doubtful = CAUTION if material or gain != gain else ""
     worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
     blind = _has_features(posterior.data, train.observed) and train_gain < SIGNIFICANT * train_error
     return [
-        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=_error(train.log_score)),
-        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=_error(test.log_score)),
+        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=error_of(train.log_score)),
+        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=error_of(test.log_score)),
         finding(
             "gap",
             gap,
@@ -198,47 +204,3 @@ def baseline(train: Scored, test: Scored) -> tuple[Float[Tensor, " N"], Float[Te
 def _is_discrete(distribution: Distribution) -> bool:
     support = distribution.support
     return support is not None and support.is_discrete
-
-
-def _recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:
-    """Cross-fitted gain of the best temperature, and whether it widens: chosen on the even rows, scored on the odd ones,
-    and the reverse.
-    """
-    scores = _tempered(test)
-    even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
-    gained = torch.zeros(scores.shape[1], dtype=scores.dtype, device=scores.device)
-    unchanged = _tempered(test, torch.ones(1, dtype=scores.dtype))[0]
-    chosen = []
-    for fitted, scored_rows in ((even, ~even), (~even, even)):
-        best = scores[:, fitted].mean(1).argmax()
-        chosen.append(float(TEMPERATURES[best]))
-        gained[scored_rows] = scores[best, scored_rows] - unchanged[scored_rows]
-    return _paired(gained), min(chosen) > 1
-
-
-def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
-    """Log scores by row at each temperature: probabilities to the power 1/T, or normal predictions T times as wide."""
-    distribution, observed = test.prediction.distribution, test.observed
-    if isinstance(distribution, Categorical):
-        log_probs = distribution.logits.double()
-        return torch.stack([Categorical(logits=log_probs / float(t)).log_prob(observed) for t in temperatures])
-    if isinstance(distribution, Bernoulli):
-        logits = distribution.logits.double()
-        return torch.stack([Bernoulli(logits=logits / float(t)).log_prob(observed.double()) for t in temperatures])
-    mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
-    if not torch.isfinite(mean + sd).all():  # Tails too heavy for moments: nothing to widen.
-        return torch.full((len(temperatures), len(test.log_score)), torch.nan, dtype=torch.float64)
-    scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
-    return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
-
-
-def _difference(a: Float[Tensor, " N"], b: Float[Tensor, " M"]) -> tuple[float, float]:
-    return float(a.mean() - b.mean()), float((a.var() / len(a) + b.var() / len(b)).sqrt())
-
-
-def _paired(values: Float[Tensor, " N"]) -> tuple[float, float]:
-    return float(values.mean()), _error(values)
-
-
-def _error(values: Float[Tensor, " N"]) -> float:
-    return float(values.std() / len(values) ** 0.5)

@@ -11,7 +11,8 @@ from torch import Tensor
 from probmodel.arviz_data import Loo
 from probmodel.diagnosis.conditional import difference, evidence_of, first_rows
 from probmodel.diagnosis.findings import Finding, Verdict, finding
-from probmodel.diagnosis.overfitting import SIGNIFICANT, leave_one_out
+from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.protocols import Dataset, Estimator, Evidence, Inference, Model, Posterior, Target
 from probmodel.target import target_of
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.diagnosis.overfitting import SIGNIFICANT
+from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.protocols import Evidence
 
 P_LOO_RATIO = 1.5

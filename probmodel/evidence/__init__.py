@@ -19,6 +19,7 @@ from probmodel.evidence.exact import exact
 from probmodel.evidence.figure import plot
 from probmodel.evidence.harmonic import harmonic
 from probmodel.evidence.importance import importance
+from probmodel.evidence.inducing_bounds import inducing_bounds
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.nested import nested
@@ -47,6 +48,7 @@ __all__ = [
     "from_mode",
     "harmonic",
     "importance",
+    "inducing_bounds",
     "iwae",
     "laplace",
     "log_likelihood",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from probmodel.compare import Comparison, Row
-from probmodel.diagnosis.overfitting import Scored
+from probmodel.diagnosis.scored import Scored
 from probmodel.objectives.scores import reliability
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")

@@ -3,7 +3,7 @@
 Hyperparameters are parameters (type II maximum likelihood), or latents where GPyTorch's modules carry a prior of them.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -16,9 +16,10 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.gaussian_processes.conditional import conditional, factored
+from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
 from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row
 from probmodel.gaussian_processes.hyperparameters import drawn, hyperparameters
+from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
 from probmodel.protocols import Dataset
 
@@ -35,26 +36,38 @@ class GaussianProcess(nn.Module):
     >>> GaussianProcess(kernel).num_parameters
     6
 
+    With features, kernel and mean take h = features(x), a deep kernel whose network is fitted by the evidence alone; such a
+    fit needs `diagnose`, since a network can raise the evidence by fitting the data (Ober et al., 2021).
+
     Args:
         kernel: of GPyTorch, without batch dimensions.
         mean: of GPyTorch; a constant by default.
         likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
+        features: module x → h (n, D) such as a `CNN`; x itself by default.
 
     Reference:
-        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5.
+        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Wilson, Hu, Salakhutdinov & Xing
+        (2016), Deep Kernel Learning, AISTATS; Ober, Rasmussen & van der Wilk (2021), The Promises and Pitfalls of Deep
+        Kernel Learning, UAI.
     """
 
     def __init__(
-        self, kernel: Kernel, *, mean: Mean | None = None, likelihood: GaussianLikelihood | None = None
+        self,
+        kernel: Kernel,
+        *,
+        mean: Mean | None = None,
+        likelihood: GaussianLikelihood | None = None,
+        features: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.features = features
         self.kernel = kernel
         self.mean = ConstantMean() if mean is None else mean
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
         self.hyperparameters = hyperparameters(self)
 
-    def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        return pyro.sample("y", Observations(self._drawn(), x), obs=y)
+    def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        return pyro.sample("y", Observations(self._drawn(), self.coded(x)), obs=y)
 
     def given(self, data: Dataset) -> "Conditioned":
         """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
@@ -69,8 +82,36 @@ class GaussianProcess(nn.Module):
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
                 "Dataset((x,), {'y': y}), or take a sparse process for minibatches"
             )
-        if x.dim() != 2 or y.shape != x.shape[:1]:
-            raise ValueError(f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them")
+        if (x.dim() != 2 and self.features is None) or x.dim() < 2 or y.shape != x.shape[:1]:
+            raise ValueError(
+                f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them, or give features "
+                "that make numbers of images"
+            )
+
+    def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
+        """What the kernel takes: h of deep kernels, x of others."""
+        return x if self.features is None else self.features(x)
+
+    def process(self, data: Dataset) -> Observed:
+        """The process that the observations are of, at the parameters' present values.
+
+        Raises:
+            ValueError: for hyperparameters that are latents.
+        """
+        latents = [each.site for each in self.hyperparameters]
+        if latents:
+            raise ValueError(
+                f"expected hyperparameters that are point estimates, got latents {latents}; take evidence.sandwich"
+            )
+        x, y = _rows(data)
+        h = self.coded(x)
+        return Observed(h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(()))
+
+    def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
+        """Log p(y_i | all other y) of each row in nats, at one value of the hyperparameters, in closed form."""
+        x, y = _rows(data)
+        parts, h = self._drawn(), self.coded(x)
+        return log_normal(y, leave_one_out(factored(parts.mean, parts.kernel, parts.likelihood, h, y), y))
 
     @property
     def num_parameters(self) -> int:
@@ -79,24 +120,25 @@ class GaussianProcess(nn.Module):
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {"kernel": self.kernel, "mean": self.mean, "likelihood": self.likelihood}
+        return {"kernel": self.kernel, "mean": self.mean, "likelihood": self.likelihood, "features": self.features}
 
-    def _drawn(self) -> nn.Module:
+    def _drawn(self) -> Any:
         return drawn(self, self.hyperparameters)
 
 
 class Conditioned(nn.Module):
     """A Gaussian process given its observations, as a model of new rows; made by `GaussianProcess.given`."""
 
-    def __init__(self, process: GaussianProcess, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
+    def __init__(self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"]) -> None:
         super().__init__()
         self.process, self.x, self.y = process, x, y
 
-    def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+    def forward(self, new: Float[Tensor, "m *shape"], y: Float[Tensor, " m"] | None = None) -> Tensor:
         parts = drawn(self.process, self.process.hyperparameters)
-        found = factored(parts.mean, parts.kernel, parts.likelihood, self.x, self.y)
-        at = conditional(parts.mean, parts.kernel, found, self.x, new)
-        noise = noise_by_row(parts.likelihood, new[:, 0])
+        known, h = self.process.coded(self.x), self.process.coded(new)
+        found = factored(parts.mean, parts.kernel, parts.likelihood, known, self.y)
+        at = conditional(parts.mean, parts.kernel, found, known, h)
+        noise = noise_by_row(parts.likelihood, h[:, 0])
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
 

@@ -1,7 +1,7 @@
 """A code of sparse Gaussian processes (Hensman, Matthews & Ghahramani, 2015), of deep features too (Wilson et al., 2016)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +16,7 @@ from torch.distributions import biject_to
 
 from probmodel.gaussian_processes.exact import mean_at
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, hyperparameters
+from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.sparse import interpolation
 
 START_LOG_SCALE = -2.0
@@ -27,6 +28,13 @@ class Gaussian(NamedTuple):
 
     loc: Float[Tensor, "K M"]
     scale_tril: Float[Tensor, "K M M"]
+
+
+@runtime_checkable
+class AffineDecision(Protocol):
+    """A decision whose likelihood is normal around a map of the code."""
+
+    def affine(self) -> tuple[Float[Tensor, "P K"], Float[Tensor, " P"], Float[Tensor, ""]]: ...
 
 
 class SparseGP(nn.Module):
@@ -112,6 +120,23 @@ class SparseGP(nn.Module):
         """Of the whitened inducing values."""
         raw = self.q_raw_scale
         return Gaussian(self.q_loc, raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp()))
+
+    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: AffineDecision) -> Observed:
+        """The exact process that the code approximates, as observed through weights and normal noise.
+
+        Raises:
+            ValueError: for hyperparameters that are latents, more than one number a row, or noise that depends on z.
+        """
+        latents = [each.site for each in self.hyperparameters]
+        weight, bias, noise = decision.affine()
+        if latents or len(weight) != 1:
+            raise ValueError(
+                f"expected point estimates of hyperparameters and one number a row, got latents {latents} and {len(weight)} "
+                "numbers; take evidence.elbo"
+            )
+        y = y.reshape(len(h)).to(h)
+        mean = weight.sum() * mean_at(self.mean, h) + bias
+        return Observed(h, y, mean, noise.to(h).expand(len(h)), self.kernel, weight.square().sum())
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""

@@ -56,6 +56,7 @@ ELSEWHERE = {
     "wbic": "test_evidence_oracles.py",
     "benchmark": "test_evidence_benchmark.py",
     **dict.fromkeys(("assignments", "assignments_ais", "assignments_smc"), "test_gp_mixture.py"),
+    "inducing_bounds": "test_inducing_bounds.py",
     **dict.fromkeys(
         ("log_likelihood", "log_odds", "log_partition", "log_partition_ais", "log_partition_sandwich"),
         "test_evidence_boltzmann.py",
