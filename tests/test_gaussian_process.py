@@ -225,7 +225,7 @@ def test_a_deep_kernel_is_the_process_of_the_features():
     torch.testing.assert_close(found.variance, expected.variance)
 
 
-@pytest.mark.filterwarnings("ignore:MaximumLikelihood: stopped")
+@pytest.mark.filterwarnings("ignore:MaximumLikelihood. stopped")
 def test_the_evidence_fits_the_network_of_a_deep_kernel():
     x, y = problem()
     images = x.reshape(N, 1, 1, D).expand(N, 1, 4, D)
