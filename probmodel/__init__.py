@@ -29,8 +29,18 @@ from probmodel.gaussian_processes.aggregation import bcm, generalised_robust_bcm
 from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
 from probmodel.gaussian_processes.normal_mixture import NormalMixture, modes, quantiles
 from probmodel.gaussian_processes.shards import kmeans_shards, random_shards
-from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, MaximumLikelihood, NonFiniteError
-from probmodel.inference.variational_em import CollapsedGibbs, VariationalEM
+from probmodel.inference import (
+    NUTS,
+    SVI,
+    ChEES,
+    CollapsedGibbs,
+    Exact,
+    Laplace,
+    MaximumLikelihood,
+    NaturalGradients,
+    NonFiniteError,
+    VariationalEM,
+)
 from probmodel.lift import lift
 from probmodel.memory import memory_budget
 from probmodel.pipeline import Pipeline
@@ -70,6 +80,7 @@ __all__ = [
     "Laplace",
     "MaxPool",
     "MaximumLikelihood",
+    "NaturalGradients",
     "NonFiniteError",
     "NormalMixture",
     "NotConjugateError",

@@ -1,14 +1,14 @@
 """features ∘ representation ∘ decision: itself a Pyro model, with its guide."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.decisions import Regress
-from probmodel.protocols import CodesByProcess, Dataset, Decision, Representation
+from probmodel.protocols import CodesByProcess, Dataset, Decision, Linked, Representation
 
 
 class Pipeline(nn.Module):
@@ -48,8 +48,16 @@ class Pipeline(nn.Module):
         """The representation's guide on the features of x."""
         self.representation.guide(self.features(x), pyro.plate("rows", len(x), dim=-1))
 
+    def given(self, data: Dataset) -> "Pipeline | ConditionedPipeline":
+        """The model of new rows: itself where rows are independent given the latents, else one that continues these."""
+        if not isinstance(self.representation, Linked):
+            return self
+        return ConditionedPipeline(self, _named(data)["x"])
+
     def check(self, data: Dataset) -> None:
-        """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows."""
+        """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows; without a size where
+        the representation links the rows.
+        """
         values = _named(data)
         if set(values) - {"y"} != {"x"}:
             raise ValueError(
@@ -58,7 +66,13 @@ class Pipeline(nn.Module):
         x, y = values["x"], values.get("y")
         if len(x) < 2:
             raise ValueError(f"expected at least 2 rows, got {len(x)}; add data")
-        if data.size is None:
+        if isinstance(self.representation, Linked):
+            if data.size is not None:
+                raise ValueError(
+                    f"expected size=None, since {type(self.representation).__name__} links the rows, got size={data.size}; pass "
+                    "Dataset((x,), {'y': y}), or take a SparseGP for minibatches"
+                )
+        elif data.size is None:
             raise ValueError(f"expected size, the number of rows, got None; pass Dataset((x,), {{'y': y}}, {len(x)})")
         if y is None:
             return
@@ -92,6 +106,22 @@ class Pipeline(nn.Module):
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
         return {"features": self.features, "representation": self.representation, "decision": self.decision}
+
+
+class ConditionedPipeline(nn.Module):
+    """A pipeline whose representation links rows, as a model of new rows beside known ones; made by `Pipeline.given`."""
+
+    def __init__(self, pipeline: Pipeline, x: Float[Tensor, "n *features"]) -> None:
+        super().__init__()
+        self.pipeline, self.x = pipeline, x
+
+    def forward(self, x: Float[Tensor, "m *features"], y: Tensor | None = None) -> Tensor:
+        parts, rows = self.pipeline, pyro.plate("rows", len(x), dim=-1)
+        representation = cast(Linked, parts.representation)
+        z = representation.continued(parts.features(self.x), parts.features(x), rows)
+        with rows:
+            observed = None if y is None else parts.decision.observed(y)
+            return pyro.sample("y", parts.decision.likelihood(z), obs=observed)
 
 
 def _named(data: Dataset) -> dict[str, Any]:

@@ -156,6 +156,15 @@ class Marginal(Protocol):
 
 
 @runtime_checkable
+class Linked(Protocol):
+    """A representation whose rows depend on each other: codes of new rows follow from those of the known ones."""
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]: ...
+
+
+@runtime_checkable
 class LeavesOneOut(Protocol):
     """A model that has each row's density given all others in closed form."""
 

@@ -6,9 +6,12 @@ b_k = Σ_{j>k} α_j, a Dirichlet process cut at K experts has a_k = 1 and b_k = 
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import SigmoidTransform
 
 from probmodel.integers import integer
 
@@ -27,6 +30,14 @@ class Coupling(Protocol):
 
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         """E[log π_k] given these numbers of rows, which may be fractions, nats."""
+        ...
+
+    def log_shares(self) -> Float[Tensor, " #K"]:
+        """Log π, drawn at the Pyro site "sticks" where it is random."""
+        ...
+
+    def guided_shares(self) -> None:
+        """Draw the same site from a guide, normal in the logits of the sticks, its parameters `pyro.param` statements."""
         ...
 
 
@@ -65,6 +76,19 @@ class Sticks(NamedTuple):
         both = torch.digamma(a + b)
         return _shares(torch.digamma(a) - both, torch.digamma(b) - both)
 
+    def log_shares(self) -> Float[Tensor, " #K"]:
+        if not len(self.first):
+            return self.first.new_zeros(1)
+        v = pyro.sample("sticks", dist.Beta(self.first, self.rest).to_event(1))
+        return _shares(v.log(), torch.log1p(-v))
+
+    def guided_shares(self) -> None:
+        if len(self.first):
+            loc = pyro.param("sticks.loc", (self.first / self.rest).log())
+            log_scale = pyro.param("sticks.log_scale", torch.zeros_like(self.first))
+            normal = dist.Normal(loc, log_scale.exp())
+            pyro.sample("sticks", dist.TransformedDistribution(normal, [SigmoidTransform()]).to_event(1))
+
     def _updated(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         return self.first + counts[..., :-1], self.rest + _later(counts)[..., :-1]
 
@@ -80,6 +104,12 @@ class Independent(NamedTuple):
 
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         return torch.zeros_like(counts)
+
+    def log_shares(self) -> Float[Tensor, " #K"]:
+        return torch.zeros(1)
+
+    def guided_shares(self) -> None:
+        pass
 
 
 class DirichletGate(nn.Module):

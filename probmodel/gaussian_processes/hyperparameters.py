@@ -5,9 +5,16 @@ from typing import Any, NamedTuple
 
 import gpytorch
 import pyro
+import pyro.distributions as dist
 import torch
 from gpytorch.constraints import Positive
+from pyro import poutine
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import biject_to
+
+START_LOG_SCALE = -2.0
+"""Log standard deviation that a guide starts with, around the present value."""
 
 
 class Hyperparameter(NamedTuple):
@@ -59,6 +66,32 @@ def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
         prior = module._priors[each.prior][0].expand(each.shape).to_event(len(each.shape))
         values[each.module, each.raw] = pyro.sample(each.site, prior)
     return _substituted(modules, values, "") if values else modules
+
+
+def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistribution:
+    """The normal image on the prior's support, centred at GPyTorch's parameter: log-normal where that is positive."""
+    module: Any = modules.get_submodule(each.module)
+    prior, value, _ = module._priors[each.prior]
+    to_support = biject_to(prior.support)
+    normal = dist.Normal(to_support.inv(value(module)), log_scale.exp())
+    return dist.TransformedDistribution(normal, [to_support]).to_event(len(each.shape))
+
+
+def drawn_by_guide(modules: nn.Module, priors: Sequence[Hyperparameter], log_scales: Sequence[Tensor]) -> nn.Module:
+    """The modules with these parameters drawn by a guide, each from what `guessed` makes of it."""
+    pairs = zip(priors, log_scales, strict=True)
+    found = {each.site: pyro.sample(each.site, guessed(modules, each, scale)) for each, scale in pairs}
+    with poutine.block(), poutine.condition(data=found):
+        return drawn(modules, priors)
+
+
+def guided(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
+    """As `drawn_by_guide`, the scales `pyro.param` statements named after the sites."""
+    like = next(modules.parameters())
+    names = [f"{each.site}.log_scale" for each in priors]
+    starts = [like.new_full(each.shape, START_LOG_SCALE) for each in priors]
+    scales = [pyro.param(name, start) for name, start in zip(names, starts, strict=True)]
+    return drawn_by_guide(modules, priors, scales)
 
 
 def _substituted(module: nn.Module, values: dict[tuple[str, str], Tensor], prefix: str) -> nn.Module:

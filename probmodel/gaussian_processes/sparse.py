@@ -76,7 +76,7 @@ def svgp_elbo(
     f_mean, f_var = _marginals(kernel, inducing, q_loc, q_scale_tril, x)
     f_mean = f_mean + mean_at(mean, x)
     rows = _expected_log_likelihood(likelihood, y, f_mean, f_var)
-    return rows.sum() * (size / len(y)) - _kl_to_standard(q_loc, q_scale_tril)
+    return rows.sum() * (size / len(y)) - kl_to_standard(q_loc, q_scale_tril)
 
 
 class Interpolation(NamedTuple):
@@ -144,7 +144,7 @@ def optimal_q(
         )
     scale = noise_by_row(likelihood, y).sqrt()
     a = interpolation(kernel, inducing, x).weights / scale
-    t = _factor_of_inverse(torch.eye(len(a), dtype=a.dtype, device=a.device) + a @ a.mT)
+    t = factor_of_inverse(torch.eye(len(a), dtype=a.dtype, device=a.device) + a @ a.mT)
     return t @ (t.mT @ (a @ ((y - mean_at(mean, x)) / scale))), t
 
 
@@ -181,22 +181,37 @@ def natural_step(
         Hensman, Fusi & Lawrence (2013), Gaussian Processes for Big Data, UAI, sec. 3.2; Salimbeni, Eleftheriadis &
         Hensman (2018), Natural Gradients in Practice, AISTATS.
     """
-    if not 0.0 < rate <= 1.0:
-        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; 1 is exact for Gaussian noise on all rows")
     m, t = q_loc.detach().requires_grad_(), q_scale_tril.detach().tril().requires_grad_()
     with torch.enable_grad():
-        g, slope = torch.autograd.grad(elbo(m, t), (m, t))
-    m, t = m.detach(), t.detach()
-    p = (t.mT @ slope).tril()
+        slopes = torch.autograd.grad(elbo(m, t), (m, t))
+    return natural_update(m.detach(), t.detach(), *slopes, rate=rate)
+
+
+def natural_update(
+    q_loc: Float[Tensor, "*K M"],
+    q_scale_tril: Float[Tensor, "*K M M"],
+    slope_loc: Float[Tensor, "*K M"],
+    slope_scale: Float[Tensor, "*K M M"],
+    *,
+    rate: float,
+) -> tuple[Float[Tensor, "*K M"], Float[Tensor, "*K M M"]]:
+    """The step of `natural_step` from slopes of the bound that are known already, in m and in T.
+
+    Raises:
+        ValueError: as `natural_step` does.
+    """
+    if not 0.0 < rate <= 1.0:
+        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; 1 is exact for Gaussian noise on all rows")
+    p = (q_scale_tril.mT @ slope_scale).tril()
     p = p - 0.5 * torch.diag_embed(p.diagonal(dim1=-2, dim2=-1))
-    eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device)
-    t = t @ _factor_of_inverse(eye - rate * (p + p.mT))
+    eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+    t = q_scale_tril @ factor_of_inverse(eye - rate * (p + p.mT))
     if not bool(t.isfinite().all()):
         raise ValueError(f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate")
-    return m + rate * (t @ (t.mT @ g[..., None]))[..., 0], t
+    return q_loc + rate * (t @ (t.mT @ slope_loc[..., None]))[..., 0], t
 
 
-def _factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:
+def factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:
     """Lower T of T Tᵀ = precision⁻¹, which is never formed; NaN where there is none."""
     # Backwards, Cholesky's factor is the upper U of precision = U Uᵀ, and T = U⁻ᵀ.
     factor, info = torch.linalg.cholesky_ex(precision.flip(-1, -2))
@@ -266,11 +281,12 @@ def _expected_log_likelihood(likelihood: Likelihood, y: Tensor, f_mean: Tensor, 
     return -0.5 * (((y - f_mean).square() + f_var) / noise + noise.log() + math.log(2 * math.pi))
 
 
-def _kl_to_standard(loc: Tensor, scale_tril: Tensor) -> Float[Tensor, ""]:
+def kl_to_standard(loc: Float[Tensor, "*K M"], scale_tril: Float[Tensor, "*K M M"]) -> Float[Tensor, ""]:
+    """Σ_k KL(N(m_k, T_k T_kᵀ) ‖ N(0, I)) in nats."""
     t = scale_tril.tril()
     # The sign of a factor's diagonal is free.
-    log_det = t.diagonal().square().log().sum()
-    return 0.5 * (t.square().sum() + loc @ loc - len(loc) - log_det)
+    log_det = t.diagonal(dim1=-2, dim2=-1).square().log().sum()
+    return 0.5 * (t.square().sum() + loc.square().sum() - loc.numel() - log_det)
 
 
 def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,6 +297,11 @@ def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> t
     u = _factor(kuu, jitter)
     a = torch.linalg.solve_triangular(u, eye, upper=True).mT @ kux
     return m @ a, (scale_tril.tril().mT @ a).square().sum(0) - a.square().sum(0)
+
+
+def jittered_factor(k: Float[Tensor, "M M"]) -> Float[Tensor, "M M"]:
+    """U of k + jitter = Uᵀ U, with the jitter of `svgp_elbo` and its ladder."""
+    return _factor(k, k.new_tensor(settings.variational_cholesky_jitter.value(k.dtype)))
 
 
 def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:

@@ -4,7 +4,20 @@ from probmodel.inference.chees import ChEES
 from probmodel.inference.exact import Exact
 from probmodel.inference.laplace import Laplace
 from probmodel.inference.maximum_likelihood import MaximumLikelihood
+from probmodel.inference.natural_gradients import NaturalGradients
 from probmodel.inference.nuts import NUTS
 from probmodel.inference.svi import SVI, NonFiniteError
+from probmodel.inference.variational_em import CollapsedGibbs, VariationalEM
 
-__all__ = ["NUTS", "SVI", "ChEES", "Exact", "Laplace", "MaximumLikelihood", "NonFiniteError"]
+__all__ = [
+    "NUTS",
+    "SVI",
+    "ChEES",
+    "CollapsedGibbs",
+    "Exact",
+    "Laplace",
+    "MaximumLikelihood",
+    "NaturalGradients",
+    "NonFiniteError",
+    "VariationalEM",
+]

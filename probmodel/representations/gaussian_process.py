@@ -16,11 +16,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
 from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
 from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row
-from probmodel.gaussian_processes.hyperparameters import drawn, hyperparameters
+from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, guided, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.integers import integer
 from probmodel.protocols import Dataset
 
 
@@ -36,6 +38,10 @@ class GaussianProcess(nn.Module):
     >>> GaussianProcess(kernel).num_parameters
     6
 
+    In a `Pipeline` it is a representation: K = `out_features` functions with one kernel between them, z_nk = f_k(h_n), drawn at
+    the site "u" in whitened coordinates, and the decision's noise in place of its own likelihood.  Its guide is normal with
+    one weight a row and output, exact for a linear decision of one number; the data's size is None, since rows are linked.
+
     With features, kernel and mean take h = features(x), a deep kernel whose network is fitted by the evidence alone; such a
     fit needs `diagnose`, since a network can raise the evidence by fitting the data (Ober et al., 2021).
 
@@ -43,10 +49,12 @@ class GaussianProcess(nn.Module):
         kernel: of GPyTorch, without batch dimensions.
         mean: of GPyTorch; a constant by default.
         likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
-        features: module x → h (n, D) such as a `CNN`; x itself by default.
+        features: module x → h (n, D) such as a `CNN`; x itself by default.  A pipeline has its own.
+        out_features: functions, in a pipeline.
 
     Reference:
-        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Wilson, Hu, Salakhutdinov & Xing
+        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Opper & Archambeau (2009), The
+        Variational Gaussian Approximation Revisited, Neural Computation 21; Wilson, Hu, Salakhutdinov & Xing
         (2016), Deep Kernel Learning, AISTATS; Ober, Rasmussen & van der Wilk (2021), The Promises and Pitfalls of Deep
         Kernel Learning, UAI.
     """
@@ -58,8 +66,10 @@ class GaussianProcess(nn.Module):
         mean: Mean | None = None,
         likelihood: GaussianLikelihood | None = None,
         features: nn.Module | None = None,
+        out_features: int = 1,
     ) -> None:
         super().__init__()
+        self.out_features = integer("out_features", out_features)
         self.features = features
         self.kernel = kernel
         self.mean = ConstantMean() if mean is None else mean
@@ -68,6 +78,26 @@ class GaussianProcess(nn.Module):
 
     def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         return pyro.sample("y", Observations(self._drawn(), self.coded(x)), obs=y)
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        parts = self.drawn_for_code()
+        upper = whitening(parts.kernel, h)
+        u = pyro.sample("u", standard(h, self.out_features, len(h)))
+        return mean_at(parts.mean, h)[:, None] + (u @ upper).mT
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        parts = self.guided_for_code()
+        guess("u", whitening(parts.kernel, h), self.out_features)
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]:
+        """Codes of new rows, drawn given those of the known ones, whose latents are the model's."""
+        parts = self.drawn_for_code()
+        u = pyro.sample("u", standard(known, self.out_features, len(known)))
+        above, variance = continued(parts.kernel, whitening(parts.kernel, known), u, known, new)
+        with rows:
+            return pyro.sample("z", code(mean_at(parts.mean, new) + above, variance))
 
     def given(self, data: Dataset) -> "Conditioned":
         """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
@@ -118,9 +148,28 @@ class GaussianProcess(nn.Module):
         """Numbers that fitting sets."""
         return sum(p.numel() for p in self.parameters())
 
+    def drawn_for_code(self) -> Any:
+        """Kernel and mean with their latents drawn from the priors."""
+        return drawn(self, self._of_code)
+
+    def guided_for_code(self) -> Any:
+        """Kernel and mean with their latents drawn by a guide."""
+        return guided(self, self._of_code)
+
+    @property
+    def _of_code(self) -> list[Hyperparameter]:
+        """Latents that the code depends on: the noise is the decision's in a pipeline."""
+        return [each for each in self.hyperparameters if each.module.split(".")[0] in ("kernel", "mean")]
+
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {"kernel": self.kernel, "mean": self.mean, "likelihood": self.likelihood, "features": self.features}
+        return {
+            "kernel": self.kernel,
+            "mean": self.mean,
+            "likelihood": self.likelihood,
+            "features": self.features,
+            "out_features": self.out_features,
+        }
 
     def _drawn(self) -> Any:
         return drawn(self, self.hyperparameters)

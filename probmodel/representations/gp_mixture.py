@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro.distributions import TorchDistribution
@@ -17,6 +18,8 @@ from probmodel.gaussian_processes.assignments import (
     most_rows,
     prior_assignments,
 )
+from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
+from probmodel.gaussian_processes.exact import mean_at
 from probmodel.gaussian_processes.gates import Gate
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.gaussian_processes.soft_assignments import bound, predicted
@@ -27,10 +30,14 @@ from probmodel.representations.gaussian_process import GaussianProcess
 class GPMixture(nn.Module):
     """y | c ~ ∏_k N(y_k; m_k(x), K_k + σ_k² I) over the rows of each expert, c from the gate; called as `mixture(x, y)`.
 
-    The likelihood sums over assignments, which is exact up to 16 rows of two experts and 13 of more.  For larger data fit it
+    Alone, its likelihood sums over assignments, exactly up to 16 rows of two experts and 13 of more.  For larger data fit it
     by `VariationalEM` or draw assignments by `CollapsedGibbs`: its likelihood of the training rows is then the variational
     bound, and its evidence is `evidence.assignments_smc`, not `evidence.exact`.  What it predicts is a mixture of normals, with
     a density, quantiles and modes.
+
+    In a `Pipeline` it is a representation: the code of a row is the function of its expert, drawn at the sites "u.0", "u.1" …
+    with the gate's shares at "sticks", and the expert at the discrete site "expert", which is summed out row by row.  The
+    decision's noise takes the place of the experts'.  The data's size is None, as rows are linked.
 
     >>> import gpytorch
     >>> from probmodel.gaussian_processes.gates import DirichletGate
@@ -61,6 +68,10 @@ class GPMixture(nn.Module):
             raise ValueError(f"expected experts without priors of hyperparameters, got {latents}; drop those priors")
         if len(experts) != gate.num_experts:
             raise ValueError(f"expected a gate of {len(experts)} experts, got {gate.num_experts}; make them equal")
+        widths = {expert.out_features for expert in experts}
+        if len(widths) > 1:
+            raise ValueError(f"expected experts of one width, got {sorted(widths)}; set the same out_features")
+        self.out_features = widths.pop()
         self.experts = nn.ModuleList(experts)
         self.responsibilities: Tensor | None
         self.gate = gate
@@ -68,6 +79,41 @@ class GPMixture(nn.Module):
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         return pyro.sample("y", MixtureObservations(self, x), obs=y)
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        f = torch.stack([self._above(k, h) + _column(mean_at(each.mean, h)) for k, each in self._numbered], 1)
+        log_p = self.gate.log_rows(h) + self.gate.coupling.log_shares().to(h)
+        with rows:
+            expert = pyro.sample("expert", dist.Categorical(logits=log_p), infer={"enumerate": "parallel"})
+            return _of_expert(f, expert)
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        for k, each in self._numbered:
+            guess(f"u.{k}", whitening(each.kernel, h), self.out_features)
+        self.gate.coupling.guided_shares()
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]:
+        """Codes of new rows, each drawn from the function of an expert that the gate draws, given those of the known rows."""
+        said = []
+        for k, each in self._numbered:
+            u = pyro.sample(f"u.{k}", standard(known, self.out_features, len(known)))
+            mean, variance = continued(each.kernel, whitening(each.kernel, known), u, known, new)
+            said.append((mean.mT + _column(mean_at(each.mean, new)), _column(variance).expand(-1, self.out_features)))
+        means, variances = (torch.stack(sides, 1) for sides in zip(*said, strict=True))
+        log_p = self.gate.log_rows(new) + self.gate.coupling.log_shares().to(new)
+        with rows:
+            expert = pyro.sample("expert", dist.Categorical(logits=log_p))
+            return pyro.sample("z", code(_of_expert(means, expert).mT, _of_expert(variances, expert).mT))
+
+    @property
+    def _numbered(self) -> list[tuple[int, Any]]:
+        return list(enumerate(self.experts))
+
+    def _above(self, k: int, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
+        expert: Any = self.experts[k]
+        return (pyro.sample(f"u.{k}", standard(h, self.out_features, len(h))) @ whitening(expert.kernel, h)).mT
 
     def assigned(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
         """Experts and gate evaluated at the rows: what inference and evidence over assignments work on."""
@@ -165,6 +211,17 @@ class MixtureObservations(TorchDistribution):
             white = torch.randn(len(c), *model.residual.shape, dtype=x.dtype, device=x.device)
             every = (factor @ white[..., None])[..., 0] - model.residual
             return every.gather(1, c[:, None])[:, 0].reshape(*sample_shape, len(x))
+
+
+def _column(values: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
+    return values[:, None]
+
+
+def _of_expert(by_expert: Float[Tensor, "n E K"], expert: Tensor) -> Tensor:
+    """What each row's expert says; where experts are enumerated, along the same axis."""
+    # PyTorch's one_hot looks at values, which keeps it out of a recorded graph.
+    held = (expert[..., None] == torch.arange(by_expert.shape[1], device=expert.device)).to(by_expert)
+    return (held[..., None] * by_expert).sum(-2)
 
 
 def rows(data: Dataset) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from probmodel.gaussian_processes.aggregation import Aggregation, robust_bcm
-from probmodel.gaussian_processes.exact import noise_by_row
+from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
+from probmodel.gaussian_processes.conditional import prior_variance
+from probmodel.gaussian_processes.exact import mean_at, noise_by_row
 from probmodel.gaussian_processes.experts import Parts, experts_drawn, experts_given, experts_log_marginal, joined
 from probmodel.gaussian_processes.hyperparameters import drawn
 from probmodel.gaussian_processes.shards import random_shards, rows_of
@@ -31,6 +33,10 @@ class GPProduct(nn.Module):
     The experts share mean, kernel and noise and are independent otherwise: log p(y) = Σ_k log p(y_k), nats, is what
     fitting climbs, and the evidence is that of independent experts, below which the exact process usually is not.
     Predictions join what the experts say of f, as `aggregation` does it; with one expert they are the exact process's.
+
+    In a `Pipeline` it is a representation: K = `out_features` functions by the experts, drawn at one site a shard, "u.0", "u.1"
+    …, independent but for rows that the aggregation lets several experts see; for new rows what the experts say of them,
+    joined.  The data's size is None, as rows are linked.
 
     Experts run side by side in as many processes as `joblib.parallel_config` says, one by default; the numbers are the
     same.  Priors on parameters make latents, as in `GaussianProcess`; the density is then one recorded graph, which
@@ -50,6 +56,7 @@ class GPProduct(nn.Module):
         shards: how many to divide the rows into at random, or the shard 0 … K − 1 of each row of the data, as from
             `random_shards` under another seed or `kmeans_shards`.
         aggregation: how predictions are joined; `generalised_robust_bcm` shows shard 0 to all, best a random one.
+        out_features: functions, in a pipeline.
 
     Raises:
         ValueError: for shards without rows; on the call, for more shards than rows or an assignment of other rows.
@@ -66,9 +73,11 @@ class GPProduct(nn.Module):
         likelihood: GaussianLikelihood | None = None,
         shards: int | Int[Tensor, " n"],
         aggregation: Aggregation = robust_bcm,
+        out_features: int = 1,
     ) -> None:
         super().__init__()
-        self.process = GaussianProcess(kernel, mean=mean, likelihood=likelihood)
+        self.process = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
+        self.out_features = self.process.out_features
         self.shards, self.aggregation = shards, aggregation
         self.assigned = rows_of(shards) if isinstance(shards, Tensor) else ()
         self.number = len(self.assigned) or integer("shards", shards)
@@ -76,6 +85,49 @@ class GPProduct(nn.Module):
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         parts = cast(Parts, drawn(self.process, self.process.hyperparameters))
         return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        parts = self.process.drawn_for_code()
+        return mean_at(parts.mean, h)[:, None] + self._above(parts, h).mT
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        parts = self.process.guided_for_code()
+        for number, shard in enumerate(self.rows(h)):
+            guess(f"u.{number}", whitening(parts.kernel, h[shard]), self.out_features)
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]:
+        """Codes of new rows, drawn from what the experts together say of them given those of their own rows."""
+        parts = self.process.drawn_for_code()
+        white = self._white(known)
+        seen = self.aggregation.rows(self.rows(known))
+        said = [_said(parts.kernel, white[:, rows_of_one], known[rows_of_one], new) for rows_of_one in seen]
+        means, variances = (torch.stack([each.flatten() for each in sides]) for sides in zip(*said, strict=True))
+        prior = prior_variance(parts.kernel, new).expand(self.out_features, len(new)).flatten()
+        at = self.aggregation(means, variances, prior)
+        mean, variance = at.mean.view(self.out_features, -1), at.variance.view(self.out_features, -1)
+        with rows:
+            return pyro.sample("z", code(mean_at(parts.mean, new) + mean, variance))
+
+    def _white(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
+        """Whitened functions in the rows' order, drawn shard by shard."""
+        shards = self.rows(h)
+        drawn_u = [
+            pyro.sample(f"u.{number}", standard(h, self.out_features, len(shard)))
+            for number, shard in enumerate(shards)
+        ]
+        return torch.cat(drawn_u, 1)[:, torch.cat(list(shards)).argsort()]
+
+    def _above(self, parts: Any, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
+        """The functions above their mean: each shard's given the rows that its expert sees beside it."""
+        white, shards = self._white(h), self.rows(h)
+        seen = self.aggregation.rows(shards)
+        found = [
+            (white[:, rows_of_one] @ whitening(parts.kernel, h[rows_of_one]))[:, -len(shard) :]
+            for shard, rows_of_one in zip(shards, seen, strict=True)
+        ]
+        return torch.cat(found, 1)[:, torch.cat(list(shards)).argsort()]
 
     def given(self, data: Dataset) -> "ConditionedProduct":
         """The model of new rows once these are observed: `model(x) → y`, with parameters as they are now."""
@@ -109,13 +161,25 @@ class GPProduct(nn.Module):
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {**self.process.settings(), "shards": self.shards, "aggregation": self.aggregation}
+        return {
+            "kernel": self.process.kernel,
+            "mean": self.process.mean,
+            "likelihood": self.process.likelihood,
+            "shards": self.shards,
+            "aggregation": self.aggregation,
+            "out_features": self.out_features,
+        }
 
     @property
     def _names(self) -> tuple[str, ...]:
         """Of the tensors in the drawn parts that a gradient flows into."""
         latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.process.hyperparameters]
         return tuple(name for name, _ in self.process.named_parameters() if name not in latent) + tuple(latent)
+
+
+def _said(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    mean, variance = continued(kernel, whitening(kernel, known), white, known, new)
+    return mean, variance.expand_as(mean)
 
 
 class ConditionedProduct(nn.Module):

@@ -9,13 +9,11 @@ import torch
 from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
 from gpytorch.means import Mean, ZeroMean
 from jaxtyping import Float
-from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from probmodel.gaussian_processes.exact import mean_at
-from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, hyperparameters
+from probmodel.gaussian_processes.hyperparameters import drawn, drawn_by_guide, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.sparse import interpolation
 
@@ -28,6 +26,13 @@ class Gaussian(NamedTuple):
 
     loc: Float[Tensor, "K M"]
     scale_tril: Float[Tensor, "K M M"]
+
+
+class CodeMarginals(NamedTuple):
+    """z_nk ~ N(loc_nk, variance_nk)."""
+
+    loc: Float[Tensor, "N K"]
+    variance: Float[Tensor, "N K"]
 
 
 @runtime_checkable
@@ -108,9 +113,7 @@ class SparseGP(nn.Module):
             return pyro.sample("z", self._given(parts, u, h))
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
-        found = {each.site: pyro.sample(each.site, self._guess(i)) for i, each in enumerate(self.hyperparameters)}
-        with poutine.block(), poutine.condition(data=found):
-            parts = drawn(self, self.hyperparameters)
+        parts = drawn_by_guide(self, self.hyperparameters, list(self.log_scales))
         u = pyro.sample("u", _normals(*self.q))
         with rows:
             pyro.sample("z", self._given(parts, u, h))
@@ -120,6 +123,22 @@ class SparseGP(nn.Module):
         """Of the whitened inducing values."""
         raw = self.q_raw_scale
         return Gaussian(self.q_loc, raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp()))
+
+    def set_q(self, loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> None:
+        """Put other values in the place of q's, in this module."""
+        with torch.no_grad():
+            self.q_loc.copy_(loc)
+            log_diagonal = scale_tril.diagonal(dim1=-2, dim2=-1).abs().log()
+            self.q_raw_scale.copy_(scale_tril.tril(-1) + torch.diag_embed(log_diagonal))
+
+    def code_marginals(
+        self, h: Float[Tensor, "N D"], q_loc: Float[Tensor, "K M"], q_scale_tril: Float[Tensor, "K M M"]
+    ) -> CodeMarginals:
+        """Each code's normal marginal when u_k ~ N(m_k, T_k T_kᵀ) and hyperparameters are as they are."""
+        at = interpolation(self.kernel, self.inducing, h)
+        loc = mean_at(self.mean, h)[:, None] + (q_loc @ at.weights).mT
+        spread = (q_scale_tril.tril().mT @ at.weights).square().sum(-2)
+        return CodeMarginals(loc, at.variance[:, None] + spread.mT)
 
     def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: AffineDecision) -> Observed:
         """The exact process that the code approximates, as observed through weights and normal noise.
@@ -154,20 +173,6 @@ class SparseGP(nn.Module):
         at = interpolation(parts.kernel, parts.inducing, h)
         loc = mean_at(parts.mean, h)[:, None] + (u @ at.weights).mT
         return dist.Normal(loc, at.variance.sqrt()[:, None].expand_as(loc)).to_event(1)
-
-    def _guess(self, index: int) -> TorchDistributionMixin:
-        each = self.hyperparameters[index]
-        prior, value = _prior(self, each)
-        to_support = biject_to(prior.support)
-        normal = dist.Normal(to_support.inv(value), self.log_scales[index].exp())
-        return dist.TransformedDistribution(normal, [to_support]).to_event(len(each.shape))
-
-
-def _prior(modules: nn.Module, each: Hyperparameter) -> tuple[Any, Tensor]:
-    """A prior of GPyTorch's and the present value of what it is the prior of."""
-    module: Any = modules.get_submodule(each.module)
-    prior, value, _ = module._priors[each.prior]
-    return prior, value(module)
 
 
 def _normals(loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> TorchDistributionMixin:

@@ -26,11 +26,22 @@ from probmodel.representations import DNN, VAE, SparseGP, StandardNormal
 from probmodel.sites import sites
 from probmodel.tracing import isolated
 
-N, WIDE, CODES, INDUCING = 12, 5, 3, 4
+N, WIDE, CODES, INDUCING, EXPERTS = 12, 5, 3, 4, 2
 
 
 def inducing_inputs() -> Tensor:
     return torch.randn(INDUCING, WIDE)
+
+
+def wide() -> ScaleKernel:
+    """A kernel under which standard normal rows of five columns are related."""
+    kernel = ScaleKernel(MaternKernel(nu=1.5))
+    kernel.base_kernel.lengthscale = 2.0
+    return kernel
+
+
+def experts() -> list[GaussianProcess]:
+    return [GaussianProcess(wide(), out_features=CODES) for _ in range(EXPERTS)]
 
 
 REPRESENTATIONS: dict[str, Callable[[], Any]] = {
@@ -41,6 +52,18 @@ REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     "VAE with a fixed prior": lambda: VAE(WIDE, CODES, prior=StandardNormal(CODES)),
     "SparseGP": lambda: SparseGP(WIDE, CODES, inducing=INDUCING),
     "SparseGP at fixed inputs": lambda: SparseGP(WIDE, CODES, inducing=inducing_inputs(), kernel=RBFKernel()),
+    "GaussianProcess": lambda: GaussianProcess(wide(), out_features=CODES),
+    "GaussianProcess with a prior": lambda: GaussianProcess(
+        RBFKernel(lengthscale_prior=GammaPrior(20.0, 10.0)), out_features=CODES
+    ),
+    "GPProduct": lambda: GPProduct(wide(), shards=3, out_features=CODES),
+    "GPProduct of experts that communicate": lambda: GPProduct(
+        wide(), shards=3, aggregation=generalised_robust_bcm, out_features=CODES
+    ),
+    "GPMixture": lambda: GPMixture(experts(), DirichletGate(EXPERTS)),
+    "GPMixture by stick breaking": lambda: GPMixture(experts(), StickBreakingGate(EXPERTS)),
+    "GPMixture by input": lambda: GPMixture(experts(), SoftmaxGate(WIDE, EXPERTS)),
+    "GPMixture by density": lambda: GPMixture(experts(), DensityGate(WIDE, EXPERTS)),
     "SparseGP with a prior": lambda: SparseGP(
         WIDE, CODES, inducing=INDUCING, kernel=RBFKernel(lengthscale_prior=GammaPrior(20.0, 10.0))
     ),
@@ -51,16 +74,32 @@ DECISIONS: dict[str, Callable[[], Any]] = {
     # Bounded: so few rows would be interpolated, with a noise that vanishes.
     "Regress with noise of each row": lambda: Regress(CODES, 2, noise=nn.Sequential(nn.Linear(CODES, 2), nn.Tanh())),
 }
-NO_CODE = {"StandardNormal", "GaussianProcess", "GPMixture", "GPProduct"}
-"""A prior of codes, and models of y that integrate the code out and so end in their own likelihood."""
+NO_CODE = {"StandardNormal"}
+"""A prior of codes."""
+LINKED = {name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")}
+"""Codes of rows that depend on each other: data without a size, and no minibatches."""
 
 LOCAL, SHARED = {"z": (N, CODES)}, {"u": (CODES, INDUCING)}
-FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {"DNN": {}, "VAE": LOCAL, "SparseGP": {**SHARED, **LOCAL}}
+BY_SHARD = {f"u.{k}": (CODES, N // 3) for k in range(3)}
+BY_EXPERT = {f"u.{k}": (CODES, N) for k in range(EXPERTS)}
+FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
+    "DNN": {},
+    "VAE": LOCAL,
+    "SparseGP": {**SHARED, **LOCAL},
+    "GaussianProcess": {"u": (CODES, N)},
+    "GPProduct": BY_SHARD,
+    "GPMixture": BY_EXPERT,
+}
 LATENTS = {name: FAMILIES[name.split()[0]] for name in REPRESENTATIONS}
 """Each site in the order it is drawn, with the shape of a draw; those in LOCAL have one code a row."""
 LATENTS["SparseGP with a prior"] = {"kernel.lengthscale": (1, 1), **SHARED, **LOCAL}
 
+LATENTS["GaussianProcess with a prior"] = {"kernel.lengthscale": (1, 1), **FAMILIES["GaussianProcess"]}
+for coupled in ("GPMixture", "GPMixture by stick breaking"):
+    LATENTS[coupled] = {**BY_EXPERT, "sticks": (EXPERTS - 1,)}
+
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
+by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
 each_pair = pytest.mark.parametrize(
     ("name", "decision"), [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS]
 )
@@ -80,8 +119,8 @@ def labels(decision: str, count: int = N) -> Tensor:
     return torch.arange(count) % 4 if decision == "Classify" else rows_of(1, count, 2)
 
 
-def dataset(decision: str, count: int = N) -> Dataset:
-    return Dataset((rows_of(0, count, WIDE),), {"y": labels(decision, count)}, count)
+def dataset(decision: str, count: int = N, *, linked: bool = False) -> Dataset:
+    return Dataset((rows_of(0, count, WIDE),), {"y": labels(decision, count)}, None if linked else count)
 
 
 def pipeline(name: str, decision: str) -> Pipeline:
@@ -116,9 +155,12 @@ def test_the_guide_samples_exactly_the_models_latents(name):
     _, run = code(representation, h)
     with isolated(seed=0):
         guided = poutine.trace(representation.guide).get_trace(h, pyro.plate("rows", N, dim=-1))
+        pyro.clear_param_store()
 
     def drawn(trace: poutine.Trace) -> dict[str, torch.Size]:
-        found = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and n != "rows"}
+        # An expert is summed out, not guided.
+        apart = ("rows", "expert")
+        found = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and n not in apart}
         return {n: node["value"].shape for n, node in found.items()}
 
     assert drawn(run) == drawn(guided)
@@ -126,7 +168,7 @@ def test_the_guide_samples_exactly_the_models_latents(name):
     assert list(drawn(run)) == list(LATENTS[name])
 
 
-@each
+@by_row
 def test_a_row_is_coded_by_its_own_features_alone(name):
     representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
     other = h.clone()
