@@ -8,15 +8,17 @@ from torch import Tensor
 
 from probmodel.arviz_data import from_arrays
 from probmodel.protocols import Posterior
+from probmodel.sites import sites
 from probmodel.target import target
+from probmodel.tracing import isolated
 
 
 def to_arviz(posterior: Posterior) -> Any:
     """ArviZ's container of a posterior, for ArviZ's own plots, summaries and comparisons.
 
     Groups: "posterior"; "log_likelihood" in nats by row (chain, draw, row), where the draws hold every latent of the
-    model; "observed_data" with the tensors among the model's keyword arguments; "sample_stats" from
-    `posterior.info["sample_stats"]`, lists of shape (chain, draw), where inference left some.
+    model and its rows have terms of their own; "observed_data" with the tensors among the model's keyword arguments;
+    "sample_stats" from `posterior.info["sample_stats"]`, lists of shape (chain, draw), where inference left some.
 
     Args:
         posterior: what inference found; all draws are kept.
@@ -53,7 +55,9 @@ def _log_likelihood_by_row(posterior: Posterior) -> Tensor | None:
     with torch.no_grad():
         theta = density.unconstrain({site: posterior.draws[site].flatten(0, 1) for site in latents})
         by_row = density.log_likelihood_by_row(theta)
-    return by_row.reshape(chains, count, -1) if by_row.numel() else None
+    with isolated(seed=0):
+        joint = sites(posterior.model, posterior.data).is_joint(by_row.shape[-1])
+    return by_row.reshape(chains, count, -1) if by_row.numel() and not joint else None
 
 
 def _array(value: Tensor) -> np.ndarray:

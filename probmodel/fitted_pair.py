@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import singledispatch
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -32,6 +32,17 @@ AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
 
 SAME_MODEL = 1e-3
 """Relative difference of a log joint that rounding on another machine explains; another model differs by more."""
+
+
+ASSIGNMENTS = "model.responsibilities"
+"""What a mixture of experts finds out about the rows: a model that was not fitted has none."""
+
+
+@runtime_checkable
+class TakesResponsibilities(Protocol):
+    """A mixture that takes responsibilities as a fit finds them."""
+
+    def with_responsibilities(self, r: Tensor) -> Any: ...
 
 
 class FittedPair(NamedTuple):
@@ -91,7 +102,9 @@ def rebuild_pair(
     kind = pair.guide["kind"]
     fitted = pair.model if model is None else deepcopy(model)
     fitted_guide: Model | None = None
-    owned = pair.owned or kind in _CODE
+    if isinstance(fitted, TakesResponsibilities) and ASSIGNMENTS in pair.state:
+        fitted = fitted.with_responsibilities(pair.state[ASSIGNMENTS])
+    owned = pair.owned or kind in _CODE or any(name.startswith("guide.param ") for name in pair.state)
     if owned:
         fitted, fitted_guide, _ = own(fitted, *_beside(pair, guide), data)
     if kind in _STANDALONE or not owned:

@@ -7,12 +7,23 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Float
 from pyro import poutine
+from pyro.distributions import Normal as PyroNormal
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Multinomial
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Multinomial,
+    Normal,
+)
 from torch.nn.functional import logsigmoid
 
+from probmodel.form import check_form
+from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.integers import integer
-from probmodel.protocols import Dataset, Deciding, Marginal, Posterior
+from probmodel.protocols import NOISE_VARIANCE, Dataset, Deciding, Marginal, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
 from probmodel.tracing import explained, isolated
@@ -21,24 +32,28 @@ from probmodel.tracing import explained, isolated
 class Prediction(NamedTuple):
     """Predictive distribution of new rows, and what to do about them.
 
-    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.
+    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.  A Gaussian
+    process integrates its function inside each draw: `noise_by_draw` (S, N) is the part of that variance that is not the
+    function's, None for other models.
     """
 
     distribution: Distribution
     action: Tensor
     by_draw: Distribution
+    noise_by_draw: Tensor | None = None
 
     @property
     def aleatoric(self) -> Tensor:
         """Uncertainty that stays when the latents are known: mean over draws of the variance, or of the entropy in nats."""
-        return self._spread(self.by_draw).mean(0)
+        return (self._spread(self.by_draw) if self.noise_by_draw is None else self.noise_by_draw).mean(0)
 
     @property
     def epistemic(self) -> Tensor:
         """Uncertainty that more data would remove: variance over draws of the mean, or mutual information in nats."""
         if _is_finite(self.by_draw):
             return self.distribution.entropy() - self.aleatoric
-        return self.by_draw.mean.var(0, correction=0)
+        between = self.by_draw.mean.var(0, correction=0)
+        return between if self.noise_by_draw is None else between + self.by_draw.variance.mean(0) - self.aleatoric
 
     @staticmethod
     def _spread(distribution: Distribution) -> Tensor:
@@ -76,23 +91,31 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         draws = _SharedDraws(posterior, found, num_draws)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 
-        def likelihood(theta: Tensor) -> Distribution:
+        def likelihood(theta: Tensor) -> tuple[Distribution, list[Tensor]]:
+            """Of the new rows, and the variance of the noise alone where the model says so."""
             run = poutine.trace(poutine.condition(known, draws.split(theta))).get_trace(*data.args, **data.kwargs)
-            return cast(Distribution, run.nodes[found.observed[0]]["fn"])
+            noise = [cast(Tensor, run.nodes[name]["value"]) for name in (NOISE_VARIANCE,) if name in run.nodes]
+            return cast(Distribution, run.nodes[found.observed[0]]["fn"]), noise
+
+        def packed_at(theta: Tensor) -> Tensor:
+            distribution, noise = likelihood(theta)
+            return torch.cat([each.reshape(-1) for each in (*_parameters(distribution), *noise)])
 
         if len(found.observed) != 1:
             raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
         with torch.no_grad():
             with explained(data):
-                template = likelihood(draws.flat[0])
-            shapes = [parameter.shape for parameter in _parameters(template)]
-            packed = _packed(template)[None]
-            if len(draws.flat) > 1 or draws.flat.shape[1]:  # Else nothing is drawn, and one evaluation is all there is.
-                packed = Density(lambda theta: _packed(likelihood(theta)), draws.flat[0])(draws.flat)
+                template, noise = likelihood(draws.flat[0])
+            shapes = [parameter.shape for parameter in (*_parameters(template), *noise)]
+            if len(draws.flat) > 1 or draws.flat.shape[1]:
+                packed = Density(packed_at, draws.flat[0])(draws.flat)
+            else:  # Nothing is drawn, and one evaluation is all there is.
+                packed = torch.cat([each.reshape(-1) for each in (*_parameters(template), *noise)])[None]
     pieces = packed.split([shape.numel() for shape in shapes], -1)
-    by_draw = _rebuild(template, [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)])
+    values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
+    by_draw = _rebuild(template, values[: len(values) - len(noise)])
     distribution = average(by_draw)
-    return Prediction(distribution, _act(posterior, distribution), by_draw)
+    return Prediction(distribution, _act(posterior, distribution), by_draw, values[-1] if noise else None)
 
 
 class _SharedDraws:
@@ -113,12 +136,21 @@ class _SharedDraws:
 
 
 def average(by_draw: Distribution) -> Distribution:
-    """The mixture over the first batch axis, in equal parts; a Categorical stays one, its probabilities averaged."""
+    """The mixture over the first batch axis, in equal parts; a Categorical stays one, its probabilities averaged.
+
+    Normals, and mixtures of them, make a `NormalMixture`, whose quantiles and modes are known.
+    """
     if isinstance(by_draw, Categorical):
         return Categorical(logits=by_draw.logits.logsumexp(0))
     if isinstance(by_draw, Bernoulli):
         tails, heads = (logsigmoid(sign * by_draw.logits).logsumexp(0) for sign in (-1, 1))
         return Bernoulli(logits=heads - tails)
+    if isinstance(by_draw, NormalMixture):
+        logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (by_draw.logits, by_draw.loc, by_draw.scale))
+        return NormalMixture(logits, loc, scale)
+    if type(by_draw) is Normal or type(by_draw) is PyroNormal:
+        loc, scale = (p.movedim(0, -1) for p in (by_draw.loc, by_draw.scale))
+        return NormalMixture(torch.zeros_like(loc), loc, scale)
     moved = _rebuild(by_draw, [_draw_axis_last(p, by_draw) for p in _parameters(by_draw)])
     weights = _parameters(by_draw)[0].new_zeros(moved.batch_shape)
     return MixtureSameFamily(Categorical(logits=weights), moved)
@@ -151,10 +183,6 @@ def _parameters(distribution: Distribution) -> list[Tensor]:
     return [attrgetter(name)(distribution) for name in _names(distribution)]
 
 
-def _packed(distribution: Distribution) -> Float[Tensor, " P"]:
-    return torch.cat([parameter.reshape(-1) for parameter in _parameters(distribution)])
-
-
 def _names(distribution: Distribution) -> Sequence[str]:
     names = list(distribution.arg_constraints)
     if not names:
@@ -182,6 +210,7 @@ def _rebuild(distribution: Distribution, values: Sequence[Tensor]) -> Distributi
 
 def check_columns(posterior: Posterior, data: Dataset) -> None:
     """Raise ValueError unless the rows in data are finite, at least one, and of the columns that the fit has seen."""
+    check_form(data)
     if not data.tensors():
         raise ValueError("expected the model's arguments for the new rows, got none; pass test.args[0]")
     if len(data.args) > len(posterior.data.args):
@@ -192,7 +221,8 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
     for old, new in zip(posterior.data.args, data.args, strict=False):
         if not isinstance(old, Tensor) or not isinstance(new, Tensor):
             continue
-        if posterior.data.size is not None and old.shape[1:] != new.shape[1:]:
+        by_row = posterior.data.size is not None or isinstance(posterior.model, Marginal)
+        if by_row and old.shape[1:] != new.shape[1:]:
             raise ValueError(
                 f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
                 "prepare them as the training rows were"

@@ -146,6 +146,10 @@ class Deciding(Protocol):
     decision: Decision
 
 
+NOISE_VARIANCE = "variance of the noise"
+"""Deterministic Pyro site at which a model that has integrated a function out says how much of y's variance is noise, (m,)."""
+
+
 @runtime_checkable
 class Marginal(Protocol):
     """A model that has integrated out what links its rows, so that new ones depend on the observed ones."""

@@ -5,6 +5,7 @@ Discrete sites are enumerated in parallel and contracted by Pyro's tensor variab
 """
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -58,6 +59,10 @@ class Sites(NamedTuple):
     """Sites without a normalised prior, of which no draw can be made."""
     factors: tuple[str, ...] = ()
     """`pyro.factor` statements: terms that nobody has normalised."""
+
+    def is_joint(self, num_terms: int) -> bool:
+        """Whether so many terms are one of many observations, so that no row can be left out."""
+        return num_terms == 1 < sum(each.numel() for each in self.observations)
 
     @property
     def row_local(self) -> bool:
@@ -181,7 +186,10 @@ def sites(model: Model, data: Dataset) -> Sites:
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
     with explained(data), torch.no_grad(), _Supplied(data):
         run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
-        run.compute_log_prob(lambda _, node: node["is_observed"])
+        with warnings.catch_warnings():
+            # What kind of sites there are shows without their densities: NaN is for the target to report.
+            warnings.filterwarnings("ignore", "Encountered NaN")
+            run.compute_log_prob(lambda _, node: node["is_observed"])
         _check_observations(run)
     return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
 

@@ -139,6 +139,11 @@ def recording() -> bool:
     return get_proxy_mode() is not None
 
 
+def transformed() -> bool:
+    """Whether a transform of `torch.func` runs, which takes no `autograd.Function` without rules of its own."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 from probmodel.data.locate import locate
 from probmodel.data.problems import sonar
 from probmodel.evidence import EvidenceWarning, laplace, sandwich
-from probmodel.evidence.sandwich import agreement_p_value
+from probmodel.evidence.agreement import agreement_p_value
 from probmodel.inference import SVI, Exact
 from probmodel.protocols import Dataset, Estimate, Evidence, Posterior
 from probmodel.target import target

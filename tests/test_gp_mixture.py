@@ -94,7 +94,7 @@ def every_assignment(model: Assigned) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("num_experts", "expected"), [(1, -268.3996021), (2, -14.7479318)])
 def test_the_reference_evidences_are_met_exactly(num_experts, expected):
     mixture, data = reference(num_experts)
-    found = assignments(mixture, data)
+    found = assignments(pb.Posterior(mixture, data, {}, {}))
     assert abs(found.log_z - expected) < 1e-6
     assert found.lower <= found.log_z <= found.upper
     assert "experts.0.likelihood.noise_covar.raw_noise" in found.given
@@ -142,8 +142,8 @@ def test_one_stick_is_the_exact_gaussian_process():
     alone = gp_log_marginal(each.mean, each.kernel, each.likelihood, x, y).detach()
     data = pb.Dataset((x,), {"y": y})
     mixture = GPMixture([each], StickBreakingGate(1))
-    assert abs(assignments(mixture, data).log_z - float(alone)) < 1e-8
-    assert abs(assignments_smc(mixture, data, num_repeats=2).log_z - float(alone)) < 1e-8
+    assert abs(assignments(pb.Posterior(mixture, data, {}, {})).log_z - float(alone)) < 1e-8
+    assert abs(assignments_smc(pb.Posterior(mixture, data, {}, {}), num_repeats=2).log_z - float(alone)) < 1e-8
     whole = bound(mixture.assigned(x, y).detach(), torch.ones(1, 40, 1, dtype=DOUBLE))
     assert abs(float(whole) - float(alone)) < 1e-8
 
@@ -200,7 +200,7 @@ def test_the_exact_evidence_has_its_gradient():
 def test_too_many_rows_to_enumerate_are_refused_with_the_remedy():
     x, y = alternating(17)
     with pytest.raises(ValueError, match=r"at most 16 rows .*assignments_smc"):
-        assignments(GPMixture([expert(), expert()], DirichletGate(2)), pb.Dataset((x,), {"y": y}))
+        assignments(pb.Posterior(GPMixture([expert(), expert()], DirichletGate(2)), pb.Dataset((x,), {"y": y}), {}, {}))
 
 
 # ---------------------------------------------------------------------------------------------- Monte Carlo
@@ -208,7 +208,7 @@ def test_too_many_rows_to_enumerate_are_refused_with_the_remedy():
 
 def test_particles_meet_the_reference_within_two_hundredths():
     mixture, data = reference(2)
-    found = assignments_smc(mixture, data, num_particles=100)
+    found = assignments_smc(pb.Posterior(mixture, data, {}, {}), num_particles=100)
     assert abs(found.log_z + 14.7479318) < 0.02
     assert found.lower <= found.log_z
 
@@ -237,8 +237,8 @@ def test_enough_particles_are_the_exact_sum():
 def test_annealing_agrees_with_the_enumeration():
     x, y = alternating(8)
     mixture, data = GPMixture(ASYMMETRIC[:2], DirichletGate(2)), pb.Dataset((x,), {"y": y})
-    found = assignments_ais(mixture, data, num_chains=400, num_steps=40)
-    assert abs(found.log_z - assignments(mixture, data).log_z) < 4 * found.stderr < 0.4
+    found = assignments_ais(pb.Posterior(mixture, data, {}, {}), num_chains=400, num_steps=40)
+    assert abs(found.log_z - assignments(pb.Posterior(mixture, data, {}, {})).log_z) < 4 * found.stderr < 0.4
 
 
 @pytest.mark.parametrize("gate", ["sticks", "softmax"])

@@ -5,7 +5,7 @@ from probmodel.data.digits import digits
 from probmodel.data.locate import locate
 from probmodel.data.mnist import mnist
 from probmodel.data.prepare import batches, one_hot, split, standardise, standardise_images, with_one_hot
-from probmodel.data.tables import diabetes, iris
+from probmodel.data.tables import diabetes, iris, motorcycle
 
 __all__ = [
     "batches",
@@ -14,6 +14,7 @@ __all__ = [
     "iris",
     "locate",
     "mnist",
+    "motorcycle",
     "one_hot",
     "problems",
     "split",

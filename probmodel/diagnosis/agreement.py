@@ -3,7 +3,7 @@
 import math
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.evidence.sandwich import DISAGREEMENT
+from probmodel.evidence.agreement import DISAGREEMENT
 from probmodel.protocols import Evidence
 
 ROUNDING = 1e-9

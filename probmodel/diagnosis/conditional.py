@@ -4,7 +4,7 @@ import math
 import warnings
 
 from probmodel.evidence import EvidenceWarning
-from probmodel.protocols import Dataset, Estimator, Evidence, Inference, Model
+from probmodel.protocols import Dataset, Estimator, Evidence, Inference, Marginal, Model
 from probmodel.target import target
 
 
@@ -24,7 +24,7 @@ def conditional_evidence(
 
     Args:
         model: any model of the rows.
-        data: all rows, and `size` as many.
+        data: all rows, and `size` as many; no size for a model that links rows, as a Gaussian process does.
         num_rows: m, the rows to condition on.
         estimator: of the evidence.
         inference: fits both parts for the estimator; None gives it the two targets, for estimators that need no fit.
@@ -41,14 +41,19 @@ def conditional_evidence(
         Lotfi, Izmailov, Benton, Goldblum & Wilson (2022), "Bayesian model selection, the marginal likelihood, and
         generalization".
     """
-    first = first_rows(data, num_rows)
+    first = first_rows(model, data, num_rows)
     whole = evidence_of(model, data, estimator=estimator, inference=inference, seed=seed)
     part = evidence_of(model, first, estimator=estimator, inference=inference, seed=seed + 1)
     return difference(whole, part, num_rows)
 
 
-def first_rows(data: Dataset, num_rows: int) -> Dataset:
-    """The first rows as a data set of their own: its `size` shrinks with it, or they would be scaled up to all rows."""
+def first_rows(model: Model, data: Dataset, num_rows: int) -> Dataset:
+    """The first rows as a data set of their own: its `size` shrinks with it, or they would be scaled up to all rows.
+
+    Data of a model that links rows have no size, and are divided all the same: it has the marginal of any of its rows.
+    """
+    if data.size is None and isinstance(model, Marginal):
+        return first_rows(model, data._replace(size=len(data.tensors()[0])), num_rows)._replace(size=None)
     if data.num_rows != data.size:
         raise ValueError(f"expected all {data.size} rows, got a minibatch of {data.num_rows}; pass the full data set")
     if data.size is not None and not 1 <= num_rows < data.size:

@@ -32,17 +32,18 @@ WAIC_LIMIT = 0.4
 
 
 def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
-    """Log p(y_i | θ_s) of up to 500 draws; None for a model without latents that rows share: no row can be left out of it
-    by weights.
+    """Log p(y_i | θ_s) of up to 500 draws; None for a model without latents that rows share, or whose rows have one term
+    between them: no row can be left out of it by weights.
     """
     target = target_of(posterior)
     with isolated(seed=0):
-        shared = all(latent.row_dim is None for latent in sites(posterior.model, posterior.data).latents)
-    if target.dim == 0 or not shared:
+        found = sites(posterior.model, posterior.data)
+    if target.dim == 0 or any(latent.row_dim is not None for latent in found.latents):
         return None
     theta = _some(theta_draws(posterior, target))
     with torch.no_grad():
-        return target.log_likelihood_by_row(theta)
+        by_row = target.log_likelihood_by_row(theta)
+    return None if found.is_joint(by_row.shape[1]) else by_row
 
 
 def leave_one_out(posterior: Posterior) -> Loo | None:

@@ -75,9 +75,10 @@ def prequential(
         Dawid (1984), "Statistical theory: the prequential approach".
     """
     ends = [int(end) for end in ends]
-    if not ends or ends[-1] != data.size or ends != sorted(set(ends)):
-        raise ValueError(f"ends needs to rise to {data.size}, the number of rows, got {ends}; add or sort them")
-    parts = [*(first_rows(data, end) for end in ends[:-1]), data]
+    num_rows = data.size or len(data.tensors()[0])
+    if not ends or ends[-1] != num_rows or ends != sorted(set(ends)):
+        raise ValueError(f"ends needs to rise to {num_rows}, the number of rows, got {ends}; add or sort them")
+    parts = [*(first_rows(model, data, end) for end in ends[:-1]), data]
     evidences = [
         evidence_of(model, part, estimator=estimator, inference=inference, seed=seed + j)
         for j, part in enumerate(parts)

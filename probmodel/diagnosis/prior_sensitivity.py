@@ -92,7 +92,7 @@ def prior_sensitivity(
     """
     if len(models) < 2:
         raise ValueError(f"expected two or more priors to compare, got {len(models)}; add a wider one with widened()")
-    first, scores = first_rows(data, num_rows), {}
+    first, scores = first_rows(next(iter(models.values())), data, num_rows), {}
     for label, model in models.items():
         fit = inference(model, data, seed=seed)
         evidence = estimator(fit, seed=seed)

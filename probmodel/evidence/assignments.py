@@ -4,25 +4,31 @@ The processes and the gate's shares are integrated out, the assignments are summ
 that the evidence is conditional on.  Labels are part of an assignment: nothing is lost or gained by a factor K!.
 """
 
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.evidence.agreement import DISAGREEMENT, agreement_p_value
 from probmodel.evidence.bounds import lower_bound
-from probmodel.evidence.weights import warn_if_untrusted, weighted_mean
-from probmodel.gaussian_processes.assignments import Assigned, log_evidence_by_enumeration
+from probmodel.evidence.weights import EvidenceWarning, warn_if_untrusted, weighted_mean
+from probmodel.gaussian_processes.assignments import Assigned, log_evidence_by_enumeration, most_rows
 from probmodel.gaussian_processes.assignments_smc import annealed_log_weights, annealing_powers, smc_over_rows
 from probmodel.integers import checked_seed, integer
-from probmodel.protocols import Dataset, Evidence, digest
+from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Subject, digest
 from probmodel.tracing import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
 ROUNDING = 1e-10
 """Share of log Z that float64 sums of a million terms may be off by."""
+CHECK_CHAINS, CHECK_STEPS = 32, 60
+"""Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
 CERTIFIED = "lower bound at any number of independent runs"
 
 
@@ -35,19 +41,18 @@ class Assigning(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
 
 
-def assignments(mixture: Assigning, data: Dataset, *, seed: int = 0) -> Evidence:
+def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
     """Log p(y | x) in nats, exactly, up to 16 rows of two experts and 13 of more.
 
     Args:
-        mixture: a `GPMixture`, fitted or not.
-        data: `Dataset((x,), {"y": y})`.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
         seed: of nothing; every estimator takes one.
 
     Raises:
         ValueError: for more rows; the message names `assignments_smc`.
     """
     begin = time.perf_counter()
-    model, y = _evaluated(mixture, data)
+    mixture, model, y = _evaluated(subject)
     log_z = float(log_evidence_by_enumeration(model))
     allowance = ROUNDING * max(1.0, abs(log_z))
     return Evidence(
@@ -65,8 +70,7 @@ def assignments(mixture: Assigning, data: Dataset, *, seed: int = 0) -> Evidence
 
 
 def assignments_smc(
-    mixture: Assigning,
-    data: Dataset,
+    subject: Posterior,
     *,
     num_particles: int = 200,
     num_repeats: int = 16,
@@ -78,8 +82,7 @@ def assignments_smc(
     Every repeat is unbiased for the evidence; the error is that of independent repeats.
 
     Args:
-        mixture: a `GPMixture`, fitted or not.
-        data: `Dataset((x,), {"y": y})`.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
         num_particles: of a repeat; memory is num_particles × K × n² numbers.
         num_repeats: independent runs.
         seed: of all of them.
@@ -92,18 +95,17 @@ def assignments_smc(
         Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
     """
     num_repeats, num_particles = integer("num_repeats", num_repeats, least=2), integer("num_particles", num_particles)
-    x = _rows(data)[0]
+    x = _rows(subject.data)[0]
 
     def weights(model: Assigned) -> Tensor:
         return torch.stack([smc_over_rows(model, num_particles, _along(x)).log_z for _ in range(num_repeats)])
 
     info = {"num_particles": num_particles, "num_repeats": num_repeats}
-    return _by_weights(mixture, data, weights, PARTICLES, "raise num_particles", info, seed, level)
+    return _by_weights(subject, weights, PARTICLES, "raise num_particles", info, seed, level)
 
 
 def assignments_ais(
-    mixture: Assigning,
-    data: Dataset,
+    subject: Posterior,
     *,
     num_chains: int = 256,
     num_steps: int = 200,
@@ -115,8 +117,7 @@ def assignments_ais(
     Slower than `assignments_smc` and of another kind, so that the two check each other.
 
     Args:
-        mixture: a `GPMixture`, fitted or not.
-        data: `Dataset((x,), {"y": y})`.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
         num_chains: independent chains; memory is num_chains × K × n² numbers.
         num_steps: sweeps of each, at powers that a pilot run spaces so that every step is as hard.
         seed: of pilot and chains.
@@ -134,12 +135,45 @@ def assignments_ais(
         return annealed_log_weights(model, num_chains, annealing_powers(model, num_steps))
 
     info = {"num_chains": num_chains, "num_steps": num_steps}
-    return _by_weights(mixture, data, weights, ANNEALING, "raise num_steps or num_chains", info, seed, level)
+    return _by_weights(subject, weights, ANNEALING, "raise num_steps or num_chains", info, seed, level)
+
+
+def is_mixture(subject: Subject) -> bool:
+    """Whether the evidence is a sum over assignments of rows to experts."""
+    return isinstance(subject, Posterior) and isinstance(subject.model, Assigning)
+
+
+def by_size(subject: Any, *, seed: int = 0) -> Evidence:
+    """Log p(y | x) of a mixture in nats: by enumeration where the rows are few enough, else by particles."""
+    return assignments(subject, seed=seed) if _is_small(subject) else assignments_smc(subject, seed=seed)
+
+
+def checked(subject: Any, *, seed: int, level: float) -> Evidence:
+    """As `by_size`, with annealing beside the particles; refused where the two disagree."""
+    if _is_small(subject):
+        return assignments(subject, seed=seed)
+    first = assignments_smc(subject, seed=seed, level=level)
+    second = assignments_ais(subject, seed=seed, num_chains=CHECK_CHAINS, num_steps=CHECK_STEPS)
+    estimates = [_estimate(each) for each in (first, second)]
+    agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
+    agree = not agreement.p_value < DISAGREEMENT
+    if not agree:
+        message = f"estimators disagree (p = {agreement.p_value:.2g}); raise num_particles and num_steps of each"
+        warnings.warn(f"sandwich: {message}", EvidenceWarning, stacklevel=3)
+    return replace(first, method="sandwich", lower=first.lower if agree else -math.inf, agreement=agreement)
+
+
+def _estimate(found: Evidence) -> Estimate:
+    info = found.info
+    return Estimate(found.method, found.log_z, found.stderr, info["ess_share"], info["k_hat"], info["seconds"])
+
+
+def _is_small(subject: Any) -> bool:
+    return len(_rows(subject.data)[1]) <= most_rows(subject.model.gate.num_experts)
 
 
 def _by_weights(
-    mixture: Assigning,
-    data: Dataset,
+    subject: Posterior,
     weights: Callable[[Assigned], Float[Tensor, " S"]],
     method: str,
     remedy: str,
@@ -148,7 +182,7 @@ def _by_weights(
     level: float,
 ) -> Evidence:
     begin = time.perf_counter()
-    model, y = _evaluated(mixture, data)
+    mixture, model, y = _evaluated(subject)
     with isolated(spawn(checked_seed(seed), 71)), torch.no_grad():
         log_w = weights(model)[:, None]
     mean = weighted_mean(log_w)
@@ -171,10 +205,16 @@ def _by_weights(
     )
 
 
-def _evaluated(mixture: Assigning, data: Dataset) -> tuple[Assigned, Tensor]:
-    x, y = _rows(data)
+def _evaluated(subject: Posterior) -> tuple[Assigning, Assigned, Tensor]:
+    mixture: Any = subject.model if isinstance(subject, Posterior) else subject
+    if not isinstance(mixture, Assigning):
+        raise ValueError(
+            f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one as it stands give "
+            "Posterior(mixture, data, {}, {})"
+        )
+    x, y = _rows(subject.data)
     with torch.no_grad():
-        return mixture.assigned(x, y), y
+        return mixture, mixture.assigned(x, y).double(), y
 
 
 def _rows(data: Dataset) -> tuple[Tensor, Tensor]:

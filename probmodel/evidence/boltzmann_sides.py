@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.evidence.agreement import DISAGREEMENT, agreement_p_value
 from probmodel.evidence.ais import chain_error, thinned
 from probmodel.evidence.bounds import lower_bound, upper_bound
-from probmodel.evidence.sandwich import DISAGREEMENT, Side, agreement_p_value
+from probmodel.evidence.sandwich import Side
 from probmodel.evidence.weights import ESS_LIMIT, K_HAT_LIMIT, WeightedMean, weighted_mean
 from probmodel.protocols import Agreement, Estimate
 from probmodel.tempering.boltzmann import RBMWay, backward, forward

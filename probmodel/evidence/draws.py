@@ -12,7 +12,7 @@ from torch import Tensor
 from probmodel.conjugate import Conjugate, NotConjugateError, conjugate_target, normal_posterior
 from probmodel.curvature import block_index
 from probmodel.evidence.labels import Symmetry, symmetrised, symmetry
-from probmodel.evidence.weights import EvidenceWarning
+from probmodel.evidence.weights import EvidenceWarning, plain
 from probmodel.protocols import Posterior, Subject, Target
 from probmodel.sites import sites
 from probmodel.target import target_of
@@ -100,6 +100,8 @@ def closed_form(subject: Subject) -> Conjugate:
         NotConjugateError: where there is none, or too many coordinates to tell.
     """
     target = target_of(subject)
+    if target.dim == 0:
+        return Conjugate(plain(target), None, {})
     size = block_index(target).shape[1]
     if size > MAX_CURVATURE:
         raise NotConjugateError(f"expected {MAX_CURVATURE} coordinates a block or fewer, got {size}; use ais or SVI")

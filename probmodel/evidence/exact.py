@@ -1,5 +1,6 @@
 """Exact evidence of conjugate models."""
 
+from probmodel.evidence.assignments import assignments, is_mixture
 from probmodel.evidence.draws import closed_form
 from probmodel.protocols import Evidence, Subject
 from probmodel.target import target_of
@@ -8,11 +9,16 @@ from probmodel.target import target_of
 def exact(subject: Subject, *, seed: int = 0) -> Evidence:
     """Log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites.
 
+    Of a mixture of Gaussian processes it is the sum over assignments, where the rows are few enough to enumerate.
+
     Of a target without its model only normal posteriors are recognised.
 
     Raises:
         NotConjugateError: where there is no closed form.
+        ValueError: for a mixture of Gaussian processes of too many rows.
     """
+    if is_mixture(subject):
+        return assignments(subject, seed=seed)  # type: ignore[arg-type]
     log_z = closed_form(subject).log_z
     target = target_of(subject)
     return Evidence(

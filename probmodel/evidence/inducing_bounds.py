@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.gaussian_processes.nystrom import Observed, Processed, bounds, chosen, projected
+from probmodel.gaussian_processes.nystrom import Bounds, Observed, Processed, bounds, chosen, projected
 from probmodel.integers import integer
 from probmodel.ownership import parameters
 from probmodel.protocols import Evidence, Posterior, Subject, digest
@@ -22,6 +24,8 @@ def inducing_bounds(
     seed: int = 0,
 ) -> Evidence:
     """Log p(y | x) of the exact process between two bounds, in nats, from M inducing inputs; n² numbers are never held.
+
+    Computed in float64 whatever the data's type, and widened by what rounding may change.
 
     The bounds hold for any inducing inputs, and meet as M grows.  Hyperparameters are point estimates: the evidence is
     conditional on them.  A pipeline of a `SparseGP` and a `Regress` of one number is bounded as the exact process with
@@ -55,12 +59,17 @@ def inducing_bounds(
     leaves = parameters(subject.model)
     used = _used(subject.model.process(subject.data), list(leaves.values()))
     with torch.no_grad():
-        observed = subject.model.process(subject.data)
+        # Rounding in float32 may exceed what the bounds leave open.
+        whole: Any = deepcopy(subject.model)
+        model = whole.double()
+        observed = model.process(subject.data.to(torch.float64))
         if isinstance(inducing, Tensor):
+            _check_inducing(inducing, observed)
             w = projected(observed, inducing.to(observed.inputs))
         else:
             w = chosen(observed, integer("inducing", inducing))
         found = bounds(observed, w, num_steps=num_steps, tolerance=tolerance)
+        found = _widened(found, observed)
     return Evidence(
         (found.lower + found.upper) / 2,
         (found.upper - found.lower) / 2,
@@ -78,6 +87,21 @@ def inducing_bounds(
             "seconds": time.perf_counter() - begin,
         },
     )
+
+
+def _widened(found: Bounds, observed: Observed) -> Bounds:
+    """By what rounding may change: its share of log p(y) grows with the ratio of the largest eigenvalue to the noise."""
+    ratio = float((observed.variance.sum() / observed.noise.min()).clamp(min=1.0))
+    slack = torch.finfo(observed.y.dtype).eps * ratio * (1.0 + abs(found.lower))
+    return found._replace(lower=found.lower - slack, upper=found.upper + slack)
+
+
+def _check_inducing(inducing: Tensor, observed: Observed) -> None:
+    columns = observed.inputs.shape[1]
+    if inducing.dim() != 2 or inducing.shape[1] != columns or not bool(inducing.isfinite().all()):
+        raise ValueError(
+            f"expected finite inducing inputs (M, {columns}), got {tuple(inducing.shape)}; as the kernel takes them"
+        )
 
 
 def _used(observed: Observed, leaves: Sequence[Tensor]) -> list[bool]:

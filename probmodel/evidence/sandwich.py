@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import chi2
 from torch import Tensor
 
 from probmodel.conjugate import NotConjugateError
+from probmodel.evidence.agreement import DISAGREEMENT, agreement_p_value
 from probmodel.evidence.ais import chain_error, thinned, upper_condition
+from probmodel.evidence.assignments import checked, is_mixture
 from probmodel.evidence.bounds import MANY, lower_bound, upper_bound
 from probmodel.evidence.bridge import bridge
 from probmodel.evidence.draws import Explored, Start, closed_form, explored, start
@@ -36,9 +37,6 @@ from probmodel.target import target_of
 from probmodel.tempering.base import matched
 from probmodel.tracing import spawn
 
-DISAGREEMENT = 1e-5
-"""p-value below which estimators do not share one value: their errors have heavier tails than a normal, and a mode that is
-missed, log 2 beside errors of a tenth, goes far below it."""
 MORE_STEPS = (8, 32)
 """Temperatures of further attempts, where the weights of the first cannot be trusted."""
 BET = 8
@@ -65,6 +63,9 @@ def sandwich(
     Below: annealed importance sampling from a defensive Student-t, temperatures and kernels frozen after a pilot run, so
     that every chain is unbiased for Z.  Above: the same in reverse, from posterior draws into a truncated normal, unbiased
     for 1/Z.  Both bounds hold at finite sample size by betting (`evidence.bounds`), half of 1 − level on each side.
+    A mixture of Gaussian processes is summed over assignments, or estimated by `assignments_smc` and `assignments_ais`, with a
+    bound below alone.
+
     Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the guide's
     weights or a closed form where there are any, are computed beside them.
 
@@ -88,6 +89,8 @@ def sandwich(
     Reference:
         Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
     """
+    if is_mixture(subject):
+        return checked(subject, seed=seed, level=level)
     target = target_of(subject)
     if target.dim == 0:
         return plain_evidence(target, "sandwich")
@@ -153,19 +156,6 @@ class Side(NamedTuple):
     estimate: Estimate
     log_w: Float[Tensor, "S R"]
     num_steps: int
-
-
-def agreement_p_value(estimates: list[Estimate]) -> float:
-    """Chi-square p-value that the estimates without a caveat share one value; nan for fewer than two."""
-    kept = [each for each in estimates if not each.caveat and each.stderr == each.stderr]
-    if len(kept) < 2:
-        return float("nan")
-    values = np.array([each.log_z for each in kept])
-    # An error below rounding would let a closed form refute everything.
-    errors = np.array([max(each.stderr, 1e-6 * max(1.0, abs(each.log_z))) for each in kept])
-    precision = errors**-2.0
-    mean = (precision * values).sum() / precision.sum()
-    return float(chi2.sf((precision * (values - mean) ** 2).sum(), len(kept) - 1))
 
 
 def _forward(

@@ -118,5 +118,15 @@ def plain_evidence(target: Target, method: str) -> Evidence:
 
 
 def plain(target: Target) -> float:
-    """Log evidence of a model without latents: its log likelihood."""
-    return float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)))
+    """Log evidence of a model without latents: its log likelihood.
+
+    Raises:
+        ArithmeticError: where that is NaN.
+    """
+    log_z = float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)))
+    if math.isnan(log_z):
+        raise ArithmeticError(
+            "expected a log likelihood, got NaN; scale the data, or take evidence.assignments_smc for a mixture of Gaussian "
+            "processes of too many rows to enumerate"
+        )
+    return log_z

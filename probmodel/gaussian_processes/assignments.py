@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probmodel.gaussian_processes.exact import check_rows, covariance, mean_at, noise_by_row
 from probmodel.gaussian_processes.gates import Coupling, Gate
+from probmodel.gaussian_processes.positive_definite import JITTERS, NotPositiveDefiniteError, factorised, upper_factor
 
 MAX_ROWS_OF_TWO = 16
 """Rows up to which two experts are enumerated: 2^16 sets of rows, each factored once an expert."""
@@ -56,24 +57,44 @@ class Assigned(NamedTuple):
         residual, covariance, noise, log_rows = (each.detach() for each in self[:4])
         return Assigned(residual, covariance, noise, log_rows, self.coupling)
 
+    def double(self) -> "Assigned":
+        """In float64: inverses kept by rank-one changes, and sums over many assignments, lose digits."""
+        residual, covariance, noise, log_rows = (each.double() for each in self[:4])
+        return Assigned(residual, covariance, noise, log_rows, self.coupling)
+
 
 def assigned(experts: Sequence[Expert], gate: Gate, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
     """Evaluate experts and gate at the rows.
 
     Raises:
-        ValueError: for rows that no Gaussian process takes, or a gate of another number of experts.
+        ValueError: for rows that no Gaussian process takes, a gate of another number of experts, or a covariance that is not
+            positive definite with the largest of `JITTERS` added; a smaller one is warned of.
     """
     if len(experts) != gate.num_experts:
         raise ValueError(f"expected a gate of {len(experts)} experts, got one of {gate.num_experts}; make them equal")
     for each in experts:
         check_rows(each.kernel, x, y)
+    covariances = [covariance(each.kernel, x) for each in experts]
+    noises = [noise_by_row(each.likelihood, y) for each in experts]
     return Assigned(
         torch.stack([y - mean_at(each.mean, x) for each in experts]),
-        torch.stack([covariance(each.kernel, x) for each in experts]),
-        torch.stack([noise_by_row(each.likelihood, y) for each in experts]),
+        torch.stack(covariances),
+        torch.stack([with_jitter(k, noise) for k, noise in zip(covariances, noises, strict=True)]),
         gate.log_rows(x),
         gate.coupling,
     )
+
+
+def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The noise, with as much of the ladder of jitters added as all rows together need to have a Cholesky factor."""
+    added = []
+
+    def build(jitter: float) -> Tensor:
+        added.append(jitter * k.detach().diagonal().mean())
+        return upper_factor(k.detach() + torch.diag_embed(noise.detach() + added[-1]))
+
+    factorised(build, JITTERS[k.dtype], "the mean variance")
+    return noise + added[-1]
 
 
 def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
@@ -88,8 +109,8 @@ def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
     most = most_rows(num_experts)
     if n > most:
         raise ValueError(
-            f"expected at most {most} rows to enumerate {num_experts} experts, got {n}; use sequential Monte Carlo over "
-            "the rows, evidence.assignments_smc"
+            f"expected at most {most} rows to enumerate {num_experts} experts, got {n}; take evidence.assignments_smc, and fit "
+            "by VariationalEM or CollapsedGibbs to predict"
         )
     if num_experts == 1:
         return _log_normal(model.noisy, model.residual)[0] + model.log_rows.sum()
@@ -141,6 +162,9 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
     Each row is taken out of its expert and put back by p(c_i | c_{−i}) N(y_i | rows of the expert)^power, with the inverses
     of all experts' covariances kept by rank-one changes: K n³ operations a chain.
 
+    Raises:
+        NotPositiveDefiniteError: for noise below the rounding of these changes.
+
     Reference:
         Neal (2000), "Markov chain sampling methods for Dirichlet process mixture models", algorithm 3.
     """
@@ -148,20 +172,28 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
     noisy, chains = model.noisy, torch.arange(len(c), device=c.device)
     held = torch.nn.functional.one_hot(c, num_experts).mT.to(noisy).contiguous()
     log_likelihood, inverse = _masked(model, held)
-    c, log_likelihood = c.clone(), log_likelihood.sum(1)
+    c, log_likelihood, tiny = c.clone(), log_likelihood.sum(1), torch.finfo(noisy.dtype).tiny
     # The rows of a chain depend on each other, hence the loop.
     for i in torch.randperm(n, device=c.device).tolist():
         old = c[:, i]
         q = inverse[chains, old]
         column = q[:, :, i]
-        q = q - column[:, :, None] * column[:, None, :] / column[:, i, None, None]
+        # 1 / Var(y_i | the expert's other rows), which is below 1 / noise but for rounding.
+        own = torch.minimum(column[:, i], 1 / model.noise[old, i]).clamp(min=tiny)
+        q = q - column[:, :, None] * column[:, None, :] / own[:, None, None]
         q[:, i], q[:, :, i] = 0.0, 0.0
         inverse[chains, old], held[chains, old, i] = q, 0.0
         k = noisy[:, i] * held
         solved = (inverse @ k[..., None])[..., 0]
-        mean, variance = (solved * model.residual).sum(-1), noisy[:, i, i] - (solved * k).sum(-1)
+        mean = (solved * model.residual).sum(-1)
+        variance = torch.maximum(noisy[:, i, i] - (solved * k).sum(-1), model.noise[:, i])
         log_p = _log_normal_1d(model.residual[:, i] - mean, variance)
         logits = power * log_p + model.coupling.log_next(held.sum(-1)) + model.log_rows[i]
+        if bool(logits.isnan().any()):
+            raise NotPositiveDefiniteError(
+                f"expected covariances that a row can be taken out of, got NaN at row {i}: the noise of {float(model.noise.min()):.2g} "
+                "is below their rounding; raise the noise, or drop duplicate rows"
+            )
         new = torch.distributions.Categorical(logits=logits).sample()
         b, v = -solved[chains, new], variance[chains, new]
         b[:, i] = 1.0

@@ -27,7 +27,7 @@ from probmodel.gaussian_processes.stationary_kernels import (
     stationary_covariance,
 )
 from probmodel.memory import refuse_above_memory
-from probmodel.tracing import recording
+from probmodel.tracing import recording, transformed
 
 PANEL = 256
 """Rows taken at a time: a panel of a few thousand columns stays in the cache."""
@@ -55,8 +55,8 @@ def gp_log_marginal(
     flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.  Priors
     on parameters are not added.  Parameters of another precision follow the data where GPyTorch's own code allows it.
 
-    A recorded graph is made of differentiable operations instead: it has second derivatives, and gives NaN where the
-    covariance is not positive definite.
+    A recorded graph, or a transform of `torch.func`, is made of differentiable operations instead: it has second
+    derivatives, and gives NaN where the covariance is not positive definite.
 
     Args:
         mean: GPyTorch mean.
@@ -91,7 +91,7 @@ def gp_log_marginal(
     instead = "use a sparse Gaussian process (SparseGP), or experts on shards of the rows (GPProduct)"
     refuse_above_memory(needed, y.device, what, instead)
     r = y - mean_at(mean, x)
-    if recording():
+    if recording() or transformed():
         return _by_autograd(covariance(kernel, x), noise, r)
     if parts is None:
         return _DenseLogMarginal.apply(dense(kernel, x), noise, r, torch.is_grad_enabled())
@@ -144,6 +144,23 @@ def noise_by_row(
             f"expected one noise or one for each of the {len(y)} rows, got {got}; give it those rows' noise"
         )
     return noise.to(y).expand(y.shape)
+
+
+def noise_of_new_rows(
+    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood, new: Float[Tensor, "m D"]
+) -> Float[Tensor, " m"]:
+    """Variance of the noise of rows that were not observed.
+
+    Raises:
+        ValueError: for a likelihood with a noise for each of the observed rows.
+    """
+    noise = likelihood.noise
+    if noise.numel() != 1:
+        raise ValueError(
+            f"expected one noise for new rows, got one for each of {noise.numel()} observed rows; predict with a "
+            "GaussianLikelihood"
+        )
+    return noise.to(new).expand(len(new))
 
 
 def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:

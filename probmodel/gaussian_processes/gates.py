@@ -4,6 +4,7 @@ Shares π_k = v_k ∏_{j<k} (1 − v_j) with v_k ~ Beta(a_k, b_k) hold both prio
 b_k = Σ_{j>k} α_j, a Dirichlet process cut at K experts has a_k = 1 and b_k = α (Sethuraman, 1994; Ishwaran & James, 2001).
 """
 
+import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import pyro
@@ -90,7 +91,8 @@ class Sticks(NamedTuple):
             pyro.sample("sticks", dist.TransformedDistribution(normal, [SigmoidTransform()]).to_event(1))
 
     def _updated(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        return self.first + counts[..., :-1], self.rest + _later(counts)[..., :-1]
+        first, rest = self.first.to(counts), self.rest.to(counts)
+        return first + counts[..., :-1], rest + _later(counts)[..., :-1]
 
 
 class Independent(NamedTuple):
@@ -190,7 +192,9 @@ class SoftmaxGate(nn.Module):
         return Independent()
 
     def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
-        return (self.features(x) @ self.weight.to(x).mT + self.bias.to(x)).log_softmax(-1)
+        x = self.features(x)
+        _check_width(x, self.weight.shape[1])
+        return (x @ self.weight.to(x).mT + self.bias.to(x)).log_softmax(-1)
 
     def log_prior(self) -> Float[Tensor, ""]:
         return _log_normal(torch.cat([self.weight.flatten(), self.bias]) / self.prior_scale)
@@ -218,6 +222,7 @@ class DensityGate(nn.Module):
         return Independent()
 
     def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        _check_width(x, self.centre.shape[1])
         log_scale = self.log_scale.to(x)
         white = (x[:, None] - self.centre.to(x)) * (-log_scale).exp()
         return (self.log_weight.to(x) - 0.5 * white.square().sum(-1) - log_scale.sum(-1)).log_softmax(-1)
@@ -253,7 +258,14 @@ def _log_normal(white: Tensor) -> Tensor:
     return -0.5 * white.square().sum()
 
 
+def _check_width(x: Tensor, num_features: int) -> None:
+    if x.shape[-1] != num_features:
+        raise ValueError(
+            f"expected {num_features} columns for the gate, got {x.shape[-1]}; set num_features={x.shape[-1]}"
+        )
+
+
 def _positive(concentration: float) -> float:
-    if not concentration > 0:
-        raise ValueError(f"expected a positive number, got {concentration}; 1 is usual")
+    if not 0 < concentration < math.inf:
+        raise ValueError(f"expected a positive finite number, got {concentration}; 1 is usual")
     return float(concentration)

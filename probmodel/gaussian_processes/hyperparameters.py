@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from gpytorch.constraints import Positive
 from pyro import poutine
-from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 START_LOG_SCALE = -2.0
 """Log standard deviation that a guide starts with, around the present value."""
@@ -43,7 +43,7 @@ def _found(modules: nn.Module) -> Iterator[Hyperparameter]:
     for prefix, module in modules.named_modules():
         if not isinstance(module, gpytorch.Module):
             continue
-        for name, (_, closure, _) in module._priors.items():
+        for name, (prior, closure, _) in module._priors.items():
             own = dict(module.named_parameters(recurse=False))
             with torch.enable_grad():
                 value = closure(module)
@@ -54,21 +54,38 @@ def _found(modules: nn.Module) -> Iterator[Hyperparameter]:
                     f"expected a prior of one parameter of {type(module).__name__}, got {name!r} of {read}; register it with "
                     "the module that owns the parameter"
                 )
+            _check_prior(module, name, prior, value, read[0])
             site = ".".join(part for part in (prefix, name.removesuffix("_prior")) if part)
             yield Hyperparameter(site, prefix, read[0], name, value.shape)
 
 
+def _check_prior(module: gpytorch.Module, name: str, prior: Any, value: Tensor, raw: str) -> None:
+    """Raise ValueError for a prior of a function of the parameter, or of values that the parameter cannot take."""
+    parameter, constraint = module.get_parameter(raw), module.constraint_for_parameter_name(raw)
+    own = parameter if constraint is None else constraint.transform(parameter)
+    if value.shape != own.shape or not torch.equal(value, own):
+        raise ValueError(
+            f"expected a prior of {raw.removeprefix('raw_')} itself, got {name!r} of a function of it; give the prior of the "
+            "parameter, as LogNormalPrior is for a normal prior of a logarithm"
+        )
+    if constraint is not None and bool((constraint.lower_bound >= 0).all()) and prior.support is constraints.real:
+        raise ValueError(
+            f"expected a prior of positive numbers for {raw.removeprefix('raw_')}, got {type(prior).__name__} at {name!r}; take "
+            "LogNormalPrior or GammaPrior"
+        )
+
+
 def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
     """The modules with these parameters drawn from their priors, each at a Pyro site of its dotted name; others as they are."""
-    values = {}
+    values: dict[int, dict[str, Tensor]] = {}
     for each in priors:
         module: Any = modules.get_submodule(each.module)
         prior = module._priors[each.prior][0].expand(each.shape).to_event(len(each.shape))
-        values[each.module, each.raw] = pyro.sample(each.site, prior)
-    return _substituted(modules, values, "") if values else modules
+        values.setdefault(id(module), {})[each.raw] = pyro.sample(each.site, prior)
+    return _substituted(modules, values, {}) if values else modules
 
 
-def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistribution:
+def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:
     """The normal image on the prior's support, centred at GPyTorch's parameter: log-normal where that is positive."""
     module: Any = modules.get_submodule(each.module)
     prior, value, _ = module._priors[each.prior]
@@ -94,19 +111,29 @@ def guided(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
     return drawn_by_guide(modules, priors, scales)
 
 
-def _substituted(module: nn.Module, values: dict[tuple[str, str], Tensor], prefix: str) -> nn.Module:
-    """A shallow copy with constrained values in place of raw parameters, and no constraint on them."""
+def _substituted(module: nn.Module, values: dict[int, dict[str, Tensor]], made: dict[int, nn.Module]) -> nn.Module:
+    """A shallow copy with constrained values in place of raw parameters, and no constraint on them.
+
+    Args:
+        module: left as it is; itself where nothing in it changes.
+        values: by the identity of the module that owns the parameter, which may stand in several places.
+        made: copies by the identity of what they are of.
+    """
+    if id(module) not in made and not any(id(inner) in values for inner in module.modules()):
+        made[id(module)] = module
+    if id(module) in made:
+        return made[id(module)]
     copied = object.__new__(type(module))  # GPyTorch's modules share all they hold with what `copy` makes of them.
     copied.__dict__.update(module.__dict__)
     copied.__dict__.update(_parameters=dict(module._parameters), _modules=dict(module._modules))
-    for (owner, raw), value in values.items():
-        if owner == prefix:
-            del copied._parameters[raw]
-            copied.__dict__[raw] = value
-            if f"{raw}_constraint" in copied._modules:
-                copied._modules[f"{raw}_constraint"] = Positive(transform=None)
+    made[id(module)] = copied
+    for raw, value in values.get(id(module), {}).items():
+        del copied._parameters[raw]
+        copied.__dict__[raw] = value
+        if f"{raw}_constraint" in copied._modules:
+            copied._modules[f"{raw}_constraint"] = Positive(transform=None)
+    constrained = {f"{raw}_constraint" for raw in values.get(id(module), {})}
     for name, child in copied._modules.items():
-        inside = f"{prefix}.{name}" if prefix else name
-        if child is not None and any(owner == inside or owner.startswith(f"{inside}.") for owner, _ in values):
-            copied._modules[name] = _substituted(child, values, inside)
+        if child is not None and name not in constrained:
+            copied._modules[name] = _substituted(child, values, made)
     return copied

@@ -1,12 +1,13 @@
 """Mixtures of normals on the line as a predictive distribution: density, quantiles, modes (Carreira-Perpiñán, 2000)."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 
 BISECTIONS = 80
 """Halvings of the bracket: more than the bits of a float64."""
@@ -56,16 +57,21 @@ class NormalMixture(dist.MixtureSameFamily):
         return self.component_distribution.scale
 
 
-def quantiles(distribution: Distribution, probabilities: Float[Tensor, " Q"]) -> Float[Tensor, "Q *B"]:
+def quantiles(distribution: Distribution, probabilities: Tensor | Sequence[float]) -> Float[Tensor, "Q *B"]:
     """Where the distribution function takes these values, by bisection.
 
     Args:
-        distribution: of numbers, with a `cdf`: a `NormalMixture`, or the `distribution` of a `Prediction`.
-        probabilities: strictly between 0 and 1.
+        distribution: of numbers, with a `cdf`: a `NormalMixture`, or the `distribution` of a `Prediction`; of several numbers
+            a row each has its own.
+        probabilities: (Q,), strictly between 0 and 1.
 
     Raises:
+        TypeError: for a distribution of anything but numbers.
         ValueError: for probabilities outside (0, 1).
     """
+    distribution = by_number(distribution)
+    like = distribution.mean
+    probabilities = torch.as_tensor(probabilities, dtype=like.dtype, device=like.device).reshape(-1)
     if not bool(((probabilities > 0) & (probabilities < 1)).all()):
         raise ValueError(f"expected probabilities between 0 and 1, got {probabilities.tolist()}; leave the ends out")
     p = probabilities.reshape(-1, *(1,) * len(distribution.batch_shape))
@@ -79,18 +85,45 @@ def quantiles(distribution: Distribution, probabilities: Float[Tensor, " Q"]) ->
     return (low + high) / 2
 
 
-def modes(mixture: NormalMixture) -> list[Float[Tensor, " M"]]:
+def by_number(distribution: Distribution) -> Distribution:
+    """Of each number by itself: mixtures of independent normals as one mixture a number, others of numbers as they are.
+
+    Raises:
+        TypeError: for classes, vectors that depend on each other, and what has no distribution function.
+    """
+    if isinstance(distribution, MixtureSameFamily) and isinstance(distribution.component_distribution, Independent):
+        normal = distribution.component_distribution.base_dist
+        if isinstance(normal, Normal) and normal.loc.dim() == distribution.mixture_distribution.logits.dim() + 1:
+            logits = distribution.mixture_distribution.logits[..., None, :]
+            loc, scale = normal.loc.mT, normal.scale.mT
+            return NormalMixture(logits.expand_as(loc), loc, scale)
+    support = distribution.support
+    if distribution.event_shape or support is None or support.is_discrete:
+        raise TypeError(
+            f"expected a distribution of numbers, got {type(distribution).__name__} of shape {tuple(distribution.event_shape)}; "
+            "give the distribution of a regression's Prediction"
+        )
+    return distribution
+
+
+def modes(distribution: Distribution) -> list[Float[Tensor, " M"]]:
     """All local maxima of each density, the highest first: mean shift from every component's mean.
 
     Args:
-        mixture: of batch shape (n,).
+        distribution: mixture of normals, a `NormalMixture` or the `distribution` of a `Prediction`, of batch shape (n,).
 
     Returns:
-        One tensor a row; their lengths are the numbers of modes.
+        One tensor a row, and a number of it where there are several; their lengths are the numbers of modes.
+
+    Raises:
+        TypeError: for anything but a mixture of normals.
 
     Reference:
         Carreira-Perpiñán (2000), "Mode-finding for mixtures of Gaussian distributions".
     """
+    mixture = by_number(distribution)
+    if not isinstance(mixture, NormalMixture):
+        raise TypeError(f"expected a mixture of normals, got {type(mixture).__name__}; give that of a Prediction")
     logits, loc, scale = (each.flatten(0, -2) for each in (mixture.logits, mixture.loc, mixture.scale))
     precision = scale.square().reciprocal()
     at = loc

@@ -19,13 +19,17 @@ BLOCK = 128
 """Rows of a block inverted by substitution; larger ones are halved into matrix products, which run faster."""
 
 
+class NotPositiveDefiniteError(ValueError):
+    """A covariance has no Cholesky factor, whatever jitter of its ladder is added."""
+
+
 def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str) -> Tensor:
     """The first of build(jitter) over the ladder, in that unit, whose diagonal is a Cholesky factor's; else `build` gives NaN.
 
     A recorded graph has the first jitter only, and NaN where that one does not do.
 
     Raises:
-        ValueError: where none is.
+        NotPositiveDefiniteError: where none is.
     """
     if recording():
         return build(ladder[0])
@@ -38,7 +42,7 @@ def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
                 # The line of the user's call, through `apply` and `forward`.
                 warnings.warn(f"{message}; check for duplicate rows or a tiny noise", NumericalWarning, stacklevel=6)
             return factor
-    raise ValueError(
+    raise NotPositiveDefiniteError(
         f"expected a positive definite covariance, got one that is not with jitter of {ladder[-1]:g} × {unit} added; "
         "check that the parameters are finite, raise the noise, drop duplicate rows, or use float64"
     )

@@ -18,12 +18,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.gaussian_processes.assignments import Assigned, Expert
-from probmodel.gaussian_processes.exact import covariance, mean_at, noise_by_row
+from probmodel.gaussian_processes.exact import covariance, mean_at, noise_of_new_rows
 from probmodel.gaussian_processes.gates import Gate, log_sizes
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 
 SMALLEST = 1e-30
 """Responsibility in place of 0, at which the square root and the logarithm have no slope."""
+
+
+class Predicted(NamedTuple):
+    """What a mixture says of new rows."""
+
+    y: NormalMixture
+    noise_variance: Float[Tensor, " m"]
+    """What would be left of y's variance if the functions were known."""
 
 
 class Shared(NamedTuple):
@@ -76,19 +84,22 @@ def predicted(
     r: Float[Tensor, "S n K"],
     x: Float[Tensor, "n D"],
     new: Float[Tensor, "m D"],
-) -> NormalMixture:
+) -> "Predicted":
     """p(y | new x, data), one normal for each expert and set of responsibilities; batch shape (m,)."""
     found = shared(model, r)
     k = torch.stack([covariance(each.kernel, x, new) for each in experts])
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
     prior_mean = torch.stack([mean_at(each.mean, new) for each in experts])
     prior = torch.stack([each.kernel(new, diag=True) for each in experts])
-    noise = torch.stack([noise_by_row(each.likelihood, new[:, 0]) for each in experts])
+    noise = torch.stack([noise_of_new_rows(each.likelihood, new) for each in experts])
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
     # Rounding may take more than the prior variance away.
     variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
     shares = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
     log_weights = gate.log_rows(new) + shares - math.log(len(r))
-    sides = (each.movedim(2, 0).flatten(1) for each in (log_weights.mT, mean, variance.sqrt()))
-    logits, loc, scale = sides
-    return NormalMixture(logits, loc, scale)
+    every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
+    logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
+    mixture = NormalMixture(logits, loc, scale)
+    # Which expert a new row is of no further row tells.
+    between = (mixture.logits.exp() * (loc - mixture.mean[:, None]).square()).sum(1)
+    return Predicted(mixture, (mixture.logits.exp() * noises).sum(1) + between)

@@ -39,6 +39,10 @@ class Laplace:
         target = make_target(model, data)
         with isolated(seed):
             latents = sites(model, data).latents
+        if not latents:
+            raise ValueError(
+                "expected continuous latents to integrate, got none; fit parameters by MaximumLikelihood or SVI, or give priors"
+            )
         starts = target.sample_prior(num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
         modes = [mode(target, start) for start in starts]
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta)))

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from probmodel.form import check_rows_can_be_taken
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter
 from probmodel.gaussian_processes.sparse import kl_to_standard, natural_update
-from probmodel.inference.draws import guide_draws
 from probmodel.inference.minibatches import minibatches
 from probmodel.inference.optimizers import optimizer_of
 from probmodel.inference.svi import NonFiniteError
@@ -34,6 +33,8 @@ WARM_STEPS = 20
 """Natural steps over which the rate rises to its full value: far from the optimum a full step may leave the normals."""
 
 
+ROWS_AT_A_TIME = 1_000
+"""Whose features are computed together for the draws: images of all rows would not fit."""
 MOST_HALVINGS = 10
 """Of the rate of a step."""
 
@@ -49,6 +50,12 @@ class NormalInducing(Protocol):
     def code_marginals(self, h: Any, q_loc: Tensor, q_scale_tril: Tensor) -> Any: ...
 
     def set_q(self, loc: Tensor, scale_tril: Tensor) -> None: ...
+
+    def check_codes(self, h: Any) -> None: ...
+
+    def drawn_u(self, num_draws: int) -> Tensor: ...
+
+    def drawn_codes(self, h: Any, u: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
@@ -74,7 +81,7 @@ class NaturalGradients:
         rate: of the natural steps, in (0, 1]; it rises to this over the first twenty.
         optimizer: parameters but those of q(u) → torch optimiser; Adam with rate 0.01 by default.
         num_particles: draws of a row's codes, where it has several.
-        num_draws: draws of the guide to keep.
+        num_draws: draws of q(u), and of every row's codes given them, to keep.
         progress: show a progress bar.
 
     Reference:
@@ -87,7 +94,7 @@ class NaturalGradients:
     rate: float = 0.1
     optimizer: Callable[[list[Tensor]], Optimizer] = ADAM
     num_particles: int = 16
-    num_draws: int = 1_000
+    num_draws: int = 200
     progress: bool = True
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
@@ -106,8 +113,10 @@ class NaturalGradients:
         with isolated(seed), pyro.validation_enabled(False):
             fitted, guide, leaves = own(model, None, AutoNormal, data)
         with isolated(spawn(seed, 1)), pyro.validation_enabled(False):
+            _check_codes(fitted, data)
             losses = _descend(self, fitted, leaves, data)
-            draws = guide_draws(fitted, guide, data, integer("num_draws", self.num_draws), spawn(seed, 2))
+        with isolated(spawn(seed, 2)), torch.no_grad():
+            draws = _draws(fitted, data, integer("num_draws", self.num_draws))
         info = {
             "method": "NaturalGradients",
             "seed": seed,
@@ -128,6 +137,17 @@ def _check(model: Any, rate: float) -> None:
         raise ValueError(f"expected hyperparameters that are point estimates, got latents {latents}; fit them by SVI")
     if not 0.0 < rate <= 1.0:
         raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; .1 is usual for minibatches")
+
+
+def _check_codes(model: Any, data: Dataset) -> None:
+    """Before the first step: features of some rows against the inducing inputs."""
+    x = _named(data)["x"]
+    with torch.no_grad():
+        model.representation.check_codes(model.features(x[:: max(1, len(x) // ROWS_AT_A_TIME)]))
+
+
+def _named(data: Dataset) -> dict[str, Any]:
+    return dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
 
 
 class _Slopes(NamedTuple):
@@ -181,7 +201,7 @@ def _slopes(
 ) -> _Slopes:
     """The loss in nats over all rows, and its gradient."""
     loc, scale = loc.detach().requires_grad_(), scale.detach().requires_grad_()
-    values = dict(zip(("x", "y"), batch.args, strict=False)) | dict(batch.kwargs)
+    values = _named(batch)
     h = model.features(values["x"])
     at = model.representation.code_marginals(h, loc, scale)
     rows = expected_log_likelihood(
@@ -190,3 +210,11 @@ def _slopes(
     loss = kl_to_standard(loc, scale) - rows.sum() * ((batch.size or len(rows)) / len(rows))
     slopes = torch.autograd.grad(loss, [loc, scale, *others], allow_unused=True, materialize_grads=True)
     return _Slopes(float(loss.detach()), slopes[0], slopes[1], list(slopes[2:]))
+
+
+def _draws(model: Any, data: Dataset, num_draws: int) -> dict[str, Tensor]:
+    """Draws (1, num_draws, …) of the guide; the features of each row are computed once."""
+    representation = model.representation
+    u = representation.drawn_u(num_draws)
+    rows = _named(data)["x"].split(ROWS_AT_A_TIME)
+    return {"u": u[None], "z": torch.cat([representation.drawn_codes(model.features(x), u) for x in rows], 1)[None]}

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from probmodel.gaussian_processes.assignments import Assigned, gibbs_sweep, log_joint
@@ -19,6 +17,7 @@ from probmodel.gaussian_processes.assignments_smc import smc_over_rows
 from probmodel.gaussian_processes.gates import Gate, log_sizes
 from probmodel.gaussian_processes.soft_assignments import bound, improved
 from probmodel.inference.chains import ConvergenceWarning
+from probmodel.inference.quasi_newton import climbed
 from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Dataset, Posterior
 from probmodel.target import check_training
@@ -32,8 +31,6 @@ SMALLEST = 1e-12
 """Responsibility below which a row is as good as not the expert's."""
 OCCUPIED = 0.5
 """Rows that an expert needs to count as one."""
-WORST = 1e25
-"""Stands for a bound that cannot be computed: the line search comes back from there."""
 
 
 @runtime_checkable
@@ -117,7 +114,7 @@ class VariationalEM:
             r = (_by_particles if start % 2 == 0 else _by_region)(evaluated, x)
         leaves, value = _leaves(mixture), -np.inf
         for _ in range(integer("num_rounds", self.num_rounds)):
-            _maximised(partial(_bound, mixture, x, y, r), leaves, self.num_steps, 0.0)
+            climbed(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
             with torch.no_grad():
                 evaluated = mixture.assigned(x, y)
                 for _ in range(self.num_steps):
@@ -132,7 +129,8 @@ class VariationalEM:
         def value() -> Tensor:
             return _bound(mixture, x, y, logits.softmax(-1))
 
-        settled = _maximised(value, [*_leaves(mixture), logits], self.max_steps, self.tolerance)
+        leaves = [*_leaves(mixture), logits]
+        settled = climbed(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).settled
         with torch.no_grad():
             evaluated, r = mixture.assigned(x, y), logits.softmax(-1)
             for _ in range(self.num_steps):
@@ -179,7 +177,7 @@ class CollapsedGibbs:
         num_warmup = integer("num_warmup", self.num_warmup, least=0)
         kept, log_p = [], []
         with isolated(seed), torch.no_grad():
-            evaluated = mixture.assigned(x, y)
+            evaluated = mixture.assigned(x, y).double()
             c = _starts(evaluated, mixture.responsibilities, x, num_chains)
             for sweep in range(num_warmup + num_draws):
                 c = gibbs_sweep(evaluated, c).c
@@ -214,40 +212,6 @@ def _bound(mixture: Any, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
 
 def _leaves(mixture: Any) -> list[Tensor]:
     return [each for each in mixture.parameters() if each.requires_grad]
-
-
-def _maximised(value: Callable[[], Tensor], leaves: Sequence[Tensor], num_steps: int, tolerance: float) -> bool:
-    """Climb in place by L-BFGS; returns whether it ended before its last step."""
-    if not leaves:
-        return True
-    sizes = [each.numel() for each in leaves]
-
-    def place(theta: np.ndarray) -> None:
-        with torch.no_grad():
-            for leaf, part in zip(leaves, torch.as_tensor(theta).split(sizes), strict=True):
-                leaf.copy_(part.view_as(leaf))
-
-    def at(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        place(theta)
-        try:
-            loss = -value()
-        except (torch.linalg.LinAlgError, ValueError):  # A line search may step to where there is no Cholesky factor.
-            return WORST, np.zeros_like(theta)
-        slopes = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        slope = torch.cat([each.reshape(-1) for each in slopes]).double().numpy(force=True)
-        number = float(loss.detach())
-        return (number, slope) if np.isfinite(number) and np.isfinite(slope).all() else (WORST, np.zeros_like(theta))
-
-    start = torch.cat([each.detach().reshape(-1) for each in leaves]).double().numpy(force=True)
-    first, _ = at(start)
-    if first == WORST:
-        raise ArithmeticError(
-            "expected a finite bound at the start, got none; scale the data, or start parameters elsewhere"
-        )
-    options = {"maxiter": num_steps, "ftol": tolerance / max(1.0, abs(first)), "gtol": 0.0}
-    found = minimize(at, start, jac=True, method="L-BFGS-B", options=options)
-    place(found.x)
-    return bool(found.nit < num_steps)
 
 
 def _by_particles(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:

@@ -3,6 +3,7 @@
 Hyperparameters are parameters (type II maximum likelihood), or latents where GPyTorch's modules carry a prior of them.
 """
 
+import math
 from typing import Any, ClassVar
 
 import pyro
@@ -18,12 +19,13 @@ from torch.distributions import constraints
 
 from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
 from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
-from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row
+from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row, noise_of_new_rows
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, guided, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
-from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.gaussian_processes.positive_definite import JITTERS, NotPositiveDefiniteError, factorised, upper_factor
+from probmodel.gaussian_processes.relations import check_related
 from probmodel.integers import integer
-from probmodel.protocols import Dataset
+from probmodel.protocols import NOISE_VARIANCE, Dataset
 
 
 class GaussianProcess(nn.Module):
@@ -69,6 +71,10 @@ class GaussianProcess(nn.Module):
         out_features: int = 1,
     ) -> None:
         super().__init__()
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                f"expected a kernel of GPyTorch, got {kernel!r}; give RBFKernel() or ScaleKernel(MaternKernel())"
+            )
         self.out_features = integer("out_features", out_features)
         self.features = features
         self.kernel = kernel
@@ -77,7 +83,8 @@ class GaussianProcess(nn.Module):
         self.hyperparameters = hyperparameters(self)
 
     def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        return pyro.sample("y", Observations(self._drawn(), self.coded(x)), obs=y)
+        observations = Observations(self._drawn(), self.coded(x), is_latent=bool(self.hyperparameters))
+        return pyro.sample("y", observations, obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         parts = self.drawn_for_code()
@@ -117,6 +124,12 @@ class GaussianProcess(nn.Module):
                 f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them, or give features "
                 "that make numbers of images"
             )
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart."""
+        if not self.hyperparameters:
+            with torch.no_grad():
+                check_related(self.kernel, self.coded(_rows(data)[0]))
 
     def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
         """What the kernel takes: h of deep kernels, x of others."""
@@ -187,7 +200,7 @@ class Conditioned(nn.Module):
         known, h = self.process.coded(self.x), self.process.coded(new)
         found = factored(parts.mean, parts.kernel, parts.likelihood, known, self.y)
         at = conditional(parts.mean, parts.kernel, found, known, h)
-        noise = noise_by_row(parts.likelihood, h[:, 0])
+        noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, h), event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
 
@@ -199,13 +212,18 @@ class Observations(TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"]) -> None:
-        self.parts, self.x = parts, x
+    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"], *, is_latent: bool = False) -> None:
+        self.parts, self.x, self.is_latent = parts, x, is_latent
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """In nats."""
-        return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
+        """In nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
+        try:
+            return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
+        except NotPositiveDefiniteError:
+            if not self.is_latent:
+                raise
+            return value.new_full((), math.nan)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draws (*sample_shape, n)."""

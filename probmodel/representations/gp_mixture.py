@@ -1,5 +1,6 @@
 """Mixture of Gaussian-process experts: each row is of one, not known which (Tresp, 2001; Rasmussen & Ghahramani, 2002)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -22,8 +23,8 @@ from probmodel.gaussian_processes.codes import code, continued, guess, standard,
 from probmodel.gaussian_processes.exact import mean_at
 from probmodel.gaussian_processes.gates import Gate
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
-from probmodel.gaussian_processes.soft_assignments import bound, predicted
-from probmodel.protocols import Dataset
+from probmodel.gaussian_processes.soft_assignments import Predicted, predicted
+from probmodel.protocols import NOISE_VARIANCE, Dataset
 from probmodel.representations.gaussian_process import GaussianProcess
 
 
@@ -31,9 +32,8 @@ class GPMixture(nn.Module):
     """y | c ~ ∏_k N(y_k; m_k(x), K_k + σ_k² I) over the rows of each expert, c from the gate; called as `mixture(x, y)`.
 
     Alone, its likelihood sums over assignments, exactly up to 16 rows of two experts and 13 of more.  For larger data fit it
-    by `VariationalEM` or draw assignments by `CollapsedGibbs`: its likelihood of the training rows is then the variational
-    bound, and its evidence is `evidence.assignments_smc`, not `evidence.exact`.  What it predicts is a mixture of normals, with
-    a density, quantiles and modes.
+    by `VariationalEM` or draw assignments by `CollapsedGibbs`; its evidence is then `evidence.assignments_smc`.  What it
+    predicts is a mixture of normals, with a density, quantiles and modes.
 
     In a `Pipeline` it is a representation: the code of a row is the function of its expert, drawn at the sites "u.0", "u.1" …
     with the gate's shares at "sticks", and the expert at the discrete site "expert", which is summed out row by row.  The
@@ -63,6 +63,15 @@ class GPMixture(nn.Module):
         responsibilities: Float[Tensor, "S n K"] | None = None,
     ) -> None:
         super().__init__()
+        strangers = [type(each).__name__ for each in experts if not isinstance(each, GaussianProcess)]
+        if strangers or not experts:
+            raise TypeError(
+                f"expected GaussianProcess experts, got {strangers}; wrap each kernel in GaussianProcess(kernel)"
+            )
+        if any(expert.features is not None for expert in experts):
+            raise ValueError(
+                "expected experts without features, got some; put features before the mixture in a Pipeline"
+            )
         latents = [each.site for expert in experts for each in expert.hyperparameters]
         if latents:
             raise ValueError(f"expected experts without priors of hyperparameters, got {latents}; drop those priors")
@@ -73,6 +82,8 @@ class GPMixture(nn.Module):
             raise ValueError(f"expected experts of one width, got {sorted(widths)}; set the same out_features")
         self.out_features = widths.pop()
         self.experts = nn.ModuleList(experts)
+        if responsibilities is not None:
+            _check_responsibilities(responsibilities, len(experts))
         self.responsibilities: Tensor | None
         self.gate = gate
         self.register_buffer("responsibilities", responsibilities)
@@ -80,7 +91,8 @@ class GPMixture(nn.Module):
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         return pyro.sample("y", MixtureObservations(self, x), obs=y)
 
-    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "*E N K"]:
+        """Codes of the rows, of each expert where experts are enumerated."""
         f = torch.stack([self._above(k, h) + _column(mean_at(each.mean, h)) for k, each in self._numbered], 1)
         log_p = self.gate.log_rows(h) + self.gate.coupling.log_shares().to(h)
         with rows:
@@ -128,7 +140,7 @@ class GPMixture(nn.Module):
         """The model of new rows once these are observed: `model(x) → y`.
 
         Raises:
-            ValueError: before a fit, or for other rows than those of the fit.
+            ValueError: before a fit, or for another number of rows than that of the fit.
         """
         x, y = rows(data)
         r = self.responsibilities
@@ -150,6 +162,11 @@ class GPMixture(nn.Module):
         if x.dim() != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them")
 
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError as `GaussianProcess.check_training` does, for any of the experts."""
+        for _, expert in self._numbered:
+            expert.check_training(data)
+
     @property
     def num_parameters(self) -> int:
         """Numbers that fitting sets."""
@@ -170,11 +187,16 @@ class ConditionedMixture(nn.Module):
         self.mixture, self.r, self.x, self.y = mixture, r, x, y
 
     def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+        found = self._predicted(new)
+        pyro.deterministic(NOISE_VARIANCE, found.noise_variance, event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
-            return pyro.sample("y", self.predictive(new), obs=y)
+            return pyro.sample("y", found.y, obs=y)
 
     def predictive(self, new: Float[Tensor, "m D"]) -> NormalMixture:
         """p(y | new x, data), of each new row on its own."""
+        return self._predicted(new).y
+
+    def _predicted(self, new: Float[Tensor, "m D"]) -> Predicted:
         parts = self.mixture
         model = parts.assigned(self.x, self.y)
         return predicted(list(parts.experts), parts.gate, model, self.r.to(new), self.x, new)
@@ -191,15 +213,10 @@ class MixtureObservations(TorchDistribution):
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """In nats, by enumeration; for more rows, of a fitted mixture, its variational bound, which is below.
-
-        Raises:
-            ValueError: for more rows than can be enumerated, before a fit to them.
-        """
-        model, r = self.mixture.assigned(self.x, value), self.mixture.responsibilities
-        if r is None or r.shape[1] != len(value) or len(value) <= most_rows(len(model.residual)):
-            return log_evidence_by_enumeration(model)
-        return bound(model, r.to(value)).amax()
+        """In nats, by enumeration; NaN for more rows than can be enumerated, whose evidence is `evidence.assignments_smc`."""
+        if len(value) > most_rows(len(self.mixture.experts)):
+            return value.new_full((), math.nan)
+        return log_evidence_by_enumeration(self.mixture.assigned(self.x, value))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws (*sample_shape, n)."""
@@ -211,6 +228,15 @@ class MixtureObservations(TorchDistribution):
             white = torch.randn(len(c), *model.residual.shape, dtype=x.dtype, device=x.device)
             every = (factor @ white[..., None])[..., 0] - model.residual
             return every.gather(1, c[:, None])[:, 0].reshape(*sample_shape, len(x))
+
+
+def _check_responsibilities(r: Tensor, num_experts: int) -> None:
+    if r.dim() != 3 or r.shape[2] != num_experts or not bool(((r >= 0) & r.isfinite()).all()):
+        raise ValueError(
+            f"expected responsibilities (S, n, {num_experts}) from 0 to 1, got {tuple(r.shape)}; one an expert"
+        )
+    if not torch.allclose(r.sum(-1), torch.ones_like(r[..., 0]), atol=1e-3):
+        raise ValueError("expected responsibilities of a row that sum to 1, got others; divide each row by its sum")
 
 
 def _column(values: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:

@@ -18,12 +18,12 @@ from torch.distributions import constraints
 from probmodel.gaussian_processes.aggregation import Aggregation, robust_bcm
 from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
 from probmodel.gaussian_processes.conditional import prior_variance
-from probmodel.gaussian_processes.exact import mean_at, noise_by_row
+from probmodel.gaussian_processes.exact import mean_at, noise_of_new_rows
 from probmodel.gaussian_processes.experts import Parts, experts_drawn, experts_given, experts_log_marginal, joined
 from probmodel.gaussian_processes.hyperparameters import drawn
 from probmodel.gaussian_processes.shards import random_shards, rows_of
 from probmodel.integers import integer
-from probmodel.protocols import Dataset
+from probmodel.protocols import NOISE_VARIANCE, Dataset
 from probmodel.representations.gaussian_process import GaussianProcess, Observations
 
 
@@ -76,22 +76,22 @@ class GPProduct(nn.Module):
         out_features: int = 1,
     ) -> None:
         super().__init__()
-        self.process = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
-        self.out_features = self.process.out_features
+        self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
+        self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
         self.assigned = rows_of(shards) if isinstance(shards, Tensor) else ()
         self.number = len(self.assigned) or integer("shards", shards)
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        parts = cast(Parts, drawn(self.process, self.process.hyperparameters))
+        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
         return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
-        parts = self.process.drawn_for_code()
+        parts = self.expert.drawn_for_code()
         return mean_at(parts.mean, h)[:, None] + self._above(parts, h).mT
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
-        parts = self.process.guided_for_code()
+        parts = self.expert.guided_for_code()
         for number, shard in enumerate(self.rows(h)):
             guess(f"u.{number}", whitening(parts.kernel, h[shard]), self.out_features)
 
@@ -99,7 +99,7 @@ class GPProduct(nn.Module):
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
         """Codes of new rows, drawn from what the experts together say of them given those of their own rows."""
-        parts = self.process.drawn_for_code()
+        parts = self.expert.drawn_for_code()
         white = self._white(known)
         seen = self.aggregation.rows(self.rows(known))
         said = [_said(parts.kernel, white[:, rows_of_one], known[rows_of_one], new) for rows_of_one in seen]
@@ -132,7 +132,7 @@ class GPProduct(nn.Module):
     def given(self, data: Dataset) -> "ConditionedProduct":
         """The model of new rows once these are observed: `model(x) → y`, with parameters as they are now."""
         self.check(data)
-        observed = self.process.given(data)
+        observed = self.expert.given(data)
         return ConditionedProduct(self, observed.x, observed.y)
 
     def rows(self, x: Float[Tensor, "n D"]) -> tuple[Int[Tensor, " _"], ...]:
@@ -151,20 +151,24 @@ class GPProduct(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows, as many as the shards are of."""
-        self.process.check(data)
-        self.rows(self.process.given(data).x)
+        self.expert.check(data)
+        self.rows(self.expert.given(data).x)
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError as `GaussianProcess.check_training` does."""
+        self.expert.check_training(data)
 
     @property
     def num_parameters(self) -> int:
         """Numbers that fitting sets."""
-        return self.process.num_parameters
+        return self.expert.num_parameters
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
         return {
-            "kernel": self.process.kernel,
-            "mean": self.process.mean,
-            "likelihood": self.process.likelihood,
+            "kernel": self.expert.kernel,
+            "mean": self.expert.mean,
+            "likelihood": self.expert.likelihood,
             "shards": self.shards,
             "aggregation": self.aggregation,
             "out_features": self.out_features,
@@ -173,8 +177,8 @@ class GPProduct(nn.Module):
     @property
     def _names(self) -> tuple[str, ...]:
         """Of the tensors in the drawn parts that a gradient flows into."""
-        latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.process.hyperparameters]
-        return tuple(name for name, _ in self.process.named_parameters() if name not in latent) + tuple(latent)
+        latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.expert.hyperparameters]
+        return tuple(name for name, _ in self.expert.named_parameters() if name not in latent) + tuple(latent)
 
 
 def _said(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,19 +191,19 @@ class ConditionedProduct(nn.Module):
 
     def __init__(self, product: GPProduct, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
         super().__init__()
-        self.process = deepcopy(product.process).requires_grad_(False)
+        self.expert = deepcopy(product.expert).requires_grad_(False)
         self.aggregation, self.x, self.y = product.aggregation, x.detach(), y.detach()
         self.rows = product.aggregation.rows(product.rows(x))
         # Hyperparameters that are latents are known in the call only.
         self.known = (
-            () if self.process.hyperparameters else experts_given(cast(Parts, self.process), self.x, self.y, self.rows)
+            () if self.expert.hyperparameters else experts_given(cast(Parts, self.expert), self.x, self.y, self.rows)
         )
 
     def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
-        parts = cast(Parts, drawn(self.process, self.process.hyperparameters))
+        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
         experts = self.known or experts_drawn(parts, self.x, self.y, self.rows)
         at = joined(parts, self.aggregation, experts, new)
-        noise = noise_by_row(parts.likelihood, new[:, 0])
+        noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, new), event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from probmodel.gaussian_processes.exact import mean_at
 from probmodel.gaussian_processes.hyperparameters import drawn, drawn_by_guide, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
+from probmodel.gaussian_processes.relations import check_related
 from probmodel.gaussian_processes.sparse import interpolation
+from probmodel.integers import integer
 
 START_LOG_SCALE = -2.0
 """Log standard deviation that q starts with, around a draw of the prior: a code that is all noise teaches features nothing."""
@@ -82,7 +84,11 @@ class SparseGP(nn.Module):
         mean: Mean | None = None,
     ) -> None:
         super().__init__()
-        inputs = nn.Parameter(torch.randn(inducing, in_features)) if isinstance(inducing, int) else inducing
+        inputs = inducing if isinstance(inducing, Tensor) else _standard_normal(inducing, in_features)
+        if not inputs.is_floating_point() or not bool(inputs.isfinite().all()):
+            raise ValueError(
+                f"expected finite inducing inputs of a float type, got {inputs.dtype}; convert or drop those rows"
+            )
         if inputs.dim() != 2 or len(inputs) == 0 or inputs.shape[1] != in_features:
             raise ValueError(f"expected inducing inputs (M, {in_features}), got {tuple(inputs.shape)}; one a row")
         self.in_features, self.out_features = in_features, out_features
@@ -118,6 +124,11 @@ class SparseGP(nn.Module):
         with rows:
             pyro.sample("z", self._given(parts, u, h))
 
+    def check_codes(self, h: Float[Tensor, "N D"]) -> None:
+        """Raise ValueError for features that the kernel, as it starts, relates to no inducing input."""
+        if not self.hyperparameters:
+            check_related(self.kernel, h, self.inducing, what="features and inducing inputs")
+
     @property
     def q(self) -> Gaussian:
         """Of the whitened inducing values."""
@@ -139,6 +150,17 @@ class SparseGP(nn.Module):
         loc = mean_at(self.mean, h)[:, None] + (q_loc @ at.weights).mT
         spread = (q_scale_tril.tril().mT @ at.weights).square().sum(-2)
         return CodeMarginals(loc, at.variance[:, None] + spread.mT)
+
+    def drawn_u(self, num_draws: int) -> Float[Tensor, "S K M"]:
+        """Draws of q(u)."""
+        loc, scale = self.q
+        return loc + (scale @ torch.randn(num_draws, *loc.shape, 1, dtype=loc.dtype, device=loc.device))[..., 0]
+
+    def drawn_codes(self, h: Float[Tensor, "N D"], u: Float[Tensor, "S K M"]) -> Float[Tensor, "S N K"]:
+        """Draws of the codes, one for each draw of the inducing values, at hyperparameters as they are."""
+        at = interpolation(self.kernel, self.inducing, h)
+        loc = mean_at(self.mean, h)[:, None] + (u @ at.weights).mT
+        return loc + at.variance.sqrt()[:, None] * torch.randn_like(loc)
 
     def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: AffineDecision) -> Observed:
         """The exact process that the code approximates, as observed through weights and normal noise.
@@ -168,11 +190,19 @@ class SparseGP(nn.Module):
         }
 
     def _given(self, parts: Any, u: Float[Tensor, "K M"], h: Float[Tensor, "N D"]) -> TorchDistributionMixin:
+        if h.dim() != 2:
+            raise ValueError(
+                f"expected features (N, {self.in_features}), got {tuple(h.shape)}; reshape x to one row each"
+            )
         if h.shape[-1] != self.in_features:
             raise ValueError(f"expected {self.in_features} features, got {h.shape[-1]}; set in_features={h.shape[-1]}")
         at = interpolation(parts.kernel, parts.inducing, h)
         loc = mean_at(parts.mean, h)[:, None] + (u @ at.weights).mT
         return dist.Normal(loc, at.variance.sqrt()[:, None].expand_as(loc)).to_event(1)
+
+
+def _standard_normal(number: Any, in_features: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(integer("inducing", number), in_features))
 
 
 def _normals(loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> TorchDistributionMixin:

@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 from conftest import fingerprints
-from gpytorch.kernels import RBFKernel
+from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.priors import GammaPrior
 from pyro import poutine
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from probmodel import decisions, representations
 from probmodel.decisions import Classify, Regress
 from probmodel.features import MLP, Identity
+from probmodel.gaussian_processes.aggregation import generalised_robust_bcm
+from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
 from probmodel.inference import SVI
 from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
 from probmodel.protocols import Dataset
-from probmodel.representations import DNN, VAE, SparseGP, StandardNormal
+from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
 from probmodel.sites import sites
 from probmodel.tracing import isolated
 
@@ -76,7 +78,7 @@ DECISIONS: dict[str, Callable[[], Any]] = {
 }
 NO_CODE = {"StandardNormal"}
 """A prior of codes."""
-LINKED = {name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")}
+LINKED = [name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")]
 """Codes of rows that depend on each other: data without a size, and no minibatches."""
 
 LOCAL, SHARED = {"z": (N, CODES)}, {"u": (CODES, INDUCING)}
@@ -100,9 +102,9 @@ for coupled in ("GPMixture", "GPMixture by stick breaking"):
 
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
 by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
-each_pair = pytest.mark.parametrize(
-    ("name", "decision"), [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS]
-)
+PAIRS = [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS]
+each_pair = pytest.mark.parametrize(("name", "decision"), PAIRS)
+each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in LINKED])
 
 
 def built(make: Callable[[], Any]) -> Any:
@@ -192,23 +194,28 @@ def test_settings_build_the_same_piece_again(name):
 def test_gradients_reach_every_parameter(name, decision):
     model = pipeline(name, decision)
     with isolated(seed=0):
-        elbo(model, model.guide, dataset(decision)).backward()
-    # The prior of a StandardNormal has no parameters; everything else is fitted.
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for _, p in model.named_parameters())
+        elbo(model, model.guide, dataset(decision, linked=name in LINKED)).backward()
+        pyro.clear_param_store()
+    # The prior of a StandardNormal has no parameters, the noise of a process alone is the decision's in a pipeline, and the
+    # means of an affine decision and of a process move the same numbers; everything else is fitted.
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if ".likelihood." not in n
+    )
 
 
 @each_pair
 def test_the_pipeline_has_the_representations_latents_and_one_observation(name, decision):
     with isolated(seed=0):
-        found = sites(pipeline(name, decision), dataset(decision))
+        found = sites(pipeline(name, decision), dataset(decision, linked=name in LINKED))
     assert [latent.name for latent in found.latents] == list(LATENTS[name])
     assert found.observed == ("y",)
-    assert found.num_rows == N
+    assert found.num_rows == (None if name in LINKED else N)
+    assert found.discrete == (("expert",) if name.startswith("GPMixture") else ())
     assert {latent.name for latent in found.latents if latent.row_dim is not None} == LATENTS[name].keys() & LOCAL
     assert found.row_local == (set(LATENTS[name]) == set(LOCAL))
 
 
-@each_pair
+@each_pair_by_row
 def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
     """A wrong scale size / rows is the field's most common silent error."""
     model, data = pipeline(name, decision), dataset(decision)
@@ -224,10 +231,21 @@ def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
     assert error < 0.05 * abs(full.mean())
 
 
-@each_pair
-@pytest.mark.parametrize("batch_size", [None, 6])
+@pytest.mark.parametrize("name", LINKED)
+def test_a_pipeline_of_linked_rows_refuses_minibatches_and_a_size(name):
+    model = pipeline(name, "Regress")
+    with pytest.raises(ValueError, match="batch_size needs data with rows"):
+        SVI(num_steps=1, batch_size=6, progress=False)(model, dataset("Regress", linked=True), seed=0)
+    with pytest.raises(ValueError, match=f"expected size=None, since {name.split()[0]} links the rows"):
+        SVI(num_steps=1, progress=False)(model, dataset("Regress"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "decision", "batch_size"),
+    [(*pair, size) for pair in PAIRS for size in (None, 6) if size is None or pair[0] not in LINKED],
+)
 def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_size):
-    model, data = pipeline(name, decision), dataset(decision)
+    model, data = pipeline(name, decision), dataset(decision, linked=name in LINKED)
     before = fingerprints()
     settings = SVI(
         num_steps=150,
@@ -242,7 +260,8 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     assert sum(losses[-20:]) < sum(losses[:20])
     shapes = {site: tuple(draws.shape) for site, draws in posterior.draws.items()}
     assert shapes == {site: (1, 30, *shape) for site, shape in LATENTS[name].items()}
-    assert posterior.info["num_parameters"] == model.num_parameters
+    # A guide of linked rows has numbers for each of them, which the model alone does not know.
+    assert (posterior.info["num_parameters"] > model.num_parameters) == (name in LINKED)
     new = rows_of(9, 7, WIDE)
     prediction = predict(posterior, new, num_draws=50, seed=3)
     again = predict(posterior, new, num_draws=50, seed=3)

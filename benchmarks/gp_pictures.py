@@ -1,0 +1,66 @@
+"""What the motorcycle data and two crossing functions look like under one process and under a mixture."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from gp_mixtures import FITS, crossing, crossing_mixture, motorcycle
+from matplotlib.axes import Axes
+from torch import Tensor
+
+import probmodel as pb
+
+LEVELS = np.array([0.05, 0.25, 0.75, 0.95])
+
+
+def draw(folder: Path) -> None:
+    """Write motorcycle.png and crossing.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _motorcycle(folder / "motorcycle.png")
+    _crossing(folder / "crossing.png")
+
+
+def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: Any, to_y: Any) -> None:
+    """The predictive density as shades, with every mode of each column as a dot."""
+    found = pb.predict(fit, grid[:, None]).distribution
+    log_p = found.log_prob(levels[:, None]).exp().numpy()
+    axes.pcolormesh(to_x(grid.numpy()), to_y(levels.numpy()), log_p**0.5, cmap="Blues", shading="auto", rasterized=True)
+    mixture: Any = fit.model
+    if isinstance(mixture, pb.GPMixture):
+        peaks = pb.modes(mixture.given(fit.data).predictive(grid[:, None]))
+    else:
+        peaks = [each[None] for each in found.mean]
+    for value, row in zip(grid, peaks, strict=True):
+        axes.plot(np.repeat(to_x(float(value)), len(row)), to_y(row.numpy()), ".", color="tab:red", markersize=2)
+
+
+def _motorcycle(path: Path) -> None:
+    times, accelerations = motorcycle()
+    centre, width, level, unit = times.mean(), times.std(), accelerations.mean(), accelerations.std()
+    x, y = torch.as_tensor((times - centre) / width), torch.as_tensor((accelerations - level) / unit)
+    data = pb.Dataset((x[:, None],), {"y": y})
+    grid = torch.linspace(float(x.min()) - 0.2, float(x.max()) + 0.2, 300, dtype=x.dtype)
+    levels = torch.linspace(-3.2, 3.0, 400, dtype=x.dtype)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    for axes, (name, fit) in zip(panels, FITS.items(), strict=True):
+        density(axes, fit(data, 0), grid, levels, lambda v: v * width + centre, lambda v: v * unit + level)
+        axes.plot(times, accelerations, "k.", markersize=4)
+        axes.set(title=name, xlabel="milliseconds after the impact")
+    panels[0].set_ylabel("acceleration of the head, g")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _crossing(path: Path) -> None:
+    data, c, _ = crossing(200, 0)
+    fit = pb.VariationalEM()(crossing_mixture(), data, seed=0)
+    grid, levels = torch.linspace(-1.1, 1.1, 300).double(), torch.linspace(-1.6, 1.6, 400).double()
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    density(axes, fit, grid, levels, lambda v: v, lambda v: v)
+    for which, marker in ((0, "o"), (1, "x")):
+        axes.plot(data.args[0][c == which, 0], data.kwargs["y"][c == which], marker, color="k", markersize=3)
+    axes.set(xlabel="x", ylabel="y", title=f"{fit.info['num_experts']} of 4 experts hold rows")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
