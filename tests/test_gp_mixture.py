@@ -395,10 +395,10 @@ def test_draws_of_the_model_have_the_moments_of_its_experts():
     ("make", "match"),
     [
         (lambda: GPMixture([expert()], DirichletGate(2)), "gate of 1 experts, got 2"),
-        (lambda: DirichletGate(2, concentration=0.0), "positive number"),
+        (lambda: DirichletGate(2, concentration=0.0), "positive finite number"),
         (lambda: reference(2)[0].given(reference(2)[1]), "fit the mixture"),
         (lambda: VariationalEM()(expert(), reference(2)[1], seed=0), "expected a GPMixture"),
-        (lambda: assignments(reference(2)[0], pb.Dataset((alternating()[0],))), "x and y"),
+        (lambda: assignments(pb.Posterior(reference(2)[0], pb.Dataset((alternating()[0],)), {}, {})), "x and y"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(make, match):

@@ -52,7 +52,7 @@ def product(shards, make=kernel, **settings):
 
 def exact():
     made = product(1)
-    return pb.GaussianProcess(made.process.kernel, mean=made.process.mean, likelihood=made.process.likelihood)
+    return pb.GaussianProcess(made.expert.kernel, mean=made.expert.mean, likelihood=made.expert.likelihood)
 
 
 def dataset(x, y):
@@ -236,7 +236,7 @@ def test_a_workers_jitter_is_reported_and_its_error_raised():
     with joblib.parallel_config(n_jobs=2):
         with pytest.warns(NumericalWarning, match=r"2 experts: .+jitter"):
             log_marginal(model, x, y)
-        model.process.kernel.raw_outputscale.data.fill_(math.nan)
+        model.expert.kernel.raw_outputscale.data.fill_(math.nan)
         with pytest.raises(ValueError, match="positive definite"):
             log_marginal(model, x, y)
 
@@ -302,7 +302,7 @@ def test_draws_of_hyperparameters_are_averaged_over():
     )
     plain = ScaleKernel(RBFKernel(ard_num_dims=D)).double()
     plain.load_state_dict({k: v for k, v in made.state_dict().items() if k in plain.state_dict()})
-    owned = fit.model.process
+    owned = fit.model.expert
     at = predicted(pb.GPProduct(plain, mean=owned.mean, likelihood=owned.likelihood, shards=3), x, y, new)
     assert_close((found.mean[2], found.variance[2]), (at.mean, at.variance))
 
@@ -323,7 +323,7 @@ def summed():
 def test_kernels_of_gpytorch_s_own_code_predict_too():
     (x, y), (new, _) = problem(), problem(7, seed=1)
     fit = pb.MaximumLikelihood()(product(2, make=summed, aggregation=generalised_robust_bcm), dataset(x, y), seed=0)
-    process = fit.model.process
+    process = fit.model.expert
     at = predicted(pb.GaussianProcess(process.kernel, mean=process.mean, likelihood=process.likelihood), x, y, new)
     found = predicted(fit.model, x, y, new)
     assert_close((found.mean, found.variance), (at.mean, at.variance))

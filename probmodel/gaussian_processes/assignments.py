@@ -190,9 +190,10 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
         log_p = _log_normal_1d(model.residual[:, i] - mean, variance)
         logits = power * log_p + model.coupling.log_next(held.sum(-1)) + model.log_rows[i]
         if bool(logits.isnan().any()):
+            noise = float(model.noise.min())
             raise NotPositiveDefiniteError(
-                f"expected covariances that a row can be taken out of, got NaN at row {i}: the noise of {float(model.noise.min()):.2g} "
-                "is below their rounding; raise the noise, or drop duplicate rows"
+                f"expected covariances that a row can be taken out of, got NaN at row {i}: a noise of {noise:.2g} is below their "
+                "rounding; raise the noise, or drop duplicate rows"
             )
         new = torch.distributions.Categorical(logits=logits).sample()
         b, v = -solved[chains, new], variance[chains, new]

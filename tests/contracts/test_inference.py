@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import fingerprints
+from gpytorch.kernels import MaternKernel, ScaleKernel
 from problems import Problem
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
@@ -20,12 +21,27 @@ from torch.distributions import constraints
 
 from probmodel import arviz_data, inference
 from probmodel.conjugate import NotConjugateError
-from probmodel.inference import NUTS, SVI, ChEES, Exact, Laplace, NonFiniteError
+from probmodel.features import Identity
+from probmodel.gaussian_processes.gates import DirichletGate
+from probmodel.inference import (
+    NUTS,
+    SVI,
+    ChEES,
+    CollapsedGibbs,
+    Exact,
+    Laplace,
+    MaximumLikelihood,
+    NaturalGradients,
+    NonFiniteError,
+    VariationalEM,
+)
 from probmodel.inference.svi import descends
 from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
+from probmodel.predict import predict
 from probmodel.protocols import Dataset, Posterior
-from probmodel.representations import DNN
+from probmodel.representations import DNN, GaussianProcess, GPMixture, SparseGP
+from probmodel.storage import load, save
 from probmodel.tracing import isolated
 
 NUM_DRAWS = 2_000
@@ -128,7 +144,9 @@ def fit(method: str, case: str) -> tuple[Case, Posterior]:
 
 
 def test_every_inference_is_under_contract():
-    assert set(METHODS) == set(QUICK) == set(inference.__all__) - {"NonFiniteError"}
+    assert set(METHODS) == set(QUICK)
+    assert set(METHODS) | set(PARTICULAR) == set(inference.__all__) - {"NonFiniteError"}
+    assert not set(METHODS) & set(PARTICULAR)
 
 
 # ------------------------------------------------------------------------------------------ the contract
@@ -267,6 +285,122 @@ def test_bad_data_raise_a_clear_error(method, kind, where):
     message = "expected at least one row" if kind == "no rows" else "expected finite numbers, got 1 NaN or infinite"
     with pytest.raises(ValueError, match=message):
         QUICK[method](case.problem.model, data, seed=0)
+
+
+# ------------------------------------------------------------------------------------------ of particular models
+
+
+class Particular(NamedTuple):
+    """An inference of one kind of model: settings that are quick, and a model that it takes."""
+
+    settings: Any
+    model: Callable[[], nn.Module]
+    size: int | None = None
+
+
+def _process() -> GaussianProcess:
+    return GaussianProcess(ScaleKernel(MaternKernel(nu=2.5)))
+
+
+def _mixture() -> GPMixture:
+    return GPMixture([_process(), _process()], DirichletGate(2))
+
+
+def _sparse() -> Pipeline:
+    return Pipeline(Identity(), SparseGP(1, 1, inducing=torch.linspace(-1, 1, 5)[:, None]), problems.Regress(1, 1))
+
+
+PARTICULAR: dict[str, Particular] = {
+    "MaximumLikelihood": Particular(MaximumLikelihood(), _process),
+    "NaturalGradients": Particular(NaturalGradients(30, 8, num_draws=20, progress=False), _sparse, 24),
+    "VariationalEM": Particular(VariationalEM(num_restarts=2, num_rounds=2), _mixture),
+    "CollapsedGibbs": Particular(CollapsedGibbs(num_draws=5, num_warmup=2, num_chains=2), _mixture),
+}
+"""Their numbers are held to exact answers in the tests of each."""
+each_particular = pytest.mark.parametrize("name", PARTICULAR)
+
+
+def particular(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, nn.Module, Dataset]:
+    settings, make, size = PARTICULAR[name]
+    noise = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x = torch.linspace(-1, 1, 24, dtype=dtype)[:, None]
+    with isolated(seed=0):
+        model = make().to(dtype)
+    return settings, model, Dataset((x,), {"y": torch.sin(3 * x[:, 0]) + 0.2 * noise}, size)
+
+
+@each_particular
+def test_a_particular_inference_changes_nothing_that_the_caller_holds(name):
+    settings, model, data = particular(name)
+    state, arrays, before = copy.deepcopy(model.state_dict()), [t.clone() for t in data.tensors()], fingerprints()
+    attributes = set(vars(model))
+    fit = settings(model, data, seed=0)
+    assert fingerprints() == before
+    assert not pyro.get_param_store().keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert set(vars(model)) == attributes
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(old, new) for old, new in zip(arrays, data.tensors(), strict=True))
+    moved = any(not torch.equal(value, state[key]) for key, value in fit.model.state_dict().items() if key in state)
+    assert moved == (name != "CollapsedGibbs")  # That one draws assignments at the hyperparameters there are.
+
+
+@each_particular
+def test_a_particular_inference_says_how_it_went(name):
+    settings, model, data = particular(name)
+    fit = settings(model, data, seed=SEED)
+    assert fit.info["method"] == name
+    assert fit.info["seed"] == SEED
+    assert 0 < fit.info["seconds"] < 600
+    assert fit.data is data
+    assert repr(fit).startswith(f"Posterior by {name} in ")
+
+
+@each_particular
+def test_a_particular_inference_depends_on_its_seed_alone(name):
+    settings, model, data = particular(name)
+    first, again = settings(model, data, seed=1), settings(model, data, seed=1)
+    new = data.args[0][:5] + 0.01
+    assert torch.equal(predict(first, new).action, predict(again, new).action)
+    assert all(torch.equal(value, again.draws[site]) for site, value in first.draws.items())
+
+
+@each_particular
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_particular_inference_keeps_the_dtype(name, dtype):
+    settings, model, data = particular(name, dtype)
+    fit = settings(model, data, seed=0)
+    kernels = [value for key, value in fit.model.state_dict().items() if "raw_lengthscale" in key and "con" not in key]
+    assert {value.dtype for value in kernels} == {dtype}
+    assert predict(fit, data.args[0][:5]).action.dtype == dtype
+
+
+@each_particular
+@pytest.mark.parametrize("kind", BAD)
+def test_a_particular_inference_refuses_bad_data(name, kind):
+    settings, model, data = particular(name)
+    y = BAD[kind](data.kwargs["y"])
+    x = data.args[0][: len(y)]
+    size = None if data.size is None else len(y)
+    with pytest.raises(ValueError, match="expected"):
+        settings(model, Dataset((x,), {"y": y}, size), seed=0)
+
+
+@each_particular
+def test_a_particular_inference_refuses_other_models(name):
+    settings, _, data = particular(name)
+    problem = problems.conjugate_normal()
+    with pytest.raises(ValueError, match="expected a (GPMixture|Pipeline with a SparseGP|model with parameters)"):
+        settings(problem.model, problem.data, seed=0)
+
+
+@each_particular
+def test_a_particular_inferences_fit_comes_back_from_a_folder(name, tmp_path):
+    settings, model, data = particular(name)
+    fit = settings(model, data, seed=0)
+    save(fit, tmp_path / "fit")
+    again, new = load(tmp_path / "fit", model=particular(name)[1]), data.args[0][:5] + 0.01
+    assert torch.equal(predict(again, new).action, predict(fit, new).action)
 
 
 # ------------------------------------------------------------------------------------------ NUTS

@@ -102,7 +102,14 @@ for coupled in ("GPMixture", "GPMixture by stick breaking"):
 
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
 by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
-PAIRS = [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS]
+VARIANTS = ("GPMixture by", "GPProduct of")
+"""Of a piece that meets every decision; one decision is enough for them."""
+PAIRS = [
+    (name, decision)
+    for name in REPRESENTATIONS
+    for decision in DECISIONS
+    if decision == "Classify" or not name.startswith(VARIANTS)
+]
 each_pair = pytest.mark.parametrize(("name", "decision"), PAIRS)
 each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in LINKED])
 
@@ -248,7 +255,7 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     model, data = pipeline(name, decision), dataset(decision, linked=name in LINKED)
     before = fingerprints()
     settings = SVI(
-        num_steps=150,
+        num_steps=60 if name in LINKED else 150,
         batch_size=batch_size,
         num_draws=30,
         optimizer=partial(torch.optim.Adam, lr=0.02),
