@@ -8,9 +8,9 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
-from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
+from gpytorch.kernels import MaternKernel, RBFKernel, RQKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.priors import GammaPrior, LogNormalPrior
+from gpytorch.priors import GammaPrior, LogNormalPrior, NormalPrior
 from pyro import poutine
 
 import probmodel as pb
@@ -243,3 +243,120 @@ def test_the_evidence_fits_the_network_of_a_deep_kernel():
 def test_images_need_features():
     with pytest.raises(ValueError, match="give features that make numbers of images"):
         pb.MaximumLikelihood()(process(), dataset(torch.zeros(4, 1, 8, 8), torch.zeros(4)), seed=0)
+
+
+# ---------------------------------------------------------------------------------------------- never a wrong number
+
+
+def test_noise_and_function_make_up_the_predictive_variance():
+    x, y = problem()
+    model = process()
+    found = pb.predict(pb.Posterior(model, dataset(x, y), {}, {}), x[:5] + 0.1)
+    given = factored(model.mean, model.kernel, model.likelihood, x, y)
+    function = conditional(model.mean, model.kernel, given, x, x[:5] + 0.1).variance.detach()
+    assert torch.allclose(found.aleatoric, torch.full((5,), 0.2, dtype=torch.float64), atol=1e-7)
+    assert torch.allclose(found.epistemic, function, atol=1e-9)
+
+
+def test_quantiles_of_predictions_are_the_normals():
+    x, y = problem()
+    found = pb.predict(pb.Posterior(process(), dataset(x, y), {}, {}), x[:4]).distribution
+    low, middle, high = pb.quantiles(found, np.array([0.025, 0.5, 0.975]))
+    assert torch.allclose(middle, found.mean, atol=1e-8)
+    assert torch.allclose(high - low, 2 * 1.959963984540054 * found.stddev, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "found"), [(1e6, "unrelated"), (1e-9, "alike")])
+def test_inputs_far_from_the_lengthscale_are_refused_and_not_fitted_as_noise(scale, found):
+    x, y = problem()
+    kernel = ScaleKernel(RBFKernel())
+    with pytest.raises(ValueError, match=f"got all of them {found}.*start the lengthscale near"):
+        pb.MaximumLikelihood()(pb.GaussianProcess(kernel), dataset(scale * x, y), seed=0)
+    kernel.base_kernel.lengthscale = scale
+    fit = pb.MaximumLikelihood()(pb.GaussianProcess(kernel).double(), dataset(scale * x, y), seed=0)
+    assert float((pb.predict(fit, scale * x).action - y).square().mean().sqrt()) < 0.5
+
+
+def test_one_row_and_equal_rows_are_fitted():
+    x, y = problem()
+    for rows in (slice(1), [0, 0, 0]):
+        fit = pb.MaximumLikelihood()(pb.GaussianProcess(ScaleKernel(RBFKernel())), dataset(x[rows], y[rows]), seed=0)
+        assert torch.isfinite(pb.predict(fit, x).distribution.variance).all()
+
+
+def test_a_prior_of_a_function_of_the_parameter_is_refused():
+    kernel = RBFKernel()
+    kernel.register_prior(
+        "log_prior", LogNormalPrior(0.0, 1.0), lambda m: m.lengthscale.log(), lambda m, v: m._set_lengthscale(v.exp())
+    )
+    with pytest.raises(ValueError, match="prior of lengthscale itself, got 'log_prior' of a function of it"):
+        pb.GaussianProcess(kernel)
+
+
+def test_a_prior_of_numbers_that_the_parameter_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="positive numbers for lengthscale, got NormalPrior"):
+        pb.GaussianProcess(RBFKernel(lengthscale_prior=NormalPrior(0.0, 1.0)))
+
+
+def test_a_kernel_in_two_places_is_drawn_in_both():
+    x, y = problem(12)
+    shared = RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0))
+    model = pb.GaussianProcess(ScaleKernel(shared) + shared).double()
+    plain = RBFKernel().double()
+    plain.lengthscale = 0.3
+    expected = pb.GaussianProcess(ScaleKernel(plain) + plain).double()
+    (name,) = [each.site for each in model.hyperparameters]
+    drawn = {name: torch.full((1, 1), 0.3, dtype=torch.float64)}
+    found = log_likelihood(poutine.condition(model, drawn), x, y)
+    prior = float(GammaPrior(3.0, 3.0).log_prob(torch.tensor(0.3)))
+    assert found - prior == pytest.approx(log_likelihood(expected, x, y), abs=1e-6)
+
+
+def test_new_rows_have_the_columns_of_the_old():
+    x, y = problem()
+    fit = pb.Posterior(pb.GaussianProcess(RBFKernel()).double(), dataset(x[:, :1], y), {}, {})
+    with pytest.raises(ValueError, match=r"columns of shape \(1,\) as in training, got \(2,\)"):
+        pb.predict(fit, x[:, :2])
+
+
+@pytest.mark.filterwarnings("ignore::probmodel.tracing.TracingWarning")
+def test_a_kernel_that_cannot_be_traced_has_the_same_evidence_by_every_door():
+    x, y = problem(15)
+    model = pb.GaussianProcess(ScaleKernel(RQKernel())).double()
+    direct = log_likelihood(model, x, y)
+    assert pb.evidence.exact(pb.target(model, dataset(x, y))).log_z == pytest.approx(direct, abs=1e-9)
+    assert pb.evidence.exact(pb.Posterior(model, dataset(x, y), {}, {})).log_z == pytest.approx(direct, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::probmodel.tracing.TracingWarning")
+def test_laplace_takes_kernels_that_cannot_be_traced():
+    x, y = problem(15)
+    model = pb.GaussianProcess(RQKernel(lengthscale_prior=GammaPrior(3.0, 3.0))).double()
+    fit = pb.Laplace(num_draws=50)(model, dataset(x, y), seed=0)
+    assert (fit.draws["kernel.lengthscale"] > 0).all()
+
+
+def test_later_rows_given_earlier_ones_are_a_difference_of_evidences():
+    x, y = problem()
+    model = process()
+    found = pb.conditional_evidence(model, dataset(x, y), 25, estimator=pb.evidence.exact)
+    expected = log_likelihood(model, x, y) - log_likelihood(model, x[:25], y[:25])
+    assert found.log_z == pytest.approx(expected, abs=1e-8)
+    blocks = pb.prequential(model, dataset(x, y), [10, 25, N], estimator=pb.evidence.exact)
+    assert blocks.log_z == pytest.approx(log_likelihood(model, x, y), abs=1e-8)
+
+
+def test_a_joint_likelihood_leaves_no_row_out_by_weights():
+    x, y = problem(20)
+    kernel = RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0))
+    draws = {"kernel.lengthscale": torch.linspace(0.5, 1.5, 30, dtype=torch.float64)[None, :, None, None]}
+    fit = pb.Posterior(pb.GPProduct(kernel, shards=2).double(), dataset(x, y), draws, {})
+    assert "log_likelihood" not in pb.to_arviz(fit).groups()
+    held = dataset(*problem(10, seed=3))
+    assert "elpd_loo" not in [each.name for each in pb.diagnose(fit, held).findings]
+
+
+def test_laplace_without_latents_says_what_to_take():
+    x, y = problem(10)
+    with pytest.raises(ValueError, match="fit parameters by MaximumLikelihood"):
+        pb.Laplace()(process(), dataset(x, y), seed=0)

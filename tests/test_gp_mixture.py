@@ -6,6 +6,7 @@ from itertools import product
 import gpytorch
 import pytest
 import torch
+from gpytorch.utils.warnings import NumericalWarning
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
@@ -411,3 +412,105 @@ def test_a_mixture_is_a_model_of_linked_rows():
     assert isinstance(mixture, Marginal)
     with pytest.raises(ValueError, match="size=None"):
         mixture.check(data._replace(size=12))
+
+
+# ---------------------------------------------------------------------------------------------- no bound for an evidence
+
+
+@pytest.fixture(scope="module")
+def fitted_to_forty() -> pb.Posterior:
+    data, _, _ = crossing(40)
+    mixture = GPMixture([smooth(), smooth()], DirichletGate(2))
+    return VariationalEM(num_restarts=2)(mixture, data, seed=0)
+
+
+def test_the_variational_bound_never_stands_for_the_evidence(fitted_to_forty):
+    fit = fitted_to_forty
+    smc = assignments_smc(fit)
+    assert fit.info["bound"] < smc.lower
+    assert pb.evidence.best(fit).log_z == smc.log_z
+    with pytest.raises(ValueError, match="assignments_smc"):
+        pb.evidence.exact(fit)
+    with pytest.raises(ArithmeticError, match="assignments_smc"):
+        pb.evidence.exact(pb.target(fit.model, fit.data))
+
+
+def test_the_sandwich_of_a_mixture_sets_annealing_beside_particles(fitted_to_forty):
+    found = pb.evidence.sandwich(fitted_to_forty)
+    assert len(found.agreement) == 2
+    assert found.agreement.p_value > 1e-5
+    assert found.lower < found.log_z < found.upper == math.inf
+    first, second = found.agreement
+    assert abs(first.log_z - second.log_z) < 4 * math.hypot(first.stderr, second.stderr)
+
+
+def test_few_rows_are_enumerated_by_every_door():
+    mixture, data = reference(2)
+    subject = pb.Posterior(mixture, data, {}, {})
+    for estimator in (pb.evidence.exact, pb.evidence.best, pb.evidence.sandwich):
+        assert abs(estimator(subject).log_z + 14.7479318) < 1e-6
+
+
+def test_what_a_mixture_predicts_has_modes_quantiles_and_two_kinds_of_uncertainty(fitted_to_forty):
+    at = torch.tensor([[0.6], [-0.6], [0.0]], dtype=DOUBLE)
+    prediction = pb.predict(fitted_to_forty, at)
+    peaks = modes(prediction.distribution)
+    assert len(peaks[0]) == 2
+    low, high = quantiles(prediction.distribution, [0.05, 0.95])
+    grid = torch.linspace(-4, 4, 4001, dtype=DOUBLE)
+    density = prediction.distribution.log_prob(grid[:, None]).exp() * (grid[1] - grid[0])
+    inside = ((grid[:, None] > low) & (grid[:, None] < high)).double()
+    assert torch.allclose((density * inside).sum(0), torch.full((3,), 0.9, dtype=DOUBLE), atol=5e-3)
+    total = prediction.aleatoric + prediction.epistemic
+    assert torch.allclose(total, prediction.distribution.variance, atol=1e-9)
+    # Which function a row is of no other row tells.
+    noises = [float(each.likelihood.noise.detach()) for each in fitted_to_forty.model.experts]
+    assert float(prediction.aleatoric[0]) > max(noises) + 0.1
+
+
+def test_of_one_expert_the_noise_is_what_stays():
+    data, _, _ = crossing(20)
+    fit = VariationalEM(num_restarts=1)(GPMixture([smooth()], DirichletGate(1)), data, seed=0)
+    noise = fit.model.experts[0].likelihood.noise.detach()
+    found = pb.predict(fit, torch.tensor([[0.2], [5.0]], dtype=DOUBLE))
+    assert torch.allclose(found.aleatoric, noise.expand(2), atol=1e-9)
+    assert found.epistemic[1] > found.epistemic[0] > 0
+
+
+# ---------------------------------------------------------------------------------------------- hard inputs
+
+
+def test_jitter_of_equal_rows_is_reported_by_every_estimate():
+    x, y = (torch.cat([each[:4], each[:4]]) for each in alternating())
+    tiny = expert()
+    tiny.likelihood.noise_covar.raw_noise_constraint = gpytorch.constraints.GreaterThan(1e-20)
+    tiny.likelihood.noise = torch.tensor(1e-18, dtype=DOUBLE)
+    subject = pb.Posterior(GPMixture([tiny, expert()], DirichletGate(2)), pb.Dataset((x,), {"y": y}), {}, {})
+    with pytest.warns(NumericalWarning, match=r"jitter of 1e-\d+ × the mean variance added"):
+        exact = assignments(subject)
+    with pytest.warns(NumericalWarning):
+        smc = assignments_smc(subject)
+    assert abs(exact.log_z - smc.log_z) < 4 * max(smc.stderr, 1e-4)
+
+
+def test_float32_rows_are_assigned_in_float64():
+    data, c, apart = crossing(60)
+    mixture = GPMixture([smooth(), smooth()], DirichletGate(2)).float()
+    single = pb.Dataset(data.args, data.kwargs).to(torch.float32)
+    fit = CollapsedGibbs(num_draws=10, num_warmup=5)(mixture, single, seed=0)
+    draws = fit.draws["assignments"].flatten(0, 1)[:, apart]
+    agree = (draws == c[apart]).double().mean(1)
+    assert float(torch.maximum(agree, 1 - agree).mean()) > 0.95
+
+
+@pytest.mark.parametrize("gate", [SoftmaxGate(2, 2), DensityGate(2, 2)])
+def test_a_gate_of_another_width_is_refused(gate):
+    x, y = alternating()
+    with pytest.raises(ValueError, match="expected 2 columns for the gate, got 1"):
+        GPMixture([expert(), expert()], gate).assigned(x, y)
+
+
+@pytest.mark.parametrize("r", [torch.full((1, 12, 2), 0.7), torch.full((1, 12, 2), math.nan), torch.ones(1, 12, 1)])
+def test_responsibilities_that_are_none_are_refused(r):
+    with pytest.raises(ValueError, match="expected responsibilities"):
+        GPMixture([expert(), expert()], DirichletGate(2), responsibilities=r.double())

@@ -203,3 +203,44 @@ def test_a_factor_that_does_not_fit_is_refused_before_it_is_made():
     fit = fitted(KERNELS["RBF"]())
     with pb.memory_budget(10_000), pytest.raises(MemoryError, match="take fewer inducing inputs"):
         evidence.inducing_bounds(fit, inducing=100)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 0.1])
+def test_float32_is_bounded_in_float64(noise):
+    fit = fitted(ScaleKernel(RBFKernel(ard_num_dims=2)))
+    fit.model.likelihood.noise = noise
+    single = pb.Posterior(fit.model.float(), fit.data.to(torch.float32), {}, {})
+    double = pb.Posterior(fit.model.double(), single.data.to(torch.float64), {}, {})
+    found = evidence.inducing_bounds(single, inducing=N)
+    assert found.lower <= log_density(double) <= found.upper
+    assert found.upper - found.lower < 0.05
+
+
+@pytest.mark.parametrize("noise", [1e-14, 1e-16, 1e-18])
+def test_bounds_are_widened_by_what_rounding_may_change(noise):
+    """Each of four rows twice: in closed form the pairs' differences are noise, and their means rows of half the noise."""
+    x = torch.tensor([[0.0], [0.5], [1.1], [2.0]], dtype=torch.float64)
+    y = torch.tensor([0.1, 0.5, -0.2, 0.3], dtype=torch.float64)
+    likelihood = GaussianLikelihood(noise_constraint=gpytorch.constraints.GreaterThan(1e-20))
+    model = pb.GaussianProcess(RBFKernel(), likelihood=likelihood, mean=gpytorch.means.ZeroMean()).double()
+    likelihood.noise = noise
+    fit = pb.Posterior(model, pb.Dataset((torch.cat([x, x]),), {"y": torch.cat([y, y])}), {}, {})
+    k = covariance(model.kernel, x).detach()
+    mean = float(MultivariateNormal(torch.zeros(4, dtype=torch.float64), k + noise / 2 * torch.eye(4)).log_prob(y))
+    exact = mean + 4 * (-0.5 * math.log(4 * math.pi * noise)) + 0.0
+    # (a, b) → (a + b) / 2 and a − b has unit determinant; each difference is 0, of variance 2 · noise.
+    found = evidence.inducing_bounds(fit)
+    assert found.lower <= exact <= found.upper
+
+
+@pytest.mark.parametrize("inducing", [torch.zeros(3, 3), torch.full((3, 2), math.nan)])
+def test_inducing_inputs_that_the_kernel_does_not_take_are_refused(inducing):
+    with pytest.raises(ValueError, match=r"expected finite inducing inputs \(M, 2\)"):
+        evidence.inducing_bounds(fitted(ScaleKernel(RBFKernel())), inducing=inducing)
+
+
+def test_a_product_of_experts_is_refused_by_name():
+    x, y = problem(20)
+    fit = pb.Posterior(pb.GPProduct(RBFKernel(), shards=2).double(), pb.Dataset((x,), {"y": y}), {}, {})
+    with pytest.raises(ValueError, match="got one of GPProduct"):
+        evidence.inducing_bounds(fit)

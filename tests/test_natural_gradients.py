@@ -134,7 +134,7 @@ def test_one_full_step_reaches_the_collapsed_bound():
     assert torch.allclose(found.loc[0], m, atol=1e-6)
     assert torch.allclose(found.scale_tril[0] @ found.scale_tril[0].mT, t @ t.mT, atol=1e-8)
     exact = float(svgp_elbo(*parts(model), m, t, x, y, N).detach())
-    assert abs(-fit.info["losses"][-1] - exact) < 1e-6
+    assert abs(-fit.info["losses"][-1] - exact) < 1e-5  # The jitter is added to different variances.
 
 
 def test_at_all_rows_the_bound_is_the_exact_processs():

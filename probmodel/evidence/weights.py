@@ -123,7 +123,7 @@ def plain(target: Target) -> float:
     Raises:
         ArithmeticError: where that is NaN.
     """
-    log_z = float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)))
+    log_z = float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)).detach())
     if math.isnan(log_z):
         raise ArithmeticError(
             "expected a log likelihood, got NaN; scale the data, or take evidence.assignments_smc for a mixture of Gaussian "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
@@ -57,7 +58,9 @@ class NormalMixture(dist.MixtureSameFamily):
         return self.component_distribution.scale
 
 
-def quantiles(distribution: Distribution, probabilities: Tensor | Sequence[float]) -> Float[Tensor, "Q *B"]:
+def quantiles(
+    distribution: Distribution, probabilities: Tensor | np.ndarray | Sequence[float]
+) -> Float[Tensor, "Q *B"]:
     """Where the distribution function takes these values, by bisection.
 
     Args:

@@ -45,13 +45,13 @@ class Laplace:
             )
         starts = target.sample_prior(num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
         modes = [mode(target, start) for start in starts]
-        best = max(modes, key=lambda theta: float(target.log_joint_at(theta)))
+        best = max(modes, key=lambda theta: float(target.log_joint_at(theta).detach()))
         guide = GaussianGuide(gaussian_at(target, best), latents)
         draws = guide_draws(model, guide, data, num_draws, seed)
         info = {
             "method": "Laplace",
             "seed": seed,
-            "log_joint_at_modes": [float(target.log_joint_at(theta)) for theta in modes],
+            "log_joint_at_modes": [float(target.log_joint_at(theta).detach()) for theta in modes],
             "fallback": target.fallback,
             "seconds": time.perf_counter() - begin,
         }
