@@ -29,4 +29,4 @@ test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 bench: $(STAMP)
-	for script in evidence speed speed_gp gpu; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in evidence gp speed speed_gp gpu; do $(BIN)/python benchmarks/$$script.py || exit 1; done

@@ -16,6 +16,7 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.priors import LogNormalPrior
 from rows import Row, near, row
+from torch import nn
 
 import probmodel as pb
 
@@ -144,8 +145,22 @@ def mixture() -> pb.GPMixture:
     return pb.GPMixture(experts, pb.SoftmaxGate(1, 3))
 
 
+def heteroscedastic(data: pb.Dataset, seed: int) -> pb.Posterior:
+    """Two functions of one kernel: a linear map of both is the mean, another the logarithm of the noise."""
+    x = data.args[0]
+    inducing = torch.linspace(float(x.min()), float(x.max()), 30, dtype=DOUBLE)[:, None]
+    with pb.isolated(seed):
+        code = pb.SparseGP(1, 2, inducing=inducing, kernel=single().kernel)
+        noise = nn.Linear(2, 1)
+        nn.init.constant_(noise.bias, -1.0)
+        model = pb.Pipeline(pb.Identity(), code, pb.Regress(2, 1, noise=noise)).double()
+    settings = pb.NaturalGradients(600, None, rate=0.2, num_draws=400, progress=False)
+    return settings(model, data._replace(size=len(x)), seed=seed)
+
+
 FITS: dict[str, Callable[[pb.Dataset, int], pb.Posterior]] = {
     "single process": lambda data, seed: pb.MaximumLikelihood()(single(), data, seed=seed),
+    "heteroscedastic process": heteroscedastic,
     "mixture of three": lambda data, seed: pb.VariationalEM()(mixture(), data, seed=seed),
 }
 
@@ -161,11 +176,16 @@ def nlpd(name: str, seed: int) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jitter of a line search's wild steps.
         fit = FITS[name](pb.Dataset((x[train],), {"y": y[train]}), seed)
-    return math.log(unit) - float(pb.predict(fit, x[test]).distribution.log_prob(y[test]).mean())
+    found = pb.predict(fit, x[test], num_draws=400).distribution
+    return math.log(unit) - float(found.log_prob(y[test].reshape(found.mean.shape)).mean())
 
 
 def _mcycle_splits(quick: bool) -> Iterator[Row]:
-    bounds = {"single process": {"reference": 4.56, "tolerance": 0.10}, "mixture of three": {"at_most": 4.35}}
+    bounds: dict[str, dict[str, float]] = {
+        "single process": {"reference": 4.56, "tolerance": 0.10},
+        "heteroscedastic process": {"at_most": 4.35},
+        "mixture of three": {},
+    }
     count = 2 if quick else SPLITS
     for name, bound in bounds.items():
         begin = time.perf_counter()

@@ -24,14 +24,12 @@ def draw(folder: Path) -> None:
 
 def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: Any, to_y: Any) -> None:
     """The predictive density as shades, with every mode of each column as a dot."""
-    found = pb.predict(fit, grid[:, None]).distribution
-    log_p = found.log_prob(levels[:, None]).exp().numpy()
-    axes.pcolormesh(to_x(grid.numpy()), to_y(levels.numpy()), log_p**0.5, cmap="Blues", shading="auto", rasterized=True)
-    mixture: Any = fit.model
-    if isinstance(mixture, pb.GPMixture):
-        peaks = pb.modes(mixture.given(fit.data).predictive(grid[:, None]))
-    else:
-        peaks = [each[None] for each in found.mean]
+    found = pb.predict(fit, grid[:, None], num_draws=400).distribution
+    shape = (len(levels), *found.batch_shape, *found.event_shape)
+    p = found.log_prob(levels.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)).exp().numpy()
+    axes.pcolormesh(to_x(grid.numpy()), to_y(levels.numpy()), p**0.5, cmap="Blues", shading="auto", rasterized=True)
+    # Draws of a Monte Carlo predictive make modes of their own.
+    peaks = pb.modes(found) if isinstance(fit.model, pb.GPMixture | pb.GaussianProcess) else found.mean.reshape(-1, 1)
     for value, row in zip(grid, peaks, strict=True):
         axes.plot(np.repeat(to_x(float(value)), len(row)), to_y(row.numpy()), ".", color="tab:red", markersize=2)
 
@@ -43,7 +41,7 @@ def _motorcycle(path: Path) -> None:
     data = pb.Dataset((x[:, None],), {"y": y})
     grid = torch.linspace(float(x.min()) - 0.2, float(x.max()) + 0.2, 300, dtype=x.dtype)
     levels = torch.linspace(-3.2, 3.0, 400, dtype=x.dtype)
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(FITS), figsize=(5 * len(FITS), 4), sharey=True, layout="constrained")
     for axes, (name, fit) in zip(panels, FITS.items(), strict=True):
         density(axes, fit(data, 0), grid, levels, lambda v: v * width + centre, lambda v: v * unit + level)
         axes.plot(times, accelerations, "k.", markersize=4)

@@ -38,6 +38,7 @@ TEMPERING, BOUNDS = ("tests/test_tempering.py",), ("tests/test_evidence_bounds.p
 CONTRACT, SITES, TARGET = ("tests/contracts/test_evidence.py",), ("tests/test_sites.py",), ("tests/test_target.py",)
 SANDWICH = ("tests/test_evidence_sandwich.py",)
 DESCENT, SAMPLERS = ("tests/test_descent.py",), ("tests/test_samplers.py",)
+MIXTURES, NATURAL = ("tests/test_gp_mixture.py",), ("tests/test_natural_gradients.py",)
 
 MUTATIONS = (
     Mutation(
@@ -319,6 +320,70 @@ MUTATIONS = (
         "upper=upper,",
         SANDWICH,
         "one_mode_of_two",
+    ),
+    Mutation(
+        "sets of rows without their gate",
+        "gaussian_processes/assignments.py",
+        "values.append(_log_normal(sub, model.residual[:, rows]) + gate)",
+        "values.append(_log_normal(sub, model.residual[:, rows]))",
+        MIXTURES,
+        "sum_over_sets",
+    ),
+    Mutation(
+        "particles conditioned with the wrong sign",
+        "gaussian_processes/assignments_smc.py",
+        "left[at, expert] -= gain * error[:, None]",
+        "left[at, expert] += gain * error[:, None]",
+        MIXTURES,
+        "enough_particles",
+    ),
+    Mutation(
+        "a mixture predicts functions without noise",
+        "gaussian_processes/soft_assignments.py",
+        "variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise",
+        "variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior)",
+        MIXTURES,
+        "one_expert_the_noise",
+    ),
+    Mutation(
+        "natural gradients of a minibatch without size / rows",
+        "inference/natural_gradients.py",
+        "rows.sum() * ((batch.size or len(rows)) / len(rows))",
+        "rows.sum()",
+        NATURAL,
+        "minibatches",
+    ),
+    Mutation(
+        "a slope in the variance without its half",
+        "objectives/expected_log_likelihood.py",
+        "(slope, 0.5 * curvature)",
+        "(slope, curvature)",
+        NATURAL,
+        "slopes",
+    ),
+    Mutation(
+        "the guide of linked codes without its weights",
+        "gaussian_processes/codes.py",
+        "precision = torch.eye(n).to(upper) + (upper * weight[:, None]) @ upper.mT",
+        "precision = torch.eye(n).to(upper) + upper @ upper.mT",
+        ("tests/test_linked_codes.py",),
+        "guide_holds",
+    ),
+    Mutation(
+        "the prior counted by every expert of a committee",
+        "gaussian_processes/aggregation.py",
+        "joined = 1.0 / (1.0 / prior + (weights * (1.0 / variance - 1.0 / prior)).sum(0))",
+        "joined = 1.0 / (weights / variance).sum(0)",
+        ("tests/test_gp_product.py",),
+        "bcm",
+    ),
+    Mutation(
+        "a line search that fails ends the climb",
+        "inference/quasi_newton.py",
+        "if stopped or ended or (bounds is not None and gained <= tolerance and within):",
+        "if True:",
+        ("tests/test_quasi_newton.py",),
+        "cliff",
     ),
 )
 NUM_QUICK = 3
