@@ -39,6 +39,18 @@ def check_form(data: Any) -> None:
             )
 
 
+def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
+    """Of a call `model(x, y)` with both.
+
+    Raises:
+        ValueError: for any other call.
+    """
+    values = data.named("x", "y")
+    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
+        raise ValueError(f"expected a call with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})")
+    return values["x"], values["y"]
+
+
 def check_rows_can_be_taken(data: Dataset) -> None:
     """Raise TypeError for tensors inside a dict or list that are as long as the rows: a minibatch would keep them whole."""
     rows = data.num_rows

@@ -130,4 +130,4 @@ def _named(data: Dataset) -> dict[str, Any]:
         raise ValueError(
             f"a Pipeline is called with x and y, got {len(data.args)} arguments; pass Dataset((x,), {{'y': y}}, N)"
         )
-    return dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
+    return data.named("x", "y")

@@ -42,6 +42,10 @@ class Dataset(NamedTuple):
         """Rows held here (the batch), or None when `size` is None."""
         return None if self.size is None else len(self.tensors()[0])
 
+    def named(self, *names: str) -> dict[str, Any]:
+        """Arguments by name, where the positional ones have these names in the model's signature."""
+        return dict(zip(names, self.args, strict=False)) | dict(self.kwargs)
+
     def tensors(self) -> list[Tensor]:
         """All tensors, positional ones first."""
         values = [*self.args, *self.kwargs.values()]

@@ -152,3 +152,18 @@ def test_a_product_of_experts_needs_held_out_rows():
     fit = pb.Posterior(pb.GPProduct(kernel, shards=2).double(), regression(0), {}, {})
     with pytest.raises(ValueError, match="expected held-out data"):
         pb.diagnose(fit)
+
+
+def test_a_mixture_is_counted_and_its_own_predictions_are_widened():
+    """Two far modes a row: the mixture is calibrated, which a normal of its mean and variance would not be."""
+    with isolated(0):
+        x = torch.rand(90, 1, dtype=torch.float64) * 2 - 1
+        side = torch.where(torch.rand(90) < 0.5, 1.0, -1.0).double()
+        y = side * (1.5 + x[:, 0]) + 0.1 * torch.randn(90, dtype=torch.float64)
+    data, test = (pb.Dataset((x[rows],), {"y": y[rows]}) for rows in (slice(60), slice(60, 90)))
+    experts = [pb.GaussianProcess(ScaleKernel(RBFKernel())) for _ in range(2)]
+    fit = pb.VariationalEM(num_restarts=4, num_finalists=1)(pb.GPMixture(experts, pb.DirichletGate(2)), data, seed=0)
+    found = {each.name: each for each in pb.diagnose(fit, test).findings}
+    assert found["parameters"].value == 8
+    assert abs(found["overconfidence"].value) < 0.1
+    assert not found["overconfidence"].flag

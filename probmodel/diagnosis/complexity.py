@@ -49,9 +49,11 @@ def complexity(posterior: Posterior) -> list[Finding]:
 
 
 def num_parameters(posterior: Posterior, target: Target) -> int:
-    """Point estimates the log joint reads, and latents shared by rows."""
+    """Point estimates the log joint reads, all there are where it cannot be computed, and latents shared by rows."""
     named = parameters(posterior.model)
-    return sum(named[name].numel() for name in target.given) + (target.dim if target.by_row is None else 0)
+    unknown = target.dim == 0 and bool(target.log_joint_at(torch.zeros(0, dtype=target.dtype)).isnan())
+    read = named if unknown else target.given
+    return sum(named[name].numel() for name in read) + (target.dim if target.by_row is None else 0)
 
 
 def _spectral(curvature: Spectrum, count: int) -> list[Finding]:

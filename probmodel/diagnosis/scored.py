@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
+from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.predict import Prediction, predict_rows
 from probmodel.protocols import Dataset, Posterior
 from probmodel.sites import sites
@@ -64,11 +65,19 @@ def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) ->
     if isinstance(distribution, Bernoulli):
         logits = distribution.logits.double()
         return torch.stack([Bernoulli(logits=logits / float(t)).log_prob(observed.double()) for t in temperatures])
+    if isinstance(distribution, NormalMixture):
+        return torch.stack([_widened(distribution, float(t)).log_prob(observed).double() for t in temperatures])
     mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
     if not torch.isfinite(mean + sd).all():  # Tails too heavy for moments: nothing to widen.
         return torch.full((len(temperatures), len(test.log_score)), torch.nan, dtype=torch.float64)
     scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
     return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
+
+
+def _widened(mixture: NormalMixture, temperature: float) -> NormalMixture:
+    """Of the same shape around its mean, so many times as wide."""
+    mean = mixture.mean[..., None]
+    return NormalMixture(mixture.logits, mean + temperature * (mixture.loc - mean), temperature * mixture.scale)
 
 
 def difference(a: Float[Tensor, " N"], b: Float[Tensor, " M"]) -> tuple[float, float]:

@@ -18,10 +18,11 @@ from torch import Tensor
 from probmodel.evidence.agreement import DISAGREEMENT, agreement_p_value
 from probmodel.evidence.bounds import lower_bound
 from probmodel.evidence.weights import EvidenceWarning, warn_if_untrusted, weighted_mean
+from probmodel.form import inputs_and_observations
 from probmodel.gaussian_processes.assignments import Assigned, log_evidence_by_enumeration, most_rows
 from probmodel.gaussian_processes.assignments_smc import annealed_log_weights, annealing_powers, smc_over_rows
 from probmodel.integers import checked_seed, integer
-from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Subject, digest
+from probmodel.protocols import Agreement, Estimate, Evidence, Posterior, Subject, digest
 from probmodel.tracing import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
@@ -73,7 +74,7 @@ def assignments_smc(
     subject: Posterior,
     *,
     num_particles: int = 200,
-    num_repeats: int = 16,
+    num_repeats: int = 32,
     seed: int = 0,
     level: float = 0.95,
 ) -> Evidence:
@@ -95,7 +96,7 @@ def assignments_smc(
         Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
     """
     num_repeats, num_particles = integer("num_repeats", num_repeats, least=2), integer("num_particles", num_particles)
-    x = _rows(subject.data)[0]
+    x = inputs_and_observations(subject.data)[0]
 
     def weights(model: Assigned) -> Tensor:
         return torch.stack([smc_over_rows(model, num_particles, _along(x)).log_z for _ in range(num_repeats)])
@@ -169,7 +170,7 @@ def _estimate(found: Evidence) -> Estimate:
 
 
 def _is_small(subject: Any) -> bool:
-    return len(_rows(subject.data)[1]) <= most_rows(subject.model.gate.num_experts)
+    return len(inputs_and_observations(subject.data)[1]) <= most_rows(subject.model.gate.num_experts)
 
 
 def _by_weights(
@@ -212,16 +213,9 @@ def _evaluated(subject: Posterior) -> tuple[Assigning, Assigned, Tensor]:
             f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one as it stands give "
             "Posterior(mixture, data, {}, {})"
         )
-    x, y = _rows(subject.data)
+    x, y = inputs_and_observations(subject.data)
     with torch.no_grad():
         return mixture, mixture.assigned(x, y).double(), y
-
-
-def _rows(data: Dataset) -> tuple[Tensor, Tensor]:
-    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
-    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
-        raise ValueError(f"expected data with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})")
-    return values["x"], values["y"]
 
 
 def _along(x: Tensor) -> Tensor:

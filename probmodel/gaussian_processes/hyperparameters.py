@@ -11,7 +11,7 @@ from gpytorch.constraints import Positive
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import Normal, TransformedDistribution, biject_to, constraints
 
 START_LOG_SCALE = -2.0
 """Log standard deviation that a guide starts with, around the present value."""
@@ -80,9 +80,19 @@ def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
     values: dict[int, dict[str, Tensor]] = {}
     for each in priors:
         module: Any = modules.get_submodule(each.module)
-        prior = module._priors[each.prior][0].expand(each.shape).to_event(len(each.shape))
+        prior = _like(module._priors[each.prior][0].expand(each.shape), module.get_parameter(each.raw))
+        prior = prior.to_event(len(each.shape))
         values.setdefault(id(module), {})[each.raw] = pyro.sample(each.site, prior)
     return _substituted(modules, values, {}) if values else modules
+
+
+def _like(prior: Any, parameter: Tensor) -> Any:
+    """A prior, which nobody else holds, in the parameter's type: GPyTorch keeps what a transformed one is made of as it was."""
+    if isinstance(prior, TransformedDistribution) and isinstance(prior.base_dist, Normal):
+        prior.base_dist = Normal(
+            prior.base_dist.loc.to(parameter), prior.base_dist.scale.to(parameter), validate_args=False
+        )
+    return prior
 
 
 def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:

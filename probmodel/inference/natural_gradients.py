@@ -141,13 +141,9 @@ def _check(model: Any, rate: float) -> None:
 
 def _check_codes(model: Any, data: Dataset) -> None:
     """Before the first step: features of some rows against the inducing inputs."""
-    x = _named(data)["x"]
+    x = data.named("x", "y")["x"]
     with torch.no_grad():
         model.representation.check_codes(model.features(x[:: max(1, len(x) // ROWS_AT_A_TIME)]))
-
-
-def _named(data: Dataset) -> dict[str, Any]:
-    return dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
 
 
 class _Slopes(NamedTuple):
@@ -201,7 +197,7 @@ def _slopes(
 ) -> _Slopes:
     """The loss in nats over all rows, and its gradient."""
     loc, scale = loc.detach().requires_grad_(), scale.detach().requires_grad_()
-    values = _named(batch)
+    values = batch.named("x", "y")
     h = model.features(values["x"])
     at = model.representation.code_marginals(h, loc, scale)
     rows = expected_log_likelihood(
@@ -216,5 +212,5 @@ def _draws(model: Any, data: Dataset, num_draws: int) -> dict[str, Tensor]:
     """Draws (1, num_draws, …) of the guide; the features of each row are computed once."""
     representation = model.representation
     u = representation.drawn_u(num_draws)
-    rows = _named(data)["x"].split(ROWS_AT_A_TIME)
+    rows = data.named("x", "y")["x"].split(ROWS_AT_A_TIME)
     return {"u": u[None], "z": torch.cat([representation.drawn_codes(model.features(x), u) for x in rows], 1)[None]}

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.form import inputs_and_observations
 from probmodel.gaussian_processes.assignments import Assigned, gibbs_sweep, log_joint
 from probmodel.gaussian_processes.assignments_smc import smc_over_rows
 from probmodel.gaussian_processes.gates import Gate, log_sizes
@@ -70,11 +71,11 @@ class VariationalEM:
         Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), sec. 3; Tresp (2001).
     """
 
-    num_restarts: int = 8
-    num_finalists: int = 2
+    num_restarts: int = 16
+    num_finalists: int = 4
     num_rounds: int = 6
     num_steps: int = 6
-    max_steps: int = 200
+    max_steps: int = 500
     tolerance: float = 1e-3
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
@@ -202,8 +203,7 @@ def _checked(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
     if not isinstance(model, Mixture):
         raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit other models by SVI or NUTS")
     check_training(model, data)
-    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
-    return model, values["x"], values["y"]
+    return model, *inputs_and_observations(data)
 
 
 def _bound(mixture: Any, x: Tensor, y: Tensor, r: Tensor) -> Tensor:

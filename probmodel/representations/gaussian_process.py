@@ -17,6 +17,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probmodel.form import inputs_and_observations
 from probmodel.gaussian_processes.codes import code, continued, guess, standard, whitening
 from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
 from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row, noise_of_new_rows
@@ -108,12 +109,12 @@ class GaussianProcess(nn.Module):
 
     def given(self, data: Dataset) -> "Conditioned":
         """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
-        x, y = _rows(data)
+        x, y = inputs_and_observations(data)
         return Conditioned(self, x, y)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
-        x, y = _rows(data)
+        x, y = inputs_and_observations(data)
         if data.size is not None:
             raise ValueError(
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
@@ -129,7 +130,7 @@ class GaussianProcess(nn.Module):
         """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart."""
         if not self.hyperparameters:
             with torch.no_grad():
-                check_related(self.kernel, self.coded(_rows(data)[0]))
+                check_related(self.kernel, self.coded(inputs_and_observations(data)[0]))
 
     def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
         """What the kernel takes: h of deep kernels, x of others."""
@@ -146,13 +147,13 @@ class GaussianProcess(nn.Module):
             raise ValueError(
                 f"expected hyperparameters that are point estimates, got latents {latents}; take evidence.sandwich"
             )
-        x, y = _rows(data)
+        x, y = inputs_and_observations(data)
         h = self.coded(x)
         return Observed(h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(()))
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
         """Log p(y_i | all other y) of each row in nats, at one value of the hyperparameters, in closed form."""
-        x, y = _rows(data)
+        x, y = inputs_and_observations(data)
         parts, h = self._drawn(), self.coded(x)
         return log_normal(y, leave_one_out(factored(parts.mean, parts.kernel, parts.likelihood, h, y), y))
 
@@ -236,12 +237,3 @@ class Observations(TorchDistribution):
         upper = factorised(build, JITTERS[x.dtype], "the mean variance")
         white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
         return mean_at(self.parts.mean, x) + white @ upper
-
-
-def _rows(data: Dataset) -> tuple[Tensor, Tensor]:
-    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
-    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
-        raise ValueError(
-            f"a Gaussian process is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})"
-        )
-    return values["x"], values["y"]

@@ -12,6 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from probmodel.form import inputs_and_observations
 from probmodel.gaussian_processes.assignments import (
     Assigned,
     assigned,
@@ -142,7 +143,7 @@ class GPMixture(nn.Module):
         Raises:
             ValueError: before a fit, or for another number of rows than that of the fit.
         """
-        x, y = rows(data)
+        x, y = inputs_and_observations(data)
         r = self.responsibilities
         if r is None or r.shape[1] != len(y):
             got = "none" if r is None else f"those of {r.shape[1]} rows"
@@ -153,7 +154,7 @@ class GPMixture(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
-        x, y = rows(data)
+        x, y = inputs_and_observations(data)
         if data.size is not None:
             raise ValueError(
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
@@ -248,17 +249,3 @@ def _of_expert(by_expert: Float[Tensor, "n E K"], expert: Tensor) -> Tensor:
     # PyTorch's one_hot looks at values, which keeps it out of a recorded graph.
     held = (expert[..., None] == torch.arange(by_expert.shape[1], device=expert.device)).to(by_expert)
     return (held[..., None] * by_expert).sum(-2)
-
-
-def rows(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Inputs and observations of the data.
-
-    Raises:
-        ValueError: for data that the mixture is not called with.
-    """
-    values = dict(zip(("x", "y"), data.args, strict=False)) | dict(data.kwargs)
-    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
-        raise ValueError(
-            f"a mixture of Gaussian processes is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})"
-        )
-    return values["x"], values["y"]
