@@ -380,7 +380,7 @@ MUTATIONS = (
     Mutation(
         "a line search that fails ends the climb",
         "inference/quasi_newton.py",
-        "if stopped or ended or (bounds is not None and gained <= tolerance and within):",
+        "if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):",
         "if True:",
         ("tests/test_quasi_newton.py",),
         "cliff",

@@ -94,8 +94,10 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         def likelihood(theta: Tensor) -> tuple[Distribution, list[Tensor]]:
             """Of the new rows, and the variance of the noise alone where the model says so."""
             run = poutine.trace(poutine.condition(known, draws.split(theta))).get_trace(*data.args, **data.kwargs)
-            noise = [cast(Tensor, run.nodes[name]["value"]) for name in (NOISE_VARIANCE,) if name in run.nodes]
-            return cast(Distribution, run.nodes[found.observed[0]]["fn"]), noise
+            noise = run.nodes.get(NOISE_VARIANCE)
+            return cast(Distribution, run.nodes[found.observed[0]]["fn"]), [] if noise is None else [
+                cast(Tensor, noise["value"])
+            ]
 
         def packed_at(theta: Tensor) -> Tensor:
             distribution, noise = likelihood(theta)

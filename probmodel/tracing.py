@@ -144,6 +144,11 @@ def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
+def functional() -> bool:
+    """Whether only differentiable operations that look at no value will do."""
+    return recording() or transformed()
+
+
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):

@@ -16,6 +16,7 @@ from pyro import poutine
 import probmodel as pb
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.gaussian_processes.conditional import conditional, factored, leave_one_out
+from probmodel.gaussian_processes.exact import gp_log_marginal
 from probmodel.tracing import isolated
 
 N, D = 40, 3
@@ -360,3 +361,24 @@ def test_laplace_without_latents_says_what_to_take():
     x, y = problem(10)
     with pytest.raises(ValueError, match="fit parameters by MaximumLikelihood"):
         pb.Laplace()(process(), dataset(x, y), seed=0)
+
+
+def test_a_bounded_parameter_takes_a_prior_on_its_interval_alone():
+    interval = gpytorch.constraints.Interval(0.1, 1.0)
+    with pytest.raises(ValueError, match="expected no upper bound of lengthscale beside a prior"):
+        pb.GaussianProcess(RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0), lengthscale_constraint=interval))
+
+
+def test_derivatives_by_transforms_are_those_of_autograd():
+    x, y = problem(12)
+    mean, _, likelihood = parts()
+    kernel = ScaleKernel(RBFKernel()).double()
+
+    def value(rows):
+        return gp_log_marginal(mean, kernel, likelihood, rows, y)
+
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(value(leaf), leaf)
+    assert torch.allclose(torch.func.grad(value)(x), expected, atol=1e-9)
+    several = torch.stack([x, x + 0.1])
+    assert torch.allclose(torch.func.vmap(value)(several), torch.stack([value(rows) for rows in several]), atol=1e-9)

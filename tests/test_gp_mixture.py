@@ -444,6 +444,15 @@ def test_the_sandwich_of_a_mixture_sets_annealing_beside_particles(fitted_to_for
     assert abs(first.log_z - second.log_z) < 4 * math.hypot(first.stderr, second.stderr)
 
 
+def test_a_product_of_experts_is_no_mixture():
+    x, y = alternating()
+    product = pb.GPProduct(expert().kernel, shards=3).double()
+    subject = pb.Posterior(product, pb.Dataset((x,), {"y": y}), {}, {})
+    exact = pb.evidence.exact(subject).log_z
+    assert pb.evidence.best(subject).log_z == pytest.approx(exact, abs=1e-9)
+    assert pb.evidence.sandwich(subject).log_z == pytest.approx(exact, abs=1e-9)
+
+
 def test_few_rows_are_enumerated_by_every_door():
     mixture, data = reference(2)
     subject = pb.Posterior(mixture, data, {}, {})
@@ -466,6 +475,27 @@ def test_what_a_mixture_predicts_has_modes_quantiles_and_two_kinds_of_uncertaint
     # Which function a row is of no other row tells.
     noises = [float(each.likelihood.noise.detach()) for each in fitted_to_forty.model.experts]
     assert float(prediction.aleatoric[0]) > max(noises) + 0.1
+
+
+def test_two_equal_experts_halve_what_more_rows_would_remove():
+    """Far from all rows both functions are at their priors of variance v: the mean of y given them has variance v / 2."""
+    data, _, _ = crossing(10)
+    r = torch.full((1, 10, 2), 0.5, dtype=DOUBLE)
+    mixture = GPMixture([expert(0.5, 1.4), expert(0.5, 1.4)], DirichletGate(2), responsibilities=r)
+    found = pb.predict(pb.Posterior(mixture, data, {}, {}), torch.tensor([[90.0]], dtype=DOUBLE))
+    assert float(found.epistemic[0]) == pytest.approx(0.7, abs=1e-6)
+    assert float(found.aleatoric[0]) == pytest.approx(0.7 + 0.01, abs=1e-6)
+
+
+def test_a_plateau_of_two_merging_normals_is_one_mode():
+    middle = NormalMixture(
+        torch.zeros(1, 2, dtype=DOUBLE), torch.tensor([[-1.0, 1.0]]).double(), torch.ones(1, 2).double()
+    )
+    (found,) = modes(middle)
+    assert len(found) == 1
+    assert abs(float(found[0])) < 0.1
+    (apart,) = modes(NormalMixture(middle.logits, 1.2 * middle.loc, middle.scale))
+    assert len(apart) == 2
 
 
 def test_of_one_expert_the_noise_is_what_stays():

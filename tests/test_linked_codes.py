@@ -293,3 +293,9 @@ def test_rows_that_do_not_fit_the_memory_name_the_sparse_process():
 def test_what_cannot_be_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_features_of_its_own_are_not_dropped_in_silence():
+    model = pipeline(pb.GaussianProcess(kernel(), features=pb.Identity()))
+    with pytest.raises(ValueError, match="give them to the Pipeline"):
+        pb.Exact()(model, data(), seed=0)

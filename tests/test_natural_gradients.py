@@ -137,6 +137,15 @@ def test_one_full_step_reaches_the_collapsed_bound():
     assert abs(-fit.info["losses"][-1] - exact) < 1e-5  # The jitter is added to different variances.
 
 
+def test_q_alone_is_fitted_where_everything_else_is_frozen():
+    model, data = pipeline(), rows()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("q_" in name)
+    fit = pb.NaturalGradients(25, None, rate=1.0, num_draws=2, progress=False)(model, data, seed=0)
+    m, _ = optimal_q(*parts(model), data.args[0], data.kwargs["y"])
+    assert torch.allclose(fit.model.representation.q.loc[0], m.detach(), atol=1e-6)
+
+
 def test_at_all_rows_the_bound_is_the_exact_processs():
     data = rows()
     model = pipeline(inducing=data.args[0].clone())

@@ -10,6 +10,7 @@ from torch.func import grad, vjp
 from probmodel.curvature import hessian_products
 from probmodel.diagnosis.findings import CAUTION, Finding, finding
 from probmodel.diagnosis.lanczos import Spectrum, spectrum
+from probmodel.evidence.assignments import is_mixture
 from probmodel.evidence.weights import theta_draws
 from probmodel.objectives.elbo import elbo
 from probmodel.ownership import parameters
@@ -49,10 +50,9 @@ def complexity(posterior: Posterior) -> list[Finding]:
 
 
 def num_parameters(posterior: Posterior, target: Target) -> int:
-    """Point estimates the log joint reads, all there are where it cannot be computed, and latents shared by rows."""
+    """Point estimates the log joint reads, all of a mixture's of Gaussian processes, and latents shared by rows."""
     named = parameters(posterior.model)
-    unknown = target.dim == 0 and bool(target.log_joint_at(torch.zeros(0, dtype=target.dtype)).isnan())
-    read = named if unknown else target.given
+    read = named if is_mixture(posterior) else target.given
     return sum(named[name].numel() for name in read) + (target.dim if target.by_row is None else 0)
 
 

@@ -64,7 +64,7 @@ def sandwich(
     that every chain is unbiased for Z.  Above: the same in reverse, from posterior draws into a truncated normal, unbiased
     for 1/Z.  Both bounds hold at finite sample size by betting (`evidence.bounds`), half of 1 − level on each side.
     A mixture of Gaussian processes is summed over assignments, or estimated by `assignments_smc` and `assignments_ais`, with a
-    bound below alone.
+    bound below alone; `seed` and `level` are all it takes.
 
     Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the guide's
     weights or a closed form where there are any, are computed beside them.

@@ -20,6 +20,7 @@ from torch import Tensor
 from probmodel.gaussian_processes.exact import check_rows, covariance, mean_at, noise_by_row
 from probmodel.gaussian_processes.gates import Coupling, Gate
 from probmodel.gaussian_processes.positive_definite import JITTERS, NotPositiveDefiniteError, factorised, upper_factor
+from probmodel.memory import refuse_above_memory
 
 MAX_ROWS_OF_TWO = 16
 """Rows up to which two experts are enumerated: 2^16 sets of rows, each factored once an expert."""
@@ -115,7 +116,7 @@ def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
     if num_experts == 1:
         return _log_normal(model.noisy, model.residual)[0] + model.log_rows.sum()
     log_l = subset_log_marginals(model)
-    whole, subset = _pairs(n) if num_experts > 2 else (log_l.new_zeros(0).long(),) * 2
+    whole, subset = _pairs(n, log_l.device) if num_experts > 2 else (log_l.new_zeros(0).long(),) * 2
     size = _popcount(torch.arange(2**n, device=log_l.device), n).to(log_l)
     log_z = log_l[-1]
     for k in range(num_experts - 2, 0, -1):
@@ -222,6 +223,9 @@ class _Masked(NamedTuple):
 
 
 def _masked(model: Assigned, held: Float[Tensor, "S K n"]) -> _Masked:
+    needed = 3 * held.numel() * held.shape[-1] * held.element_size()
+    what = f"{len(held)} assignments of {held.shape[-1]:,} rows to {held.shape[1]} experts"
+    refuse_above_memory(needed, held.device, what, "take fewer chains or draws")
     out = torch.diag_embed(1 - held)
     factor = torch.linalg.cholesky(model.noisy * held[..., :, None] * held[..., None, :] + out)
     white = torch.linalg.solve_triangular(factor, (model.residual * held)[..., None], upper=False)[..., 0]
@@ -241,9 +245,9 @@ def _log_normal_1d(residual: Tensor, variance: Tensor) -> Tensor:
     return -0.5 * (residual.square() / variance + variance.log() + math.log(2 * math.pi))
 
 
-def _pairs(n: int) -> tuple[Tensor, Tensor]:
+def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """All 3^n pairs of a set and a subset of it, as bit masks."""
-    whole = subset = torch.zeros(1, dtype=torch.long)
+    whole = subset = torch.zeros(1, dtype=torch.long, device=device)
     for bit in (2**i for i in range(n)):
         whole = torch.cat([whole, whole + bit, whole + bit])
         subset = torch.cat([subset, subset, subset + bit])

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.gaussian_processes.assignments import Assigned, gibbs_sweep, log_joint, prior_assignments
+from probmodel.memory import refuse_above_memory
 
 PILOT, PILOT_POWER = 50, 5
 """Steps of the run that spaces an annealing, at β = (t / 50)^5: log p(y | c) varies most near the prior."""
@@ -45,6 +46,9 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
         (2004), "Particle filters for mixture models with an unknown number of components".
     """
     num_experts, n = model.residual.shape
+    needed = num_particles * num_experts * n**2 * model.residual.element_size()
+    what = f"{num_particles} particles over {n:,} rows and {num_experts} experts"
+    refuse_above_memory(needed, model.residual.device, what, "take fewer particles")
     residual, ahead = model.residual[:, order], model.covariance[:, order[:, None], order]
     noise, gate = model.noise[:, order], model.log_rows[order]
     # What is left of y once a particle's rows are known, (P, K, m), and its covariance, (P, K, m, m), for m rows to come.
@@ -67,6 +71,11 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
         counts[at, expert] += 1
         c = torch.cat([c[parent], expert[:, None]], 1)
     return Particles(c[:, order.argsort()], log_w)
+
+
+def order_along_direction(x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
+    """Rows along a random direction of the inputs, so that particles meet neighbours one after the other."""
+    return (x @ torch.randn(x.shape[1], dtype=x.dtype, device=x.device)).argsort()
 
 
 def annealed_log_weights(model: Assigned, num_chains: int, powers: Sequence[float]) -> Float[Tensor, " S"]:

@@ -18,8 +18,8 @@ from probmodel.gaussian_processes.exact import covariance
 from probmodel.gaussian_processes.sparse import factor_of_inverse, jittered_factor
 from probmodel.memory import refuse_above_memory
 
-BUFFERS = 6
-"""n × n matrices held: covariance, factor, and the two of q with their gradients."""
+BUFFERS = 4
+"""n × n matrices held: covariance and factor, with their gradients."""
 START_WEIGHT = 50.0
 """Weight of a row that q starts with, around a draw of the prior: a code that is all noise teaches features nothing."""
 
@@ -48,6 +48,8 @@ def standard(like: Tensor, *shape: int) -> TorchDistributionMixin:
 def guess(site: str, upper: Float[Tensor, "n n"], num_outputs: int) -> Float[Tensor, "K n"]:
     """A draw of q(u) at a site, its parameters `pyro.param` statements named after it."""
     n = len(upper)
+    needed = 3 * num_outputs * n**2 * upper.element_size()
+    refuse_above_memory(needed, upper.device, f"a guide of {num_outputs} functions at {n:,} rows", "use a SparseGP")
     loc = pyro.param(f"{site}.loc", lambda: torch.randn(num_outputs, n).to(upper))
     weight = pyro.param(
         f"{site}.weight", lambda: upper.new_full((num_outputs, n), START_WEIGHT), constraint=constraints.positive

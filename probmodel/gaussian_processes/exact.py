@@ -27,7 +27,7 @@ from probmodel.gaussian_processes.stationary_kernels import (
     stationary_covariance,
 )
 from probmodel.memory import refuse_above_memory
-from probmodel.tracing import recording, transformed
+from probmodel.tracing import functional
 
 PANEL = 256
 """Rows taken at a time: a panel of a few thousand columns stays in the cache."""
@@ -91,7 +91,7 @@ def gp_log_marginal(
     instead = "use a sparse Gaussian process (SparseGP), or experts on shards of the rows (GPProduct)"
     refuse_above_memory(needed, y.device, what, instead)
     r = y - mean_at(mean, x)
-    if recording() or transformed():
+    if functional():
         return _by_autograd(covariance(kernel, x), noise, r)
     if parts is None:
         return _DenseLogMarginal.apply(dense(kernel, x), noise, r, torch.is_grad_enabled())
@@ -123,7 +123,7 @@ def check_rows(kernel: Kernel, x: Tensor, y: Tensor) -> None:
     if x.dtype != y.dtype or x.dtype not in JITTERS:
         raise ValueError(f"expected x and y both float64 or both float32, got {x.dtype} and {y.dtype}; convert one")
     # A finite sum is the cheaper proof; only sums that overflow need the other.
-    if not recording() and not ((x.sum() + y.sum()).isfinite() or (x.isfinite().all() and y.isfinite().all())):
+    if not functional() and not ((x.sum() + y.sum()).isfinite() or (x.isfinite().all() and y.isfinite().all())):
         raise ValueError("expected finite x and y, got NaN or infinity; drop or impute those rows")
     if kernel.batch_shape:
         raise ValueError(f"expected one kernel, got a batch {tuple(kernel.batch_shape)}; call once for each output")
@@ -183,7 +183,7 @@ def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
     except RuntimeError as error:
         types = {tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
         others = sorted(str(each) for each in types - {x.dtype})
-        if recording() or not others:
+        if functional() or not others:
             raise
         raise ValueError(
             f"expected parameters of type {x.dtype} as the data, got {type(module).__name__} with {', '.join(others)}; "

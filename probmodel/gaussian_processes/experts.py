@@ -22,7 +22,7 @@ from probmodel.gaussian_processes.conditional import Factored, Marginals, condit
 from probmodel.gaussian_processes.exact import gp_log_marginal, mean_at
 from probmodel.gaussian_processes.stationary_kernels import refuse_second_derivative
 from probmodel.memory import budget, refuse_above_memory
-from probmodel.tracing import recording
+from probmodel.tracing import functional
 
 BUFFERS = 4
 """Matrices of shard rows × new rows held at a time for one expert's prediction."""
@@ -65,7 +65,7 @@ def experts_log_marginal(
     Raises:
         MemoryError, TypeError, ValueError: as `gp_log_marginal` does for the rows of a shard.
     """
-    if recording():
+    if functional():
         each = [gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x[rows], y[rows]) for rows in shards]
         return torch.stack(each).sum()
     tensors = [attrgetter(name)(parts) for name in names]
@@ -124,7 +124,6 @@ class _Summed(torch.autograd.Function):
         x, y = (tensor.detach() for tensor in tensors[:2])
         jobs = [(parts, names, x[rows], y[rows], wanted) for rows in shards]
         values, slopes = zip(*_side_by_side(_log_marginal, jobs), strict=True)
-        ctx.by_row = wanted[:2]
         by_tensor = [list(each) for each in zip(*slopes, strict=True)]
         gradients = [torch.cat(by_tensor.pop(0))[torch.cat(list(shards)).argsort()] for by_row in wanted[:2] if by_row]
         gradients += [torch.stack(each).sum(0) for each in by_tensor]

@@ -33,11 +33,11 @@ class Coupling(Protocol):
         """E[log π_k] given these numbers of rows, which may be fractions, nats."""
         ...
 
-    def log_shares(self) -> Float[Tensor, " #K"]:
-        """Log π, drawn at the Pyro site "sticks" where it is random."""
+    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
+        """Log π, drawn at the Pyro site "sticks" where it is random; in the type and on the device of `like`."""
         ...
 
-    def guided_shares(self) -> None:
+    def guided_shares(self, like: Tensor) -> None:
         """Draw the same site from a guide, normal in the logits of the sticks, its parameters `pyro.param` statements."""
         ...
 
@@ -77,16 +77,16 @@ class Sticks(NamedTuple):
         both = torch.digamma(a + b)
         return _shares(torch.digamma(a) - both, torch.digamma(b) - both)
 
-    def log_shares(self) -> Float[Tensor, " #K"]:
+    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
         if not len(self.first):
-            return self.first.new_zeros(1)
-        v = pyro.sample("sticks", dist.Beta(self.first, self.rest).to_event(1))
+            return like.new_zeros(1)
+        v = pyro.sample("sticks", dist.Beta(self.first.to(like), self.rest.to(like)).to_event(1))
         return _shares(v.log(), torch.log1p(-v))
 
-    def guided_shares(self) -> None:
+    def guided_shares(self, like: Tensor) -> None:
         if len(self.first):
-            loc = pyro.param("sticks.loc", (self.first / self.rest).log())
-            log_scale = pyro.param("sticks.log_scale", torch.zeros_like(self.first))
+            start = (self.first / self.rest).log().to(like)
+            loc, log_scale = pyro.param("sticks.loc", start), pyro.param("sticks.log_scale", torch.zeros_like(start))
             normal = dist.Normal(loc, log_scale.exp())
             pyro.sample("sticks", dist.TransformedDistribution(normal, [SigmoidTransform()]).to_event(1))
 
@@ -107,10 +107,10 @@ class Independent(NamedTuple):
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         return torch.zeros_like(counts)
 
-    def log_shares(self) -> Float[Tensor, " #K"]:
-        return torch.zeros(1)
+    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
+        return like.new_zeros(1)
 
-    def guided_shares(self) -> None:
+    def guided_shares(self, like: Tensor) -> None:
         pass
 
 
@@ -171,7 +171,8 @@ class SoftmaxGate(nn.Module):
     """p(c = k | x) = softmax_k(w_k φ(x) + b_k), φ any module; its weights are point estimates.
 
     At the maximum of the likelihood one expert would hand over to the next within no distance at all: a few rows tell where,
-    none how gradually.  Weights and biases are therefore at the maximum of the posterior under N(0, prior_scale²).
+    none how gradually.  Weights and biases are therefore at the maximum of the posterior under N(0, prior_scale²), which
+    `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
 
     Reference:
         Tresp (2001), "Mixtures of Gaussian processes"; Jacobs, Jordan, Nowlan & Hinton (1991).
@@ -203,7 +204,8 @@ class SoftmaxGate(nn.Module):
 class DensityGate(nn.Module):
     """p(c = k | x) ∝ w_k N(x; μ_k, diag σ_k²): each expert has its region of the inputs; all are point estimates.
 
-    For standardised inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1).
+    For standardised inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1), which
+    `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
 
     Reference:
         Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".

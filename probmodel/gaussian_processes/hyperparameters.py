@@ -33,6 +33,8 @@ class Hyperparameter(NamedTuple):
 def hyperparameters(modules: nn.Module) -> tuple[Hyperparameter, ...]:
     """Every prior registered by `register_prior`, with the parameter that it is a prior of.
 
+    A lower bound of the parameter, as GPyTorch's on the noise, is the prior's support then: drawn values do not obey it.
+
     Raises:
         ValueError: for a prior of something that is not one parameter of the module it is registered with.
     """
@@ -67,6 +69,11 @@ def _check_prior(module: gpytorch.Module, name: str, prior: Any, value: Tensor, 
         raise ValueError(
             f"expected a prior of {raw.removeprefix('raw_')} itself, got {name!r} of a function of it; give the prior of the "
             "parameter, as LogNormalPrior is for a normal prior of a logarithm"
+        )
+    if constraint is not None and bool(constraint.upper_bound.isfinite().any()):
+        raise ValueError(
+            f"expected no upper bound of {raw.removeprefix('raw_')} beside a prior, got {constraint}; give a prior "
+            "on that interval"
         )
     if constraint is not None and bool((constraint.lower_bound >= 0).all()) and prior.support is constraints.real:
         raise ValueError(

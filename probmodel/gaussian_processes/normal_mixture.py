@@ -14,6 +14,8 @@ BISECTIONS = 80
 """Halvings of the bracket: more than the bits of a float64."""
 CLIMBS = 500
 """Steps of mean shift from each component's mean."""
+PATH, DIP = 65, 1e-9
+"""Points between two candidates, and nats by which the density has to be lower at one of them."""
 SAME_MODE = 1e-2
 """Two modes closer than this share of the narrowest scale are one."""
 
@@ -134,14 +136,26 @@ def modes(distribution: Distribution) -> list[Float[Tensor, " M"]]:
         log_p = logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None])
         share = log_p.softmax(-1) * precision[:, None]
         at = (share * loc[:, None]).sum(-1) / share.sum(-1)
-    height = torch.logsumexp(logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None]), -1)
+    height = _log_density(logits, loc, scale, at)
     resolution = SAME_MODE * scale.amin(-1)
-    return [_distinct(*row) for row in zip(at, height, resolution, strict=True)]
+    parts = zip(at, height, resolution, logits, loc, scale, strict=True)
+    return [_distinct(*row) for row in parts]
 
 
-def _distinct(at: Tensor, height: Tensor, resolution: Tensor) -> Tensor:
+def _log_density(logits: Tensor, loc: Tensor, scale: Tensor, at: Float[Tensor, "*B P"]) -> Float[Tensor, "*B P"]:
+    normal = dist.Normal(loc[..., None, :], scale[..., None, :])
+    return torch.logsumexp(logits[..., None, :] + normal.log_prob(at[..., None]), -1)
+
+
+def _distinct(at: Tensor, height: Tensor, resolution: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Points that are apart, the highest first, with a dip of the density between any two: climbs are slow where modes merge."""
     kept: list[Tensor] = []
-    for value in at[height.argsort(descending=True)]:
-        if all(bool((value - other).abs() > resolution) for other in kept):
+    steps = torch.linspace(0, 1, PATH, dtype=at.dtype, device=at.device)
+    order = height.argsort(descending=True)
+    for value, top in zip(at[order], height[order], strict=True):
+        near = any(bool((value - other).abs() <= resolution) for other in kept)
+        if not near and all(
+            bool(_log_density(logits, loc, scale, value + steps * (other - value)).min() < top - DIP) for other in kept
+        ):
             kept.append(value)
     return torch.stack(kept)

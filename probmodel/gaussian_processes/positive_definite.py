@@ -9,7 +9,7 @@ from gpytorch.utils.warnings import NumericalWarning
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.tracing import recording
+from probmodel.tracing import functional
 
 JITTERS = {torch.float64: (0.0, 1e-10, 1e-8, 1e-6), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
 """Shares of the mean variance added to the diagonal in turn until Cholesky succeeds; each but 0 is warned of."""
@@ -31,7 +31,7 @@ def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
     Raises:
         NotPositiveDefiniteError: where none is.
     """
-    if recording():
+    if functional():
         return build(ladder[0])
     for jitter in ladder:
         factor = build(jitter)
@@ -52,7 +52,7 @@ def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """U of k = Uᵀ U by Cholesky, from k's upper triangle; NaN where k is not positive definite."""
     # Transposed, k is laid out as LAPACK wants it.
     factor, info = torch.linalg.cholesky_ex(k.mT)
-    if recording():
+    if functional():
         return torch.where(info == 0, factor, math.nan).mT
     return (factor if int(info) == 0 else factor.fill_(math.nan)).mT
 

@@ -18,10 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.gaussian_processes.assignments import Assigned, Expert
+from probmodel.gaussian_processes.conditional import prior_variance
 from probmodel.gaussian_processes.exact import covariance, mean_at, noise_of_new_rows
 from probmodel.gaussian_processes.gates import Gate, log_sizes
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
+from probmodel.memory import refuse_above_memory
 
+BUFFERS = 3
+"""Matrices a set and expert: the scaled covariance, its factor, and what predictions solve for."""
 SMALLEST = 1e-30
 """Responsibility in place of 0, at which the square root and the logarithm have no slope."""
 
@@ -46,7 +50,15 @@ class Shared(NamedTuple):
 
 
 def shared(model: Assigned, r: Float[Tensor, "S n K"]) -> Shared:
-    """Factor what the bound and every prediction need; an expert without rows keeps its prior."""
+    """Factor what the bound and every prediction need; an expert without rows keeps its prior.
+
+    Raises:
+        MemoryError: where the factors of all sets and experts exceed the free memory.
+    """
+    num_experts, n = model.residual.shape
+    needed = BUFFERS * len(r) * num_experts * n**2 * model.residual.element_size()
+    what = f"{len(r)} sets of responsibilities of {n:,} rows to {num_experts} experts"
+    refuse_above_memory(needed, model.residual.device, what, "keep fewer draws of assignments, or take fewer rows")
     root = r.mT.clamp(min=SMALLEST).sqrt() / model.noise.sqrt()
     scaled = root[..., :, None] * model.covariance * root[..., None, :]
     factor = torch.linalg.cholesky(scaled + torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device))
@@ -90,7 +102,7 @@ def predicted(
     k = torch.stack([covariance(each.kernel, x, new) for each in experts])
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
     prior_mean = torch.stack([mean_at(each.mean, new) for each in experts])
-    prior = torch.stack([each.kernel(new, diag=True) for each in experts])
+    prior = torch.stack([prior_variance(each.kernel, new) for each in experts])
     noise = torch.stack([noise_of_new_rows(each.likelihood, new) for each in experts])
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
     # Rounding may take more than the prior variance away.
@@ -100,6 +112,9 @@ def predicted(
     every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
     logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
     mixture = NormalMixture(logits, loc, scale)
-    # Which expert a new row is of no further row tells.
-    between = (mixture.logits.exp() * (loc - mixture.mean[:, None]).square()).sum(1)
-    return Predicted(mixture, (mixture.logits.exp() * noises).sum(1) + between)
+    # With the functions known E[y | f] = Σ_k π_k f_k of a set, whose variance is what more rows would remove.
+    share = mixture.logits.exp().unflatten(1, (len(r), -1)) * len(r)
+    of_function = (scale.square() - noises).unflatten(1, (len(r), -1))
+    means = (share * loc.unflatten(1, (len(r), -1))).sum(-1)
+    removed = (share.square() * of_function).sum(-1).mean(-1) + means.var(-1, correction=0)
+    return Predicted(mixture, mixture.variance - removed)

@@ -17,7 +17,7 @@ from torch import Tensor
 from probmodel.gaussian_processes.exact import check_rows, check_tensors, dense, mean_at, noise_by_row
 from probmodel.gaussian_processes.positive_definite import factorised, upper_factor
 from probmodel.gaussian_processes.stationary_kernels import refuse_second_derivative, stationary, stationary_covariance
-from probmodel.tracing import recording
+from probmodel.tracing import functional
 
 LADDER = (1.0, 10.0, 100.0, 1000.0)
 """Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; each but the first is warned of."""
@@ -77,6 +77,10 @@ def svgp_elbo(
     f_mean = f_mean + mean_at(mean, x)
     rows = _expected_log_likelihood(likelihood, y, f_mean, f_var)
     return rows.sum() * (size / len(y)) - kl_to_standard(q_loc, q_scale_tril)
+
+
+class LeavesNormalsError(ValueError):
+    """A natural step ends at a covariance that is not positive definite."""
 
 
 class Interpolation(NamedTuple):
@@ -174,8 +178,8 @@ def natural_step(
         m⁺ and T⁺, without a gradient.
 
     Raises:
-        ValueError: for a rate outside (0, 1], or a step that leaves the normals: a likelihood that is not log-concave
-            needs a smaller rate.
+        ValueError: for a rate outside (0, 1].
+        LeavesNormalsError: for a step that leaves the normals: a likelihood that is not log-concave needs a smaller rate.
 
     Reference:
         Hensman, Fusi & Lawrence (2013), Gaussian Processes for Big Data, UAI, sec. 3.2; Salimbeni, Eleftheriadis &
@@ -207,7 +211,9 @@ def natural_update(
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     t = q_scale_tril @ factor_of_inverse(eye - rate * (p + p.mT))
     if not bool(t.isfinite().all()):
-        raise ValueError(f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate")
+        raise LeavesNormalsError(
+            f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate"
+        )
     return q_loc + rate * (t @ (t.mT @ slope_loc[..., None]))[..., 0], t
 
 
@@ -232,7 +238,7 @@ def _check_inducing(inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Te
     if size < len(x):
         raise ValueError(f"expected a size of {len(x)} or more, got {size}; give the rows of the full data set")
     scale = q_scale_tril.detach().diagonal()
-    if not recording() and not (scale.abs() > 0.0).all():
+    if not functional() and not (scale.abs() > 0.0).all():
         raise ValueError(
             f"expected q_scale_tril without zeros or NaN on its diagonal, got {int((~(scale.abs() > 0.0)).sum())}; take the "
             "diagonal's exponential or softplus"
@@ -291,7 +297,7 @@ def kl_to_standard(loc: Float[Tensor, "*K M"], scale_tril: Float[Tensor, "*K M M
 
 def _interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
     """(Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from [Kuu, Kux] with A = L⁻¹ Kux."""
-    if not recording():
+    if not functional():
         return _Interpolated.apply(k, jitter, m, scale_tril)
     kuu, kux, eye = k[:, : len(m)], k[:, len(m) :], torch.eye(len(m), dtype=k.dtype, device=k.device)
     u = _factor(kuu, jitter)
@@ -310,7 +316,7 @@ def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:
     def build(multiple: float | Tensor) -> Tensor:
         return upper_factor(kuu + torch.diag_embed((multiple * jitter).expand(len(kuu))))
 
-    if recording():
+    if functional():
         return build(_recorded_multiple(kuu, jitter))
     return factorised(build, LADDER, "variational_cholesky_jitter")
 

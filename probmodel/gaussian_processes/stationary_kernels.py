@@ -8,7 +8,7 @@ from gpytorch.kernels import Kernel, MaternKernel, RBFKernel, ScaleKernel
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.tracing import recording
+from probmodel.tracing import functional
 
 FEW_COLUMNS = 4
 """Up to which distances are summed column by column."""
@@ -118,12 +118,13 @@ def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float
     Few columns are subtracted one by one, which is exact and as fast.
     """
     if a.shape[1] <= FEW_COLUMNS:
-        return torch.stack([(a[:, d, None] - b[:, d]).square_() for d in range(a.shape[1])]).sum(0)
+        apart = [a[:, d, None] - b[:, d] for d in range(a.shape[1])]
+        return torch.stack([each.square() if functional() else each.square_() for each in apart]).sum(0)
     a2, b2 = a.square().sum(1), b.square().sum(1)
     r2 = torch.addmm(b2, a, b.mT, alpha=-2.0).add_(a2[:, None])
     # Left to rounding, r of two equal rows would be √eps, and the slope of a cusp there arbitrary.
     rounding = 8.0 * torch.finfo(r2.dtype).eps * torch.maximum(a2.max(), b2.max())
-    if recording():  # The value 0 with the derivatives of r²: those of second order do not vanish at equal rows.
+    if functional():  # The value 0 with the derivatives of r²: those of second order do not vanish at equal rows.
         return r2 - torch.where(r2 > rounding, 0.0, r2.detach())
     return torch.threshold_(r2, float(rounding), 0.0)
 
@@ -133,7 +134,7 @@ def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor
 
     A recorded graph is made of differentiable operations and has second derivatives as well.
     """
-    if not recording():
+    if not functional():
         return _Covariance.apply(a, b, shape)
     centre = a.mean(0).detach()
     return shape.differentiable(squared_distances(a - centre, b - centre))

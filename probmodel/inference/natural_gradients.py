@@ -1,7 +1,7 @@
 """Sparse Gaussian processes by natural gradients in q(u), all else by Adam (Salimbeni, Eleftheriadis & Hensman, 2018)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from probmodel.form import check_rows_can_be_taken
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter
-from probmodel.gaussian_processes.sparse import kl_to_standard, natural_update
+from probmodel.gaussian_processes.sparse import LeavesNormalsError, kl_to_standard, natural_update
 from probmodel.inference.minibatches import minibatches
 from probmodel.inference.optimizers import optimizer_of
 from probmodel.inference.svi import NonFiniteError
@@ -106,6 +106,7 @@ class NaturalGradients:
             NonFiniteError: when the bound or a gradient stops being finite.
         """
         _check(model, self.rate)
+        integer("num_particles", self.num_particles)
         check_training(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
         if self.batch_size is not None:
@@ -158,7 +159,7 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
     size = None if settings.batch_size is None else integer("batch_size", settings.batch_size)
     own_q = {id(model.representation.q_loc), id(model.representation.q_raw_scale)}
     others = {name: leaf for name, leaf in leaves.items() if id(leaf) not in own_q}
-    optimizer, order = optimizer_of(settings.optimizer, others), minibatches(data, size)
+    optimizer, order = optimizer_of(settings.optimizer, others) if others else None, minibatches(data, size)
     losses: list[float] = []
     loc, scale = (each.detach() for each in model.representation.q)
     with tqdm(total=num_steps, desc="natural gradients", disable=not settings.progress, mininterval=0.5) as bar:
@@ -166,20 +167,26 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
             rows = next(order)
             batch = data if rows is None else data.rows(rows)
             found = _slopes(settings, model, batch, loc, scale, list(others.values()))
-            if not np.isfinite(found.loss) or not all(bool(each.isfinite().all()) for each in found.others):
+            slopes = (found.loc, found.scale, *found.others)
+            if not np.isfinite(found.loss) or not all(bool(each.isfinite().all()) for each in slopes):
                 raise NonFiniteError(
                     f"expected a finite bound and gradient, got NaN or infinity at step {step}; lower the learning rate, or "
                     "scale the data"
                 )
             loc, scale = _stepped(loc, scale, found, settings.rate * min(1.0, (step + 1) / WARM_STEPS))
-            for leaf, slope in zip(others.values(), found.others, strict=True):
-                leaf.grad = slope
-            optimizer.step()
+            if optimizer is not None:
+                _step(optimizer, others.values(), found.others)
             losses.append(found.loss)
             bar.update()
-    optimizer.zero_grad(set_to_none=True)
     model.representation.set_q(loc, scale)
     return losses
+
+
+def _step(optimizer: Optimizer, leaves: Iterable[Tensor], slopes: Sequence[Tensor]) -> None:
+    for leaf, slope in zip(leaves, slopes, strict=True):
+        leaf.grad = slope
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[Tensor, Tensor]:
@@ -187,7 +194,7 @@ def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[T
     for _ in range(MOST_HALVINGS):
         try:
             return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
-        except ValueError:
+        except LeavesNormalsError:
             rate /= 2
     return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
 

@@ -35,7 +35,8 @@ def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps:
     """Move the leaves to a maximum of the value.
 
     A line search that meets NaN, infinity or a covariance without a Cholesky factor may take its last point for the maximum;
-    the search is then begun anew from the best point, in a box, until it meets none or gains less than the tolerance.
+    the search is then begun anew from the best point, in a box, until it meets none or gains less than the tolerance.  Where
+    it ends, large parameters are doubled and halved, since a scale far from its best value has hardly any slope.
 
     Args:
         value: what to climb, at the leaves as they are.
@@ -44,29 +45,41 @@ def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps:
         tolerance: a step that gains less is a search's last.
 
     Raises:
+        ValueError: for a negative tolerance.
         ArithmeticError: where value or gradient cannot be computed at the start.
     """
+    if not tolerance >= 0.0:
+        raise ValueError(f"expected a tolerance of 0 or more nats, got {tolerance}; 1e-3 is usual")
     search = _Search(value, leaves)
     theta = search.start()
     first, _ = search(theta)
     if first == WORST:
         raise ArithmeticError(
-            "expected a finite value and gradient at the start, got none; scale the data, or start parameters elsewhere"
+            "expected a finite value and gradient at the start, got none; scale the data, start parameters elsewhere, or fit a "
+            "mixture of more rows than can be enumerated by VariationalEM"
         )
     if not len(theta):
         return Climb(-first, 0, 1, True, "nothing to move")
     best, num_steps, bounds = first, 0, None
     while True:
-        search.failures = 0
-        options = {"maxiter": max_steps - num_steps, "ftol": tolerance / max(1.0, abs(first)), "gtol": 0.0}
+        search.failures, scale = 0, max(1.0, abs(best))
+        # SciPy's is relative to the value, which may grow.
+        options = {"maxiter": max_steps - num_steps, "ftol": tolerance / scale, "gtol": 0.0}
         found = minimize(search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         gained, theta, best, num_steps = best - found.fun, found.x, found.fun, num_steps + int(found.nit)
         stopped = num_steps >= max_steps
         # At the edge of its box a search has not ended by itself.
         within = bounds is None or bool((np.abs(found.x - bounds.mean(1)) < 0.99 * np.ptp(bounds, 1) / 2).all())
         ended = found.success and not search.failures and within
-        if stopped or ended or (bounds is not None and gained <= tolerance and within):
+        coarse = abs(best) > 2 * scale and gained > tolerance
+        if ended and not coarse and not stopped:
+            stretched = search.stretched(theta, best, tolerance)
+            coarse = best - search(stretched)[0] > tolerance
+            theta, best, bounds = stretched, search(stretched)[0], None
+        if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):
             break
+        if ended:
+            continue
         reach = BOX * np.maximum(1.0, np.abs(theta))
         bounds = np.stack([theta - reach, theta + reach], 1)
     search.place(theta)
@@ -88,6 +101,23 @@ class _Search:
         with torch.no_grad():
             for leaf, part in zip(self.leaves, torch.as_tensor(theta).split(self.sizes), strict=True):
                 leaf.copy_(part.view_as(leaf))
+
+    def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> np.ndarray:
+        """Large parameters, one after the other, doubled or halved for as long as each time gains more than the tolerance.
+
+        Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to go on.
+        """
+        theta = theta.copy()
+        for i in np.flatnonzero(np.abs(theta) > BOX):
+            for factor in (2.0, 0.5):
+                while True:
+                    tried = theta.copy()
+                    tried[i] *= factor
+                    found, _ = self(tried)
+                    if not found < value - tolerance:
+                        break
+                    theta, value = tried, found
+        return theta
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.place(theta)

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from probmodel.form import inputs_and_observations
 from probmodel.gaussian_processes.assignments import Assigned, gibbs_sweep, log_joint
-from probmodel.gaussian_processes.assignments_smc import smc_over_rows
+from probmodel.gaussian_processes.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.gaussian_processes.gates import Gate, log_sizes
 from probmodel.gaussian_processes.soft_assignments import bound, improved
 from probmodel.inference.chains import ConvergenceWarning
 from probmodel.inference.quasi_newton import climbed
 from probmodel.integers import checked_seed, integer
+from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Posterior
 from probmodel.target import check_training
 from probmodel.tracing import isolated, spawn
@@ -203,7 +204,7 @@ def _checked(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
     if not isinstance(model, Mixture):
         raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit other models by SVI or NUTS")
     check_training(model, data)
-    return model, *inputs_and_observations(data)
+    return placed(model, data), *inputs_and_observations(data)
 
 
 def _bound(mixture: Any, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ def _leaves(mixture: Any) -> list[Tensor]:
 
 def _by_particles(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
     """One assignment drawn by a filter over rows in the order of a random direction of the inputs."""
-    particles = smc_over_rows(model, PARTICLES, _order(x))
+    particles = smc_over_rows(model, PARTICLES, order_along_direction(x))
     c = particles.c[torch.distributions.Categorical(logits=particles.log_weights).sample()]
     return _softened(c, len(model.residual), x)
 
@@ -232,15 +233,11 @@ def _softened(c: Tensor, num_experts: int, x: Tensor) -> Float[Tensor, "n K"]:
     return (1 - SOFTENING) * hard + SOFTENING / num_experts
 
 
-def _order(x: Tensor) -> Tensor:
-    return (x @ torch.randn(x.shape[1], dtype=x.dtype, device=x.device)).argsort()
-
-
 def _starts(model: Assigned, r: Tensor | None, x: Tensor, num_chains: int) -> Tensor:
     if r is not None:
         sets = torch.arange(num_chains, device=r.device) % len(r)
         return torch.distributions.Categorical(probs=r[sets]).sample()
-    filters = [smc_over_rows(model, PARTICLES, _order(x)) for _ in range(num_chains)]
+    filters = [smc_over_rows(model, PARTICLES, order_along_direction(x)) for _ in range(num_chains)]
     return torch.stack([p.c[torch.distributions.Categorical(logits=p.log_weights).sample()] for p in filters])
 
 

@@ -163,7 +163,13 @@ class GaussianProcess(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def drawn_for_code(self) -> Any:
-        """Kernel and mean with their latents drawn from the priors."""
+        """Kernel and mean with their latents drawn from the priors.
+
+        Raises:
+            ValueError: for features of its own, which a pipeline would not see.
+        """
+        if self.features is not None:
+            raise ValueError("expected a representation without features, got some; give them to the Pipeline")
         return drawn(self, self._of_code)
 
     def guided_for_code(self) -> Any:

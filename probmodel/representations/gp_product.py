@@ -79,8 +79,8 @@ class GPProduct(nn.Module):
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
-        self.assigned = rows_of(shards) if isinstance(shards, Tensor) else ()
-        self.number = len(self.assigned) or integer("shards", shards)
+        self.by_shard = rows_of(shards) if isinstance(shards, Tensor) else ()
+        self.number = len(self.by_shard) or integer("shards", shards)
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
@@ -141,7 +141,7 @@ class GPProduct(nn.Module):
         Raises:
             ValueError: for more shards than rows, or an assignment of another number of rows.
         """
-        found = self.assigned or rows_of(random_shards(len(x), self.number))
+        found = self.by_shard or rows_of(random_shards(len(x), self.number))
         if sum(map(len, found)) != len(x):
             raise ValueError(
                 f"expected the shards of {len(x)} rows as the data have, got those of {sum(map(len, found))}; assign the rows "
