@@ -327,7 +327,8 @@ def test_a_fixed_tensor_of_inducing_inputs_is_no_parameter_and_a_parameter_is():
 
 BAD = {
     r"expected inducing inputs \(M, 2\), got \(6, 3\)": lambda: SparseGP(D, 1, inducing=noise(0, 6, 3)),
-    r"expected inducing inputs \(M, 2\), got \(0, 2\)": lambda: SparseGP(D, 1, inducing=0),
+    r"expected inducing inputs \(M, 2\), got \(0, 2\)": lambda: SparseGP(D, 1, inducing=noise(0, 0, 2)),
+    "expected inducing to be an integer, 1 or more, got 0": lambda: SparseGP(D, 1, inducing=0),
     r"expected one kernel for all outputs, got a batch \(3,\)": lambda: SparseGP(
         D, 1, inducing=M, kernel=RBFKernel(batch_shape=torch.Size([3]))
     ),

@@ -34,7 +34,7 @@ from probmodel.tracing import isolated, spawn
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
 ROUNDING = 1e-10
 """Share of log Z that float64 sums of a million terms may be off by."""
-CHECK_CHAINS, CHECK_STEPS = 32, 60
+CHECK_CHAINS, CHECK_STEPS = 24, 200
 """Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
 CERTIFIED = "lower bound at any number of independent runs"
 
