@@ -69,7 +69,7 @@ def _small(pictures: np.ndarray, level: float, width: float) -> Tensor:
 SETS: dict[str, Callable[[], Images]] = {"digits": digits, "MNIST": mnist}
 SIZES = {
     "digits": Size((16, 32), 800, 128, 100, 0.97),
-    "MNIST": Size((16, 32, 64), 1_400, 256, 100, 0.99),
+    "MNIST": Size((16, 32, 64), 1_000, 256, 100, 0.99),
 }
 
 
