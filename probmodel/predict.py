@@ -100,8 +100,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
             ]
 
         def packed_at(theta: Tensor) -> Tensor:
-            distribution, noise = likelihood(theta)
-            return torch.cat([each.reshape(-1) for each in (*_parameters(distribution), *noise)])
+            return _packed(*likelihood(theta))
 
         if len(found.observed) != 1:
             raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
@@ -112,7 +111,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
             if len(draws.flat) > 1 or draws.flat.shape[1]:
                 packed = Density(packed_at, draws.flat[0])(draws.flat)
             else:  # Nothing is drawn, and one evaluation is all there is.
-                packed = torch.cat([each.reshape(-1) for each in (*_parameters(template), *noise)])[None]
+                packed = _packed(template, noise)[None]
     pieces = packed.split([shape.numel() for shape in shapes], -1)
     values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
     by_draw = _rebuild(template, values[: len(values) - len(noise)])
@@ -183,6 +182,10 @@ def _parameters(distribution: Distribution) -> list[Tensor]:
     if isinstance(distribution, Independent):
         return _parameters(distribution.base_dist)
     return [attrgetter(name)(distribution) for name in _names(distribution)]
+
+
+def _packed(distribution: Distribution, noise: Sequence[Tensor]) -> Float[Tensor, " P"]:
+    return torch.cat([each.reshape(-1) for each in (*_parameters(distribution), *noise)])
 
 
 def _names(distribution: Distribution) -> Sequence[str]:

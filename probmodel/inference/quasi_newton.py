@@ -73,9 +73,9 @@ def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps:
         ended = found.success and not search.failures and within
         coarse = abs(best) > 2 * scale and gained > tolerance
         if ended and not coarse and not stopped:
-            stretched = search.stretched(theta, best, tolerance)
-            coarse = best - search(stretched)[0] > tolerance
-            theta, best, bounds = stretched, search(stretched)[0], None
+            before, bounds = best, None
+            theta, best = search.stretched(theta, best, tolerance)
+            coarse = before - best > tolerance
         if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):
             break
         if ended:
@@ -102,7 +102,7 @@ class _Search:
             for leaf, part in zip(self.leaves, torch.as_tensor(theta).split(self.sizes), strict=True):
                 leaf.copy_(part.view_as(leaf))
 
-    def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> np.ndarray:
+    def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
         """Large parameters, one after the other, doubled or halved for as long as each time gains more than the tolerance.
 
         Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to go on.
@@ -117,7 +117,7 @@ class _Search:
                     if not found < value - tolerance:
                         break
                     theta, value = tried, found
-        return theta
+        return theta, value
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.place(theta)
