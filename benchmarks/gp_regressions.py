@@ -55,6 +55,8 @@ class Task(NamedTuple):
     log_score_at_least: float = -math.inf
     seconds_at_most: float = math.inf
     """For all splits."""
+    rounded_to: float = 0.0
+    """Unit of y where it is an opinion in whole grades: noise is not less than what rounding leaves, a twelfth of its square."""
 
 
 TASKS = {
@@ -83,7 +85,11 @@ TASKS = {
         "concrete", ("exact",), Published((5.23, 0.53), (-3.04, 0.09)), Published((6.03, 0.58), (-3.06, 0.18))
     ),
     "wine": Task(
-        "wine-quality-red", ("exact",), Published((0.62, 0.04), (-0.93, 0.06)), Published((0.64, 0.04), (-0.94, 0.12))
+        "wine-quality-red",
+        ("exact",),
+        Published((0.62, 0.04), (-0.93, 0.06)),
+        Published((0.64, 0.04), (-0.94, 0.12)),
+        rounded_to=1.0,
     ),
     "naval": Task(
         "naval-propulsion-plant",
@@ -109,6 +115,7 @@ class Split(NamedTuple):
     x: torch.Tensor
     y: torch.Tensor
     unit: float
+    least_noise: float = LEAST_NOISE
 
 
 def folder() -> Path:
@@ -123,9 +130,9 @@ def folder() -> Path:
     return found
 
 
-def split(file: str, index: int) -> Split:
+def split(task: Task, index: int) -> Split:
     """One of the standard splits."""
-    arrays = np.load(folder() / f"{file}.npz")
+    arrays = np.load(folder() / f"{task.file}.npz")
     x, y = arrays["X"], arrays["y"]
     test = arrays["test_mask"][index]
     width = x[~test].std(0)
@@ -133,7 +140,8 @@ def split(file: str, index: int) -> Split:
     unit = float(y[~test].std())
     y = (y - y[~test].mean()) / unit
     train = pb.Dataset((torch.as_tensor(x[~test]),), {"y": torch.as_tensor(y[~test])})
-    return Split(train, torch.as_tensor(x[test]), torch.as_tensor(y[test]), unit)
+    least_noise = max(LEAST_NOISE, (task.rounded_to / unit) ** 2 / 12)
+    return Split(train, torch.as_tensor(x[test]), torch.as_tensor(y[test]), unit, least_noise)
 
 
 def kernel(columns: int) -> ScaleKernel:
@@ -143,10 +151,10 @@ def kernel(columns: int) -> ScaleKernel:
     return found
 
 
-def noise() -> GaussianLikelihood:
-    """Gaussian noise that may become nearly nothing."""
-    likelihood = GaussianLikelihood(noise_constraint=GreaterThan(LEAST_NOISE))
-    likelihood.noise = FIRST_NOISE
+def noise(least: float = LEAST_NOISE) -> GaussianLikelihood:
+    """Gaussian noise that may become nearly nothing, or not less than a given variance."""
+    likelihood = GaussianLikelihood(noise_constraint=GreaterThan(least))
+    likelihood.noise = FIRST_NOISE + least
     return likelihood
 
 
@@ -159,7 +167,7 @@ def some(data: pb.Dataset, count: int) -> pb.Dataset:
 
 def exact(given: Split) -> Distribution:
     """Hyperparameters at the maximum of the likelihood; predictions from all rows."""
-    process = pb.GaussianProcess(kernel(given.x.shape[1]), likelihood=noise())
+    process = pb.GaussianProcess(kernel(given.x.shape[1]), likelihood=noise(given.least_noise))
     count = len(given.train.args[0])
     rows_to_fit = some(given.train, SOME_ROWS) if count > MOST_ROWS else given.train
     fit = pb.MaximumLikelihood()(process, rows_to_fit, seed=0)
@@ -203,10 +211,10 @@ def robust_bcm(given: Split) -> Distribution:
 WAYS: dict[str, Callable[[Split], Distribution]] = {"exact": exact, "SVGP": svgp, "robust BCM": robust_bcm}
 
 
-def scores(file: str, way: str, index: int) -> tuple[float, float]:
+def scores(task: Task, way: str, index: int) -> tuple[float, float]:
     """RMSE and log score of the test rows, in the units of y."""
     torch.set_num_threads(1)
-    given = split(file, index)
+    given = split(task, index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jitter of a line search's wild steps.
         found = WAYS[way](given)
@@ -231,7 +239,7 @@ def rows(*, quick: bool, only: str) -> Iterator[Row]:
 
 def _scored(title: str, task: Task, way: str, count: int) -> Iterator[Row]:
     begin = time.perf_counter()
-    jobs = (joblib.delayed(scores)(task.file, way, index) for index in range(count))
+    jobs = (joblib.delayed(scores)(task, way, index) for index in range(count))
     found = np.array(joblib.Parallel(n_jobs=WORKERS)(jobs))
     seconds = time.perf_counter() - begin
     errors = found.std(0, ddof=1) / count**0.5

@@ -1,4 +1,5 @@
-"""How fast on a CUDA device: steps of SVI beside Pyro and hand-written PyTorch, many annealing chains, agreement with the CPU.
+"""How fast on a CUDA device: steps of SVI beside Pyro and hand-written PyTorch, many annealing chains, Gaussian processes, and
+whether its numbers are the CPU's.
 
     python benchmarks/gpu.py [--quick] [--out FILE.json]
 
@@ -10,8 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 
+import gp_mixtures
+import gp_regressions
 import speed_pyro
 import torch
+from gpytorch.kernels import MaternKernel
 from rows import Row, options, row, status, tabulate
 from speed_hand_written import vae_step_fused
 from speed_models import SVI_PROBLEMS, Contender, SVIProblem
@@ -25,6 +29,8 @@ PYRO_STEPS = 10.0
 HAND_WRITTEN = 1 / 0.9
 """Our time over the hand-written one: 90 % of its steps a second."""
 AGREEMENT = 1e-4
+SAME_ARITHMETIC = 1e-8
+"""Relative difference in float64."""
 CHAINS = 4_096
 
 
@@ -62,8 +68,66 @@ def annealing_rows() -> Iterator[Row]:
     yield row(f"GPU AIS, {CHAINS} chains: error in standard errors", error, "", at_most=4.0, seconds=seconds)
 
 
+def process_rows() -> Iterator[Row]:
+    """Evidence and predictions of processes, products and mixtures on both devices, in float64."""
+    for name, numbers in (("evidence and prediction", _process), ("product", _product), ("mixture", _mixture)):
+        near, far = numbers("cpu"), numbers("cuda").cpu()
+        value = float(((near - far).abs() / near.abs().clamp(min=1)).max())
+        task = f"GPU against CPU: Gaussian process, {name}, largest relative difference"
+        yield row(task, value, "", at_most=SAME_ARITHMETIC, reference=0.0)
+
+
+def _noisy_sine(device: str, rows: int = 500) -> pb.Dataset:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 3, generator=generator, dtype=torch.float64)
+    y = torch.sin(2 * x[:, 0]) + 0.1 * torch.randn(rows, generator=generator, dtype=torch.float64)
+    return pb.Dataset((x,), {"y": y}).to(device)
+
+
+def _predicted(model: pb.protocols.Model, data: pb.Dataset) -> torch.Tensor:
+    found = pb.predict(pb.Posterior(model, data, {}, {}), data.args[0][:50] + 0.1).distribution
+    return torch.cat([found.mean.flatten(), found.variance.flatten()])
+
+
+def _process(device: str) -> torch.Tensor:
+    model = gp_mixtures.process(1.0, 1.0, 0.05, kernel=MaternKernel(nu=2.5)).to(device)
+    data = _noisy_sine(device)
+    evidence = pb.evidence.exact(pb.target(model, data))
+    return torch.cat([torch.tensor([evidence.log_z], dtype=torch.float64, device=device), _predicted(model, data)])
+
+
+def _product(device: str) -> torch.Tensor:
+    expert = gp_mixtures.process(1.0, 1.0, 0.05, kernel=MaternKernel(nu=2.5))
+    product = pb.GPProduct(expert.kernel, mean=expert.mean, likelihood=expert.likelihood, shards=4)
+    return _predicted(product.to(device), _noisy_sine(device))
+
+
+def _mixture(device: str) -> torch.Tensor:
+    mixture, data = gp_mixtures.known_experts(2).to(device), gp_mixtures.alternating().to(device)
+    found = pb.evidence.assignments(pb.Posterior(mixture, data, {}, {}))
+    return torch.tensor([found.log_z], dtype=torch.float64)
+
+
+def sparse_rows() -> Iterator[Row]:
+    """Protein, 45,730 rows, one split: a sparse process by natural gradients."""
+    given = gp_regressions.split(gp_regressions.TASKS["protein"], 0)
+    data = given._replace(train=given.train.to("cuda"), x=given.x.to("cuda"), y=given.y.to("cuda"))
+    begin = time.perf_counter()
+    found = gp_regressions.svgp(data)
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    y = data.y.to(found.mean).reshape(found.mean.shape)
+    error = float((found.mean - y).square().mean().sqrt() * given.unit)
+    at_most = gp_regressions.TASKS["protein"].dropout.rmse[0]
+    yield row("GPU protein by SVGP, one split, RMSE", error, "units of y", at_most=at_most, seconds=seconds)
+    yield row(f"GPU protein by SVGP, {gp_regressions.STEPS} steps", seconds, "s")
+
+
 def rows(*, quick: bool) -> Iterator[Row]:
     """What is measured, in order."""
+    yield from process_rows()
+    if not quick:
+        yield from sparse_rows()
     for build in list(SVI_PROBLEMS.values())[: 2 if quick else None]:
         yield from step_rows(build(), rounds=3 if quick else 9)
     yield from agreement_rows()

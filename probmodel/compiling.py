@@ -194,7 +194,8 @@ class Native:
         return lambda *tensors: runner(list(tensors))
 
     def _cuda_graph(self) -> Callable[..., Sequence[Tensor]]:
-        compiled = torch.compile(self._traced(), mode="reduce-overhead", fullgraph=True, dynamic=False)
+        options: dict[str, Any] = {"triton.cudagraphs": True, "fallback_random": True}
+        compiled = torch.compile(self._traced(), fullgraph=True, dynamic=False, options=options)
         # A CUDA graph overwrites its results at the next call.
         return lambda *tensors: [result.clone() for result in compiled(*tensors)]
 

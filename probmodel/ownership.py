@@ -113,9 +113,13 @@ def placed(model: Model, data: Dataset) -> Model:
 
 def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
     """Device and floating-point dtype of the data; no dtype where all are whole numbers."""
-    tensors = data.tensors() or [torch.zeros(())]
-    floating = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
-    return tensors[0].device, floating[0] if floating else None
+    floating = [tensor.dtype for tensor in data.tensors() if tensor.is_floating_point()]
+    return device_of(data), floating[0] if floating else None
+
+
+def device_of(data: Dataset) -> torch.device:
+    """Where the data are; the default device for data without tensors."""
+    return (data.tensors() or [torch.zeros(())])[0].device
 
 
 def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:

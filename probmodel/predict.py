@@ -23,6 +23,7 @@ from torch.nn.functional import logsigmoid
 from probmodel.form import check_form
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.integers import integer
+from probmodel.ownership import device_of
 from probmodel.protocols import NOISE_VARIANCE, Dataset, Deciding, Marginal, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
@@ -68,7 +69,7 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
 
     Args:
         posterior: from any inference.
-        args: the model's positional arguments for the new rows, without the observations.
+        args: the model's positional arguments for the new rows, without the observations; on any device.
         num_draws: draws to average; all that the posterior has where it has fewer.
         seed: of the local draws.
 
@@ -84,6 +85,7 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
 def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
     """As `predict`, for rows given as a data set; observations in it are not looked at."""
     check_columns(posterior, data)
+    data = data.to(device_of(posterior.data))
     num_draws = integer("num_draws", num_draws)
     with isolated(seed):
         found = sites(posterior.model, posterior.data)

@@ -17,6 +17,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probmodel.structural import Structural
+
 Draws = Mapping[str, Tensor]
 """Site name → draws of shape (chain, draw, *event), in the model's own (constrained) space."""
 
@@ -112,7 +114,7 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class Representation(Protocol):
+class Representation(Protocol, metaclass=Structural):
     """Latent code of the features; `rows` is the plate over data, passed in as an object."""
 
     out_features: int
@@ -144,7 +146,7 @@ class Decision(Protocol):
 
 
 @runtime_checkable
-class Deciding(Protocol):
+class Deciding(Protocol, metaclass=Structural):
     """A model that ends in a decision layer."""
 
     decision: Decision

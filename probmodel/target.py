@@ -15,7 +15,7 @@ from torch.func import vmap
 from probmodel.form import check_form
 from probmodel.graphs import Parts, draws_numbers, parts
 from probmodel.memory import budget, refuse_above_memory
-from probmodel.ownership import parameters
+from probmodel.ownership import parameters, placed
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
     Latent,
@@ -169,6 +169,8 @@ def check(model: Model, data: Dataset) -> None:
 
 def check_training(model: Model, data: Dataset) -> None:
     """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
+    check_form(data)
+    model = placed(model, data)
     check(model, data)
     if isinstance(model, Learner):
         model.check_training(data)

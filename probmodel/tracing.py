@@ -84,10 +84,12 @@ def explained(data: Dataset) -> Iterator[None]:
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
+        devices = sorted({str(t.device) for t in data.tensors()})
         first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
         raise ValueError(
             f"expected a model that runs on its data, got {type(error).__name__}: {first}; check names and shapes of the "
-            f"data, positional {shapes} and named {named}, against the model's arguments and sites"
+            f"data, positional {shapes} and named {named} on {' and '.join(devices) or 'no device'}, against the model's "
+            "arguments and sites"
         ) from error
 
 

@@ -29,6 +29,7 @@ from probmodel.gaussian_processes.assignments_smc import (
 from probmodel.gaussian_processes.gates import Gate
 from probmodel.integers import checked_seed, integer
 from probmodel.protocols import Agreement, Estimate, Evidence, Posterior, Subject, digest
+from probmodel.structural import Structural
 from probmodel.tracing import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
@@ -40,7 +41,7 @@ CERTIFIED = "lower bound at any number of independent runs"
 
 
 @runtime_checkable
-class Assigning(Protocol):
+class Assigning(Protocol, metaclass=Structural):
     """A mixture whose experts and gate can be evaluated at rows."""
 
     gate: Gate

@@ -21,6 +21,7 @@ from probmodel.gaussian_processes.exact import check_rows, covariance, mean_at, 
 from probmodel.gaussian_processes.gates import Coupling, Gate
 from probmodel.gaussian_processes.positive_definite import JITTERS, NotPositiveDefiniteError, factorised, upper_factor
 from probmodel.memory import refuse_above_memory
+from probmodel.structural import Structural
 
 MAX_ROWS_OF_TWO = 16
 """Rows up to which two experts are enumerated: 2^16 sets of rows, each factored once an expert."""
@@ -29,7 +30,7 @@ MAX_ROWS = 13
 
 
 @runtime_checkable
-class Expert(Protocol):
+class Expert(Protocol, metaclass=Structural):
     """One Gaussian process: GPyTorch's kernel, mean and Gaussian likelihood."""
 
     kernel: Kernel

@@ -22,6 +22,7 @@ from probmodel.gaussian_processes.conditional import Factored, Marginals, condit
 from probmodel.gaussian_processes.exact import gp_log_marginal, mean_at
 from probmodel.gaussian_processes.stationary_kernels import refuse_second_derivative
 from probmodel.memory import budget, refuse_above_memory
+from probmodel.structural import Structural
 from probmodel.tracing import functional
 
 BUFFERS = 4
@@ -29,7 +30,7 @@ BUFFERS = 4
 
 
 @runtime_checkable
-class Parts(Protocol):
+class Parts(Protocol, metaclass=Structural):
     """What a process is made of; its parameters are those of all experts."""
 
     mean: Mean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import SigmoidTransform
 
 from probmodel.integers import integer
+from probmodel.structural import Structural
 
 
 @runtime_checkable
@@ -43,7 +44,7 @@ class Coupling(Protocol):
 
 
 @runtime_checkable
-class Gate(Protocol):
+class Gate(Protocol, metaclass=Structural):
     """Prior of the assignments: p(c | x) = p(counts of c) ∏_i exp(log_rows(x)[i, c_i])."""
 
     num_experts: int

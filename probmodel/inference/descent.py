@@ -21,6 +21,7 @@ from probmodel.inference import adam
 from probmodel.inference.minibatches import Batches, Order, Rows
 from probmodel.inference.whole_step import WholeStep, judged
 from probmodel.rounding import ROUNDING
+from probmodel.structural import Structural
 from probmodel.tracing import Gradient
 
 WINDOW = 100
@@ -42,7 +43,7 @@ class Advance(NamedTuple):
 
 
 @runtime_checkable
-class Descent(Protocol):
+class Descent(Protocol, metaclass=Structural):
     """A way to run steps; it changes the gradient's leaves, and nothing else that the caller holds."""
 
     way: str

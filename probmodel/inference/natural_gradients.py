@@ -24,6 +24,7 @@ from probmodel.integers import checked_seed, integer
 from probmodel.objectives.expected_log_likelihood import expected_log_likelihood
 from probmodel.ownership import own
 from probmodel.protocols import Dataset, Decision, Posterior
+from probmodel.structural import Structural
 from probmodel.target import check_training
 from probmodel.tracing import isolated, spawn
 
@@ -40,7 +41,7 @@ MOST_HALVINGS = 10
 
 
 @runtime_checkable
-class NormalInducing(Protocol):
+class NormalInducing(Protocol, metaclass=Structural):
     """A representation by whitened inducing values with a normal q(u)."""
 
     q_loc: Tensor
@@ -59,7 +60,7 @@ class NormalInducing(Protocol):
 
 
 @runtime_checkable
-class Coded(Protocol):
+class Coded(Protocol, metaclass=Structural):
     """A pipeline that ends in such a representation and a decision."""
 
     features: Callable[[Tensor], Tensor]

@@ -22,6 +22,7 @@ from probmodel.inference.quasi_newton import climbed
 from probmodel.integers import checked_seed, integer
 from probmodel.ownership import placed
 from probmodel.protocols import Dataset, Posterior
+from probmodel.structural import Structural
 from probmodel.target import check_training
 from probmodel.tracing import isolated, spawn
 
@@ -36,7 +37,7 @@ OCCUPIED = 0.5
 
 
 @runtime_checkable
-class Mixture(Protocol):
+class Mixture(Protocol, metaclass=Structural):
     """A model of rows that belong to experts."""
 
     responsibilities: Tensor | None
