@@ -28,7 +28,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from probmodel.rounding import excess, nudge
+from probmodel.rounding import coarsest, excess, nudge
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
@@ -161,7 +161,9 @@ class Native:
             expected, got = (self._once(each, self.examples) for each in (self.function, run))
         except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
-        worst = excess(expected, got, lambda seed: self._once(self.function, nudge(self.examples, seed)))
+        worst = excess(
+            expected, got, lambda seed: self._once(self.function, nudge(self.examples, seed)), coarsest(self._traced())
+        )
         if worst > 1:
             if self.examples[0].device.type == "cpu":
                 self.path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.ownership import Owned, own
 from probmodel.protocols import Dataset, Draws, Model, Posterior
 from probmodel.sites import sites
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, run_on
 
 AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
     guide.__name__: guide for guide in (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoDelta)
@@ -192,7 +192,7 @@ def _log_joint(model: Model, data: Dataset, draws: Draws) -> float:
         found = sites(model, data)
         if found.discrete or {latent.name for latent in found.latents} != set(first):
             return math.nan
-        return float(poutine.trace(poutine.condition(model, first)).get_trace(*data.args, **data.kwargs).log_prob_sum())
+        return float(run_on(poutine.condition(model, first), data).log_prob_sum())
 
 
 def _needs_guide(pair: FittedPair) -> bool:

@@ -13,7 +13,7 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols import Dataset, Guided, Model
-from probmodel.tracing import explained
+from probmodel.tracing import device_of, explained, placing
 
 
 class _Substituted(Messenger):
@@ -117,11 +117,6 @@ def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
     return device_of(data), floating[0] if floating else None
 
 
-def device_of(data: Dataset) -> torch.device:
-    """Where the data are; the default device for data without tensors."""
-    return (data.tensors() or [torch.zeros(())])[0].device
-
-
 def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:
     """Bring copied networks to the device and dtype of the data."""
     owner = function.__self__ if isinstance(function, types.MethodType) else function
@@ -137,7 +132,7 @@ _Values = dict[str, tuple[nn.Parameter, Constraint]]
 
 def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
     """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
-    with explained(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+    with explained(data), placing(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
         function(*data.args, **data.kwargs)
     return _drain_store()
 

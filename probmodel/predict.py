@@ -23,11 +23,10 @@ from torch.nn.functional import logsigmoid
 from probmodel.form import check_form
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.integers import integer
-from probmodel.ownership import device_of
 from probmodel.protocols import NOISE_VARIANCE, Dataset, Deciding, Marginal, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
-from probmodel.tracing import explained, isolated
+from probmodel.tracing import device_of, explained, isolated, run_on
 
 
 class Prediction(NamedTuple):
@@ -95,7 +94,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
 
         def likelihood(theta: Tensor) -> tuple[Distribution, list[Tensor]]:
             """Of the new rows, and the variance of the noise alone where the model says so."""
-            run = poutine.trace(poutine.condition(known, draws.split(theta))).get_trace(*data.args, **data.kwargs)
+            run = run_on(poutine.condition(known, draws.split(theta)), data)
             noise = run.nodes.get(NOISE_VARIANCE)
             return cast(Distribution, run.nodes[found.observed[0]]["fn"]), [] if noise is None else [
                 cast(Tensor, noise["value"])

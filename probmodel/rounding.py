@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
-ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
+ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
 
 NUDGE, NUDGES = 16.0, 4
@@ -16,7 +17,20 @@ AMPLIFIED = 3.0
 """How much farther the roundings inside a graph may lead than nudges of its inputs do."""
 
 
-def excess(expected: Sequence[Tensor], got: Sequence[Tensor], nudged: Callable[[int], Sequence[Tensor]]) -> float:
+def coarsest(graph: GraphModule) -> torch.dtype | None:
+    """The half precision that a graph turns numbers into, as in a network under autocast; None where it does not."""
+    modules = (module for module in graph.modules() if isinstance(module, GraphModule))
+    turned = {node.kwargs.get("dtype") for module in modules for node in module.graph.nodes}
+    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in turned), None)
+
+
+def excess(
+    expected: Sequence[Tensor],
+    got: Sequence[Tensor],
+    nudged: Callable[[int], Sequence[Tensor]],
+    dtype: torch.dtype | None = None,
+    of_largest: float = 1e-4,
+) -> float:
     """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
 
     Args:
@@ -24,28 +38,33 @@ def excess(expected: Sequence[Tensor], got: Sequence[Tensor], nudged: Callable[[
         got: the same by other code.
         nudged: seed → the results for inputs some roundings away, asked for where the two differ: where the arithmetic
             is ill-conditioned, that moves them further than `ROUNDING`.
+        dtype: what they were computed in, where that is coarser than their own.
+        of_largest: as in `distance`.
     """
-    apart, allowed = _distances(expected, got), [1.0] * len(expected)
+    apart, allowed = _distances(expected, got, dtype, of_largest), [1.0] * len(expected)
     for seed in range(NUDGES):
         worst = max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
         if not 1 < worst < math.inf:
             break
-        moved = _distances(expected, nudged(seed))
+        moved = _distances(expected, nudged(seed), dtype, of_largest)
         # Each result by its own conditioning; a nudge out of the domain tells nothing.
         allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
     return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
 
 
-def _distances(expected: Sequence[Tensor], got: Sequence[Tensor]) -> list[float]:
-    return [distance(a, b) for a, b in zip(expected, got, strict=True)]
+def _distances(
+    expected: Sequence[Tensor], got: Sequence[Tensor], dtype: torch.dtype | None, of_largest: float
+) -> list[float]:
+    return [distance(a, b, dtype, of_largest) for a, b in zip(expected, got, strict=True)]
 
 
-def distance(a: Tensor, b: Tensor, of_largest: float = 1e-4) -> float:
+def distance(a: Tensor, b: Tensor, dtype: torch.dtype | None = None, of_largest: float = 1e-4) -> float:
     """Largest difference in units of what rounding explains; infinite for whole numbers that differ.
 
     Args:
         a: numbers.
         b: numbers of the same shape.
+        dtype: what they were computed in, where that is coarser than their own.
         of_largest: differences of large numbers leave their rounding in small ones; a number counts as no smaller than
             this share of the largest.
     """
@@ -58,7 +77,7 @@ def distance(a: Tensor, b: Tensor, of_largest: float = 1e-4) -> float:
         return 0.0
     a, b = a[finite], b[finite]
     scale = a.abs().clamp(min=max(1.0, of_largest * float(a.abs().max())))
-    return float(((a - b).abs() / scale).max()) / ROUNDING.get(a.dtype, 0.05)
+    return float(((a - b).abs() / scale).max()) / max(ROUNDING[a.dtype], ROUNDING[dtype or a.dtype])
 
 
 def _kind_of(bad: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols import Dataset, Model, digest
-from probmodel.tracing import explained, unnoticed
+from probmodel.tracing import explained, run_on, unnoticed
 
 
 class Latent(NamedTuple):
@@ -185,7 +185,7 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
     with explained(data), torch.no_grad(), _Supplied(data):
-        run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+        run = run_on(model, data)
         with warnings.catch_warnings():
             # What kind of sites there are shows without their densities: NaN is for the target to report.
             warnings.filterwarnings("ignore", "Encountered NaN")
@@ -386,10 +386,10 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
     """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
     with unnoticed():
         found = sites(model, data)
-    drawn = poutine.trace(_scaled(guide, found, data, required=False)).get_trace(*data.args, **data.kwargs)
+    drawn = run_on(_scaled(guide, found, data, required=False), data)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
-    replayed = poutine.trace(enumerated(replayed_model, summed)).get_trace(*data.args, **data.kwargs)
+    replayed = run_on(enumerated(replayed_model, summed), data)
     drawn.compute_log_prob()
     joint = log_joint(replayed, summed)
     unguided = [latent.name for latent in found.latents if latent.name not in drawn.nodes]

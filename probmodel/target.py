@@ -28,7 +28,16 @@ from probmodel.sites import (
     row_scaled,
     sites,
 )
-from probmodel.tracing import Program, TracingWarning, bytes_of_result, bytes_per_call, isolated, recording, trace
+from probmodel.tracing import (
+    Program,
+    TracingWarning,
+    bytes_of_result,
+    bytes_per_call,
+    isolated,
+    recording,
+    run_on,
+    trace,
+)
 
 DRAWN_AT_ONCE = 2**29
 """Bytes at once on an accelerator, of the random numbers where they can be taken apart, else of the call: fixed, since the
@@ -65,7 +74,7 @@ def target(model: Model, data: Dataset) -> Target:
     def run(theta: Tensor) -> poutine.Trace:
         values = {name: value[0] for name, value in layout.split(theta[None]).items()}
         conditioned = poutine.condition(row_scaled(model, found, data), values)
-        return poutine.trace(enumerated(conditioned, found)).get_trace(*data.args, **data.kwargs)
+        return run_on(enumerated(conditioned, found), data)
 
     def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
@@ -76,7 +85,7 @@ def target(model: Model, data: Dataset) -> Target:
         return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
 
     def draw(_: Tensor) -> Tensor:
-        ran = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+        ran = run_on(model, data)
         values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
         return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
 

@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.compiling import CompilingWarning, Native, repeat
 from probmodel.graphs import lifted
-from probmodel.rounding import excess, nudge
+from probmodel.rounding import coarsest, distance, excess, nudge
 from probmodel.tracing import isolated
 
 compiling = sys.modules["probmodel.compiling"]
@@ -277,3 +277,13 @@ def test_what_cannot_be_traced_without_values_is_not_on_disk():
     with pytest.warns(CompilingWarning):
         assert not native.on_disk()
     assert torch.equal(native(noise(3))[0], noise(3) * captured)
+
+
+def test_results_of_half_precision_are_held_to_its_rounding():
+    x = torch.linspace(1.0, 2.0, 5)
+    short = make_fx(lambda x: x.to(torch.bfloat16).square().to(torch.float32))(x)
+    long = make_fx(lambda x: x.to(torch.float64).square().to(torch.float32))(x)
+    assert coarsest(short) is torch.bfloat16 and coarsest(long) is None
+    assert distance(x, 1.01 * x, coarsest(short)) < 1 < distance(x, 1.01 * x, coarsest(long))
+    assert distance(x, 1.2 * x, coarsest(short)) > 1
+    assert excess([x], [1.01 * x], lambda _: [x], torch.bfloat16) < 1 < excess([x], [1.01 * x], lambda _: [x])

@@ -371,3 +371,18 @@ def test_a_float64_fit_is_float64_all_the_way():
     assert {value.dtype for value in [*parameters(fit.model).values(), *parameters(fit.guide).values()]} == {
         torch.float64
     }
+
+
+def test_a_gradient_of_nothing_but_rounding_is_traced():
+    """A stationary kernel does not see its inputs' shift, and each way to add up leaves another remainder."""
+    x = torch.linspace(-3.0, 3.0, 300)
+    shift = torch.tensor(7.3, requires_grad=True)
+    orders = iter([torch.arange(300), torch.arange(300).flip(0)] * 10)
+
+    def stationary(x):
+        points = (100.0 * x[next(orders)] + shift)[:, None]
+        return (points - points.T).square().sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TracingWarning)
+        assert trace(stationary, x).run is not None

@@ -4,13 +4,12 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from probmodel.protocols import Dataset, Model
 from probmodel.sites import sites
 from probmodel.target import Density, loops
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, run_on
 
 
 def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed: int) -> dict[str, Tensor]:
@@ -29,7 +28,7 @@ def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed:
             return {}
 
         def draw(_: Tensor) -> Tensor:
-            run = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
+            run = run_on(guide, data)
             values: list[Any] = [run.nodes[latent.name]["value"] for latent in latents]
             return torch.cat([value.reshape(-1) for value in values])
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import pyro
-from pyro import poutine
 from torch import Tensor
 
 from probmodel.inference.chains import ConvergenceWarning
@@ -17,7 +16,7 @@ from probmodel.ownership import own
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
-from probmodel.tracing import isolated
+from probmodel.tracing import isolated, run_on
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,6 @@ def _no_guide(model: Model) -> Model:
 
 
 def _log_likelihood(model: Model, data: Dataset) -> Tensor:
-    run = poutine.trace(model).get_trace(*data.args, **data.kwargs)
+    run = run_on(model, data)
     total: Any = run.log_prob_sum()
     return total
