@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import gp_mixtures
 import gp_regressions
+import numpy as np
 import speed_pyro
 import torch
 from gpytorch.kernels import MaternKernel
@@ -41,6 +42,8 @@ def step_rows(problem: SVIProblem, rounds: int) -> Iterator[Row]:
         contenders.append(Contender("hand-written, fused Adam", vae_step_fused(problem, device="cuda")))
     seconds = turns(contenders, rounds)
     task = f"GPU SVI {problem.name}"
+    for name, each in seconds.items():
+        yield row(f"{task}: {name}", 1e3 * float(np.median(each)), "ms a step")
     yield faster(task, "ours", "Pyro", seconds, PYRO_STEPS)
     for other in list(seconds)[2:]:
         yield slower(task, "ours", other, seconds, HAND_WRITTEN)

@@ -27,7 +27,8 @@ def svi(problem: SVIProblem, device: str = "cpu") -> Run:
 
     def run(n: int) -> float:
         total = 0.0
-        with store.scope(state["store"]) as kept, pyro.validation_enabled(False):
+        # Pyro leaves it to the caller that priors of Python's numbers are on the device.
+        with torch.device(device), store.scope(state["store"]) as kept, pyro.validation_enabled(False):
             if problem.batch_size is None:
                 for _ in range(n):
                     total += steps.step(*data.args, **data.kwargs) / (data.size or 1)

@@ -28,7 +28,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from probmodel.rounding import coarsest, excess, nudge
+from probmodel.rounding import OF_LARGEST, coarsest, excess, nudge
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
@@ -161,8 +161,14 @@ class Native:
             expected, got = (self._once(each, self.examples) for each in (self.function, run))
         except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
+        dtype = coarsest(self._traced())
         worst = excess(
-            expected, got, lambda seed: self._once(self.function, nudge(self.examples, seed)), coarsest(self._traced())
+            expected,
+            got,
+            lambda seed: self._once(self.function, nudge(self.examples, seed)),
+            dtype,
+            # Fused operations do not round to half precision in between, and sums of many such roundings cancel.
+            of_largest=OF_LARGEST if dtype is None else 1.0,
         )
         if worst > 1:
             if self.examples[0].device.type == "cpu":

@@ -13,6 +13,9 @@ ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.05, torc
 NUDGE, NUDGES = 16.0, 4
 """Roundings by which inputs are moved to see what becomes of them, and how often: results jump where a rectifier switches."""
 
+OF_LARGEST = 1e-4
+"""Share of the largest number of a tensor that its small ones are compared at."""
+
 AMPLIFIED = 3.0
 """How much farther the roundings inside a graph may lead than nudges of its inputs do."""
 
@@ -29,7 +32,7 @@ def excess(
     got: Sequence[Tensor],
     nudged: Callable[[int], Sequence[Tensor]],
     dtype: torch.dtype | None = None,
-    of_largest: float = 1e-4,
+    of_largest: float = OF_LARGEST,
 ) -> float:
     """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
 
@@ -58,7 +61,7 @@ def _distances(
     return [distance(a, b, dtype, of_largest) for a, b in zip(expected, got, strict=True)]
 
 
-def distance(a: Tensor, b: Tensor, dtype: torch.dtype | None = None, of_largest: float = 1e-4) -> float:
+def distance(a: Tensor, b: Tensor, dtype: torch.dtype | None = None, of_largest: float = OF_LARGEST) -> float:
     """Largest difference in units of what rounding explains; infinite for whole numbers that differ.
 
     Args:
