@@ -13,7 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 
-from probmodel.gaussian_processes.conditional import prior_variance
+from probmodel.gaussian_processes.conditional import unexplained
 from probmodel.gaussian_processes.exact import covariance
 from probmodel.gaussian_processes.sparse import factor_of_inverse, jittered_factor
 from probmodel.memory import refuse_above_memory
@@ -63,9 +63,7 @@ def continued(
 ) -> tuple[Float[Tensor, "K m"], Float[Tensor, " m"]]:
     """Means above the prior's, and variance, of f at new rows given f at the known ones."""
     cross = torch.linalg.solve_triangular(upper.mT, covariance(kernel, known, new), upper=False)
-    prior = prior_variance(kernel, new)
-    # Rounding may take more than the prior variance away.
-    return u @ cross, (prior - cross.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
+    return u @ cross, unexplained(kernel, new, cross)
 
 
 def code(mean: Float[Tensor, "K m"], variance: Float[Tensor, "*K m"]) -> TorchDistributionMixin:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.gaussian_processes.exact import check_rows, covariance, mean_at, noise_by_row
-from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.gaussian_processes.positive_definite import noisy_factor
 from probmodel.gaussian_processes.stationary_kernels import stationary
 
 
@@ -45,12 +45,7 @@ def factored(
     """
     check_rows(kernel, x, y)
     k = covariance(kernel, x)
-    noise = noise_by_row(likelihood, y)
-
-    def build(jitter: float) -> Tensor:
-        return upper_factor(k + torch.diag_embed(noise + jitter * k.diagonal().mean()))
-
-    upper = factorised(build, JITTERS[y.dtype], "the mean variance")
+    upper = noisy_factor(k, noise_by_row(likelihood, y))
     return Factored(upper, torch.cholesky_solve((y - mean_at(mean, x))[:, None], upper, upper=True)[:, 0])
 
 
@@ -60,10 +55,14 @@ def conditional(
     """Mean and variance of f at new rows: eqs. (2.25) and (2.26)."""
     k = covariance(kernel, x, new)
     white = torch.linalg.solve_triangular(given.upper.mT, k, upper=False)
+    return Marginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
+
+
+def unexplained(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
+    """Variance of f at each row that is left beside its whitened covariances with what is known; above 0."""
     prior = prior_variance(kernel, new)
     # Rounding may take more than the prior variance away.
-    variance = (prior - white.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
-    return Marginals(mean_at(mean, new) + k.mT @ given.alpha, variance)
+    return (prior - white.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
 
 
 def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, " m"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probmodel.gaussian_processes.conditional import prior_variance
 from probmodel.gaussian_processes.exact import covariance
-from probmodel.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.gaussian_processes.positive_definite import noisy_factor
 from probmodel.memory import budget, refuse_above_memory
 
 BUFFERS = 4
@@ -94,11 +94,7 @@ def projected(observed: Observed, inducing: Float[Tensor, "M D"]) -> Float[Tenso
     """
     _refuse_if_large(len(inducing), observed)
     kuu = observed.covariance(inducing, inducing)
-
-    def build(jitter: float) -> Tensor:
-        return upper_factor(kuu + torch.diag_embed((jitter * kuu.diagonal().mean()).expand(len(kuu))))
-
-    upper = factorised(build, JITTERS[kuu.dtype], "the mean variance")
+    upper = noisy_factor(kuu, kuu.new_zeros(()))
     kux = observed.covariance(inducing, observed.inputs) * observed.noise.rsqrt()
     return torch.linalg.solve_triangular(upper.mT, kux, upper=False)
 

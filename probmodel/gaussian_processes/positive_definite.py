@@ -48,6 +48,19 @@ def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
     )
 
 
+def noisy_factor(k: Float[Tensor, "n n"], noise: Float[Tensor, "*n"]) -> Float[Tensor, "n n"]:
+    """U of k + diag(noise) = Uᵀ U, with as much of the ladder of jitters as that needs.
+
+    Raises:
+        NotPositiveDefiniteError: where the largest is not enough.
+    """
+
+    def build(jitter: float) -> Tensor:
+        return upper_factor(k + torch.diag_embed((noise + jitter * k.diagonal().mean()).expand(len(k))))
+
+    return factorised(build, JITTERS[k.dtype], "the mean variance")
+
+
 def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """U of k = Uᵀ U by Cholesky, from k's upper triangle; NaN where k is not positive definite."""
     # Transposed, k is laid out as LAPACK wants it.
