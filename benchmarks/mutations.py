@@ -385,6 +385,21 @@ MUTATIONS = (
         ("tests/test_quasi_newton.py",),
         "cliff",
     ),
+    Mutation(
+        "priors of Python's numbers on the default device",
+        "tracing.py",
+        "with nullcontext() if device == torch.get_default_device() else device:",
+        "with nullcontext():",
+        ("tests/test_devices.py",),
+    ),
+    Mutation(
+        "half precision held to the rounding of float32",
+        "rounding.py",
+        "max(ROUNDING[a.dtype], ROUNDING[dtype or a.dtype])",
+        "ROUNDING[a.dtype]",
+        ("tests/test_compiling.py",),
+        "half_precision",
+    ),
 )
 NUM_QUICK = 3
 

@@ -28,7 +28,8 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from probmodel.rounding import OF_LARGEST, coarsest, excess, nudge
+from probmodel.graphs import coarsest
+from probmodel.rounding import OF_LARGEST, excess, nudge
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.

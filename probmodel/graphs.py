@@ -212,3 +212,10 @@ def _extracted(
         graph.output(tuple(known[node] for node in results))
     graph.eliminate_dead_code()
     return GraphModule(module, graph)
+
+
+def coarsest(graph: GraphModule) -> torch.dtype | None:
+    """The half precision that a graph turns numbers into, as in a network under autocast; None where it does not."""
+    modules = (module for module in graph.modules() if isinstance(module, GraphModule))
+    turned = {node.kwargs.get("dtype") for module in modules for node in module.graph.nodes}
+    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in turned), None)

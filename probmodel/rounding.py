@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
@@ -18,13 +17,6 @@ OF_LARGEST = 1e-4
 
 AMPLIFIED = 3.0
 """How much farther the roundings inside a graph may lead than nudges of its inputs do."""
-
-
-def coarsest(graph: GraphModule) -> torch.dtype | None:
-    """The half precision that a graph turns numbers into, as in a network under autocast; None where it does not."""
-    modules = (module for module in graph.modules() if isinstance(module, GraphModule))
-    turned = {node.kwargs.get("dtype") for module in modules for node in module.graph.nodes}
-    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in turned), None)
 
 
 def excess(

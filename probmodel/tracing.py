@@ -25,10 +25,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from probmodel.compiling import BUILD_SECONDS, Native
-from probmodel.graphs import Lifted, drop_dead, is_random, lifted
+from probmodel.graphs import Lifted, coarsest, drop_dead, is_random, lifted
 from probmodel.integers import checked_seed
 from probmodel.protocols import Dataset, Model
-from probmodel.rounding import coarsest, excess, nudge
+from probmodel.rounding import excess, nudge
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 

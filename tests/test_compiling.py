@@ -8,8 +8,8 @@ from pyro_models import noise, tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.compiling import CompilingWarning, Native, repeat
-from probmodel.graphs import lifted
-from probmodel.rounding import coarsest, distance, excess, nudge
+from probmodel.graphs import coarsest, lifted
+from probmodel.rounding import distance, excess, nudge
 from probmodel.tracing import isolated
 
 compiling = sys.modules["probmodel.compiling"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "probmodel"
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [file.relative_to(ROOT).as_posix() for file in FILES]
 
-SHARED = {"protocols", "integers", "form"}
+SHARED = {"protocols", "structural", "integers", "form"}
 """What modelling and reasoning have in common."""
 SPINE = SHARED | {
     "rounding",
@@ -30,7 +30,8 @@ READERS = SPINE | {"curvature", "conjugate", "objectives", "tempering", "arviz_d
 """What the rooms that read a posterior may use."""
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "protocols": set(),
+    "structural": set(),
+    "protocols": {"structural"},
     "integers": set(),
     "form": {"protocols", "integers"},
     "arviz_data": set(),
@@ -43,8 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graphs": set(),
     "rounding": set(),
     "trend": set(),
-    "compiling": {"protocols", "rounding"},
-    "gaussian_processes": {"integers", "memory", "tracing"},
+    "compiling": {"protocols", "rounding", "graphs"},
+    "gaussian_processes": {"structural", "integers", "memory", "tracing"},
     "memory": {"integers"},
     "tracing": {"protocols", "integers", "rounding", "graphs", "compiling"},
     "ownership": {"protocols", "tracing"},
