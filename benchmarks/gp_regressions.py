@@ -35,8 +35,8 @@ MOST_ROWS, SOME_ROWS = 2_000, 1_000
 INDUCING, BATCH, STEPS = 512, 1_024, 1_200
 MOST_SPLITS = {"kin40k": 4}
 """Of ten, where nothing published on the same ones is to be set beside them."""
-EXPERT_ROWS, SHARED_ROWS = 3_000, 1_000
-"""Of an expert of a product, and of each of the four whose likelihoods say what hyperparameters all experts share."""
+EXPERT_ROWS, FEW_EXPERTS, FEW_ROWS = 3_000, 4, 1_000
+"""Rows of an expert of a product; how many smaller ones say what hyperparameters all share, and their rows."""
 
 
 class Published(NamedTuple):
@@ -58,7 +58,7 @@ class Task(NamedTuple):
     seconds_at_most: float = math.inf
     """For all splits."""
     rounded_to: float = 0.0
-    """Unit of y where it is an opinion in whole grades: noise is not less than what rounding leaves, a twelfth of its square."""
+    """Step of y where y is rounded: the variance of the noise is at least a twelfth of its square."""
 
 
 TASKS = {
@@ -156,7 +156,7 @@ def kernel(columns: int) -> ScaleKernel:
 def noise(least: float = LEAST_NOISE) -> GaussianLikelihood:
     """Gaussian noise that may become nearly nothing, or not less than a given variance."""
     likelihood = GaussianLikelihood(noise_constraint=GreaterThan(least))
-    likelihood.noise = FIRST_NOISE + least
+    likelihood.noise = max(FIRST_NOISE, 2 * least)
     return likelihood
 
 
@@ -201,8 +201,8 @@ def product(given: Split, aggregation: Callable[..., Any]) -> Distribution:
     """Experts of rows at random, whose common hyperparameters come from a few small ones."""
     x = given.train.args[0]
     shards = math.ceil(len(x) / EXPERT_ROWS)
-    few = some(given.train, 4 * SHARED_ROWS)
-    start = pb.GPProduct(kernel(x.shape[1]), likelihood=noise(), shards=4)
+    few = some(given.train, FEW_EXPERTS * FEW_ROWS)
+    start = pb.GPProduct(kernel(x.shape[1]), likelihood=noise(given.least_noise), shards=FEW_EXPERTS)
     fit = pb.MaximumLikelihood(max_steps=60)(start, few, seed=0)
     process: Any = fit.model
     parts = process.expert

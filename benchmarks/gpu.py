@@ -75,8 +75,8 @@ def process_rows() -> Iterator[Row]:
     """Evidence and predictions of processes, products and mixtures on both devices, in float64."""
     for name, numbers in (("evidence and prediction", _process), ("product", _product), ("mixture", _mixture)):
         near, far = numbers("cpu"), numbers("cuda").cpu()
-        value = float(((near - far).abs() / near.abs().clamp(min=1)).max())
-        task = f"GPU against CPU: Gaussian process, {name}, largest relative difference"
+        value = float(((near - far).abs() / near.abs().max()).max())
+        task = f"GPU against CPU: Gaussian process, {name}, difference of the largest"
         yield row(task, value, "", at_most=SAME_ARITHMETIC, reference=0.0)
 
 
@@ -123,18 +123,18 @@ def sparse_rows() -> Iterator[Row]:
     error = float((found.mean - y).square().mean().sqrt() * given.unit)
     at_most = gp_regressions.TASKS["protein"].dropout.rmse[0]
     yield row("GPU protein by SVGP, one split, RMSE", error, "units of y", at_most=at_most, seconds=seconds)
-    yield row(f"GPU protein by SVGP, {gp_regressions.STEPS} steps", seconds, "s")
+    yield row(f"GPU protein by SVGP, {gp_regressions.STEPS} steps and prediction, compiling included", seconds, "s")
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
     """What is measured, in order."""
     yield from process_rows()
-    if not quick:
-        yield from sparse_rows()
     for build in list(SVI_PROBLEMS.values())[: 2 if quick else None]:
         yield from step_rows(build(), rounds=3 if quick else 9)
     yield from agreement_rows()
     yield from annealing_rows()
+    if not quick:
+        yield from sparse_rows()
 
 
 def main() -> None:

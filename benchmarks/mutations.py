@@ -387,7 +387,7 @@ MUTATIONS = (
     ),
     Mutation(
         "priors of Python's numbers on the default device",
-        "tracing.py",
+        "placing.py",
         "with nullcontext() if device == torch.get_default_device() else device:",
         "with nullcontext():",
         ("tests/test_devices.py",),
@@ -395,7 +395,7 @@ MUTATIONS = (
     Mutation(
         "half precision held to the rounding of float32",
         "rounding.py",
-        "max(ROUNDING[a.dtype], ROUNDING[dtype or a.dtype])",
+        "max(ROUNDING[a.dtype], ROUNDING[within.half or a.dtype])",
         "ROUNDING[a.dtype]",
         ("tests/test_compiling.py",),
         "half_precision",

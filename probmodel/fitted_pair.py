@@ -21,9 +21,11 @@ from probmodel.curvature import Gaussian
 from probmodel.descriptions import Kept, UndescribableError, describe, rebuild
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.ownership import Owned, own
+from probmodel.placing import traced_run
 from probmodel.protocols import Dataset, Draws, Model, Posterior
 from probmodel.sites import sites
-from probmodel.tracing import isolated, run_on
+from probmodel.structural import Structural
+from probmodel.tracing import isolated
 
 AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
     guide.__name__: guide for guide in (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoDelta)
@@ -39,7 +41,7 @@ ASSIGNMENTS = "model.responsibilities"
 
 
 @runtime_checkable
-class TakesResponsibilities(Protocol):
+class TakesResponsibilities(Protocol, metaclass=Structural):
     """A mixture that takes responsibilities as a fit finds them."""
 
     def with_responsibilities(self, r: Tensor) -> Any: ...
@@ -192,7 +194,7 @@ def _log_joint(model: Model, data: Dataset, draws: Draws) -> float:
         found = sites(model, data)
         if found.discrete or {latent.name for latent in found.latents} != set(first):
             return math.nan
-        return float(run_on(poutine.condition(model, first), data).log_prob_sum())
+        return float(traced_run(poutine.condition(model, first), data).log_prob_sum())
 
 
 def _needs_guide(pair: FittedPair) -> bool:

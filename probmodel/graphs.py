@@ -214,8 +214,22 @@ def _extracted(
     return GraphModule(module, graph)
 
 
-def coarsest(graph: GraphModule) -> torch.dtype | None:
-    """The half precision that a graph turns numbers into, as in a network under autocast; None where it does not."""
-    modules = (module for module in graph.modules() if isinstance(module, GraphModule))
-    turned = {node.kwargs.get("dtype") for module in modules for node in module.graph.nodes}
-    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in turned), None)
+def half_precision(graph: GraphModule) -> torch.dtype | None:
+    """The half precision that numbers on their way to a graph's results are turned into, as under autocast; else None."""
+    for module in (module for module in graph.modules() if isinstance(module, GraphModule)):
+        read = _ancestors(module)
+        for node in module.graph.nodes:
+            if node in read and node.all_input_nodes and node.kwargs.get("dtype") in (torch.bfloat16, torch.float16):
+                return node.kwargs["dtype"]
+    return None
+
+
+def _ancestors(graph: GraphModule) -> set[Node]:
+    """The nodes that the results depend on."""
+    found: set[Node] = set()
+    left = [node for node in graph.graph.nodes if node.op == "output"]
+    while left:
+        new = [each for each in left.pop().all_input_nodes if each not in found]
+        found.update(new)
+        left += new
+    return found

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
+from probmodel.placing import device_of, placing
 from probmodel.protocols import Dataset, Guided, Model
-from probmodel.tracing import device_of, explained, placing
+from probmodel.tracing import explained
 
 
 class _Substituted(Messenger):

@@ -23,10 +23,11 @@ from torch.nn.functional import logsigmoid
 from probmodel.form import check_form
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.integers import integer
+from probmodel.placing import beside, traced_run
 from probmodel.protocols import NOISE_VARIANCE, Dataset, Deciding, Marginal, Posterior
 from probmodel.sites import Sites, sites
 from probmodel.target import Density
-from probmodel.tracing import device_of, explained, isolated, run_on
+from probmodel.tracing import explained, isolated
 
 
 class Prediction(NamedTuple):
@@ -84,7 +85,7 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
 def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
     """As `predict`, for rows given as a data set; observations in it are not looked at."""
     check_columns(posterior, data)
-    data = data.to(device_of(posterior.data))
+    data = beside(data, posterior.data)
     num_draws = integer("num_draws", num_draws)
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
@@ -94,7 +95,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
 
         def likelihood(theta: Tensor) -> tuple[Distribution, list[Tensor]]:
             """Of the new rows, and the variance of the noise alone where the model says so."""
-            run = run_on(poutine.condition(known, draws.split(theta)), data)
+            run = traced_run(poutine.condition(known, draws.split(theta)), data)
             noise = run.nodes.get(NOISE_VARIANCE)
             return cast(Distribution, run.nodes[found.observed[0]]["fn"]), [] if noise is None else [
                 cast(Tensor, noise["value"])

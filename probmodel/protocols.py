@@ -86,28 +86,28 @@ def digest(values: list[Tensor]) -> str:
 
 
 @runtime_checkable
-class Model(Protocol):
+class Model(Protocol, metaclass=Structural):
     """A stochastic function in Pyro: latents are `pyro.sample`, observations carry `obs=`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @runtime_checkable
-class Guided(Protocol):
+class Guided(Protocol, metaclass=Structural):
     """A model that brings its own guide, called as the model is."""
 
     def guide(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @runtime_checkable
-class Checked(Protocol):
+class Checked(Protocol, metaclass=Structural):
     """A model that can tell bad data before anything runs; `check` raises ValueError saying expected, got, remedy."""
 
     def check(self, data: Dataset) -> None: ...
 
 
 @runtime_checkable
-class Learner(Protocol):
+class Learner(Protocol, metaclass=Structural):
     """A model that can tell data it could score but learn nothing from; `check_training` raises ValueError as `check` does."""
 
     def check_training(self, data: Dataset) -> None: ...
@@ -125,7 +125,7 @@ class Representation(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Decision(Protocol):
+class Decision(Protocol, metaclass=Structural):
     """Likelihood of y given the code, and the action of least expected loss."""
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin: ...
@@ -157,7 +157,7 @@ NOISE_VARIANCE = "variance of the noise"
 
 
 @runtime_checkable
-class Marginal(Protocol):
+class Marginal(Protocol, metaclass=Structural):
     """A model that has integrated out what links its rows, so that new ones depend on the observed ones."""
 
     def given(self, data: Dataset) -> Model:
@@ -166,7 +166,7 @@ class Marginal(Protocol):
 
 
 @runtime_checkable
-class Linked(Protocol):
+class Linked(Protocol, metaclass=Structural):
     """A representation whose rows depend on each other: codes of new rows follow from those of the known ones."""
 
     def continued(
@@ -175,7 +175,7 @@ class Linked(Protocol):
 
 
 @runtime_checkable
-class LeavesOneOut(Protocol):
+class LeavesOneOut(Protocol, metaclass=Structural):
     """A model that has each row's density given all others in closed form."""
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
@@ -184,28 +184,28 @@ class LeavesOneOut(Protocol):
 
 
 @runtime_checkable
-class CodesByProcess(Protocol):
+class CodesByProcess(Protocol, metaclass=Structural):
     """A representation by a Gaussian process that an affine decision with normal noise leaves one."""
 
     def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any: ...
 
 
 @runtime_checkable
-class Objective(Protocol):
+class Objective(Protocol, metaclass=Structural):
     """Differentiable loss in nats over the whole data set, never per datum."""
 
     def __call__(self, model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]: ...
 
 
 @runtime_checkable
-class Inference(Protocol):
+class Inference(Protocol, metaclass=Structural):
     """Frozen settings, called once; leaves no global behind."""
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> "Posterior": ...
 
 
 @runtime_checkable
-class Estimator(Protocol):
+class Estimator(Protocol, metaclass=Structural):
     """Of the evidence of a model and its data: from a fit, or straight from a target where no fit is needed."""
 
     def __call__(self, subject: "Posterior | Target", *, seed: int = 0) -> "Evidence": ...

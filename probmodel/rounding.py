@@ -2,29 +2,48 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
+"""Largest relative difference that the order of additions explains, between eager, traced and compiled code; of half precision
+also whether fused operations round in between (seen: .035 of the largest entry of a convolution's gradient)."""
 
 NUDGE, NUDGES = 16.0, 4
 """Roundings by which inputs are moved to see what becomes of them, and how often: results jump where a rectifier switches."""
 
-OF_LARGEST = 1e-4
-"""Share of the largest number of a tensor that its small ones are compared at."""
-
 AMPLIFIED = 3.0
 """How much farther the roundings inside a graph may lead than nudges of its inputs do."""
+
+
+class Tolerance(NamedTuple):
+    """What is put down to rounding.
+
+    Args:
+        of_largest: differences of large numbers leave their rounding in small ones; a number counts as no smaller than
+            this share of the largest in its tensor.
+        half: the half precision that numbers were computed in, where their own is finer.
+    """
+
+    of_largest: float = 1e-4
+    half: torch.dtype | None = None
+
+
+def tolerance(half: torch.dtype | None, of_largest: float = 1e-4) -> Tolerance:
+    """Numbers of half precision are held to the largest in their tensor, since sums of many roundings cancel."""
+    return Tolerance(of_largest if half is None else 1.0, half)
+
+
+FINE = Tolerance()
 
 
 def excess(
     expected: Sequence[Tensor],
     got: Sequence[Tensor],
     nudged: Callable[[int], Sequence[Tensor]],
-    dtype: torch.dtype | None = None,
-    of_largest: float = OF_LARGEST,
+    within: Tolerance = FINE,
 ) -> float:
     """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
 
@@ -33,36 +52,25 @@ def excess(
         got: the same by other code.
         nudged: seed → the results for inputs some roundings away, asked for where the two differ: where the arithmetic
             is ill-conditioned, that moves them further than `ROUNDING`.
-        dtype: what they were computed in, where that is coarser than their own.
-        of_largest: as in `distance`.
+        within: what is put down to rounding.
     """
-    apart, allowed = _distances(expected, got, dtype, of_largest), [1.0] * len(expected)
+    apart, allowed = _distances(expected, got, within), [1.0] * len(expected)
     for seed in range(NUDGES):
         worst = max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
         if not 1 < worst < math.inf:
             break
-        moved = _distances(expected, nudged(seed), dtype, of_largest)
+        moved = _distances(expected, nudged(seed), within)
         # Each result by its own conditioning; a nudge out of the domain tells nothing.
         allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
     return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
 
 
-def _distances(
-    expected: Sequence[Tensor], got: Sequence[Tensor], dtype: torch.dtype | None, of_largest: float
-) -> list[float]:
-    return [distance(a, b, dtype, of_largest) for a, b in zip(expected, got, strict=True)]
+def _distances(expected: Sequence[Tensor], got: Sequence[Tensor], within: Tolerance) -> list[float]:
+    return [distance(a, b, within) for a, b in zip(expected, got, strict=True)]
 
 
-def distance(a: Tensor, b: Tensor, dtype: torch.dtype | None = None, of_largest: float = OF_LARGEST) -> float:
-    """Largest difference in units of what rounding explains; infinite for whole numbers that differ.
-
-    Args:
-        a: numbers.
-        b: numbers of the same shape.
-        dtype: what they were computed in, where that is coarser than their own.
-        of_largest: differences of large numbers leave their rounding in small ones; a number counts as no smaller than
-            this share of the largest.
-    """
+def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
+    """Largest difference of tensors of one shape in units of what rounding explains; infinite for whole numbers that differ."""
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else math.inf
     finite = a.isfinite()
@@ -71,8 +79,10 @@ def distance(a: Tensor, b: Tensor, dtype: torch.dtype | None = None, of_largest:
     if not finite.any():
         return 0.0
     a, b = a[finite], b[finite]
-    scale = a.abs().clamp(min=max(1.0, of_largest * float(a.abs().max())))
-    return float(((a - b).abs() / scale).max()) / max(ROUNDING[a.dtype], ROUNDING[dtype or a.dtype])
+    # A gradient of half precision that is small throughout is held to its own size, or losing it would not show.
+    least = 1.0 if within.half is None else torch.finfo(a.dtype).tiny
+    scale = a.abs().clamp(min=max(least, within.of_largest * float(a.abs().max())))
+    return float(((a - b).abs() / scale).max()) / max(ROUNDING[a.dtype], ROUNDING[within.half or a.dtype])
 
 
 def _kind_of(bad: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
+from probmodel.placing import traced_run
 from probmodel.protocols import Dataset, Model, digest
-from probmodel.tracing import explained, run_on, unnoticed
+from probmodel.tracing import explained, unnoticed
 
 
 class Latent(NamedTuple):
@@ -185,7 +186,7 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
     with explained(data), torch.no_grad(), _Supplied(data):
-        run = run_on(model, data)
+        run = traced_run(model, data)
         with warnings.catch_warnings():
             # What kind of sites there are shows without their densities: NaN is for the target to report.
             warnings.filterwarnings("ignore", "Encountered NaN")
@@ -386,10 +387,10 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
     """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
     with unnoticed():
         found = sites(model, data)
-    drawn = run_on(_scaled(guide, found, data, required=False), data)
+    drawn = traced_run(_scaled(guide, found, data, required=False), data)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
-    replayed = run_on(enumerated(replayed_model, summed), data)
+    replayed = traced_run(enumerated(replayed_model, summed), data)
     drawn.compute_log_prob()
     joint = log_joint(replayed, summed)
     unguided = [latent.name for latent in found.latents if latent.name not in drawn.nodes]

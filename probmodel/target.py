@@ -16,6 +16,7 @@ from probmodel.form import check_form
 from probmodel.graphs import Parts, draws_numbers, parts
 from probmodel.memory import budget, refuse_above_memory
 from probmodel.ownership import parameters, placed
+from probmodel.placing import traced_run
 from probmodel.protocols import Checked, Dataset, Learner, Model, Posterior, Subject, Target
 from probmodel.sites import (
     Latent,
@@ -35,7 +36,6 @@ from probmodel.tracing import (
     bytes_per_call,
     isolated,
     recording,
-    run_on,
     trace,
 )
 
@@ -74,7 +74,7 @@ def target(model: Model, data: Dataset) -> Target:
     def run(theta: Tensor) -> poutine.Trace:
         values = {name: value[0] for name, value in layout.split(theta[None]).items()}
         conditioned = poutine.condition(row_scaled(model, found, data), values)
-        return run_on(enumerated(conditioned, found), data)
+        return traced_run(enumerated(conditioned, found), data)
 
     def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
@@ -85,7 +85,7 @@ def target(model: Model, data: Dataset) -> Target:
         return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
 
     def draw(_: Tensor) -> Tensor:
-        ran = run_on(model, data)
+        ran = traced_run(model, data)
         values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
         return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
 
@@ -179,7 +179,8 @@ def check(model: Model, data: Dataset) -> None:
 def check_training(model: Model, data: Dataset) -> None:
     """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
     check_form(data)
-    model = placed(model, data)
+    if isinstance(model, Checked | Learner):
+        model = placed(model, data)
     check(model, data)
     if isinstance(model, Learner):
         model.check_training(data)

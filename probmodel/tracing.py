@@ -9,7 +9,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -17,7 +17,6 @@ from unittest.mock import patch
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.func import functionalize, grad, grad_and_value
@@ -25,10 +24,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from probmodel.compiling import BUILD_SECONDS, Native
-from probmodel.graphs import Lifted, coarsest, drop_dead, is_random, lifted
+from probmodel.graphs import Lifted, drop_dead, half_precision, is_random, lifted
 from probmodel.integers import checked_seed
-from probmodel.protocols import Dataset, Model
-from probmodel.rounding import excess, nudge
+from probmodel.protocols import Dataset
+from probmodel.rounding import distance, excess, nudge, tolerance
 
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
@@ -95,26 +94,6 @@ def explained(data: Dataset) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------- programs
-
-
-@contextmanager
-def placing(data: Dataset) -> Iterator[None]:
-    """Around a call of a model: tensors made of Python's numbers, as in Normal(0, 1), come to be where the data are."""
-    device = device_of(data)
-    with nullcontext() if device == torch.get_default_device() else device:
-        yield
-
-
-def device_of(data: Dataset) -> torch.device:
-    """Where the data are; the default device for data without tensors."""
-    tensors = data.tensors()
-    return tensors[0].device if tensors else torch.get_default_device()
-
-
-def run_on(model: Model, data: Dataset) -> poutine.Trace:
-    """One run of a model or guide on its data, with all its sites."""
-    with placing(data):
-        return poutine.trace(model).get_trace(*data.args, **data.kwargs)
 
 
 class Program(NamedTuple):
@@ -321,9 +300,14 @@ def _agrees(
         return traced_at(moved, nudge(inputs, seed))
 
     with isolated(seed=1), _pure_noise(), pyro.validation_enabled(False):
-        eager = _value_and_gradients(function, leaves, inputs, ())
+        value, *slopes = _value_and_gradients(function, leaves, inputs, ())
+    traced_value, *traced_slopes = traced_at(leaves, inputs)
+    within = tolerance(half_precision(graph), of_largest=1.0)
     # A gradient that is nothing but rounding, as a bias' before a stationary kernel, is as large as nudges make it.
-    return excess(traced_at(leaves, inputs), eager, nudged, coarsest(graph), of_largest=1.0) <= 1
+    return (
+        distance(value, traced_value, within) <= 1
+        and excess(traced_slopes, slopes, lambda seed: nudged(seed)[1:], within) <= 1
+    )
 
 
 def _value_and_gradients(

@@ -386,3 +386,11 @@ def test_a_gradient_of_nothing_but_rounding_is_traced():
     with warnings.catch_warnings():
         warnings.simplefilter("error", TracingWarning)
         assert trace(stationary, x).run is not None
+
+
+def test_a_frozen_draw_is_noticed_where_arithmetic_is_ill_conditioned():
+    def frozen(x):
+        return ((1e6 * x).sin() * np.random.randn()).sum()  # noqa: NPY002
+
+    with pytest.warns(TracingWarning, match="differs"):
+        assert trace(frozen, torch.linspace(0.1, 1.0, 5)).run is None

@@ -8,6 +8,7 @@ from probmodel.diagnosis.convergence import convergence
 from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.diagnosis.rule import against_smaller, p_loo_ratio
+from probmodel.placing import beside
 from probmodel.predict import check_columns
 from probmodel.protocols import Dataset, Evidence, Posterior
 from probmodel.target import check
@@ -51,6 +52,7 @@ def diagnose(
         Gabry (2017), "Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC".
     """
     if held_out is not None:
+        held_out = beside(held_out, posterior.data)
         check_columns(posterior, held_out)
         check(posterior.model, held_out)
     found = [*convergence(posterior, evidence), *complexity(posterior), *evidence_findings(evidence)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
+from probmodel.placing import beside
 from probmodel.predict import Prediction, predict_rows
 from probmodel.protocols import Dataset, Posterior
 from probmodel.sites import sites
@@ -30,6 +31,7 @@ class Scored(NamedTuple):
 
 def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     """Predict rows and score the observations in them."""
+    data = beside(data, posterior.data)
     with isolated(seed):
         observations = sites(posterior.model, data).observations
     if not observations:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.gaussian_processes.exact import check_rows, covariance, mean_at, noise_by_row
-from probmodel.gaussian_processes.positive_definite import noisy_factor
+from probmodel.gaussian_processes.positive_definite import factor_with_jitter
 from probmodel.gaussian_processes.stationary_kernels import stationary
 
 
@@ -45,7 +45,7 @@ def factored(
     """
     check_rows(kernel, x, y)
     k = covariance(kernel, x)
-    upper = noisy_factor(k, noise_by_row(likelihood, y))
+    upper = factor_with_jitter(k, noise_by_row(likelihood, y))
     return Factored(upper, torch.cholesky_solve((y - mean_at(mean, x))[:, None], upper, upper=True)[:, 0])
 
 

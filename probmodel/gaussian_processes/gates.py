@@ -19,7 +19,7 @@ from probmodel.structural import Structural
 
 
 @runtime_checkable
-class Coupling(Protocol):
+class Coupling(Protocol, metaclass=Structural):
     """How the numbers of rows of the experts depend on each other; K experts in their order."""
 
     def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:

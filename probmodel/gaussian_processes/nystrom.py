@@ -15,8 +15,9 @@ from torch import Tensor
 
 from probmodel.gaussian_processes.conditional import prior_variance
 from probmodel.gaussian_processes.exact import covariance
-from probmodel.gaussian_processes.positive_definite import noisy_factor
+from probmodel.gaussian_processes.positive_definite import factor_with_jitter
 from probmodel.memory import budget, refuse_above_memory
+from probmodel.structural import Structural
 
 BUFFERS = 4
 """Matrices of block rows × n held at a time for a product with the covariance."""
@@ -48,7 +49,7 @@ class Observed(NamedTuple):
 
 
 @runtime_checkable
-class Processed(Protocol):
+class Processed(Protocol, metaclass=Structural):
     """A model whose observations are those of one Gaussian process."""
 
     def process(self, data: object) -> Observed:
@@ -94,7 +95,7 @@ def projected(observed: Observed, inducing: Float[Tensor, "M D"]) -> Float[Tenso
     """
     _refuse_if_large(len(inducing), observed)
     kuu = observed.covariance(inducing, inducing)
-    upper = noisy_factor(kuu, kuu.new_zeros(()))
+    upper = factor_with_jitter(kuu, kuu.new_zeros(()))
     kux = observed.covariance(inducing, observed.inputs) * observed.noise.rsqrt()
     return torch.linalg.solve_triangular(upper.mT, kux, upper=False)
 

@@ -23,7 +23,7 @@ class NotPositiveDefiniteError(ValueError):
     """A covariance has no Cholesky factor, whatever jitter of its ladder is added."""
 
 
-def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str) -> Tensor:
+def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
     """The first of build(jitter) over the ladder, in that unit, whose diagonal is a Cholesky factor's; else `build` gives NaN.
 
     A recorded graph has the first jitter only, and NaN where that one does not do.
@@ -40,7 +40,9 @@ def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
             if jitter != ladder[0]:
                 message = f"covariance not positive definite to rounding: jitter of {jitter:g} × {unit} added"
                 # The line of the user's call, through `apply` and `forward`.
-                warnings.warn(f"{message}; check for duplicate rows or a tiny noise", NumericalWarning, stacklevel=6)
+                warnings.warn(
+                    f"{message}; check for duplicate rows or a tiny noise", NumericalWarning, stacklevel=stacklevel
+                )
             return factor
     raise NotPositiveDefiniteError(
         f"expected a positive definite covariance, got one that is not with jitter of {ladder[-1]:g} × {unit} added; "
@@ -48,17 +50,19 @@ def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
     )
 
 
-def noisy_factor(k: Float[Tensor, "n n"], noise: Float[Tensor, "*n"]) -> Float[Tensor, "n n"]:
-    """U of k + diag(noise) = Uᵀ U, with as much of the ladder of jitters as that needs.
+def factor_with_jitter(
+    k: Float[Tensor, "n n"], diagonal: Float[Tensor, " n"] | Float[Tensor, ""]
+) -> Float[Tensor, "n n"]:
+    """U of k + diag(diagonal) = Uᵀ U, with as much of the ladder of jitters as that needs.
 
     Raises:
         NotPositiveDefiniteError: where the largest is not enough.
     """
 
     def build(jitter: float) -> Tensor:
-        return upper_factor(k + torch.diag_embed((noise + jitter * k.diagonal().mean()).expand(len(k))))
+        return upper_factor(k + torch.diag_embed((diagonal + jitter * k.diagonal().mean()).expand(len(k))))
 
-    return factorised(build, JITTERS[k.dtype], "the mean variance")
+    return factorised(build, JITTERS[k.dtype], "the mean variance", stacklevel=7)
 
 
 def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

@@ -6,10 +6,11 @@ import pyro
 import torch
 from torch import Tensor
 
+from probmodel.placing import traced_run
 from probmodel.protocols import Dataset, Model
 from probmodel.sites import sites
 from probmodel.target import Density, loops
-from probmodel.tracing import isolated, run_on
+from probmodel.tracing import isolated
 
 
 def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed: int) -> dict[str, Tensor]:
@@ -28,7 +29,7 @@ def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed:
             return {}
 
         def draw(_: Tensor) -> Tensor:
-            run = run_on(guide, data)
+            run = traced_run(guide, data)
             values: list[Any] = [run.nodes[latent.name]["value"] for latent in latents]
             return torch.cat([value.reshape(-1) for value in values])
 

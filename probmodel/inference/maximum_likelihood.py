@@ -13,10 +13,11 @@ from probmodel.inference.chains import ConvergenceWarning
 from probmodel.inference.quasi_newton import climbed
 from probmodel.integers import checked_seed, integer
 from probmodel.ownership import own
+from probmodel.placing import traced_run
 from probmodel.protocols import Dataset, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
-from probmodel.tracing import isolated, run_on
+from probmodel.tracing import isolated
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,6 @@ def _no_guide(model: Model) -> Model:
 
 
 def _log_likelihood(model: Model, data: Dataset) -> Tensor:
-    run = run_on(model, data)
+    run = traced_run(model, data)
     total: Any = run.log_prob_sum()
     return total

@@ -23,7 +23,7 @@ from probmodel.gaussian_processes.conditional import conditional, factored, leav
 from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean_at, noise_by_row, noise_of_new_rows
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, guided, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
-from probmodel.gaussian_processes.positive_definite import NotPositiveDefiniteError, noisy_factor
+from probmodel.gaussian_processes.positive_definite import NotPositiveDefiniteError, factor_with_jitter
 from probmodel.gaussian_processes.relations import check_related
 from probmodel.integers import integer
 from probmodel.protocols import NOISE_VARIANCE, Dataset
@@ -235,6 +235,6 @@ class Observations(TorchDistribution):
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draws (*sample_shape, n)."""
         x, k = self.x, covariance(self.parts.kernel, self.x)
-        upper = noisy_factor(k, noise_by_row(self.parts.likelihood, x[:, 0]))
+        upper = factor_with_jitter(k, noise_by_row(self.parts.likelihood, x[:, 0]))
         white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
         return mean_at(self.parts.mean, x) + white @ upper

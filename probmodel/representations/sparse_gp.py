@@ -18,6 +18,7 @@ from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.relations import check_related
 from probmodel.gaussian_processes.sparse import interpolation
 from probmodel.integers import integer
+from probmodel.structural import Structural
 
 START_LOG_SCALE = -2.0
 """Log standard deviation that q starts with, around a draw of the prior: a code that is all noise teaches features nothing."""
@@ -38,7 +39,7 @@ class CodeMarginals(NamedTuple):
 
 
 @runtime_checkable
-class AffineDecision(Protocol):
+class AffineDecision(Protocol, metaclass=Structural):
     """A decision whose likelihood is normal around a map of the code."""
 
     def affine(self) -> tuple[Float[Tensor, "P K"], Float[Tensor, " P"], Float[Tensor, ""]]: ...

@@ -16,6 +16,7 @@ from torch.distributions import Chi2
 
 from probmodel.curvature import block_index
 from probmodel.protocols import Target
+from probmodel.structural import Structural
 
 DEGREES_OF_FREEDOM = 5.0
 """Tails heavier than any normal's, light enough to keep draws near the mode."""
@@ -35,7 +36,7 @@ REGULARISATION = 1e-4
 
 
 @runtime_checkable
-class Base(Protocol):
+class Base(Protocol, metaclass=Structural):
     """A normalised distribution of theta in R independent blocks of d coordinates."""
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]: ...
