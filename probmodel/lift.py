@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from probmodel.protocols import Checked, Dataset, Decision, Guided, Learner
+from probmodel.protocols import Checked, Dataset, Decision, Guided, Learner, brings_guide
 
 Prior = Callable[[str, Tensor], TorchDistributionMixin]
 """Name and value of a parameter → its prior, with the whole parameter as one event."""
@@ -80,7 +80,7 @@ class Lifted(nn.Module):
         values = {}
         for name, loc, log_scale in zip(self.names, self.loc, self.log_scale, strict=True):
             values[name] = pyro.sample(name, dist.Normal(loc, log_scale.exp()).to_event(loc.dim()))
-        if isinstance(self.module, Guided):
+        if brings_guide(self.module):
             functional_call(_Guide(self.module), {f"module.{name}": v for name, v in values.items()}, args, kwargs)
 
     def check(self, data: Dataset) -> None:

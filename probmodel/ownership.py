@@ -13,7 +13,7 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
 from probmodel.placing import device_of, placing
-from probmodel.protocols import Dataset, Guided, Model
+from probmodel.protocols import Dataset, Model, brings_guide
 from probmodel.tracing import explained
 
 
@@ -91,7 +91,7 @@ def own(
         _move(guide, guide_networks, data)
     else:
         # An automatic guide runs the model inside a PyroModule, where a `pyro.param` that nobody answers is refused.
-        guide = model.guide if isinstance(model, Guided) else autoguide(owned)
+        guide = model.guide if brings_guide(model) else autoguide(owned)
     values = {**values, **_param_statements(guide, data, values)}
     if values or guide_networks:
         guide = Owned(guide, guide_networks, values)

@@ -6,9 +6,10 @@ diagnosis are functions of values.  Nothing here computes; read this file first.
 
 import hashlib
 import html
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import pyro
 import torch
@@ -122,6 +123,11 @@ class Representation(Protocol, metaclass=Structural):
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]: ...
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None: ...
+
+
+def brings_guide(model: Model) -> TypeGuard[Guided]:
+    """Whether a model has a guide that is called as the model is; a representation's is for its codes."""
+    return isinstance(model, Guided) and not isinstance(model, Representation)
 
 
 @runtime_checkable
@@ -361,5 +367,6 @@ class Evidence:
     certified: str = ""
 
     def __str__(self) -> str:
-        given = f", given {len(self.given)} point-estimated parameters" if self.given else ""
-        return f"log Z = {self.log_z:.4f} ± {self.stderr:.2g} nats ({self.method}{given})"
+        given = f", given {len(self.given)} point-estimated tensor{'s' * (len(self.given) > 1)}" if self.given else ""
+        error = "" if math.isnan(self.stderr) else f" ± {self.stderr:.2g}"
+        return f"log Z = {self.log_z:.4f}{error} nats ({self.method}{given})"

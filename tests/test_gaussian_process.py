@@ -1,6 +1,7 @@
 """The exact process against GPyTorch, refits and known evidences; priors become latents; what does not fit is refused."""
 
 import os
+from functools import partial
 
 import gpytorch
 import numpy as np
@@ -8,8 +9,10 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
+from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import MaternKernel, RBFKernel, RQKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ZeroMean
 from gpytorch.priors import GammaPrior, LogNormalPrior, NormalPrior
 from pyro import poutine
 
@@ -382,3 +385,41 @@ def test_derivatives_by_transforms_are_those_of_autograd():
     assert torch.allclose(torch.func.grad(value)(x), expected, atol=1e-9)
     several = torch.stack([x, x + 0.1])
     assert torch.allclose(torch.func.vmap(value)(several), torch.stack([value(rows) for rows in several]), atol=1e-9)
+
+
+def test_a_y_below_the_bound_of_the_noise_is_refused():
+    x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    small = pb.Dataset((x,), {"y": 1e-3 * (6 * x[:, 0]).sin()})
+    with pytest.raises(ValueError, match="standardise y"):
+        pb.MaximumLikelihood()(pb.GaussianProcess(RBFKernel()), small, seed=0)
+    likelihood = GaussianLikelihood(noise_constraint=GreaterThan(1e-12))
+    likelihood.noise = 1e-8
+    kernel = ScaleKernel(RBFKernel())
+    kernel.outputscale = 1e-6
+    fit = pb.MaximumLikelihood()(pb.GaussianProcess(kernel, likelihood=likelihood), small, seed=0)
+    assert float((pb.predict(fit, x).action - small.kwargs["y"]).abs().max()) < 1e-5
+
+
+def test_a_kernel_of_another_width_is_named():
+    x = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    process = pb.GaussianProcess(ScaleKernel(RBFKernel(ard_num_dims=3)))
+    with pytest.raises(ValueError, match="3 columns for RBFKernel, got 2; set ard_num_dims=2"):
+        pb.MaximumLikelihood()(process, pb.Dataset((x,), {"y": x[:, 0]}), seed=0)
+
+
+def test_svi_of_a_process_by_itself_integrates_its_hyperparameters():
+    """Its own guide is for its codes in a pipeline; alone it has an automatic one."""
+    x = torch.linspace(-2, 2, 25, dtype=torch.float64)[:, None]
+    data = pb.Dataset((x,), {"y": (2 * x[:, 0]).sin()})
+    process = pb.GaussianProcess(RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0)), mean=ZeroMean()).double()
+    process.likelihood.noise = 0.05
+    process.likelihood.raw_noise.requires_grad_(False)
+    settings = pb.SVI(num_steps=1_000, optimizer=partial(torch.optim.Adam, lr=0.03), patience=None, progress=False)
+    found = settings(process, data, seed=0).draws["kernel.lengthscale"].flatten()
+    theta = torch.linspace(-2, 2, 2_001, dtype=torch.float64)[:, None]
+    target = pb.target(process, data)
+    weights = target.log_joint(theta).softmax(0)
+    exact = (weights * theta[:, 0].exp()).sum()
+    width = (weights * (theta[:, 0].exp() - exact).square()).sum().sqrt()
+    assert abs(found.mean() - exact) < 0.3 * width
+    assert 0.7 < found.std() / width < 1.3

@@ -6,6 +6,7 @@ from itertools import product
 import gpytorch
 import pytest
 import torch
+from gpytorch.kernels import RBFKernel
 from gpytorch.utils.warnings import NumericalWarning
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
@@ -544,3 +545,10 @@ def test_a_gate_of_another_width_is_refused(gate):
 def test_responsibilities_that_are_none_are_refused(r):
     with pytest.raises(ValueError, match="expected responsibilities"):
         GPMixture([expert(), expert()], DirichletGate(2), responsibilities=r.double())
+
+
+def test_one_expert_twice_is_refused():
+    expert = pb.GaussianProcess(RBFKernel())
+    for experts in ([expert] * 2, [expert, pb.GaussianProcess(expert.kernel)]):
+        with pytest.raises(ValueError, match="a kernel each"):
+            pb.GPMixture(experts, pb.DirichletGate(2))

@@ -1,5 +1,6 @@
 """Experts on shards: one is the exact process, several are independent, and where they run changes no number."""
 
+import inspect
 import math
 import warnings
 
@@ -11,6 +12,7 @@ from gpytorch.kernels import LinearKernel, MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.priors import GammaPrior
 from gpytorch.utils.warnings import NumericalWarning
+from jaxtyping import TypeCheckError
 from pyro import poutine
 
 import probmodel as pb
@@ -374,3 +376,11 @@ def test_minibatches_are_refused():
 def _no_workers_left():
     yield
     joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+
+
+def test_an_aggregation_by_its_name_is_refused():
+    with pytest.raises((TypeError, TypeCheckError)):
+        pb.GPProduct(RBFKernel(), shards=2, aggregation="poe")
+    bare = inspect.unwrap(pb.GPProduct.__init__)
+    with pytest.raises(TypeError, match=r"pass pb\.poe"):
+        bare(pb.GPProduct(RBFKernel(), shards=2), RBFKernel(), shards=2, aggregation="poe")

@@ -163,7 +163,7 @@ def _title(evidence: Evidence) -> str:
 def _caption(evidence: Evidence) -> str:
     agreement = evidence.agreement.p_value
     found = [] if math.isnan(agreement) else [f"agreement of estimators: p {_p_value(agreement)}"]
-    found += [f"given {len(evidence.given)} point-estimated parameters"] if evidence.given else []
+    found += [f"given {len(evidence.given)} point-estimated tensors"] if evidence.given else []
     found += [evidence.certified] if evidence.certified else []
     return textwrap.fill("; ".join(found), CAPTION)
 

@@ -1,7 +1,8 @@
-"""Whether a kernel tells rows apart and relates them at all: at either end its lengthscale has no gradient to start with."""
+"""Whether a process can be learnt from where it stands: a kernel that tells rows apart and relates them, noise below y's size."""
 
 import torch
 from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +12,19 @@ MOST_ROWS = 300
 """Rows looked at, evenly spaced: of so many some are neighbours."""
 NOTHING = 1e-12
 """Correlation, or its distance from 1, that no gradient step could tell from 0."""
+LEAST_TO_BOUND = 10.0
+"""Variance of y over the least noise from which on the bound is no matter."""
+
+
+def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) -> None:
+    """Raise ValueError where the bound on the noise's variance would pass most of y off as noise."""
+    constraint = likelihood.noise_covar.raw_noise_constraint
+    bound, variance = float(constraint.lower_bound), float(y.detach().double().var(correction=0))
+    if 0 < variance < LEAST_TO_BOUND * bound:
+        raise ValueError(
+            f"expected y of a variance well above the least noise, got {variance:.3g} and a bound of {bound:.3g}; standardise "
+            f"y, or give GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))"
+        )
 
 
 def check_related(
@@ -24,6 +38,7 @@ def check_related(
         others: what x is to be related to, such as inducing inputs; x itself by default.
         what: x is called in the message.
     """
+    _check_width(kernel, x.shape[1])
     x = x[:: max(1, len(x) // MOST_ROWS)].detach()
     if len(x) < 3 or bool((x == x[0]).all()):
         return
@@ -42,3 +57,12 @@ def check_related(
             f"expected {what} that the kernel relates and tells apart, got all of them {found} (correlations {low:.3g} to "
             f"{high:.3g}), so that no gradient moves it; standardise x, or start the lengthscale near {typical:.3g}"
         )
+
+
+def _check_width(kernel: Kernel, width: int) -> None:
+    """Raise ValueError for a kernel with another number of lengthscales than there are columns."""
+    for part in (part for part in kernel.modules() if isinstance(part, Kernel) and part.active_dims is None):
+        if part.ard_num_dims not in (None, 1, width):
+            raise ValueError(
+                f"expected inputs of {part.ard_num_dims} columns for {type(part).__name__}, got {width}; set ard_num_dims={width}"
+            )

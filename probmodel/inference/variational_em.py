@@ -203,7 +203,7 @@ class CollapsedGibbs:
 
 def _checked(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
     if not isinstance(model, Mixture):
-        raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit other models by SVI or NUTS")
+        raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit one process by MaximumLikelihood")
     check_training(model, data)
     return placed(model, data), *inputs_and_observations(data)
 

@@ -24,7 +24,7 @@ from probmodel.gaussian_processes.exact import covariance, gp_log_marginal, mean
 from probmodel.gaussian_processes.hyperparameters import Hyperparameter, drawn, guided, hyperparameters
 from probmodel.gaussian_processes.nystrom import Observed
 from probmodel.gaussian_processes.positive_definite import NotPositiveDefiniteError, factor_with_jitter
-from probmodel.gaussian_processes.relations import check_related
+from probmodel.gaussian_processes.relations import check_above_noise, check_related
 from probmodel.integers import integer
 from probmodel.protocols import NOISE_VARIANCE, Dataset
 
@@ -127,10 +127,12 @@ class GaussianProcess(nn.Module):
             )
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart."""
+        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart, and a y below the noise's bound."""
         if not self.hyperparameters:
+            x, y = inputs_and_observations(data)
+            check_above_noise(self.likelihood, y)
             with torch.no_grad():
-                check_related(self.kernel, self.coded(inputs_and_observations(data)[0]))
+                check_related(self.kernel, self.coded(x))
 
     def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
         """What the kernel takes: h of deep kernels, x of others."""

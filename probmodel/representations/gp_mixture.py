@@ -69,6 +69,11 @@ class GPMixture(nn.Module):
             raise TypeError(
                 f"expected GaussianProcess experts, got {strangers}; wrap each kernel in GaussianProcess(kernel)"
             )
+        if len({id(part) for expert in experts for part in (expert, expert.kernel)}) < 2 * len(experts):
+            raise ValueError(
+                "expected experts with a kernel each, got one twice; build them one by one, as in "
+                "[GaussianProcess(RBFKernel()) for _ in range(2)]"
+            )
         if any(expert.features is not None for expert in experts):
             raise ValueError(
                 "expected experts without features, got some; put features before the mixture in a Pipeline"

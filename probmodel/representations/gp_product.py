@@ -76,6 +76,10 @@ class GPProduct(nn.Module):
         out_features: int = 1,
     ) -> None:
         super().__init__()
+        if not isinstance(aggregation, Aggregation):
+            raise TypeError(
+                f"expected an aggregation, got {aggregation!r}; pass pb.poe, pb.gpoe, pb.bcm or pb.robust_bcm"
+            )
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
