@@ -127,7 +127,7 @@ class GaussianProcess(nn.Module):
             )
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart, and a y below the noise's bound."""
+        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart, and a y below the noise."""
         if not self.hyperparameters:
             x, y = inputs_and_observations(data)
             check_above_noise(self.likelihood, y)
