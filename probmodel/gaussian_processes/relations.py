@@ -12,8 +12,8 @@ MOST_ROWS = 300
 """Rows looked at, evenly spaced: of so many some are neighbours."""
 NOTHING = 1e-12
 """Correlation, or its distance from 1, that no gradient step could tell from 0."""
-LEAST_TO_BOUND = 10.0
-"""Variance of y over the least noise from which on the bound is no matter."""
+LEAST_TO_BOUND = 2.0
+"""Variance of y over the least noise: below it most of y could be nothing but noise."""
 
 
 def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) -> None:
