@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from probmodel.decisions import Classify, Regress
 from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
+from probmodel.gaussian_processes.aggregation import Aggregation, bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
+from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
 from probmodel.lift import Lifted, generative, scaled_normal
 from probmodel.pipeline import Pipeline
-from probmodel.representations import DNN, VAE, StandardNormal
+from probmodel.process_pieces import PROCESS_PIECES
+from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
 
 Json = Any
 """What the json module reads and writes."""
@@ -56,6 +59,8 @@ class Piece(NamedTuple):
 
     build: Callable[..., Any]
     settings: Callable[[Any], Mapping[str, Any]]
+    kind: type | None = None
+    """Where that is not what builds it."""
 
 
 def _fields(*names: str) -> Callable[[Any], Mapping[str, Any]]:
@@ -72,6 +77,21 @@ def _independent(distribution: dist.Independent) -> Mapping[str, Any]:
         "reinterpreted_batch_ndims": distribution.reinterpreted_batch_ndims,
     }
 
+
+def _softmax_gate(gate: SoftmaxGate) -> Mapping[str, Any]:
+    return {
+        "num_features": gate.weight.shape[1],
+        "num_experts": gate.num_experts,
+        "features": gate.features,
+        "prior_scale": gate.prior_scale,
+    }
+
+
+def _density_gate(gate: DensityGate) -> Mapping[str, Any]:
+    return {"num_features": gate.centre.shape[1], "num_experts": gate.num_experts}
+
+
+AGGREGATIONS = (poe, gpoe, bcm, robust_bcm, generalised_robust_bcm)
 
 PIECES: Mapping[str, Piece] = {
     "Pipeline": Piece(Pipeline, Pipeline.settings),
@@ -94,12 +114,28 @@ PIECES: Mapping[str, Piece] = {
     "Beta": Piece(dist.Beta, _fields("concentration1", "concentration0")),
     "Gamma": Piece(dist.Gamma, _fields("concentration", "rate")),
     "Dirichlet": Piece(dist.Dirichlet, _fields("concentration")),
+    "GaussianProcess": Piece(GaussianProcess, GaussianProcess.settings),
+    "SparseGP": Piece(SparseGP, SparseGP.settings),
+    "GPProduct": Piece(GPProduct, GPProduct.settings),
+    "GPMixture": Piece(GPMixture, GPMixture.settings),
+    "DirichletGate": Piece(DirichletGate, _fields("num_experts", "concentration")),
+    "StickBreakingGate": Piece(StickBreakingGate, _fields("num_experts", "concentration")),
+    "SoftmaxGate": Piece(SoftmaxGate, _softmax_gate),
+    "DensityGate": Piece(DensityGate, _density_gate),
+    "TorchIdentity": Piece(nn.Identity, lambda _: {}),
+    "Aggregation": Piece(Aggregation, _fields("join", "rows")),
+    **{name: Piece(each.build, each.settings, each.kind) for name, each in PROCESS_PIECES.items()},
 }
 """All that a file may name.  Subclasses are not among them: they may do anything."""
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {"scaled_normal": scaled_normal, "generative": generative}
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "scaled_normal": scaled_normal,
+    "generative": generative,
+    **{each.join.__name__: each.join for each in AGGREGATIONS},
+    **{each.rows.__name__: each.rows for each in AGGREGATIONS},
+}
 
-_PIECE_NAMES: Mapping[Any, str] = {piece.build: name for name, piece in PIECES.items()}
+_PIECE_NAMES: Mapping[Any, str] = {piece.kind or piece.build: name for name, piece in PIECES.items()}
 _FUNCTION_NAMES: Mapping[Any, str] = {function: name for name, function in FUNCTIONS.items()}
 _FLOATS: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -222,6 +258,11 @@ def _(value: Tensor, path: str, kept: Kept) -> Json:
 
 
 @describe.register
+def _(value: nn.Parameter, path: str, kept: Kept) -> Json:
+    return {"$parameter": kept(path, value)}
+
+
+@describe.register
 def _(value: np.ndarray, path: str, kept: Kept) -> Json:
     if value.dtype.kind not in "biuf":
         raise _undescribable(value, path)
@@ -272,6 +313,7 @@ _TAGS: Mapping[str, Callable[[Json, Fetch], Any]] = {
     "$tuple": lambda node, fetch: tuple(rebuild(node, fetch)),
     "$dict": _entries,
     "$tensor": lambda node, fetch: fetch(node),
+    "$parameter": lambda node, fetch: nn.Parameter(fetch(node)),
     "$array": lambda node, fetch: fetch(node).numpy(),
     "$function": lambda node, fetch: FUNCTIONS[node],
     "$piece": _piece,

@@ -66,8 +66,8 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
 
     Args:
         folder: what `save` wrote.
-        model: the function that was fitted, where it is not made of this package's layers alone (a Gaussian process has a
-            kernel of GPyTorch's); it is copied.
+        model: the function that was fitted, where it is not made of this package's layers and
+            GPyTorch's usual kernels, means, priors and constraints; it is copied.
         guide: the guide that was fitted, where it is a function of one's own; for an automatic guide other than Pyro's
             normal and delta ones, what `SVI(autoguide=...)` was given.
 

@@ -67,7 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compare_posteriors": READERS | {"evidence", "predict", "diagnosis", "exports"},
     # A saved fit names the layers it is made of and rebuilds them, so storage sees both halves; neither half sees it.
     "fit_folder": {"protocols"},
-    "descriptions": {"protocols", "lift", "pipeline"} | MODELLING,
+    "process_pieces": set(),
+    "descriptions": {"protocols", "lift", "pipeline", "gaussian_processes", "process_pieces"} | MODELLING,
     "fitted_pair": READERS | {"descriptions", "inference"},
     "storage": READERS | {"descriptions", "fit_folder", "fitted_pair"},
 }
