@@ -85,7 +85,8 @@ def test_priors_come_back(tmp_path):
     again = comes_back(fit, tmp_path)
     theta = torch.linspace(-1, 0.5, 4, dtype=torch.float64)[None]
     a, b = (pb.target(each, DATA).log_prior(theta) for each in (again.model, fit.model))
-    assert torch.equal(a, b)
+    # GPyTorch's half-Cauchy prior keeps its scale in float32 beside the one that moves to float64.
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
