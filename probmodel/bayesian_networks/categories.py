@@ -1,7 +1,7 @@
 """Rows of categorical variables as small whole numbers, and how often their combinations occur."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ class Categories(NamedTuple):
     codes: Int[np.ndarray, "N n"]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> Self:
+    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
         """Columns of a frame; values are told apart by their text.
 
         Args:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Self
 
 import networkx as nx
 
@@ -40,10 +39,12 @@ class DAG:
         graph = nx.DiGraph(self.edges)
         if not nx.is_directed_acyclic_graph(graph):
             cycle = [edge[0] for edge in nx.find_cycle(graph)]
-            raise ValueError(f"expected no cycle, got {' → '.join([*cycle, cycle[0]])}; reverse or drop one of its edges")
+            raise ValueError(
+                f"expected no cycle, got {' → '.join([*cycle, cycle[0]])}; reverse or drop one of its edges"
+            )
 
     @classmethod
-    def from_edges(cls, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> Self:
+    def from_edges(cls, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> "DAG":
         """A graph of (parent, child) pairs.
 
         Raises:
@@ -52,12 +53,14 @@ class DAG:
         parents: dict[str, list[str]] = {node: [] for node in nodes}
         for parent, child in edges:
             if child not in parents:
-                raise ValueError(f"expected children among the nodes {sorted(parents)}, got {child!r}; add it as a node")
+                raise ValueError(
+                    f"expected children among the nodes {sorted(parents)}, got {child!r}; add it as a node"
+                )
             parents[child].append(parent)
         return cls({node: tuple(found) for node, found in parents.items()})
 
     @classmethod
-    def from_string(cls, text: str) -> Self:
+    def from_string(cls, text: str) -> "DAG":
         """A graph as bnlearn writes it: "[A][B|A][C|A:B]".
 
         Raises:
@@ -70,7 +73,8 @@ class DAG:
 
     def __str__(self) -> str:
         return "".join(
-            f"[{node}|{':'.join(sorted(parents))}]" if parents else f"[{node}]" for node, parents in self.parents.items()
+            f"[{node}|{':'.join(sorted(parents))}]" if parents else f"[{node}]"
+            for node, parents in self.parents.items()
         )
 
     @property
@@ -93,7 +97,7 @@ class DAG:
 
     @cached_property
     def compelled(self) -> frozenset[tuple[str, str]]:
-        """Edges with one direction in every graph of the equivalence class: colliders, and what follows from them (Meek, 1995)."""
+        """Edges of one direction in all graphs of the equivalence class: colliders, and what follows from them (Meek, 1995)."""
         adjacent = {frozenset(edge) for edge in self.edges}
         found = {
             (parent, node)
@@ -115,7 +119,10 @@ class DAG:
 
 
 def _follows(
-    edge: tuple[str, str], directed: set[tuple[str, str]], open_: frozenset[tuple[str, str]], adjacent: set[frozenset[str]]
+    edge: tuple[str, str],
+    directed: set[tuple[str, str]],
+    open_: frozenset[tuple[str, str]],
+    adjacent: set[frozenset[str]],
 ) -> bool:
     """Whether one of Meek's first three rules directs an edge a → b that is open so far."""
     a, b = edge

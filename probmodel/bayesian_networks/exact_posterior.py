@@ -14,7 +14,6 @@ from scipy.special import logsumexp
 
 from probmodel.bayesian_networks.families import FamilyScores, without
 
-
 MOST_FOR_GRAPHS = 14
 """Variables: 3ⁿ terms take seconds."""
 
@@ -102,7 +101,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
 
     With A_i(S) the sum over parents of i among S, and Z(S) that over graphs of S,
 
-        Z(S) = Σ_{∅ ≠ T ⊆ S} (−1)^{|T|+1} Z(S \\ T) Π_{i ∈ T} A_i(S \\ T),    T without children in S.
+        Z(S) = Σ_{∅ ≠ T ⊆ S} (−1)^{|T|+1} Z(S − T) Π_{i ∈ T} A_i(S − T),    T without children in S.
 
     Terms cancel to no less than 2^−n of their sum, a graph with k such nodes being counted Σ ±C(k, t) = 1 times.  Edges
     come from the derivative of log Z by each family's log score, which is that family's posterior probability.
@@ -141,7 +140,9 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
         terms, signs = _terms(whole, _subsets(whole)[1:], among, log_z)
         log_z[whole], sign = logsumexp(terms, b=signs, return_sign=True)
         if not sign > 0:
-            raise ArithmeticError("expected positive sums over graphs, got cancellation; sum over orders in place of graphs")
+            raise ArithmeticError(
+                "expected positive sums over graphs, got cancellation; sum over orders in place of graphs"
+            )
     return log_z
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.special import gammaln, xlogy
 
 from probmodel.bayesian_networks.categories import Categories, counts
-from probmodel.bayesian_networks.gaussian_scores import BGe, Moments
+from probmodel.bayesian_networks.gaussian_scores import BGe, GaussianScore, Moments
 from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, bic, k2, log_likelihood, observed_rows
 from probmodel.memory import refuse_above_memory
 
@@ -51,32 +51,40 @@ def family_scores(
     return _limited(by_sets, max_parents)
 
 
-def gaussian_family_scores(given: Sequence[Moments], term: BGe, max_parents: int | None = None) -> FamilyScores:
+def gaussian_family_scores(
+    given: Moments | Sequence[Moments], term: GaussianScore, max_parents: int | None = None
+) -> FamilyScores:
     """Scores of all families of linear Gaussian variables, in nats.
 
     Args:
-        given: moments of the rows that each variable's own family is judged by; the same for all where nobody intervened.
-        term: prior.
+        given: moments of all rows; where some variables were set from outside, of those rows that each variable's own
+            family is judged by.
+        term: of a family; BGe takes 2ⁿ determinants where nobody intervened.
         max_parents: of a family; larger ones get −∞.
 
     Raises:
         MemoryError: where n 2ⁿ numbers do not fit.
     """
-    n = len(given)
+    by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
+    n = len(by_child)
     refuse_too_many(n)
     found = np.full((n, 2**n), -np.inf)
-    same = all(each is given[0] for each in given)
-    evidence = _log_evidence_of_sets(given[0], term) if same else None
-    for child, own in enumerate(given):
-        of_sets = _log_evidence_of_sets(own, term) if evidence is None else evidence
-        masks = without(child, n)
-        found[child, masks] = of_sets[masks | 1 << child] - of_sets[masks]
+    of_sets = _log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
+    for child, own in enumerate(by_child):
+        if of_sets is not None:
+            masks = without(child, n)
+            found[child, masks] = of_sets[masks | 1 << child] - of_sets[masks]
+        else:
+            for mask, parents in sets_without(child, n, max_parents):
+                found[child, mask] = term(own, child, parents)
     return _limited(found, max_parents)
 
 
 def refuse_too_many(n: int) -> None:
     """Raise MemoryError for more variables than all sets of them fit in memory."""
-    refuse_above_memory(4 * n * 2**n * 8, CPU, f"the families of {n} variables", "sample orders in place of exact search")
+    refuse_above_memory(
+        4 * n * 2**n * 8, CPU, f"the families of {n} variables", "sample orders in place of exact search"
+    )
 
 
 def without(child: int, n: int) -> Int[np.ndarray, " H"]:

@@ -1,7 +1,7 @@
-"""Scores of directed acyclic graphs of linear Gaussian variables: BGe and BIC (Geiger & Heckerman, 2002; Kuipers et al., 2014)."""
+"""Scores of directed acyclic graphs of linear Gaussian variables (Geiger & Heckerman, 2002; Kuipers et al., 2014)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +34,9 @@ def moments(x: Float[np.ndarray, "N n"]) -> Moments:
     """
     if not np.isfinite(x).all() or len(x) < 2:
         bad = int((~np.isfinite(x)).sum())
-        raise ValueError(f"expected two rows of finite numbers at least, got {len(x)} with {bad} that are not; drop those")
+        raise ValueError(
+            f"expected two rows of finite numbers at least, got {len(x)} with {bad} that are not; drop those"
+        )
     centred = x - x.mean(0)
     return Moments(len(x), x.mean(0), centred.T @ centred)
 
@@ -96,7 +98,11 @@ def gaussian_bic(given: Moments, child: int, parents: Sequence[int]) -> float:
     return gaussian_log_likelihood(given, child, parents) - 0.5 * math.log(given.count) * (len(parents) + 2)
 
 
-def gaussian_score(dag: DAG, names: Sequence[str], given: Moments, term: "BGe") -> float:
+GaussianScore = Callable[[Moments, int, Sequence[int]], float]
+"""Moments, child and parents by their columns → the family's term, in nats."""
+
+
+def gaussian_score(dag: DAG, names: Sequence[str], given: Moments, term: GaussianScore) -> float:
     """Score of a graph in nats over the data set, of columns with these names.
 
     Raises:

@@ -106,7 +106,9 @@ def observed_rows(data: Categories, intervened: Sequence[str | None]) -> list[np
     if not len(intervened):
         return [None] * len(data.names)
     if len(intervened) != len(data.codes):
-        raise ValueError(f"expected {len(data.codes)} interventions, one a row, got {len(intervened)}; None where there is none")
+        raise ValueError(
+            f"expected {len(data.codes)} interventions, one a row, got {len(intervened)}; None where there is none"
+        )
     unknown = sorted({name for name in intervened if name is not None} - set(data.names))
     if unknown:
         raise ValueError(f"expected interventions on {sorted(data.names)}, got {unknown}")
