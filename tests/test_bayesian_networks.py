@@ -15,6 +15,7 @@ from probmodel.bayesian_networks.exact_posterior import over_graphs, over_orders
 from probmodel.bayesian_networks.exact_search import optimum
 from probmodel.bayesian_networks.families import family_scores, gaussian_family_scores
 from probmodel.bayesian_networks.gaussian_scores import BGe, gaussian_bic, gaussian_score, moments
+from probmodel.bayesian_networks.order_mcmc import MixingWarning, OrderMCMC, all_candidates
 from probmodel.bayesian_networks.scores import BDeu, BDs, aic, bic, k2, log_likelihood, score
 from probmodel.data.locate import VARIABLE, locate
 
@@ -217,6 +218,21 @@ def test_optimum_evidence_and_edges_are_those_of_all_543_graphs(max_parents):
         assert abs(found.log_evidence - logsumexp(log_weight)) < 1e-10
         expected = np.einsum("g,gij->ij", np.exp(log_weight - logsumexp(log_weight)), edges)
         assert np.abs(found.edges - expected).max() < 1e-12
+
+
+def test_chains_over_orders_agree_with_the_sum_over_them():
+    families = family_scores(mixed(25), BDeu(1.0), max_parents=2)
+    exact = over_orders(families).edges
+    found = OrderMCMC(num_samples=400, num_warmup=50, thinning=10)(all_candidates(families), seed=0)
+    error = found.by_chain.std(0, ddof=1) / 2
+    assert (np.abs(found.edges - exact) < 4 * error + 0.01).all()
+    assert np.abs(found.edges - exact).max() < 0.02
+
+
+def test_chains_that_disagree_say_so():
+    families = family_scores(mixed(60), BDeu(1.0))
+    with pytest.warns(MixingWarning, match="differ by up to"):
+        OrderMCMC(num_samples=1, num_warmup=0, thinning=1, num_chains=20)(all_candidates(families), seed=0)
 
 
 def test_the_order_of_variables_does_not_matter():

@@ -39,7 +39,7 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         families: scores in nats; families of score −∞ are no part of the prior.
     """
     n, size = families.shape
-    forward, backward = _paths(_sums_over_subsets(families))
+    forward, backward = _paths(sums_over_subsets(families))
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
@@ -50,7 +50,7 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         for parent in range(n):
             if parent != child:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
-    prior = _paths(_sums_over_subsets(_ones(families)))[0][-1]
+    prior = _paths(sums_over_subsets(_ones(families)))[0][-1]
     return GraphPosterior(float(forward[-1] - prior), edges)
 
 
@@ -78,10 +78,10 @@ def _paths(among: FamilyScores) -> tuple[Float[np.ndarray, " M"], Float[np.ndarr
     return forward, backward
 
 
-def _sums_over_subsets(families: FamilyScores) -> FamilyScores:
+def sums_over_subsets(families: FamilyScores) -> FamilyScores:
     """Log Σ over subsets of each set, for every row."""
     found = families.copy()
-    for i in range(len(families)):
+    for i in range(families.shape[1].bit_length() - 1):
         halves = found.reshape(len(families), -1, 2, 1 << i)
         halves[:, :, 1] = np.logaddexp(halves[:, :, 1], halves[:, :, 0])
     return found
@@ -90,7 +90,7 @@ def _sums_over_subsets(families: FamilyScores) -> FamilyScores:
 def _sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
     """Log Σ over supersets of each set."""
     found = values.copy()
-    for i in range(int(np.log2(len(values)))):
+    for i in range(len(values).bit_length() - 1):
         halves = found.reshape(-1, 2, 1 << i)
         halves[:, 0] = np.logaddexp(halves[:, 0], halves[:, 1])
     return found
@@ -118,7 +118,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
         raise ValueError(
             f"expected at most {MOST_FOR_GRAPHS} variables to sum over graphs, got {n}; sum over orders, or sample graphs"
         )
-    among = _sums_over_subsets(families)
+    among = sums_over_subsets(families)
     log_z = _sums_over_graphs(among)
     slopes = _slopes(among, log_z)
     edges = np.zeros((n, n))
@@ -128,7 +128,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
         probability = np.exp(families[child] + ups) - np.exp(families[child] + downs)
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
-    prior = _sums_over_graphs(_sums_over_subsets(_ones(families)))[-1]
+    prior = _sums_over_graphs(sums_over_subsets(_ones(families)))[-1]
     return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0))
 
 
@@ -137,7 +137,7 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
     log_z = np.full(among.shape[1], -np.inf)
     log_z[0] = 0.0
     for whole in range(1, len(log_z)):
-        terms, signs = _terms(whole, _subsets(whole)[1:], among, log_z)
+        terms, signs = _terms(whole, subsets(whole)[1:], among, log_z)
         log_z[whole], sign = logsumexp(terms, b=signs, return_sign=True)
         if not sign > 0:
             raise ArithmeticError(
@@ -146,7 +146,7 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
     return log_z
 
 
-def _subsets(whole: int) -> Int[np.ndarray, " K"]:
+def subsets(whole: int) -> Int[np.ndarray, " K"]:
     """All subsets of a set, the empty one first."""
     found = np.zeros(1, dtype=np.int64)
     for i in range(whole.bit_length()):
@@ -175,7 +175,7 @@ def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.nda
     for whole in range(size - 1, 0, -1):
         if of_z[whole] == 0.0:
             continue
-        childless = _subsets(whole)[1:]
+        childless = subsets(whole)[1:]
         terms, signs = _terms(whole, childless, among, log_z)
         share = of_z[whole] * signs * np.exp(terms - log_z[whole])
         rest = whole ^ childless
