@@ -7,8 +7,10 @@ from itertools import permutations, product
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import logsumexp
 
+import probmodel as pb
 from probmodel.bayesian_networks.categories import Categories
 from probmodel.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
 from probmodel.bayesian_networks.exact_posterior import over_graphs, over_orders
@@ -18,6 +20,7 @@ from probmodel.bayesian_networks.gaussian_scores import BGe, gaussian_bic, gauss
 from probmodel.bayesian_networks.order_mcmc import MixingWarning, OrderMCMC, all_candidates
 from probmodel.bayesian_networks.scores import BDeu, BDs, aic, bic, k2, log_likelihood, score
 from probmodel.data.locate import VARIABLE, locate
+from probmodel.representations.bayesian_network import CategoricalNetwork, LinearGaussianNetwork
 
 NEEDS_DATA = pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} is not set")
 TRUE_ASIA = "[A][S][T|A][L|S][B|S][E|T:L][X|E][D|B:E]"
@@ -284,3 +287,35 @@ def test_bad_input_is_named():
         gaussian_family_scores(moments(np.random.default_rng(0).normal(size=(50, 40))), BGe())
     with pytest.raises(ValueError, match="at most 14"):
         over_graphs(np.zeros((15, 2**15)))
+
+
+# ------------------------------------------------------------------------------------------ networks as models
+
+
+def test_the_evidence_of_a_categorical_network_is_its_score():
+    data = mixed(40, (2, 3, 2))
+    dag = DAG.from_string("[a][b|a][c|a:b]")
+    network = CategoricalNetwork(dag, dict(zip(data.names, data.cardinalities, strict=True)), 10.0)
+    target = pb.target(network, pb.Dataset((torch.as_tensor(data.codes),), {}, len(data.codes)))
+    found = pb.evidence.smc(target, seed=0)
+    assert abs(found.log_z - score(dag, data, BDeu(10.0))) < 4 * found.stderr < 0.4
+
+
+def test_the_evidence_of_a_linear_gaussian_network_is_its_score():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(30, 3)) @ rng.normal(size=(3, 3)) + 2.0
+    prior = BGe(0.7, 3.5)
+    for text in ("[a][b|a][c|a:b]", "[c][a][b]"):
+        dag = DAG.from_string(text)
+        columns = torch.as_tensor(x)[:, ["abc".index(node) for node in dag.nodes]]
+        network = LinearGaussianNetwork(dag, columns.mean(0), prior)
+        found = pb.evidence.smc(pb.target(network, pb.Dataset((columns,), {}, len(x))), seed=0)
+        assert abs(found.log_z - gaussian_score(dag, "abc", moments(x), prior)) < 4 * found.stderr < 0.8
+
+
+def test_a_network_of_other_variables_is_refused():
+    dag = DAG.from_string("[a][b|a]")
+    with pytest.raises(ValueError, match=r"cardinalities of \['a', 'b'\]"):
+        CategoricalNetwork(dag, {"a": 2})
+    with pytest.raises(ValueError, match="centre of 2"):
+        LinearGaussianNetwork(dag, torch.zeros(3))
