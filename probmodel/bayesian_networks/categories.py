@@ -1,0 +1,98 @@
+"""Rows of categorical variables as small whole numbers, and how often their combinations occur."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+
+class Categories(NamedTuple):
+    """Rows of categorical variables.
+
+    Args:
+        levels: variable → the values it may have, in order.
+        codes: (N, n) positions among those values.
+    """
+
+    levels: Mapping[str, tuple[str, ...]]
+    codes: Int[np.ndarray, "N n"]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+        """Columns of a frame; values are told apart by their text.
+
+        Args:
+            frame: one row an observation.
+            levels: variable → all its values; None, or a variable that is not named, takes those that occur, sorted.
+
+        Raises:
+            ValueError: for missing values, a value that is not among the levels, or a variable with fewer than two values.
+        """
+        missing = [str(name) for name in frame if frame[name].isna().any()]
+        if missing:
+            raise ValueError(f"expected no missing values, got some in {missing}; drop those rows or impute them")
+        texts = {str(name): frame[name].astype(str) for name in frame}
+        found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
+        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
+        columns = [_coded(name, column, found[name]) for name, column in texts.items()]
+        return cls(found, np.stack(columns, 1).astype(np.int64))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables, in the order of the columns."""
+        return tuple(self.levels)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """How many values each variable has."""
+        return tuple(len(values) for values in self.levels.values())
+
+    def column(self, name: str) -> int:
+        """Position of a variable.
+
+        Raises:
+            ValueError: for an unknown one.
+        """
+        if name not in self.levels:
+            raise ValueError(f"expected one of the variables {sorted(self.levels)}, got {name!r}")
+        return self.names.index(name)
+
+
+def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
+    unseen = sorted(set(column) - set(levels))
+    if unseen:
+        raise ValueError(f"expected values of {name!r} among {list(levels)}, got {unseen}; add them to its levels")
+    if len(levels) < 2:
+        raise ValueError(f"expected two values of {name!r} at least, got {list(levels)}; drop it, or name its levels")
+    return pd.Categorical(column, categories=list(levels)).codes
+
+
+class Counts(NamedTuple):
+    """How often combinations of parents and child occur; those of parents that never occur are left out.
+
+    Args:
+        table: (J, r) by combination of parents and value of the child.
+        num_parent_states: q, all combinations of parents, those that never occur included.
+    """
+
+    table: Float[np.ndarray, "J r"]
+    num_parent_states: float
+
+
+def counts(data: Categories, child: int, parents: Sequence[int], rows: Int[np.ndarray, " M"] | None = None) -> Counts:
+    """Of a child and its parents, by their columns; over some rows or all."""
+    codes = data.codes if rows is None else data.codes[rows]
+    sizes = data.cardinalities
+    label, used = np.zeros(len(codes), dtype=np.int64), 1
+    for parent in parents:
+        label, used = _compact(label * sizes[parent] + codes[:, parent], used * sizes[parent])
+    table = np.bincount(label * sizes[child] + codes[:, child], minlength=used * sizes[child])
+    return Counts(table.reshape(used, sizes[child]).astype(float), float(np.prod([float(sizes[p]) for p in parents])))
+
+
+def _compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
+    """The same labels without gaps, so that combinations that never occur take no memory."""
+    occurs = np.bincount(label, minlength=size) > 0
+    return (np.cumsum(occurs) - 1)[label], int(occurs.sum())

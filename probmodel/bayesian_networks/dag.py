@@ -1,0 +1,165 @@
+"""Directed acyclic graphs over named nodes, and their equivalence classes (Koller & Friedman, 2009, ch. 3)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import networkx as nx
+
+_NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
+
+
+@dataclass(frozen=True)
+class DAG:
+    """A directed acyclic graph: every node's parents.
+
+    >>> str(DAG.from_string("[A][B][C|A:B]"))
+    '[A][B][C|A:B]'
+
+    Args:
+        parents: node → its parents; the order of nodes is kept, that of parents is not looked at.
+
+    Raises:
+        ValueError: for a parent that is no node, a node twice among parents, or a cycle.
+    """
+
+    parents: Mapping[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        for node, parents in self.parents.items():
+            unknown = [parent for parent in parents if parent not in self.parents]
+            if unknown:
+                raise ValueError(
+                    f"expected parents among the nodes {sorted(self.parents)}, got {unknown} of {node!r}; add them as nodes"
+                )
+            if len(set(parents)) != len(parents):
+                raise ValueError(f"expected each parent once, got {list(parents)} of {node!r}")
+        graph = nx.DiGraph(self.edges)
+        if not nx.is_directed_acyclic_graph(graph):
+            cycle = [edge[0] for edge in nx.find_cycle(graph)]
+            raise ValueError(
+                f"expected no cycle, got {' → '.join([*cycle, cycle[0]])}; reverse or drop one of its edges"
+            )
+
+    @classmethod
+    def from_edges(cls, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> "DAG":
+        """A graph of (parent, child) pairs.
+
+        Raises:
+            ValueError: for a child that is no node, and as the class does.
+        """
+        parents: dict[str, list[str]] = {node: [] for node in nodes}
+        for parent, child in edges:
+            if child not in parents:
+                raise ValueError(
+                    f"expected children among the nodes {sorted(parents)}, got {child!r}; add it as a node"
+                )
+            parents[child].append(parent)
+        return cls({node: tuple(found) for node, found in parents.items()})
+
+    @classmethod
+    def from_string(cls, text: str) -> "DAG":
+        """A graph as bnlearn writes it: "[A][B|A][C|A:B]".
+
+        Raises:
+            ValueError: for another text, and as the class does.
+        """
+        found = _NODE.findall(text)
+        if "".join(f"[{node}|{parents}]" if parents else f"[{node}]" for node, parents in found) != text or not found:
+            raise ValueError(f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}")
+        return cls({node: tuple(parents.split(":")) if parents else () for node, parents in found})
+
+    def __str__(self) -> str:
+        return "".join(
+            f"[{node}|{':'.join(sorted(parents))}]" if parents else f"[{node}]"
+            for node, parents in self.parents.items()
+        )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All nodes, in the order given."""
+        return tuple(self.parents)
+
+    @property
+    def edges(self) -> frozenset[tuple[str, str]]:
+        """Pairs (parent, child)."""
+        return frozenset((parent, node) for node, parents in self.parents.items() for parent in parents)
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Nodes after their parents."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self.nodes)
+        graph.add_edges_from(sorted(self.edges))
+        return tuple(nx.lexicographical_topological_sort(graph))
+
+    @cached_property
+    def compelled(self) -> frozenset[tuple[str, str]]:
+        """Edges of one direction in all graphs of the equivalence class: colliders, and what follows from them (Meek, 1995)."""
+        adjacent = {frozenset(edge) for edge in self.edges}
+        found = {
+            (parent, node)
+            for node, parents in self.parents.items()
+            for pair in combinations(parents, 2)
+            if frozenset(pair) not in adjacent
+            for parent in pair
+        }
+        while True:
+            new = {edge for edge in self.edges - found if _follows(edge, found, self.edges - found, adjacent)}
+            if not new:
+                return frozenset(found)
+            found |= new
+
+    @property
+    def reversible(self) -> frozenset[frozenset[str]]:
+        """Pairs joined by an edge that some equivalent graph has the other way round."""
+        return frozenset(frozenset(edge) for edge in self.edges - self.compelled)
+
+
+def _follows(
+    edge: tuple[str, str],
+    directed: set[tuple[str, str]],
+    open_: frozenset[tuple[str, str]],
+    adjacent: set[frozenset[str]],
+) -> bool:
+    """Whether one of Meek's first three rules directs an edge a → b that is open so far."""
+    a, b = edge
+    undirected = {frozenset(each) for each in open_}
+    into_a = [x for x, y in directed if y == a]
+    into_b = [x for x, y in directed if y == b]
+    chain = any(frozenset((x, b)) not in adjacent for x in into_a)
+    cycle = any((a, x) in directed for x in into_b)
+    kite = any(
+        frozenset((x, y)) not in adjacent and frozenset((a, x)) in undirected and frozenset((a, y)) in undirected
+        for x, y in combinations(into_b, 2)
+    )
+    return chain or cycle or kite
+
+
+def structural_hamming_distance(a: DAG, b: DAG) -> int:
+    """Pairs of nodes that the two graphs join in different ways: an edge missing, added, or reversed counts one.
+
+    Raises:
+        ValueError: for graphs of different nodes.
+    """
+    _check_same_nodes(a, b)
+    return len({frozenset(edge) for edge in a.edges ^ b.edges})
+
+
+def class_hamming_distance(a: DAG, b: DAG) -> int:
+    """The same between equivalence classes, where an edge without a compelled direction has none (Tsamardinos et al., 2006).
+
+    Raises:
+        ValueError: for graphs of different nodes.
+    """
+    _check_same_nodes(a, b)
+    apart = {frozenset(edge) for edge in a.compelled ^ b.compelled} | (a.reversible ^ b.reversible)
+    return len(apart)
+
+
+def _check_same_nodes(a: DAG, b: DAG) -> None:
+    if set(a.nodes) != set(b.nodes):
+        only = sorted(set(a.nodes) ^ set(b.nodes))
+        raise ValueError(f"expected graphs of the same nodes, got {only} in one of them only")

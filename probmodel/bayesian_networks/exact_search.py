@@ -1,0 +1,80 @@
+"""The graph of highest score among all, by dynamic programming over sets (Silander & Myllymäki, 2006)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probmodel.bayesian_networks.dag import DAG
+from probmodel.bayesian_networks.families import FamilyScores
+
+
+class Optimum(NamedTuple):
+    """The best graph, and why there is none better.
+
+    Args:
+        dag: the graph.
+        score: nats.
+        num_families: families compared; every graph is made of them.
+        optimal_sinks: of each set of variables, the last in a best order, by which the optimum of every set was found.
+    """
+
+    dag: DAG
+    score: float
+    num_families: int
+    optimal_sinks: Int[np.ndarray, " M"]
+
+
+def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
+    """The best graph: of every set of variables, one of them has no child there, and the rest is a smaller problem.
+
+    Args:
+        families: of `family_scores` or `gaussian_family_scores`.
+        names: of the variables.
+
+    Raises:
+        ValueError: for names of another number, or scores that are NaN.
+    """
+    n, size = families.shape
+    if len(names) != n or size != 2**n:
+        raise ValueError(f"expected {n} names and {2**n} sets, got {len(names)} and {size}")
+    if np.isnan(families).any():
+        raise ValueError("expected scores that are numbers, got NaN; check the data for constant columns")
+    best = _best_subsets(families)
+    value, sink = np.full(size, -np.inf), np.full(size, -1, dtype=np.int8)
+    value[0] = 0.0
+    masks = np.arange(size)
+    count = np.bitwise_count(masks)
+    for level in range(1, n + 1):
+        here = masks[count == level]
+        for child in range(n):
+            within = here[here >> child & 1 == 1]
+            rest = within ^ (1 << child)
+            total = value[rest] + best[child, rest]
+            better = total > value[within]
+            value[within[better]], sink[within[better]] = total[better], child
+    parents, left = dict[str, tuple[str, ...]](), size - 1
+    while left:
+        child = int(sink[left])
+        left ^= 1 << child
+        chosen = _attaining(families[child], best[child, left], left)
+        parents[names[child]] = tuple(names[i] for i in range(n) if chosen >> i & 1)
+    dag = DAG({name: parents[name] for name in names})
+    return Optimum(dag, float(value[-1]), int(np.isfinite(families).sum()), sink)
+
+
+def _best_subsets(families: FamilyScores) -> FamilyScores:
+    """For each child and set, the highest score of a family with parents among the set."""
+    best = families.copy()
+    for i in range(len(families)):
+        halves = best.reshape(len(families), -1, 2, 1 << i)
+        np.maximum(halves[:, :, 1], halves[:, :, 0], out=halves[:, :, 1])
+    return best
+
+
+def _attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
+    """The smallest set of parents among some that has the score."""
+    masks = np.flatnonzero(scores == value)
+    masks = masks[masks & ~within == 0]
+    return int(masks[np.argmin(np.bitwise_count(masks))])
