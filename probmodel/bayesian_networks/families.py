@@ -142,7 +142,7 @@ def _by_sets(data: Categories, term: CategoricalScore) -> FamilyScores | None:
         return found
     if term is k2:
         widths = sorted(set(sizes))
-        joint, *marginals = _over_sets(data, [_urn_of(lambda _: 1.0), *(_urn_of(lambda _, w=w: w) for w in widths)])
+        joint, *marginals = _over_sets(data, [_urn_of(_always(alpha)) for alpha in (1.0, *widths)])
         for width, marginal in zip(widths, marginals, strict=True):
             differences(joint, marginal, [i for i in range(n) if sizes[i] == width])
         return found
@@ -157,6 +157,10 @@ def _urn_of(alpha: Callable[[float], float]) -> SetTerm:
         return float(gammaln(a + counted).sum() - len(counted) * gammaln(a))
 
     return term
+
+
+def _always(alpha: float) -> Callable[[float], float]:
+    return lambda possible: alpha
 
 
 def _over_sets(data: Categories, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
@@ -192,5 +196,5 @@ def _log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
         for some in np.array_split(masks[size == l], max(1, int((size == l).sum()) // SETS_AT_ONCE)):
             members = np.nonzero(some[:, None] >> np.arange(n) & 1)[1].reshape(len(some), l)
             log_det = np.linalg.slogdet(r[members[:, :, None], members[:, None, :]])[1]
-            found[some] = term.from_log_det(given.count, n, l, log_det)
+            found[some] = term.from_log_det(given.num_rows, n, l, log_det)
     return found

@@ -16,12 +16,12 @@ class Moments(NamedTuple):
     """What scores of linear Gaussian variables need of the rows.
 
     Args:
-        count: N.
+        num_rows: N.
         mean: of each variable.
         scatter: Σ (x − mean)(x − mean)ᵀ.
     """
 
-    count: int
+    num_rows: int
     mean: Float[np.ndarray, " n"]
     scatter: Float[np.ndarray, "n n"]
 
@@ -62,21 +62,21 @@ class BGe:
         n, l = len(given.mean), len(subset)
         chosen = np.ix_(subset, subset)
         sign, log_det = np.linalg.slogdet(self.scale(n) * np.eye(l) + given.scatter[chosen])
-        return self.from_log_det(given.count, n, l, float(log_det)) if sign > 0 else math.nan
+        return self.from_log_det(given.num_rows, n, l, float(log_det)) if sign > 0 else math.nan
 
     def scale(self, n: int) -> float:
         """T of the prior."""
         return self.mean_rows * (self.extra_rows - 1.0) / (self.mean_rows + 1.0)
 
-    def from_log_det(self, count: int, n: int, l: int, log_det: Any) -> Any:
+    def from_log_det(self, num_rows: int, n: int, l: int, log_det: Any) -> Any:
         """Log evidence of l of n columns, from log |T + scatter| of them."""
         a = self.extra_rows + l
         return (
-            -0.5 * l * count * math.log(math.pi)
-            + 0.5 * l * math.log(self.mean_rows / (self.mean_rows + count))
-            + float(multigammaln(0.5 * (a + count), l) - multigammaln(0.5 * a, l))
+            -0.5 * l * num_rows * math.log(math.pi)
+            + 0.5 * l * math.log(self.mean_rows / (self.mean_rows + num_rows))
+            + float(multigammaln(0.5 * (a + num_rows), l) - multigammaln(0.5 * a, l))
             + 0.5 * a * l * math.log(self.scale(n))
-            - 0.5 * (a + count) * log_det
+            - 0.5 * (a + num_rows) * log_det
         )
 
     def __call__(self, given: Moments, child: int, parents: Sequence[int]) -> float:
@@ -90,12 +90,12 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
     if parents:
         chosen = np.ix_(parents, parents)
         rest = rest - s[child, parents] @ np.linalg.solve(s[chosen], s[parents, child])
-    return -0.5 * given.count * (math.log(2 * math.pi * rest / given.count) + 1.0)
+    return -0.5 * given.num_rows * (math.log(2 * math.pi * rest / given.num_rows) + 1.0)
 
 
 def gaussian_bic(given: Moments, child: int, parents: Sequence[int]) -> float:
     """Log likelihood less half of log N nats for each slope, the intercept and the variance."""
-    return gaussian_log_likelihood(given, child, parents) - 0.5 * math.log(given.count) * (len(parents) + 2)
+    return gaussian_log_likelihood(given, child, parents) - 0.5 * math.log(given.num_rows) * (len(parents) + 2)
 
 
 GaussianScore = Callable[[Moments, int, Sequence[int]], float]

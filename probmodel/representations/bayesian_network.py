@@ -95,6 +95,7 @@ class LinearGaussianNetwork(nn.Module):
         if len(centre) != len(dag.nodes):
             raise ValueError(f"expected a centre of {len(dag.nodes)} variables, got {len(centre)}")
         self.dag, self.prior = dag, prior or BGe()
+        self.centre: Tensor
         self.register_buffer("centre", centre)
 
     def forward(self, x: Float[Tensor, "N n"]) -> None:
