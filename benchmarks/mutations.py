@@ -395,8 +395,8 @@ MUTATIONS = (
     Mutation(
         "half precision held to the rounding of float32",
         "rounding.py",
-        "max(ROUNDING[a.dtype], ROUNDING[within.half or a.dtype])",
-        "ROUNDING[a.dtype]",
+        "if within.half is None else HALF_ROUNDING",
+        "if within.half is None else ROUNDING[a.dtype]",
         ("tests/test_compiling.py",),
         "half_precision",
     ),
