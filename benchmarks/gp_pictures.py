@@ -12,7 +12,8 @@ from torch import Tensor
 
 import probmodel as pb
 
-LEVELS = np.array([0.05, 0.25, 0.75, 0.95])
+LEAST = 0.05
+"""Share of a column's highest density from which on a mode is shown."""
 
 
 def draw(folder: Path) -> None:
@@ -23,13 +24,16 @@ def draw(folder: Path) -> None:
 
 
 def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: Any, to_y: Any) -> None:
-    """The predictive density as shades, with every mode of each column as a dot."""
+    """The predictive density of each column as shades, relative to its highest, and its modes as dots."""
     found = pb.predict(fit, grid[:, None], num_draws=400).distribution
     shape = (len(levels), *found.batch_shape, *found.event_shape)
     p = found.log_prob(levels.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)).exp().numpy()
-    axes.pcolormesh(to_x(grid.numpy()), to_y(levels.numpy()), p**0.5, cmap="Blues", shading="auto", rasterized=True)
+    axes.pcolormesh(
+        to_x(grid.numpy()), to_y(levels.numpy()), p / p.max(0), cmap="Blues", shading="auto", rasterized=True
+    )
     # Draws of a Monte Carlo predictive make modes of their own.
-    peaks = pb.modes(found) if isinstance(fit.model, pb.GPMixture | pb.GaussianProcess) else found.mean.reshape(-1, 1)
+    exact = isinstance(fit.model, pb.GPMixture | pb.GaussianProcess)
+    peaks = pb.modes(found, least=LEAST) if exact else found.mean.reshape(-1, 1)
     for value, row in zip(grid, peaks, strict=True):
         axes.plot(np.repeat(to_x(float(value)), len(row)), to_y(row.numpy()), ".", color="tab:red", markersize=2)
 

@@ -378,6 +378,10 @@ def test_modes_and_quantiles_of_a_known_mixture():
     two, one = modes(mixture)
     assert torch.allclose(two, torch.tensor([3.0, -3.0], dtype=DOUBLE), atol=1e-6)
     assert torch.allclose(one, torch.zeros(1, dtype=DOUBLE), atol=1e-2)
+    # The lower one is .3 × .5 / (.7 × 1) = .214 of the higher.
+    assert len(modes(mixture, least=0.2)[0]) == 2 and torch.equal(modes(mixture, least=0.23)[0], two[:1])
+    with pytest.raises(ValueError, match="share in"):
+        modes(mixture, least=1.0)
     assert abs(float(quantiles(mixture, torch.tensor([0.5], dtype=DOUBLE))[0, 1])) < 1e-9
     with pytest.raises(ValueError, match="between 0 and 1"):
         quantiles(mixture, torch.tensor([0.0, 0.5]))

@@ -111,21 +111,26 @@ def by_number(distribution: Distribution) -> Distribution:
     return distribution
 
 
-def modes(distribution: Distribution) -> list[Float[Tensor, " M"]]:
-    """All local maxima of each density, the highest first: mean shift from every component's mean.
+def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tensor, " M"]]:
+    """Local maxima of each density, the highest first: mean shift from every component's mean.
 
     Args:
         distribution: mixture of normals, a `NormalMixture` or the `distribution` of a `Prediction`, of batch shape (n,).
+        least: share of the highest maximum's density below which another one is left out, in [0, 1); 0 keeps all, those of
+            components that hardly count too.
 
     Returns:
         One tensor a row, and a number of it where there are several; their lengths are the numbers of modes.
 
     Raises:
         TypeError: for anything but a mixture of normals.
+        ValueError: for a share outside [0, 1).
 
     Reference:
         Carreira-Perpiñán (2000), "Mode-finding for mixtures of Gaussian distributions".
     """
+    if not 0.0 <= least < 1.0:
+        raise ValueError(f"expected a share in [0, 1), got least={least:g}; 0.05 leaves out modes below a twentieth")
     mixture = by_number(distribution)
     if not isinstance(mixture, NormalMixture):
         raise TypeError(f"expected a mixture of normals, got {type(mixture).__name__}; give that of a Prediction")
@@ -139,7 +144,7 @@ def modes(distribution: Distribution) -> list[Float[Tensor, " M"]]:
     height = _log_density(logits, loc, scale, at)
     resolution = SAME_MODE * scale.amin(-1)
     parts = zip(at, height, resolution, logits, loc, scale, strict=True)
-    return [_distinct(*row) for row in parts]
+    return [_distinct(*row, least=least) for row in parts]
 
 
 def _log_density(logits: Tensor, loc: Tensor, scale: Tensor, at: Float[Tensor, "*B P"]) -> Float[Tensor, "*B P"]:
@@ -147,11 +152,14 @@ def _log_density(logits: Tensor, loc: Tensor, scale: Tensor, at: Float[Tensor, "
     return torch.logsumexp(logits[..., None, :] + normal.log_prob(at[..., None]), -1)
 
 
-def _distinct(at: Tensor, height: Tensor, resolution: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def _distinct(
+    at: Tensor, height: Tensor, resolution: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, least: float
+) -> Tensor:
     """Points that are apart, the highest first, with a dip of the density between any two: climbs are slow where modes merge."""
     kept: list[Tensor] = []
     steps = torch.linspace(0, 1, PATH, dtype=at.dtype, device=at.device)
     order = height.argsort(descending=True)
+    order = order[(height - height.max()).exp()[order] >= least]
     for value, top in zip(at[order], height[order], strict=True):
         near = any(bool((value - other).abs() <= resolution) for other in kept)
         if not near and all(
