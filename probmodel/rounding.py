@@ -34,12 +34,12 @@ class Tolerance(NamedTuple):
     half: torch.dtype | None = None
 
 
-def tolerance(half: torch.dtype | None, of_largest: float = 1e-4) -> Tolerance:
+FINE = Tolerance()
+
+
+def tolerance(half: torch.dtype | None, of_largest: float = FINE.of_largest) -> Tolerance:
     """Numbers of half precision are held to the largest in their tensor, since sums of many roundings cancel."""
     return Tolerance(of_largest if half is None else 1.0, half)
-
-
-FINE = Tolerance()
 
 
 def excess(

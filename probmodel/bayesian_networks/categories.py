@@ -87,12 +87,12 @@ def counts(data: Categories, child: int, parents: Sequence[int], rows: Int[np.nd
     sizes = data.cardinalities
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for parent in parents:
-        label, used = _compact(label * sizes[parent] + codes[:, parent], used * sizes[parent])
+        label, used = compact(label * sizes[parent] + codes[:, parent], used * sizes[parent])
     table = np.bincount(label * sizes[child] + codes[:, child], minlength=used * sizes[child])
     return Counts(table.reshape(used, sizes[child]).astype(float), float(np.prod([float(sizes[p]) for p in parents])))
 
 
-def _compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
+def compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
     """The same labels without gaps, so that combinations that never occur take no memory."""
     occurs = np.bincount(label, minlength=size) > 0
     return (np.cumsum(occurs) - 1)[label], int(occurs.sum())

@@ -39,7 +39,8 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         families: scores in nats; families of score −∞ are no part of the prior.
     """
     n, size = families.shape
-    forward, backward = _paths(sums_over_subsets(families))
+    among = sums_over_subsets(families)
+    forward, backward = _forward(among), _backward(among)
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
@@ -50,7 +51,7 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         for parent in range(n):
             if parent != child:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
-    prior = _paths(sums_over_subsets(_ones(families)))[0][-1]
+    prior = _forward(sums_over_subsets(_ones(families)))[-1]
     return GraphPosterior(float(forward[-1] - prior), edges)
 
 
@@ -59,23 +60,33 @@ def _ones(families: FamilyScores) -> FamilyScores:
     return np.where(np.isfinite(families), 0.0, -np.inf)
 
 
-def _paths(among: FamilyScores) -> tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]]:
-    """Log sums over orders of each set's members from the start, and of its complement's to the end."""
+def _forward(among: FamilyScores) -> Float[np.ndarray, " M"]:
+    """Log sums over orders of each set's members from the start."""
     n, size = among.shape
     masks = np.arange(size)
     count = np.bitwise_count(masks)
-    forward, backward = np.full(size, -np.inf), np.full(size, -np.inf)
-    forward[0] = backward[-1] = 0.0
+    found = np.full(size, -np.inf)
+    found[0] = 0.0
     for level in range(1, n + 1):
         for child in range(n):
             here = masks[(count == level) & (masks >> child & 1 == 1)]
             rest = here ^ (1 << child)
-            forward[here] = np.logaddexp(forward[here], forward[rest] + among[child, rest])
+            found[here] = np.logaddexp(found[here], found[rest] + among[child, rest])
+    return found
+
+
+def _backward(among: FamilyScores) -> Float[np.ndarray, " M"]:
+    """Log sums over orders of each set's complement to the end."""
+    n, size = among.shape
+    masks = np.arange(size)
+    count = np.bitwise_count(masks)
+    found = np.full(size, -np.inf)
+    found[-1] = 0.0
     for level in range(n - 1, -1, -1):
         for child in range(n):
             here = masks[(count == level) & (masks >> child & 1 == 0)]
-            backward[here] = np.logaddexp(backward[here], backward[here | 1 << child] + among[child, here])
-    return forward, backward
+            found[here] = np.logaddexp(found[here], found[here | 1 << child] + among[child, here])
+    return found
 
 
 def sums_over_subsets(families: FamilyScores) -> FamilyScores:

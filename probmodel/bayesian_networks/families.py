@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.special import gammaln, xlogy
 
-from probmodel.bayesian_networks.categories import Categories, counts
+from probmodel.bayesian_networks.categories import Categories, compact, counts
 from probmodel.bayesian_networks.gaussian_scores import BGe, GaussianScore, Moments
 from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, bic, k2, log_likelihood, observed_rows
 from probmodel.memory import refuse_above_memory
@@ -174,10 +174,8 @@ def _over_sets(data: Categories, terms: Sequence[SetTerm]) -> list[Float[np.ndar
         for values, term in zip(found, terms, strict=True):
             values[mask] = term(counted, possible)
         for i in range(first, len(sizes)):
-            finer = label * sizes[i] + rows[:, i]
-            occurs = np.bincount(finer, minlength=used * sizes[i]) > 0
-            number = np.cumsum(occurs) - 1
-            visit(mask | 1 << i, i + 1, number[finer], int(number[-1]) + 1, possible * sizes[i])
+            finer = compact(label * sizes[i] + rows[:, i], used * sizes[i])
+            visit(mask | 1 << i, i + 1, *finer, possible * sizes[i])
 
     visit(0, 0, np.zeros(len(rows), dtype=np.int64), 1, 1.0)
     return found
@@ -188,7 +186,7 @@ def _over_sets(data: Categories, terms: Sequence[SetTerm]) -> list[Float[np.ndar
 
 def _log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
     n = len(given.mean)
-    r = term.scale(n) * np.eye(n) + given.scatter
+    r = term.scale * np.eye(n) + given.scatter
     masks = np.arange(2**n)
     size = np.bitwise_count(masks)
     found = np.zeros(2**n)
@@ -196,5 +194,5 @@ def _log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
         for some in np.array_split(masks[size == l], max(1, int((size == l).sum()) // SETS_AT_ONCE)):
             members = np.nonzero(some[:, None] >> np.arange(n) & 1)[1].reshape(len(some), l)
             log_det = np.linalg.slogdet(r[members[:, :, None], members[:, None, :]])[1]
-            found[some] = term.from_log_det(given.num_rows, n, l, log_det)
+            found[some] = term.from_log_det(given.num_rows, l, log_det)
     return found

@@ -59,23 +59,24 @@ class BGe:
         """Log p of some columns alone, by eq. (8) of Kuipers et al.; every family is a ratio of two."""
         if not subset:
             return 0.0
-        n, l = len(given.mean), len(subset)
+        l = len(subset)
         chosen = np.ix_(subset, subset)
-        sign, log_det = np.linalg.slogdet(self.scale(n) * np.eye(l) + given.scatter[chosen])
-        return self.from_log_det(given.num_rows, n, l, float(log_det)) if sign > 0 else math.nan
+        sign, log_det = np.linalg.slogdet(self.scale * np.eye(l) + given.scatter[chosen])
+        return self.from_log_det(given.num_rows, l, float(log_det)) if sign > 0 else math.nan
 
-    def scale(self, n: int) -> float:
+    @property
+    def scale(self) -> float:
         """T of the prior."""
         return self.mean_rows * (self.extra_rows - 1.0) / (self.mean_rows + 1.0)
 
-    def from_log_det(self, num_rows: int, n: int, l: int, log_det: Any) -> Any:
-        """Log evidence of l of n columns, from log |T + scatter| of them."""
+    def from_log_det(self, num_rows: int, l: int, log_det: Any) -> Any:
+        """Log evidence of l columns, from log |T + scatter| of them."""
         a = self.extra_rows + l
         return (
             -0.5 * l * num_rows * math.log(math.pi)
             + 0.5 * l * math.log(self.mean_rows / (self.mean_rows + num_rows))
             + float(multigammaln(0.5 * (a + num_rows), l) - multigammaln(0.5 * a, l))
-            + 0.5 * a * l * math.log(self.scale(n))
+            + 0.5 * a * l * math.log(self.scale)
             - 0.5 * (a + num_rows) * log_det
         )
 

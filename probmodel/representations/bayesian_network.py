@@ -4,6 +4,7 @@ Their evidence is known in closed form (Heckerman, Geiger & Chickering, 1995; Ge
 `BDeu` and `BGe` sum over families.
 """
 
+import math
 from collections.abc import Mapping
 
 import pyro
@@ -51,15 +52,10 @@ class CategoricalNetwork(nn.Module):
                 pyro.sample(node, dist.Categorical(table[self._combination(node, columns)]), obs=columns[node])
 
     def _probabilities(self, node: str) -> Float[Tensor, "q r"]:
-        r, q = self.cardinalities[node], self._num_combinations(node)
+        r = self.cardinalities[node]
+        q = math.prod(self.cardinalities[parent] for parent in self.dag.parents[node])
         prior = torch.full((q, r), self.sample_size / (q * r))
         return pyro.sample(f"{node}.probabilities", dist.Dirichlet(prior).to_event(1))
-
-    def _num_combinations(self, node: str) -> int:
-        found = 1
-        for parent in self.dag.parents[node]:
-            found *= self.cardinalities[parent]
-        return found
 
     def _combination(self, node: str, columns: Mapping[str, Tensor]) -> Int[Tensor, " N"]:
         found = torch.zeros_like(columns[node])
@@ -110,7 +106,7 @@ class LinearGaussianNetwork(nn.Module):
 
     def _regression(self, node: str, parents: list[int], column: int) -> tuple[Tensor, Tensor, Tensor]:
         prior, centre = self.prior, self.centre
-        scale = centre.new_tensor(prior.scale(len(centre)))
+        scale = centre.new_tensor(prior.scale)
         shape = centre.new_tensor(0.5 * (prior.extra_rows + len(parents) + 1))
         variance = pyro.sample(f"{node}.variance", dist.InverseGamma(shape, 0.5 * scale))
         slopes = centre.new_zeros(0)
