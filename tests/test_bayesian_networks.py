@@ -319,3 +319,15 @@ def test_a_network_of_other_variables_is_refused():
         CategoricalNetwork(dag, {"a": 2})
     with pytest.raises(ValueError, match="centre of 2"):
         LinearGaussianNetwork(dag, torch.zeros(3))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_over_graphs_keep_large_scores_that_cancel(seed):
+    rng = np.random.default_rng(seed)
+    n, masks = 6, np.arange(2**6)
+    small = -40.0 * np.bitwise_count(masks) + rng.normal(size=(n, 2**n))
+    small[masks[None] >> np.arange(n)[:, None] & 1 == 1] = -np.inf
+    shift = rng.uniform(-9_000, -3_000, size=(n, 1))
+    near, far = over_graphs(small), over_graphs(small + shift)
+    assert far.log_evidence == pytest.approx(near.log_evidence + shift.sum(), abs=1e-6)
+    assert np.abs(far.edges - near.edges).max() < 1e-6

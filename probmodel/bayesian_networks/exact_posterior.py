@@ -149,11 +149,14 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
     log_z[0] = 0.0
     for whole in range(1, len(log_z)):
         terms, signs = _terms(whole, subsets(whole)[1:], among, log_z)
-        log_z[whole], sign = logsumexp(terms, b=signs, return_sign=True)
-        if not sign > 0:
+        # SciPy's logsumexp with signs loses a sum whose largest terms cancel each other.
+        top = terms.max()
+        total = (signs * np.exp(terms - top)).sum()
+        if not total > 0:
             raise ArithmeticError(
                 "expected positive sums over graphs, got cancellation; sum over orders in place of graphs"
             )
+        log_z[whole] = top + math.log(total)
     return log_z
 
 

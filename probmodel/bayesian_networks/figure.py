@@ -1,0 +1,161 @@
+"""Picture of a network: edges as wide and dark as they are probable, beside a graph that is taken for known."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
+
+PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
+NODE = "#e2e8f0"
+BEND = 0.16
+"""Of an edge beside its reverse, or past another node."""
+NEAR = 0.13
+"""Of a node from an edge, where the picture is two units wide: there the edge has to bend."""
+SHOWN = 0.1
+
+
+class _Edge(NamedTuple):
+    start: str
+    end: str
+    probability: float
+    colour: str
+    bent: bool
+
+
+def plot(
+    edges: Float[np.ndarray, "n n"],
+    names: Sequence[str],
+    *,
+    known: Collection[tuple[str, str]] | None = None,
+    least: float = SHOWN,
+) -> Figure:
+    """Nodes on a plane, joined by arrows whose width and darkness are their probability.
+
+    Args:
+        edges: probability of an edge from i to j, such as `GraphPosterior.edges`; of one graph 0 and 1.
+        names: of the nodes.
+        known: edges (from, to) taken for known: those among them are green, others red, missing ones dashed.
+        least: probability from which on an edge is drawn.
+
+    Raises:
+        ValueError: for another number of names, values outside [0, 1], or known edges of other nodes.
+    """
+    n = len(names)
+    if edges.shape != (n, n) or not bool(((edges >= 0) & (edges <= 1)).all()):
+        raise ValueError(f"expected probabilities of shape ({n}, {n}), got {edges.shape} or values outside [0, 1]")
+    unknown = sorted({node for edge in known or () for node in edge} - set(names))
+    if unknown:
+        raise ValueError(f"expected known edges among {list(names)}, got {unknown}")
+    drawn = _drawn(edges, names, known, least)
+    places = _places(names, drawn)
+    drawn = [edge._replace(bent=edge.bent or _passes_a_node(edge, places)) for edge in drawn]
+    certain = set(np.unique(edges)) <= {0.0, 1.0}
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    axes = figure.subplots()
+    for edge in drawn:
+        axes.add_patch(_arrow(edge, places))
+        if edge.probability >= least and not certain:
+            x, y = _label_place(edge, places)
+            background = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+            axes.text(x, y, _text(edge.probability), fontsize=7, ha="center", va="center", bbox=background, zorder=3)
+    for name, (x, y) in places.items():
+        box = {"boxstyle": "round,pad=0.35", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
+        axes.text(x, y, name, ha="center", va="center", fontsize=9, bbox=box, zorder=4)
+    axes.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
+    axes.axis("off")
+    if known is not None:
+        axes.legend(handles=_legend(least), frameon=False, fontsize=8, loc="lower center", ncols=3)
+    return figure
+
+
+def _drawn(
+    edges: Float[np.ndarray, "n n"], names: Sequence[str], known: Collection[tuple[str, str]] | None, least: float
+) -> list[_Edge]:
+    """Probable edges, and known ones that are not."""
+    taken = set(known or ())
+    shown = {
+        (names[i], names[j])
+        for i in range(len(names))
+        for j in range(len(names))
+        if i != j and (edges[i, j] >= least or (names[i], names[j]) in taken)
+    }
+    found = []
+    for start, end in sorted(shown):
+        probability = float(edges[names.index(start), names.index(end)])
+        colour = (
+            PLAIN if known is None else NEW if (start, end) not in taken else KNOWN if probability >= least else MISSED
+        )
+        found.append(_Edge(start, end, probability, colour, (end, start) in shown))
+    return found
+
+
+def _places(names: Sequence[str], drawn: Sequence[_Edge]) -> dict[str, tuple[float, float]]:
+    """Places that keep joined nodes near and others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
+    graph = nx.Graph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from((edge.start, edge.end) for edge in drawn)
+    # Nodes without an edge would fly off: a weak tie to all keeps them in the picture.
+    graph.add_weighted_edges_from(
+        (lone, other, 3.0) for lone in list(nx.isolates(graph)) for other in names if other != lone
+    )
+    placed = nx.kamada_kawai_layout(graph, pos=nx.circular_layout(graph)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
+    return {name: (float(x), float(y)) for name, (x, y) in placed.items()}
+
+
+def _arrow(edge: _Edge, places: dict[str, tuple[float, float]]) -> FancyArrowPatch:
+    missed = edge.colour == MISSED
+    return FancyArrowPatch(
+        places[edge.start],
+        places[edge.end],
+        arrowstyle="-|>",
+        mutation_scale=11,
+        connectionstyle=f"arc3,rad={BEND if edge.bent else 0.0}",
+        shrinkA=15,
+        shrinkB=15,
+        linestyle="--" if missed else "-",
+        linewidth=0.9 if missed else 0.6 + 2.4 * edge.probability,
+        color=edge.colour,
+        alpha=0.9 if missed else 0.25 + 0.75 * edge.probability,
+        zorder=2,
+    )
+
+
+def _label_place(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """Nearer to the end than to the start, on the bend where there is one."""
+    (x0, y0), (x1, y1) = places[edge.start], places[edge.end]
+    x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
+    if edge.bent:
+        length = math.hypot(x1 - x0, y1 - y0) or 1.0
+        shift = 0.5 * BEND * length
+        x, y = x + shift * (y1 - y0) / length, y - shift * (x1 - x0) / length
+    return x, y
+
+
+def _passes_a_node(edge: _Edge, places: dict[str, tuple[float, float]]) -> bool:
+    """Whether the straight line between two nodes runs over a third."""
+    start, end = (np.array(places[node]) for node in (edge.start, edge.end))
+    along = end - start
+    for node, place in places.items():
+        share = float((np.array(place) - start) @ along / max(along @ along, 1e-12))
+        if node not in (edge.start, edge.end) and 0 < share < 1 and np.hypot(*(start + share * along - place)) < NEAR:
+            return True
+    return False
+
+
+def _text(probability: float) -> str:
+    """Two digits; nothing is certain."""
+    return ">.99" if probability >= 0.995 else f"{probability:.2f}"[1:]
+
+
+def _legend(least: float) -> list[Line2D]:
+    return [
+        Line2D([], [], color=KNOWN, linewidth=2.5, label="probable and known"),
+        Line2D([], [], color=NEW, linewidth=2.5, label="probable, not known"),
+        Line2D([], [], color=MISSED, linewidth=1, linestyle="--", label=f"known, below {least:g}"),
+    ]

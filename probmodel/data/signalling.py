@@ -1,0 +1,107 @@
+"""Biological networks with a published graph: protein signalling (Sachs et al., 2005), and gene regulation of DREAM4."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from probmodel.data.locate import locate
+
+SERIES, DISTURBED = 5, 10
+"""Trajectories of a DREAM4 network of ten genes, and after how many times (half of them) their disturbance is taken away."""
+
+
+class Signalling(NamedTuple):
+    """Cells in which eleven phosphorylated proteins were measured.
+
+    Args:
+        frame: one row a cell, one column a protein.
+        intervened: for each row the protein that was inhibited or activated from outside, or None.
+        published: edges (from, to) of the graph that Sachs et al. take for known.
+    """
+
+    frame: pd.DataFrame
+    intervened: tuple[str | None, ...]
+    published: frozenset[tuple[str, str]]
+
+
+def protein_signalling() -> Signalling:
+    """853 cells without interventions, levels as measured; 17 published edges.
+
+    Raises:
+        FileNotFoundError: PROBMODEL_DATA names no folder with bayesnets/sachs_853_continuous.npz.
+    """
+    with np.load(locate("bayesnets/sachs_853_continuous.npz")) as file:
+        names = [str(name) for name in file["header"]]
+        edges = zip(*np.nonzero(file["DAG"]), strict=True)
+        frame = pd.DataFrame(file["X"], columns=names)
+    return Signalling(frame, (None,) * len(frame), frozenset((names[i], names[j]) for i, j in edges))
+
+
+def protein_signalling_interventions() -> Signalling:
+    """5,400 cells, 3,600 of them with one of five proteins set from outside, levels in three classes; 20 published edges.
+
+    Raises:
+        FileNotFoundError: PROBMODEL_DATA names no folder with the files of bayesnets.
+    """
+    table = pd.read_csv(locate("bayesnets/sachs.interventional.discrete.csv.gz"))
+    frame = table.drop(columns="INT")
+    names = list(frame.columns)
+    by_lower = {name.lower(): name for name in names} | {"plc": "Plcg"}
+    lines = locate("bayesnets/sachs.2005.ground.truth.graph.txt").read_text().splitlines()
+    pairs = [line.split(". ", 1)[1].split(" --> ") for line in lines if "-->" in line]
+    published = frozenset((by_lower[parent.strip()], by_lower[child.strip()]) for parent, child in pairs)
+    return Signalling(frame, tuple(names[number - 1] if number else None for number in table["INT"]), published)
+
+
+class GeneNetwork(NamedTuple):
+    """Simulated expression of genes that regulate each other.
+
+    Args:
+        names: of the genes.
+        trajectories: (series, time, gene) from rest, through a disturbance of unknown genes, back to rest.
+        disturbed: (series, time) where the disturbance acts.
+        steady: (row, gene) levels at rest: wild type, each gene knocked out, each gene knocked down.
+        set_gene: for each steady state the gene that was set, or None.
+        edges: (gene, gene) 1 where the first regulates the second: what the simulation was made with.
+    """
+
+    names: tuple[str, ...]
+    trajectories: Float[np.ndarray, "S T n"]
+    disturbed: np.ndarray
+    steady: Float[np.ndarray, "M n"]
+    set_gene: tuple[int | None, ...]
+    edges: Float[np.ndarray, "n n"]
+
+
+def dream4(network: int) -> GeneNetwork:
+    """One of DREAM4's five networks of ten genes (Marbach et al., 2010): five trajectories of 21 times, 21 steady states.
+
+    Args:
+        network: 1 to 5.
+
+    Raises:
+        ValueError: for another number.
+        FileNotFoundError: PROBMODEL_DATA names no folder with the files of dream4_size10.
+    """
+    if network not in range(1, 6):
+        raise ValueError(f"expected a network of 1 to 5, got {network}")
+    folder = f"dream4_size10/insilico_size10_{network}"
+
+    def table(name: str) -> pd.DataFrame:
+        return pd.read_csv(locate(f"{folder}/{name}.tsv"), sep="\t")
+
+    series = table("timeseries").dropna().drop(columns="Time")
+    names = tuple(series.columns)
+    x = series.to_numpy(float).reshape(SERIES, -1, len(names))
+    disturbed = np.broadcast_to(np.arange(x.shape[1]) < DISTURBED, x.shape[:2])
+    steady = np.concatenate(
+        [table(name)[list(names)].to_numpy(float) for name in ("wildtype", "knockouts", "knockdowns")]
+    )
+    gold = pd.read_csv(locate(f"{folder}/goldStandard.tsv"), sep="\t", header=None)
+    edges = np.zeros((len(names), len(names)))
+    for parent, child, present in gold.itertuples(index=False):
+        edges[names.index(parent), names.index(child)] = present
+    genes = range(len(names))
+    return GeneNetwork(names, x, disturbed, steady, (None, *genes, *genes), edges)
