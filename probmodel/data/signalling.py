@@ -1,4 +1,4 @@
-"""Biological networks with a published graph: protein signalling (Sachs et al., 2005), and gene regulation of DREAM4."""
+"""Biological networks whose graph is known or published: protein signalling (Sachs et al., 2005), gene regulation (DREAM4)."""
 
 from typing import NamedTuple
 
@@ -73,6 +73,53 @@ class GeneNetwork(NamedTuple):
     steady: Float[np.ndarray, "M n"]
     set_gene: tuple[int | None, ...]
     edges: Float[np.ndarray, "n n"]
+
+
+def simulated_genes(
+    *, num_genes: int = 8, num_series: int = 4, num_times: int = 15, noise: float = 0.1, seed: int = 0
+) -> GeneNetwork:
+    """Linear kinetics of a random network, feedback included: each gene follows one or two others.
+
+    From rest, unknown genes (three in ten) are driven for the first half of each series; then each gene is knocked out.
+
+    Args:
+        num_genes: at least 3.
+        num_series: trajectories.
+        num_times: of each.
+        noise: standard deviation of a step and of a measured steady state; effects are about one.
+        seed: of everything.
+
+    Raises:
+        ValueError: for fewer than three genes.
+    """
+    if num_genes < 3:
+        raise ValueError(f"expected three genes at least, got {num_genes}")
+    rng, n = np.random.default_rng(seed), num_genes
+    weights = np.zeros((n, n))
+    for gene in range(n):
+        regulators = rng.choice(np.delete(np.arange(n), gene), size=rng.integers(1, 3), replace=False)
+        weights[regulators, gene] = rng.choice([-0.8, 0.8], size=len(regulators))
+    # Levels neither grow without end nor swing: no loop gains.
+    weights *= min(1.0, 0.8 / max(1e-12, float(np.abs(np.linalg.eigvals(weights)).max())))
+    persistence, level = rng.uniform(0.2, 0.7, n), rng.normal(size=n)
+    drive = (rng.random((num_series, n)) < 0.3) * rng.choice([-2.0, 2.0], (num_series, n))
+    disturbed = np.broadcast_to(np.arange(num_times) < num_times // 2, (num_series, num_times))
+    x = np.zeros((num_series, num_times, n))
+    x[:, 0] = rest = np.linalg.solve(np.eye(n) - weights.T, level)
+    for t in range(num_times - 1):
+        goal = level + x[:, t] @ weights + disturbed[:, t, None] * drive
+        x[:, t + 1] = persistence * x[:, t] + (1 - persistence) * goal + noise * rng.normal(size=goal.shape)
+    knocked_out = [
+        np.linalg.solve(
+            np.eye(n) - np.where(np.arange(n) == gene, 0.0, weights).T, np.where(np.arange(n) == gene, 0.0, level)
+        )
+        for gene in range(n)
+    ]
+    steady = np.stack([rest, *knocked_out])
+    steady[1:] += noise * rng.normal(size=(n, n)) * ~np.eye(n, dtype=bool)
+    steady[0] += noise * rng.normal(size=n)
+    names = tuple(f"G{gene + 1}" for gene in range(n))
+    return GeneNetwork(names, x, disturbed, steady, (None, *range(n)), (weights != 0).astype(float))
 
 
 def dream4(network: int) -> GeneNetwork:
