@@ -182,7 +182,7 @@ def _summed(
 
 def _regression(rows: _Rows, gene: int, rho: float, precision: float) -> _Regression:
     """Rows of one gene at a persistence and a relative precision of the steady states."""
-    kept = np.array([each != gene for each in rows.set_gene])
+    kept = np.array([each != gene for each in rows.set_gene], dtype=bool)
     others = np.arange(rows.steady.shape[1]) != gene
     at_rest, num_steps = rows.steady[kept], len(rows.before)
     x = np.zeros((len(at_rest) + num_steps, others.sum() + rows.disturbed.shape[1]))
@@ -237,7 +237,7 @@ def _standardised(trajectories: Trajectories, steady: SteadyStates) -> _Rows:
 
 def _check(trajectories: Trajectories, steady: SteadyStates) -> None:
     x, n = trajectories.x, steady.x.shape[-1]
-    if x.ndim != 3 or steady.x.ndim != 2 or x.shape[2] != n or n < 2 or x.shape[1] < 2:
+    if x.ndim != 3 or steady.x.ndim != 2 or x.shape[2] != n or n < 2 or x.shape[1] < 2 or len(x) + len(steady.x) == 0:
         raise ValueError(
             f"expected trajectories (series, time ≥ 2, gene) and steady states (row, gene) of the same two genes at least, got "
             f"{x.shape} and {steady.x.shape}"
