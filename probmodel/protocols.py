@@ -222,6 +222,17 @@ class ClosedForm(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
+class Generative(Protocol, metaclass=Structural):
+    """A representation that is a density of its features and the class together: the features have to be fixed."""
+
+    def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior: ...
+
+    def check_codes(self, h: Float[Tensor, "N D"]) -> None:
+        """Raise ValueError for features that the density is not for."""
+        ...
+
+
+@runtime_checkable
 class CodesByProcess(Protocol, metaclass=Structural):
     """A representation by a Gaussian process that an affine decision with normal noise leaves one."""
 

@@ -31,6 +31,12 @@ class Rows(NamedTuple):
     regressors: Float[Tensor, "*N p"]
     """Real parents."""
 
+    @property
+    def numbered(self) -> Int[Tensor, "*N"]:
+        """The combination of each row; 0 where there is one in all."""
+        none = isinstance(self.combination, EllipsisType)
+        return torch.zeros_like(self.child, dtype=torch.long) if none else self.combination  # type: ignore[return-value]
+
     def kept(self, rows: Tensor) -> "Rows":
         """Some rows alone."""
         combination = self.combination if isinstance(self.combination, EllipsisType) else self.combination[rows]
@@ -62,7 +68,7 @@ class DirichletTable:
     def posterior(self, rows: Rows) -> tuple["DirichletTable", float]:
         """The table's posterior, and the log evidence of the child's column, in nats: the Pólya urn."""
         q, r = self.concentration.shape
-        cell = rows.combination * r + rows.child
+        cell = rows.numbered * r + rows.child
         counted = torch.bincount(cell.reshape(-1), minlength=q * r).reshape(q, r)
         prior, after = self.concentration.double(), self.concentration.double() + counted
         by_combination = torch.lgamma(prior.sum(1)) - torch.lgamma(after.sum(1))
@@ -131,8 +137,8 @@ class NormalInverseGamma:
         """The regression's posterior, and the log evidence of the child's column, in nats."""
         if isinstance(rows.combination, EllipsisType):
             # One combination in all: an axis of length one, taken away again.
-            whole = rows._replace(combination=torch.zeros_like(rows.child, dtype=torch.long))
-            after, log_evidence = self._map(lambda value: value[None]).posterior(whole)
+            whole = self._map(lambda value: value[None])
+            after, log_evidence = whole.posterior(rows._replace(combination=rows.numbered))
             return after._map(lambda value: value[0]), log_evidence
         prior, like = self._map(lambda value: value.double()), self.shape
         n, x_mean, y_mean, xx, xy, yy = _moments(rows, len(self.shape))
@@ -213,7 +219,7 @@ def _quadratic(matrix: Float[Tensor, "q p p"], vector: Float[Tensor, "q p"]) -> 
 
 def _moments(rows: Rows, q: int) -> tuple[Tensor, ...]:
     """Rows, means and scatters by combination of discrete parents, in double precision."""
-    j, x, y = rows.combination, rows.regressors.double(), rows.child.double()
+    j, x, y = rows.numbered, rows.regressors.double(), rows.child.double()
 
     def by_combination(values: Tensor) -> Tensor:
         return values.new_zeros(q, *values.shape[1:]).index_add(0, j, values)

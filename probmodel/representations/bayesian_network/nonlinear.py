@@ -78,7 +78,9 @@ class NonlinearNetwork(nn.Module):
         """Raise ValueError for another call, columns of another number, or values that a node cannot have."""
         _, intervened = rows_of(self.mixed, data)
         if intervened is not None:
-            raise ValueError("expected a call with x alone, got intervened too; take a conjugate network, or leave rows out")
+            raise ValueError(
+                "expected a call with x alone, got intervened too; take a conjugate network, or leave rows out"
+            )
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for a real column without spread."""
