@@ -99,30 +99,40 @@ def min_fill(scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: 
             near.setdefault(node, set()).update(scope)
     for node, around in near.items():
         around.discard(node)
-    costs = {node: _cost(node, near, sizes, node in last) for node in near}
-    order, neighbours, entries = list[str](), dict[str, set[str]](), 0
-    while costs:
-        node = min(costs, key=lambda each: costs[each])
-        around = near.pop(node)
-        del costs[node]
+    fills = {node: _fill(node, near) for node in near}
+    entries = {node: prod(sizes[each] for each in {node, *around}) for node, around in near.items()}
+    order, neighbours, all_entries = list[str](), dict[str, set[str]](), 0
+    while fills:
+        node = min(fills, key=lambda each: (each in last, fills[each], entries[each], each))
+        added, around = fills.pop(node), near.pop(node)
         order.append(node)
         neighbours[node] = around
-        entries += sizes[node] * prod(sizes[each] for each in around)
+        all_entries += entries.pop(node)
         for each in around:
-            near[each] |= around
-            near[each] -= {each, node}
-        for each in around.union(*(near[each] for each in around)):
-            costs[each] = _cost(each, near, sizes, each in last)
+            near[each].discard(node)
+            if not added:
+                # No edge is new, so that only the pairs of this node are gone.
+                fills[each] -= len(near[each] - around)
+                entries[each] //= sizes[node]
+        if added:
+            _join(around, near)
+            for each in around:
+                entries[each] = prod(sizes[one] for one in {each, *near[each]})
+            fills |= {each: _fill(each, near) for each in around.union(*(near[each] for each in around))}
     place = {node: position for position, node in enumerate(order)}
     ordered = {node: tuple(sorted(around, key=lambda each: -place[each])) for node, around in neighbours.items()}
-    return Plan(tuple(order), ordered, entries)
+    return Plan(tuple(order), ordered, all_entries)
 
 
-def _cost(
-    node: str, near: Mapping[str, set[str]], sizes: Mapping[str, int], is_last: bool
-) -> tuple[bool, int, int, str]:
-    fill = sum(b not in near[a] for a, b in combinations(near[node], 2))
-    return is_last, fill, sizes[node] * prod(sizes[each] for each in near[node]), node
+def _fill(node: str, near: Mapping[str, set[str]]) -> int:
+    """Pairs of neighbours that are not joined."""
+    return sum(b not in near[a] for a, b in combinations(near[node], 2))
+
+
+def _join(nodes: set[str], near: Mapping[str, set[str]]) -> None:
+    for node in nodes:
+        near[node].update(nodes)
+        near[node].discard(node)
 
 
 def rows_at_once(plan: Plan, copies: int = COPIES) -> int:
