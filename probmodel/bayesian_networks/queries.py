@@ -100,7 +100,7 @@ def query(
     Variables that neither targets nor evidence descend from are left out; those that were set lose their parents.
 
     Args:
-        network: with all its tables; of what its tables are uncertain by, see `posterior_mean`.
+        network: its tables are taken as they are; `posterior_mean` says when the answer is exact for tables of means.
         targets: variables.
         given: variable → the value seen.
         do: variable → the value it was set to from outside, which `given` was seen after.
