@@ -2,8 +2,9 @@
 
 import math
 import os
-from itertools import product
+from itertools import combinations, product
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from scipy.special import gammaln, xlogy
 
 import probmodel as pb
 from probmodel import bayesian_networks as bn
+from probmodel.bayesian_networks.elimination import categorical, min_fill
 from probmodel.data.locate import VARIABLE, locate
 
 NEEDS_DATA = pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} is not set")
@@ -226,6 +228,36 @@ def test_a_chain_of_five_hundred_is_its_matrix_power():
     assert np.abs(bn.marginals(network).tables["x499"] - [0.75, 0.25]).max() < 1e-12
 
 
+def naive_min_fill(scopes: list[list[str]], sizes: dict[str, int]) -> tuple[list[str], int]:
+    """The order and its entries, every cost counted anew at each step."""
+    graph = nx.Graph()
+    for scope in scopes:
+        graph.add_nodes_from(scope)
+        graph.add_edges_from(combinations(scope, 2))
+    order, entries = [], 0
+    while graph:
+
+        def cost(node: str) -> tuple[int, int, str]:
+            around = list(graph[node])
+            fill = sum(not graph.has_edge(*pair) for pair in combinations(around, 2))
+            return fill, math.prod(sizes[each] for each in (node, *around)), node
+
+        node = min(graph, key=cost)
+        entries += cost(node)[1]
+        graph.add_edges_from(combinations(graph[node], 2))
+        graph.remove_node(node)
+        order.append(node)
+    return order, entries
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_orders_join_the_fewest_neighbours_at_each_step(seed):
+    network = random_network(seed, 8)
+    scopes = [[*network.dag.parents[node], node] for node in network.nodes]
+    plan = min_fill(scopes, network.cardinalities)
+    assert (list(plan.order), plan.entries) == naive_min_fill(scopes, network.cardinalities)
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_allocated():
     names = [f"x{i}" for i in range(40)]
     dag = bn.DAG(
@@ -328,6 +360,13 @@ def test_frequencies_of_sampled_rows_are_the_probabilities(evidence, do):
     assert apart_in_errors(found, exact, num_rows) < 4.5
     pairs = over(network, found, network.nodes[:2]), over(network, exact, network.nodes[:2])
     assert apart_in_errors(*pairs, num_rows) < 4
+
+
+def test_values_are_drawn_in_proportion_and_never_those_of_probability_zero():
+    weights = np.array([0.0, 0.2, 0.0, 0.3, 0.0])
+    drawn = categorical(np.tile(weights, (20_000, 1)), np.random.default_rng(0))
+    found = np.bincount(drawn, minlength=5) / 20_000
+    assert apart_in_errors(found, weights / 0.5, 20_000) < 4
 
 
 def test_samples_repeat_with_their_seed_and_differ_with_another():

@@ -288,7 +288,7 @@ def draw(found: Eliminated, rows: Int[np.ndarray, " S"], rng: np.random.Generato
 
 
 def categorical(probabilities: Float[np.ndarray, "S r"], rng: np.random.Generator) -> Int[np.ndarray, " S"]:
-    """One value from each row; values of probability zero never occur."""
+    """One value from each row, in proportion; values of probability zero never occur."""
     cumulated = probabilities.cumsum(-1)
     total = cumulated[:, -1]
     # Rounding must not carry u to the total, where a last value of probability zero would be.
