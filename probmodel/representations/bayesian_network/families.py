@@ -123,7 +123,8 @@ class NormalInverseGamma:
     def draws(self, node: str, num_draws: int) -> dict[str, Tensor]:
         """Independent draws by site, one an entry of the first axis."""
         variance = self._variance().sample(torch.Size((num_draws,)))
-        slopes = self._slopes(variance).sample() if self.slopes.shape[-1] else self.slopes
+        none = self.slopes.expand(*variance.shape, self.slopes.shape[-1])
+        slopes = self._slopes(variance).sample() if self.slopes.shape[-1] else none
         found = {f"{node}.variance": variance, f"{node}.slopes": slopes}
         found[f"{node}.intercept"] = self._intercept(variance, slopes).sample()
         return found if self.slopes.shape[-1] else {name: v for name, v in found.items() if name != f"{node}.slopes"}
