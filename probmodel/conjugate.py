@@ -19,7 +19,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.curvature import Gaussian, gaussian_at, gradient
-from probmodel.protocols import Dataset, Model, Target
+from probmodel.protocols import ClosedForm, Dataset, ExactGuide, Model, Target
 from probmodel.sites import Latent, sites
 from probmodel.target import target as make_target
 from probmodel.tracing import isolated
@@ -33,11 +33,12 @@ REACHES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
 
 
 class Conjugate(NamedTuple):
-    """An exact posterior: either one normal over all latents, or one distribution a site."""
+    """An exact posterior: one normal over all latents, one distribution a site, or the model's own guide."""
 
     log_z: float
     gaussian: Gaussian | None
     by_site: Mapping[str, TorchDistributionMixin]
+    guide: ExactGuide | None = None
 
 
 class NotConjugateError(ValueError):
@@ -47,15 +48,24 @@ class NotConjugateError(ValueError):
 def conjugate(model: Model, data: Dataset) -> Conjugate:
     """Exact posterior and log evidence, in nats.
 
-    Covers normal latents with a quadratic log joint (any linear Gaussian model, also one code a row), and independent
-    beta, Dirichlet and gamma sites.
+    Asks a model that knows its own; else covers normal latents with a quadratic log joint (any linear Gaussian model, also
+    one code a row), and independent beta, Dirichlet and gamma sites.
 
     Raises:
         NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
     """
+    known = told(model, data)
+    if known is not None:
+        return known
     with isolated(seed=0):
         latents = sites(model, data).latents
     return conjugate_target(make_target(model, data), latents)
+
+
+def told(model: Model, data: Dataset) -> Conjugate | None:
+    """What the model itself says; None where it says nothing."""
+    found = model.exact_posterior(data) if isinstance(model, ClosedForm) else None
+    return None if found is None else Conjugate(found.log_evidence, None, {}, found.guide)
 
 
 def conjugate_target(target: Target, latents: tuple[Latent, ...]) -> Conjugate:

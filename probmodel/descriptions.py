@@ -17,14 +17,25 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from probmodel.decisions import Classify, Regress
-from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
+from probmodel.decisions import Classify, ClassifyJoint, Regress
+from probmodel.features import (
+    CNN,
+    MLP,
+    AveragePool,
+    Discretise,
+    HalfPrecision,
+    Identity,
+    MaxPool,
+    Standardise,
+    UpSample,
+)
 from probmodel.gaussian_processes.aggregation import Aggregation, bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
 from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
 from probmodel.lift import Lifted, generative, scaled_normal
 from probmodel.pipeline import Pipeline
 from probmodel.process_pieces import PROCESS_PIECES
 from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
+from probmodel.representations.bayesian_network.pieces import NETWORK_PIECES
 
 Json = Any
 """What the json module reads and writes."""
@@ -108,6 +119,9 @@ PIECES: Mapping[str, Piece] = {
     "StandardNormal": Piece(StandardNormal, StandardNormal.settings),
     "Classify": Piece(Classify, Classify.settings),
     "Regress": Piece(Regress, Regress.settings),
+    "ClassifyJoint": Piece(ClassifyJoint, ClassifyJoint.settings),
+    "Discretise": Piece(Discretise, Discretise.settings),
+    "Standardise": Piece(Standardise, Standardise.settings),
     "Linear": Piece(nn.Linear, _linear),
     "Independent": Piece(dist.Independent, _independent),
     "Normal": Piece(dist.Normal, _fields("loc", "scale")),
@@ -125,6 +139,7 @@ PIECES: Mapping[str, Piece] = {
     "TorchIdentity": Piece(nn.Identity, lambda _: {}),
     "Aggregation": Piece(Aggregation, _fields("join", "rows")),
     **{name: Piece(each.build, each.settings, each.kind) for name, each in PROCESS_PIECES.items()},
+    **{build.__name__: Piece(build, settings) for build, settings in NETWORK_PIECES.items()},
 }
 """All that a file may name.  Subclasses are not among them: they may do anything."""
 

@@ -22,7 +22,7 @@ from probmodel.descriptions import Kept, UndescribableError, describe, rebuild
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.ownership import Owned, own
 from probmodel.placing import traced_run
-from probmodel.protocols import Dataset, Draws, Model, Posterior
+from probmodel.protocols import Dataset, Draws, ExactGuide, Model, Posterior
 from probmodel.sites import sites
 from probmodel.structural import Structural
 from probmodel.tracing import isolated
@@ -136,6 +136,8 @@ def _name(function: Any) -> str:
 
 @singledispatch
 def _guide_content(guide: Any, function: Model) -> dict[str, Any]:
+    if isinstance(guide, ExactGuide) and _is_describable(guide):
+        return {"kind": "exact", "guide": guide}
     return {"kind": "foreign", "name": _name(guide)}
 
 
@@ -239,13 +241,14 @@ _GUIDES: Mapping[str, Callable[[FittedPair, Any, Dataset], Model | None]] = {
     "own": lambda pair, model, data: model.guide,
     "gaussian": _gaussian,
     "by_site": lambda pair, model, data: SiteGuide(pair.guide["by_site"]),
+    "exact": lambda pair, model, data: pair.guide["guide"],
 }
 """Guides that need no code of the caller's."""
 
 _CODE = ("automatic", "foreign")
 """Guides that are made by calling code: Pyro's or the user's."""
 
-_STANDALONE = ("none", "gaussian", "by_site")
+_STANDALONE = ("none", "gaussian", "by_site", "exact")
 """Guides that share no parameters with their model."""
 
 

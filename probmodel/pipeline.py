@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pyro
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.decisions import Regress
-from probmodel.protocols import CodesByProcess, Dataset, Decision, Linked, Representation
+from probmodel.decisions import ClassifyJoint, Regress
+from probmodel.protocols import CodesByProcess, Dataset, Decision, ExactPosterior, Generative, Linked, Representation
 
 
 class Pipeline(nn.Module):
@@ -81,10 +82,20 @@ class Pipeline(nn.Module):
         self.decision.check(y)
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for labels that nothing can be learnt from."""
-        y = _named(data).get("y")
-        if y is not None:
-            self.decision.check_training(y)
+        """Raise ValueError for labels that nothing can be learnt from, and for features that would be trained to be alike."""
+        values = _named(data)
+        if values.get("y") is not None:
+            self.decision.check_training(values["y"])
+        if isinstance(self.representation, Generative):
+            trainable = self._trainable_features()
+            if trainable:
+                raise ValueError(
+                    f"expected fixed features, since {type(self.representation).__name__} is a density of its codes, which "
+                    f"trained features would make all alike, got trainable {trainable}; take Standardise.fitted(network, x) "
+                    "or Discretise.fitted(network, x, bins) of a network trained before"
+                )
+            with torch.no_grad():
+                self.representation.check_codes(self.features(values["x"]))
 
     def process(self, data: Dataset) -> Any:
         """The Gaussian process that the observations are of, where representation and decision leave one.
@@ -97,6 +108,20 @@ class Pipeline(nn.Module):
             raise ValueError(f"expected a SparseGP and a Regress, got {kinds}; take evidence.sandwich or evidence.elbo")
         values = _named(data)
         return self.representation.process(self.features(values["x"]), values["y"], self.decision)
+
+    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
+        """Of a representation that is a density of fixed features and the class; None for others, and for a minibatch."""
+        values = _named(data)
+        y, whole = values.get("y"), data.size in (None, data.num_rows)
+        if not isinstance(self.representation, Generative) or not isinstance(self.decision, ClassifyJoint):
+            return None
+        if y is None or not whole or self._trainable_features():
+            return None
+        with torch.no_grad():
+            return self.representation.exact_codes(self.features(values["x"]), self.decision.observed(y))
+
+    def _trainable_features(self) -> list[str]:
+        return [name for name, p in self.named_parameters() if name.startswith("features.") and p.requires_grad]
 
     @property
     def num_parameters(self) -> int:

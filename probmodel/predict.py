@@ -35,26 +35,35 @@ class Prediction(NamedTuple):
 
     `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.  A Gaussian
     process integrates its function inside each draw: `noise_by_draw` (S, N) is the part of that variance that is not the
-    function's, None for other models.
+    function's, None for other models.  A model that is a density of the new rows' features too makes some draws likelier
+    than others there: `log_weights` (S, N), whose exponentials sum to 1 over the draws, None for other models.
     """
 
     distribution: Distribution
     action: Tensor
     by_draw: Distribution
     noise_by_draw: Tensor | None = None
+    log_weights: Float[Tensor, "S N"] | None = None
 
     @property
     def aleatoric(self) -> Tensor:
         """Uncertainty that stays when the latents are known: mean over draws of the variance, or of the entropy in nats."""
-        return (self._spread(self.by_draw) if self.noise_by_draw is None else self.noise_by_draw).mean(0)
+        return self._mean(self._spread(self.by_draw) if self.noise_by_draw is None else self.noise_by_draw)
 
     @property
     def epistemic(self) -> Tensor:
         """Uncertainty that more data would remove: variance over draws of the mean, or mutual information in nats."""
         if _is_finite(self.by_draw):
             return self.distribution.entropy() - self.aleatoric
-        between = self.by_draw.mean.var(0, correction=0)
+        loc = self.by_draw.mean
+        between = self._mean((loc - self._mean(loc)).square())
         return between if self.noise_by_draw is None else between + self.by_draw.variance.mean(0) - self.aleatoric
+
+    def _mean(self, by_draw: Float[Tensor, "S N *event"]) -> Float[Tensor, "N *event"]:
+        if self.log_weights is None:
+            return by_draw.mean(0)
+        weights = self.log_weights.exp()
+        return (weights.reshape(*weights.shape, *(1,) * (by_draw.dim() - 2)) * by_draw).sum(0)
 
     @staticmethod
     def _spread(distribution: Distribution) -> Tensor:
@@ -65,7 +74,8 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
     """p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
 
     Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new row,
-    since nothing has been observed there.
+    since nothing has been observed there.  Where the model is a density of the new rows' features too, as a `ClassNetwork` is,
+    each draw of the latents counts by the density that it gives to them: p(y | h, data) ∝ E_posterior[p(h, y | latents)].
 
     Args:
         posterior: from any inference.
@@ -93,32 +103,57 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
         draws = _SharedDraws(posterior, found, num_draws)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 
-        def likelihood(theta: Tensor) -> tuple[Distribution, list[Tensor]]:
-            """Of the new rows, and the variance of the noise alone where the model says so."""
+        def likelihood(theta: Tensor) -> _Likelihood:
             run = traced_run(poutine.condition(known, draws.split(theta)), data)
-            noise = run.nodes.get(NOISE_VARIANCE)
-            return cast(Distribution, run.nodes[found.observed[0]]["fn"]), [] if noise is None else [
-                cast(Tensor, noise["value"])
-            ]
+            return _likelihood(run, found.observed)
 
-        def packed_at(theta: Tensor) -> Tensor:
-            return _packed(*likelihood(theta))
-
-        if len(found.observed) != 1:
-            raise ValueError(f"expected one observed site, got {list(found.observed)}; predict each with its own model")
         with torch.no_grad():
             with explained(data):
-                template, noise = likelihood(draws.flat[0])
-            shapes = [parameter.shape for parameter in (*_parameters(template), *noise)]
+                template = likelihood(draws.flat[0])
             if len(draws.flat) > 1 or draws.flat.shape[1]:
-                packed = Density(packed_at, draws.flat[0])(draws.flat)
+                packed = Density(lambda theta: likelihood(theta).packed, draws.flat[0])(draws.flat)
             else:  # Nothing is drawn, and one evaluation is all there is.
-                packed = _packed(template, noise)[None]
+                packed = template.packed[None]
+    shapes = [parameter.shape for parameter in template.tensors]
     pieces = packed.split([shape.numel() for shape in shapes], -1)
     values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
-    by_draw = _rebuild(template, values[: len(values) - len(noise)])
-    distribution = average(by_draw)
-    return Prediction(distribution, _act(posterior, distribution), by_draw, values[-1] if noise else None)
+    by_draw = _rebuild(template.distribution, values[: len(_parameters(template.distribution))])
+    noise, density = (values.pop() if each is not None else None for each in (template.noise, template.log_density))
+    log_weights = None if density is None else density.log_softmax(0)
+    distribution = average(by_draw, log_weights)
+    return Prediction(distribution, _act(posterior, distribution), by_draw, noise, log_weights)
+
+
+class _Likelihood(NamedTuple):
+    """Of the new rows at one draw."""
+
+    distribution: Distribution
+    log_density: Tensor | None
+    """Of what stays observed of the new rows, (N,); None where nothing does."""
+    noise: Tensor | None
+    """Variance of the noise alone where the model says so."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        others = [each for each in (self.log_density, self.noise) if each is not None]
+        return [*_parameters(self.distribution), *others]
+
+    @property
+    def packed(self) -> Float[Tensor, " P"]:
+        return torch.cat([each.reshape(-1) for each in self.tensors])
+
+
+def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
+    """Raise ValueError for several sites to predict."""
+    open_sites = [name for name in observed if len(observed) == 1 or not run.nodes[name]["is_observed"]]
+    if len(open_sites) != 1:
+        raise ValueError(f"expected one observed site, got {list(observed)}; predict each with its own model")
+    node: Any = run.nodes[open_sites[0]]
+    noise = cast(Any, run.nodes.get(NOISE_VARIANCE))
+    seen: list[Any] = [run.nodes[name] for name in observed if name not in open_sites]
+    terms = [each["fn"].log_prob(each["value"]) for each in seen]
+    density = torch.stack(terms).sum(0) if terms else None
+    return _Likelihood(cast(Distribution, node["fn"]), density, None if noise is None else noise["value"])
 
 
 class _SharedDraws:
@@ -138,25 +173,30 @@ class _SharedDraws:
         return {latent.name: p.reshape(latent.shape) for latent, p in zip(self.latents, pieces, strict=True)}
 
 
-def average(by_draw: Distribution) -> Distribution:
-    """The mixture over the first batch axis, in equal parts; a Categorical stays one, its probabilities averaged.
+def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = None) -> Distribution:
+    """The mixture over the first batch axis; a Categorical stays one, its probabilities averaged.
 
     Normals, and mixtures of them, make a `NormalMixture`, whose quantiles and modes are known.
+
+    Args:
+        by_draw: one distribution a draw and row.
+        log_weights: of the draws at each row, up to a constant; equal parts by default.
     """
+    weights = torch.zeros(by_draw.batch_shape).to(_parameters(by_draw)[0]) if log_weights is None else log_weights
     if isinstance(by_draw, Categorical):
-        return Categorical(logits=by_draw.logits.logsumexp(0))
+        return Categorical(logits=(by_draw.logits + weights[..., None]).logsumexp(0))
     if isinstance(by_draw, Bernoulli):
-        tails, heads = (logsigmoid(sign * by_draw.logits).logsumexp(0) for sign in (-1, 1))
+        tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
         return Bernoulli(logits=heads - tails)
     if isinstance(by_draw, NormalMixture):
-        logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (by_draw.logits, by_draw.loc, by_draw.scale))
+        logits = by_draw.logits.log_softmax(-1) + weights[..., None]
+        logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (logits, by_draw.loc, by_draw.scale))
         return NormalMixture(logits, loc, scale)
     if type(by_draw) is Normal or type(by_draw) is PyroNormal:
         loc, scale = (p.movedim(0, -1) for p in (by_draw.loc, by_draw.scale))
-        return NormalMixture(torch.zeros_like(loc), loc, scale)
+        return NormalMixture(weights.movedim(0, -1), loc, scale)
     moved = _rebuild(by_draw, [_draw_axis_last(p, by_draw) for p in _parameters(by_draw)])
-    weights = _parameters(by_draw)[0].new_zeros(moved.batch_shape)
-    return MixtureSameFamily(Categorical(logits=weights), moved)
+    return MixtureSameFamily(Categorical(logits=weights.movedim(0, -1)), moved)
 
 
 def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
@@ -184,10 +224,6 @@ def _parameters(distribution: Distribution) -> list[Tensor]:
     if isinstance(distribution, Independent):
         return _parameters(distribution.base_dist)
     return [attrgetter(name)(distribution) for name in _names(distribution)]
-
-
-def _packed(distribution: Distribution, noise: Sequence[Tensor]) -> Float[Tensor, " P"]:
-    return torch.cat([each.reshape(-1) for each in (*_parameters(distribution), *noise)])
 
 
 def _names(distribution: Distribution) -> Sequence[str]:
@@ -253,10 +289,11 @@ def _without_observations(posterior: Posterior, found: Sites, data: Dataset) -> 
     names = {name for name, value in trained.kwargs.items() if matches(value, found.observations)}
     # An autoencoder's y equals its x: a positional argument is an observation only where no keyword is.
     left = [seen for seen in found.observations if not any(observed(value, seen) for value in trained.kwargs.values())]
-    args = tuple(None if matches(old, left) else new for old, new in zip(trained.args, data.args, strict=False))
+    args = [None if matches(old, left) else new for old, new in zip(trained.args, data.args, strict=False)]
     if isinstance(posterior.model, Deciding):
-        names.add("y")
-    return Dataset(args, {k: None if k in names else v for k, v in data.kwargs.items()}, None)
+        # Codes that are observed may be x itself, which stays.
+        names, args = names | {"y"}, [*data.args[:1], *args[1:]]
+    return Dataset(tuple(args), {k: None if k in names else v for k, v in data.kwargs.items()}, None)
 
 
 def _shared_arguments(posterior: Posterior) -> dict[str, object]:

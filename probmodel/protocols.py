@@ -190,6 +190,49 @@ class LeavesOneOut(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
+class ExactGuide(Protocol, metaclass=Structural):
+    """A guide that is the posterior itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def draws(self, num_draws: int) -> dict[str, Tensor]:
+        """Independent draws by site, (num_draws, *event), in the model's own (constrained) space."""
+        ...
+
+
+class ExactPosterior(NamedTuple):
+    """A posterior in closed form.
+
+    Args:
+        log_evidence: of the data, in nats.
+        guide: draws from the posterior.
+    """
+
+    log_evidence: float
+    guide: ExactGuide
+
+
+@runtime_checkable
+class ClosedForm(Protocol, metaclass=Structural):
+    """A model that may know its evidence and posterior in closed form, and is asked before anything is computed."""
+
+    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
+        """None where these data, or the pieces that the model is made of, leave no closed form."""
+        ...
+
+
+@runtime_checkable
+class Generative(Protocol, metaclass=Structural):
+    """A representation that is a density of its features and the class together: the features have to be fixed."""
+
+    def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior: ...
+
+    def check_codes(self, h: Float[Tensor, "N D"]) -> None:
+        """Raise ValueError for features that the density is not for."""
+        ...
+
+
+@runtime_checkable
 class CodesByProcess(Protocol, metaclass=Structural):
     """A representation by a Gaussian process that an affine decision with normal noise leaves one."""
 

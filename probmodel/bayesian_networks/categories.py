@@ -13,7 +13,7 @@ class Categories(NamedTuple):
 
     Args:
         levels: variable → the values it may have, in order.
-        codes: (N, n) positions among those values.
+        codes: (N, n) positions among those values; −1 for a missing one, which only some readers take.
     """
 
     levels: Mapping[str, tuple[str, ...]]
@@ -32,12 +32,37 @@ class Categories(NamedTuple):
         """
         missing = [str(name) for name in frame if frame[name].isna().any()]
         if missing:
-            raise ValueError(f"expected no missing values, got some in {missing}; drop those rows or impute them")
-        texts = {str(name): frame[name].astype(str) for name in frame}
+            raise ValueError(
+                f"expected no missing values, got some in {missing}; drop those rows, or read them by"
+                " Categories.with_missing, which queries, log_prob and EM take and scores do not"
+            )
+        return cls.with_missing(frame, levels)
+
+    @classmethod
+    def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+        """The same where values may be missing: None, NaN or pandas' NA become −1.
+
+        Whole numbers that missing ones made floats are read as whole.  A variable that is never seen needs its levels
+        named.
+
+        Args:
+            frame, levels: as in `of`.
+
+        Raises:
+            ValueError: for a value that is not among the levels, or a variable with fewer than two values.
+        """
+        texts = {str(name): _seen(frame[name]).astype(str) for name in frame}
         found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
         found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
-        columns = [_coded(name, column, found[name]) for name, column in texts.items()]
-        return cls(found, np.stack(columns, 1).astype(np.int64))
+        codes = np.full(frame.shape, -1, dtype=np.int64)
+        for column, (name, text) in enumerate(texts.items()):
+            codes[frame.iloc[:, column].notna().to_numpy(), column] = _coded(name, text, found[name])
+        return cls(found, codes)
+
+    @property
+    def num_missing(self) -> int:
+        """How many values are missing."""
+        return int((self.codes < 0).sum())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +85,13 @@ class Categories(NamedTuple):
         return self.names.index(name)
 
 
+def _seen(column: pd.Series) -> pd.Series:
+    """The values that are there."""
+    seen = column.dropna()
+    whole = len(seen) < len(column) and pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
+    return seen.astype(np.int64) if whole else seen
+
+
 def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
     unseen = sorted(set(column) - set(levels))
     if unseen:
@@ -67,6 +99,16 @@ def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndar
     if len(levels) < 2:
         raise ValueError(f"expected two values of {name!r} at least, got {list(levels)}; drop it, or name its levels")
     return pd.Categorical(column, categories=list(levels)).codes
+
+
+def refuse_missing(data: Categories) -> None:
+    """Raise ValueError where values are missing."""
+    missing = [name for name, column in zip(data.names, data.codes.T, strict=True) if (column < 0).any()]
+    if missing:
+        raise ValueError(
+            f"expected no missing values, got some in {missing}; drop those rows, draw the values by `impute`, or fit a"
+            " graph's tables by EM"
+        )
 
 
 class Counts(NamedTuple):

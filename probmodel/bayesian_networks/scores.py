@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from probmodel.bayesian_networks.categories import Categories, Counts, counts
+from probmodel.bayesian_networks.categories import Categories, Counts, counts, refuse_missing
 from probmodel.bayesian_networks.dag import DAG
 
 CategoricalScore = Callable[[Counts], float]
@@ -90,7 +90,8 @@ def score(dag: DAG, data: Categories, term: CategoricalScore, intervened: Sequen
             own family (Cooper & Yoo, 1999).  Empty where none was.
 
     Raises:
-        ValueError: for a graph of other variables, and interventions of another number or of unknown variables.
+        ValueError: for a graph of other variables, missing values, and interventions of another number or of unknown
+            variables.
     """
     if set(dag.nodes) != set(data.names):
         raise ValueError(f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}")
@@ -102,7 +103,12 @@ def score(dag: DAG, data: Categories, term: CategoricalScore, intervened: Sequen
 
 
 def observed_rows(data: Categories, intervened: Sequence[str | None]) -> list[np.ndarray | None]:
-    """For each variable the rows where it was not set from outside; None for all."""
+    """For each variable the rows where it was not set from outside; None for all.
+
+    Raises:
+        ValueError: for missing values, and interventions of another number or of unknown variables.
+    """
+    refuse_missing(data)
     if not len(intervened):
         return [None] * len(data.names)
     if len(intervened) != len(data.codes):

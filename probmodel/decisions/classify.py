@@ -2,7 +2,7 @@
 
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
@@ -30,43 +30,61 @@ class Classify(nn.Module):
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
         """Action of least expected loss, (N,), from a Categorical predictive."""
-        probs = predictive.probs  # type: ignore[attr-defined]
-        if self.loss is None:
-            return probs.argmax(-1)
-        return (probs @ self.loss.to(probs).T).argmin(-1)
+        return least_expected_loss(predictive, self.loss)
 
     def observed(self, y: Tensor) -> Tensor:
         """Class numbers, from numbers or one-hot rows."""
-        return y.argmax(-1) if y.dim() == 2 else y
+        return class_numbers(y)
 
     def check(self, y: Tensor) -> None:
         """Raise ValueError for labels of a wrong shape, or out of range; held-out rows may be of one class."""
-        if y.dim() == 2 and y.shape[1] != self.num_classes:
-            raise ValueError(f"one-hot y needs {self.num_classes} columns, got {y.shape[1]}; set num_classes")
-        if y.dim() not in (1, 2):
-            raise ValueError(f"y needs shape (N,) or (N, {self.num_classes}), got {tuple(y.shape)}; squeeze it")
-        if (y.dim() == 2 and not ((y == 0) | (y == 1)).all()) or (y.dim() == 2 and not (y.sum(-1) == 1).all()):
-            raise ValueError(
-                "one-hot y needs a single 1 in each row and 0 elsewhere, got other rows; use class numbers instead"
-            )
-        labels = self.observed(y)
-        if labels.is_floating_point():
-            raise ValueError(f"y needs whole class numbers, got {labels.dtype}; convert with y.long()")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"labels need to lie in 0 … {self.num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
-            )
+        check_labels(y, self.num_classes)
 
     def check_training(self, y: Tensor) -> None:
         """Raise ValueError for labels of one class only: the likelihood then has no maximum."""
-        labels = self.observed(y)
-        if self.num_classes > 1 and bool((labels == labels[0]).all()):
-            raise ValueError(
-                f"expected labels of two or more classes to fit, got {int(labels[0])} in all {len(labels)} rows; add rows "
-                "of other classes, or split with stratify="
-            )
+        check_several_classes(y, self.num_classes)
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
         return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss}
+
+
+def least_expected_loss(predictive: torch.distributions.Distribution, loss: Tensor | None) -> Int[Tensor, " N"]:
+    """Action of each row under a loss (actions, classes); the likeliest class without one."""
+    probs = predictive.probs  # type: ignore[attr-defined]
+    return probs.argmax(-1) if loss is None else (probs @ loss.to(probs).T).argmin(-1)
+
+
+def class_numbers(y: Tensor) -> Tensor:
+    """Class numbers, from numbers or one-hot rows."""
+    return y.argmax(-1) if y.dim() == 2 else y
+
+
+def check_labels(y: Tensor, num_classes: int) -> None:
+    """Raise ValueError for labels of a wrong shape, or out of range."""
+    if y.dim() == 2 and y.shape[1] != num_classes:
+        raise ValueError(f"one-hot y needs {num_classes} columns, got {y.shape[1]}; set num_classes")
+    if y.dim() not in (1, 2):
+        raise ValueError(f"y needs shape (N,) or (N, {num_classes}), got {tuple(y.shape)}; squeeze it")
+    if (y.dim() == 2 and not ((y == 0) | (y == 1)).all()) or (y.dim() == 2 and not (y.sum(-1) == 1).all()):
+        raise ValueError(
+            "one-hot y needs a single 1 in each row and 0 elsewhere, got other rows; use class numbers instead"
+        )
+    labels = class_numbers(y)
+    if labels.is_floating_point():
+        raise ValueError(f"y needs whole class numbers, got {labels.dtype}; convert with y.long()")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels need to lie in 0 … {num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
+        )
+
+
+def check_several_classes(y: Tensor, num_classes: int) -> None:
+    """Raise ValueError for labels of one class only."""
+    labels = class_numbers(y)
+    if num_classes > 1 and bool((labels == labels[0]).all()):
+        raise ValueError(
+            f"expected labels of two or more classes to fit, got {int(labels[0])} in all {len(labels)} rows; add rows "
+            "of other classes, or split with stratify="
+        )

@@ -91,7 +91,7 @@ def _folds(posterior: Posterior, seed: int, *, refit: bool) -> Scored:
 def _by_permutation(posterior: Posterior, left_out: Float[Tensor, " n"], seed: int) -> Finding:
     with isolated(spawn(seed, 2)):
         order = torch.randperm(len(left_out), device=left_out.device)
-        y = sites(posterior.model, posterior.data).observations[0]
+        y = sites(posterior.model, posterior.data).observations[-1]
     data = posterior.data.map(lambda t: t[order] if t.shape == y.shape and torch.equal(t, y) else t)
     model: Any = _refit(posterior, data, seed).model
     with isolated(seed), torch.no_grad():

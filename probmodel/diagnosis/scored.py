@@ -36,7 +36,7 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
         observations = sites(posterior.model, data).observations
     if not observations:
         raise ValueError("expected rows with what was observed in them, got none; pass Dataset((x,), {'y': y}, len(x))")
-    observed = observations[0]
+    observed = observations[-1]  # After the codes, of a model that is a density of them too.
     prediction = predict_rows(posterior, data, seed=seed)
     log_score = prediction.distribution.log_prob(observed).double()
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.conjugate import Conjugate, NotConjugateError, conjugate_target, normal_posterior
+from probmodel.conjugate import Conjugate, NotConjugateError, conjugate_target, normal_posterior, told
 from probmodel.curvature import block_index
 from probmodel.evidence.labels import Symmetry, symmetrised, symmetry
 from probmodel.evidence.weights import EvidenceWarning, plain
@@ -94,11 +94,14 @@ def own_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
 
 
 def closed_form(subject: Subject) -> Conjugate:
-    """Exact posterior of a conjugate model; of a bare target only where it is normal.
+    """Exact posterior of a conjugate model, told by itself or recognised; of a bare target only where it is normal.
 
     Raises:
         NotConjugateError: where there is none, or too many coordinates to tell.
     """
+    known = told(subject.model, subject.data) if isinstance(subject, Posterior) else None
+    if known is not None:
+        return known
     target = target_of(subject)
     if target.dim == 0:
         return Conjugate(plain(target), None, {})
@@ -229,6 +232,8 @@ def _exact_draws(subject: Subject, target: Target, seed: int) -> Float[Tensor, "
     with isolated(seed), torch.no_grad():
         if exact.gaussian is not None:
             return exact.gaussian.sample(2 * population(target))
+        if exact.guide is not None:
+            return target.unconstrain(exact.guide.draws(2 * population(target)))
         return target.unconstrain(
             {name: each.sample((2 * population(target),)) for name, each in exact.by_site.items()}
         )

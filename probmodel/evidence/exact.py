@@ -7,7 +7,8 @@ from probmodel.target import target_of
 
 
 def exact(subject: Subject, *, seed: int = 0) -> Evidence:
-    """Log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites.
+    """Log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites, and any
+    model that knows its own.
 
     Of a mixture of Gaussian processes it is the sum over assignments, where the rows are few enough to enumerate.
 

@@ -3,12 +3,14 @@
 import time
 from dataclasses import dataclass
 
-from probmodel.conjugate import conjugate
+import torch
+
+from probmodel.conjugate import Conjugate, conjugate
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
 from probmodel.integers import checked_seed, integer
 from probmodel.ownership import placed
-from probmodel.protocols import Dataset, Model, Posterior
+from probmodel.protocols import Dataset, Draws, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import check_training
 from probmodel.tracing import isolated
@@ -16,7 +18,7 @@ from probmodel.tracing import isolated
 
 @dataclass(frozen=True)
 class Exact:
-    """Independent draws of the exact posterior: linear Gaussian models, beta, gamma and Dirichlet sites.
+    """Independent draws of the exact posterior: linear Gaussian models, beta, gamma and Dirichlet sites, Bayesian networks.
 
     Args:
         num_draws: draws to keep.
@@ -31,10 +33,7 @@ class Exact:
         begin = time.perf_counter()
         model = placed(model, data)
         exact = conjugate(model, data)
-        with isolated(seed):
-            latents = sites(model, data).latents
-        guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
-        draws = guide_draws(model, guide, data, num_draws, seed)
+        guide, draws = _drawn(exact, model, data, num_draws, seed)
         info = {
             "method": "Exact",
             "seed": seed,
@@ -43,3 +42,14 @@ class Exact:
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(model, data, draws, info, guide)
+
+
+def _drawn(exact: Conjugate, model: Model, data: Dataset, num_draws: int, seed: int) -> tuple[Model, Draws]:
+    """The posterior as a guide, and its draws by site."""
+    if exact.guide is not None:
+        with isolated(seed), torch.no_grad():
+            return exact.guide, {site: values[None] for site, values in exact.guide.draws(num_draws).items()}
+    with isolated(seed):
+        latents = sites(model, data).latents
+    guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
+    return guide, guide_draws(model, guide, data, num_draws, seed)

@@ -1,5 +1,6 @@
 """h → z: one family a file, each with its model and its guide."""
 
+from probmodel.representations.bayesian_network.class_network import ClassNetwork
 from probmodel.representations.dnn import DNN
 from probmodel.representations.gaussian_process import GaussianProcess
 from probmodel.representations.gp_mixture import GPMixture
@@ -7,4 +8,4 @@ from probmodel.representations.gp_product import GPProduct
 from probmodel.representations.sparse_gp import SparseGP
 from probmodel.representations.vae import VAE, StandardNormal
 
-__all__ = ["DNN", "VAE", "GPMixture", "GPProduct", "GaussianProcess", "SparseGP", "StandardNormal"]
+__all__ = ["DNN", "VAE", "ClassNetwork", "GPMixture", "GPProduct", "GaussianProcess", "SparseGP", "StandardNormal"]

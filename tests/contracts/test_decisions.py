@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from probmodel import decisions
-from probmodel.decisions import Classify, Regress
+from probmodel.decisions import Classify, ClassifyJoint, Regress
+from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.inference import Exact
 from probmodel.predict import average, predict
 from probmodel.protocols import Dataset, Posterior
@@ -24,6 +25,7 @@ from probmodel.tracing import isolated
 N, WIDE = 6, 3
 DECISIONS: dict[str, Callable[[], Any]] = {
     "Classify": lambda: Classify(WIDE, 4),
+    "ClassifyJoint": lambda: ClassifyJoint(WIDE),
     "Regress": lambda: Regress(WIDE, 2, noise=0.7),
     "Regress one number": lambda: Regress(WIDE),
     "Regress with noise of each row": lambda: Regress(WIDE, 2, noise=nn.Linear(WIDE, 2)),
@@ -51,7 +53,9 @@ def noise(seed: int, *shape: int) -> Tensor:
 
 
 def targets(name: str) -> Tensor:
-    return torch.arange(N) % 4 if name == "Classify" else noise(1, N, 1 if name == "Regress one number" else 2)
+    if name.startswith("Classify"):
+        return torch.arange(N) % (4 if name == "Classify" else WIDE)
+    return noise(1, N, 1 if name == "Regress one number" else 2)
 
 
 def test_every_decision_is_under_contract():
@@ -319,6 +323,26 @@ def test_the_mixture_of_likelihoods_is_the_mean_of_their_densities():
     by_draw = dist.Independent(dist.Normal(noise(0, 5, 4, 2), 0.5), 1)
     y = noise(1, 4, 2)
     assert torch.allclose(average(by_draw).log_prob(y).exp(), by_draw.log_prob(y).exp().mean(0))
+
+
+MIXED: dict[str, tuple[Callable[[], Any], Callable[[], Tensor]]] = {
+    "classes": (lambda: dist.Categorical(logits=noise(0, 5, 4, 3)), lambda: torch.arange(4) % 3),
+    "two classes": (lambda: dist.Bernoulli(logits=noise(0, 5, 4)), lambda: (torch.arange(4) % 2).double()),
+    "normals": (lambda: dist.Normal(noise(0, 5, 4), 0.5), lambda: noise(1, 4)),
+    "mixtures": (
+        lambda: NormalMixture(noise(2, 5, 4, 2), noise(0, 5, 4, 2), noise(3, 5, 4, 2).exp()),
+        lambda: noise(1, 4),
+    ),
+    "vectors": (lambda: dist.Normal(noise(0, 5, 4, 2), 0.5).to_event(1), lambda: noise(1, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_weights_of_draws_mix_their_densities(kind):
+    by_draw, y, log_weights = MIXED[kind][0](), MIXED[kind][1](), noise(4, 5, 4)
+    expected = (by_draw.log_prob(y) + log_weights.log_softmax(0)).logsumexp(0)
+    assert torch.allclose(average(by_draw, log_weights).log_prob(y), expected)
+    assert not torch.allclose(average(by_draw).log_prob(y), expected, atol=1e-2)
 
 
 def test_predict_changes_nothing_global():

@@ -15,7 +15,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from probmodel import decisions, representations
-from probmodel.decisions import Classify, Regress
+from probmodel.bayesian_networks.dag import DAG
+from probmodel.decisions import Classify, ClassifyJoint, Regress
 from probmodel.features import MLP, Identity
 from probmodel.gaussian_processes.aggregation import generalised_robust_bcm
 from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
@@ -24,7 +25,16 @@ from probmodel.objectives.elbo import elbo
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
 from probmodel.protocols import Dataset
-from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
+from probmodel.representations import (
+    DNN,
+    VAE,
+    ClassNetwork,
+    GaussianProcess,
+    GPMixture,
+    GPProduct,
+    SparseGP,
+    StandardNormal,
+)
 from probmodel.sites import sites
 from probmodel.tracing import isolated
 
@@ -69,9 +79,11 @@ REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     "SparseGP with a prior": lambda: SparseGP(
         WIDE, CODES, inducing=INDUCING, kernel=RBFKernel(lengthscale_prior=GammaPrior(20.0, 10.0))
     ),
+    "ClassNetwork": lambda: ClassNetwork(DAG.from_string("[class][a|class][b|a][c|b:class][d][e|class:d]"), CODES),
 }
 DECISIONS: dict[str, Callable[[], Any]] = {
     "Classify": lambda: Classify(CODES, 4),
+    "ClassifyJoint": lambda: ClassifyJoint(CODES),
     "Regress": lambda: Regress(CODES, 2),
     # Bounded: so few rows would be interpolated, with a noise that vanishes.
     "Regress with noise of each row": lambda: Regress(CODES, 2, noise=nn.Sequential(nn.Linear(CODES, 2), nn.Tanh())),
@@ -91,7 +103,26 @@ FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
     "GaussianProcess": {"u": (CODES, N)},
     "GPProduct": BY_SHARD,
     "GPMixture": BY_EXPERT,
+    # A node's regression is one for each class where the class is among its parents.
+    "ClassNetwork": {
+        "class.probabilities": (1, CODES),
+        "a.variance": (CODES,),
+        "a.intercept": (CODES,),
+        "b.variance": (),
+        "b.slopes": (1,),
+        "b.intercept": (),
+        "c.variance": (CODES,),
+        "c.slopes": (CODES, 1),
+        "c.intercept": (CODES,),
+        "d.variance": (),
+        "d.intercept": (),
+        "e.variance": (CODES,),
+        "e.slopes": (CODES, 1),
+        "e.intercept": (CODES,),
+    },
 }
+GENERATIVE = ("ClassNetwork",)
+"""Densities of their codes: the codes are observed too, and features of trainable parameters are refused."""
 LATENTS = {name: FAMILIES[name.split()[0]] for name in REPRESENTATIONS}
 """Each site in the order it is drawn, with the shape of a draw; those in LOCAL have one code a row."""
 LATENTS["SparseGP with a prior"] = {"kernel.lengthscale": (1, 1), **SHARED, **LOCAL}
@@ -109,6 +140,8 @@ PAIRS = [
     for name in REPRESENTATIONS
     for decision in DECISIONS
     if decision == "Classify" or not name.startswith(VARIANTS)
+    # Logits that are the code itself are logits as any others.
+    if decision != "ClassifyJoint" or name in ("DNN", "VAE", "ClassNetwork")
 ]
 each_pair = pytest.mark.parametrize(("name", "decision"), PAIRS)
 each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in LINKED])
@@ -125,7 +158,9 @@ def rows_of(seed: int, *shape: int) -> Tensor:
 
 
 def labels(decision: str, count: int = N) -> Tensor:
-    return torch.arange(count) % 4 if decision == "Classify" else rows_of(1, count, 2)
+    if decision.startswith("Classify"):
+        return torch.arange(count) % (4 if decision == "Classify" else CODES)
+    return rows_of(1, count, 2)
 
 
 def dataset(decision: str, count: int = N, *, linked: bool = False) -> Dataset:
@@ -133,7 +168,9 @@ def dataset(decision: str, count: int = N, *, linked: bool = False) -> Dataset:
 
 
 def pipeline(name: str, decision: str) -> Pipeline:
-    return built(lambda: Pipeline(MLP(WIDE, WIDE, hidden=(6,)), REPRESENTATIONS[name](), DECISIONS[decision]()))
+    fixed = name in GENERATIVE
+    features = Identity if fixed else partial(MLP, WIDE, WIDE, hidden=(6,))
+    return built(lambda: Pipeline(features(), REPRESENTATIONS[name](), DECISIONS[decision]()))
 
 
 def code(representation: Any, h: Tensor, seed: int = 0) -> tuple[Tensor, poutine.Trace]:
@@ -170,7 +207,7 @@ def test_the_guide_samples_exactly_the_models_latents(name):
         # An expert is summed out, not guided.
         apart = ("rows", "expert")
         found = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and n not in apart}
-        return {n: node["value"].shape for n, node in found.items()}
+        return {n: node["value"].shape for n, node in found.items() if not node["is_observed"]}
 
     assert drawn(run) == drawn(guided)
     assert drawn(run) == LATENTS[name]
@@ -215,7 +252,7 @@ def test_the_pipeline_has_the_representations_latents_and_one_observation(name, 
     with isolated(seed=0):
         found = sites(pipeline(name, decision), dataset(decision, linked=name in LINKED))
     assert [latent.name for latent in found.latents] == list(LATENTS[name])
-    assert found.observed == ("y",)
+    assert found.observed == (("codes", "y") if name in GENERATIVE else ("y",))
     assert found.num_rows == (None if name in LINKED else N)
     assert found.discrete == (("expert",) if name.startswith("GPMixture") else ())
     assert {latent.name for latent in found.latents if latent.row_dim is not None} == LATENTS[name].keys() & LOCAL
@@ -277,17 +314,22 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     # Codes are drawn anew for each new row; what rows share takes the draws that there are.
     draws = 30 if LATENTS[name].keys() - LOCAL.keys() else 50 if LATENTS[name] else 1
     assert prediction.by_draw.batch_shape == (draws, 7)
-    if decision == "Classify":
+    weights = torch.full((draws, 7), 1 / draws).double()
+    assert (prediction.log_weights is not None) == (name in GENERATIVE)
+    if prediction.log_weights is not None:
+        weights = prediction.log_weights.exp()
+        assert torch.allclose(weights.sum(0), torch.ones(7).double())
+    if decision.startswith("Classify"):
         probs = prediction.distribution.probs
         assert torch.allclose(probs.sum(-1), torch.ones(7).double())
-        assert torch.allclose(probs, prediction.by_draw.probs.mean(0))
+        assert torch.allclose(probs, (weights[..., None] * prediction.by_draw.probs).sum(0))
         assert torch.equal(prediction.action, probs.argmax(-1))
     else:
         y = labels(decision, 7)
         by_draw = prediction.by_draw.log_prob(y)
-        mixed = torch.logsumexp(by_draw, 0) - torch.tensor(float(draws)).log()
+        mixed = torch.logsumexp(by_draw + weights.log(), 0)
         assert torch.allclose(prediction.distribution.log_prob(y), mixed)
-        assert torch.allclose(prediction.action, prediction.by_draw.mean.mean(0))
+        assert torch.allclose(prediction.action, (weights[..., None] * prediction.by_draw.mean).sum(0))
     assert fingerprints() == before
     assert not pyro.get_param_store().keys()
 
