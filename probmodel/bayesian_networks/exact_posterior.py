@@ -47,7 +47,7 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         rest = without(child, n)
         through = np.full(size, -np.inf)
         through[rest] = forward[rest] + backward[rest | 1 << child]
-        weight = families[child] + _sums_over_supersets(through)
+        weight = families[child] + sums_over_supersets(through)
         for parent in range(n):
             if parent != child:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
@@ -98,7 +98,7 @@ def sums_over_subsets(families: FamilyScores) -> FamilyScores:
     return found
 
 
-def _sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
     """Log Σ over supersets of each set."""
     found = values.copy()
     for i in range(len(values).bit_length() - 1):
@@ -135,7 +135,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
-        ups, downs = (_sums_over_supersets(_log(part) - among[child]) for part in (slopes[child], -slopes[child]))
+        ups, downs = (sums_over_supersets(_log(part) - among[child]) for part in (slopes[child], -slopes[child]))
         probability = np.exp(families[child] + ups) - np.exp(families[child] + downs)
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()

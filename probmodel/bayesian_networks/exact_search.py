@@ -41,7 +41,7 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
         raise ValueError(f"expected {n} names and {2**n} sets, got {len(names)} and {size}")
     if np.isnan(families).any():
         raise ValueError("expected scores that are numbers, got NaN; check the data for constant columns")
-    best = _best_subsets(families)
+    best = maxima_over_subsets(families)
     value, sink = np.full(size, -np.inf), np.full(size, -1, dtype=np.int8)
     value[0] = 0.0
     masks = np.arange(size)
@@ -58,22 +58,22 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
     while left:
         child = int(sink[left])
         left ^= 1 << child
-        chosen = _attaining(families[child], best[child, left], left)
+        chosen = attaining(families[child], best[child, left], left)
         parents[names[child]] = tuple(names[i] for i in range(n) if chosen >> i & 1)
     dag = DAG({name: parents[name] for name in names})
     return Optimum(dag, float(value[-1]), int(np.isfinite(families).sum()), sink)
 
 
-def _best_subsets(families: FamilyScores) -> FamilyScores:
+def maxima_over_subsets(families: FamilyScores) -> FamilyScores:
     """For each child and set, the highest score of a family with parents among the set."""
     best = families.copy()
-    for i in range(len(families)):
+    for i in range(families.shape[1].bit_length() - 1):
         halves = best.reshape(len(families), -1, 2, 1 << i)
         np.maximum(halves[:, :, 1], halves[:, :, 0], out=halves[:, :, 1])
     return best
 
 
-def _attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
+def attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
     """The smallest set of parents among some that has the score."""
     masks = np.flatnonzero(scores == value)
     masks = masks[masks & ~within == 0]
