@@ -58,13 +58,19 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
     return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)
 
 
-def tabled(families: FamilyCache, chosen: Sequence[Sequence[int]], max_parents: int | None = None) -> Candidates:
+def tabled(
+    families: FamilyCache,
+    chosen: Sequence[Sequence[int]],
+    max_parents: int | None = None,
+    known: Candidates | None = None,
+) -> Candidates:
     """Scores of all sets of given candidates; the shorter lists are filled up with none.
 
     Args:
         families: scores.
         chosen: of each variable, its candidates.
         max_parents: at once; larger sets get −∞.
+        known: scores of before, which those whose candidates are the same ones keep.
 
     Raises:
         MemoryError: where n 2ᴷ numbers do not fit.
@@ -72,12 +78,15 @@ def tabled(families: FamilyCache, chosen: Sequence[Sequence[int]], max_parents: 
     most = max(map(len, chosen))
     refuse_too_many_candidates(len(chosen), most)
     parents = np.array([[*some, *[child] * (most - len(some))] for child, some in enumerate(chosen)], dtype=np.int64)
+    parents = parents.reshape(len(chosen), most)
     scores = np.full((len(chosen), 2**most), -np.inf)
     for child, some in enumerate(chosen):
-        scores[child, : 2 ** len(some)] = families.by_subset(
-            child, some, len(some) if max_parents is None else max_parents
-        )
-    return Candidates(parents.reshape(len(chosen), most), scores)
+        if known is not None and np.array_equal(known.parents[child], parents[child]):
+            scores[child] = known.scores[child]
+        else:
+            limit = len(some) if max_parents is None else max_parents
+            scores[child, : 2 ** len(some)] = families.by_subset(child, some, limit)
+    return Candidates(parents, scores)
 
 
 def refuse_too_many_candidates(n: int, most: int) -> None:
@@ -111,7 +120,7 @@ def widened(families: FamilyCache, given: Candidates, dag: DAG, most: int, max_p
         after = [*wanted, *useful][:most]
         changed |= not set(after) <= set(now)
         chosen.append(after if not set(after) <= set(now) else now)
-    return tabled(families, chosen, max_parents) if changed else given
+    return tabled(families, chosen, max_parents, given) if changed else given
 
 
 def _grown(families: FamilyCache, child: int, most: int) -> list[int]:

@@ -52,11 +52,11 @@ class OrderMCMC:
         temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
     """
 
-    num_samples: int = 500
-    num_warmup: int = 100
+    num_samples: int = 1_000
+    num_warmup: int = 200
     num_chains: int = 4
-    thinning: int = 50
-    temperatures: tuple[float, ...] = (1.0, 1.5, 2.2, 3.3)
+    thinning: int = 20
+    temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
         """Sample orders; an edge's probability given one is exact.

@@ -44,7 +44,7 @@ class OrderSearch:
         num_sweeps: moves of each variable in a round.
         hottest: temperature of the start, nats; it falls geometrically to a thousandth.
         max_parents: of a family; None for all candidates.
-        max_rounds: of candidates; fewer where they no longer change.
+        max_rounds: of candidates; fewer where the score no longer rises.
     """
 
     num_candidates: int = 10
@@ -71,7 +71,7 @@ class OrderSearch:
             by_round.append(float(value.max()))
             dag = _best_graph(place[value.argmax()], given, families.names)
             wider = widened(families, given, dag, min(self.num_candidates, n - 1), self.max_parents)
-            if wider is given:
+            if wider is given or (number and by_round[-1] <= by_round[-2] + 1e-6):
                 break
             given, place[0] = wider, place[value.argmax()]
         return FoundGraph(dag, families.score(dag), tuple(by_round), given)
