@@ -24,10 +24,12 @@ class GraphPosterior(NamedTuple):
     Args:
         log_evidence: log Σ p(G) p(data | G), in nats.
         edges: (n, n) probability of an edge from i to j.
+        prior: of the graphs, in words.
     """
 
     log_evidence: float
     edges: Float[np.ndarray, "n n"]
+    prior: str
 
 
 def over_orders(families: FamilyScores) -> GraphPosterior:
@@ -52,7 +54,7 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
             if parent != child:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
     prior = _forward(sums_over_subsets(_ones(families)))[-1]
-    return GraphPosterior(float(forward[-1] - prior), edges)
+    return GraphPosterior(float(forward[-1] - prior), edges, "uniform over orders")
 
 
 def _ones(families: FamilyScores) -> FamilyScores:
@@ -140,7 +142,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
     prior = _sums_over_graphs(sums_over_subsets(_ones(families)))[-1]
-    return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0))
+    return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0), "uniform over graphs")
 
 
 def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:

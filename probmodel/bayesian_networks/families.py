@@ -83,7 +83,10 @@ def gaussian_family_scores(
 def refuse_too_many(n: int) -> None:
     """Raise MemoryError for more variables than all sets of them fit in memory."""
     refuse_above_memory(
-        4 * n * 2**n * 8, CPU, f"the families of {n} variables", "sample orders in place of exact search"
+        4 * n * 2**n * 8,
+        CPU,
+        f"the families of {n} variables",
+        "take OrderSearch, and OrderMCMC or PartitionMCMC on the candidates it finds (max_parents saves time, no memory)",
     )
 
 

@@ -87,7 +87,7 @@ def categorical_families(
     sizes = data.cardinalities
 
     def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
-        start, label, used = (), np.zeros(len(kept[child].weights), dtype=np.int64), 1
+        start, label, used = tuple[int, ...](), np.zeros(len(kept[child].weights), dtype=np.int64), 1
         for each in parents:
             if tuple(each[:-1]) != start:
                 start = tuple(each[:-1])
@@ -124,7 +124,9 @@ def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | 
     """Rows with the same values joined; each is told by one number, refined column by column."""
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for column in codes.T:
-        label, used = compact(label * (int(column.max(initial=0)) + 1) + column, used * (int(column.max(initial=0)) + 1))
+        label, used = compact(
+            label * (int(column.max(initial=0)) + 1) + column, used * (int(column.max(initial=0)) + 1)
+        )
     first = np.empty(used if len(codes) else 0, dtype=np.int64)
     first[label] = np.arange(len(codes))
     times = np.bincount(label, weights, minlength=len(first)).astype(float)

@@ -153,7 +153,7 @@ def relocated(
     """
     chains, n = place.shape
     every = np.arange(chains)
-    moved = rng.integers(n, size=chains)
+    moved = rng.integers(n, size=(chains,))
     rank = place - (place > place[every, moved][:, None])
     value = placements(rank, moved, given, among)
     chosen = (value + hot[:, None] * rng.gumbel(size=value.shape)).argmax(1)

@@ -64,8 +64,8 @@ class PartitionMCMC:
         found = np.zeros((chains, len(among), len(among)))
         for draw in range(-warmup, kept):
             for _ in range(thinning):
-                part = moved_node(part, given, among, rng, hot)
-                part, value = split_or_joined(part, given, among, rng, hot)
+                part, value = moved_node(part, given, among, rng, hot)
+                part, value = split_or_joined(part, value, given, among, rng, hot)
             swapped = exchanged(value, hot, len(ladder), rng)
             part, value = part[swapped], value[swapped]
             if draw >= 0:
@@ -118,11 +118,22 @@ def moved_node(
     among: Sums,
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
-) -> Int[np.ndarray, "C n"]:
-    """One node of every partition goes to a part drawn from its distribution given the partition of the others."""
+) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
+    """One node of every partition goes to a part drawn from its distribution given the partition of the others.
+
+    Args:
+        part: of each node in each chain's partition.
+        given: candidates.
+        among: sums over subsets of their scores.
+        rng: where the moves come from.
+        hot: temperature of each chain.
+
+    Returns:
+        the partitions after it, and their log scores.
+    """
     chains, n = part.shape
     every = np.arange(chains)
-    node = rng.integers(n, size=chains)
+    node = rng.integers(n, size=(chains,))
     alone = (part == part[every, node][:, None]).sum(1) == 1
     rest = part - ((part > part[every, node][:, None]) & alone[:, None])
     rest[every, node] = n  # Behind all others, so that it is before none.
@@ -132,7 +143,7 @@ def moved_node(
     at, new = chosen // 2, chosen % 2
     after = rest + ((rest >= at[:, None]) & (new == 1)[:, None])
     after[every, node] = at
-    return after
+    return after, value[every, chosen]
 
 
 def places(
@@ -150,7 +161,7 @@ def places(
         among: sums over subsets of their scores.
     """
     chains, n = rest.shape
-    children, every = np.arange(n), np.arange(chains)[:, None]
+    children = np.arange(n)
     is_node = given.parents == node[:, None, None]
     own_bit = is_node @ (1 << np.arange(given.parents.shape[1]))
     before, far = _masks(rest, given, is_node)
@@ -192,36 +203,39 @@ def _own(
 
 def split_or_joined(
     part: Int[np.ndarray, "C n"],
+    value: Float[np.ndarray, " C"],
     given: Candidates,
     among: Sums,
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """A part is cut in two, or two neighbours become one, where the score agrees (Metropolis-Hastings); and the log scores.
+    """A part is cut in two, or two neighbours become one, where the score agrees (Metropolis-Hastings).
 
     A cut takes one of m parts and one of 2^k ways to sort its k members (to no avail where one side is empty); its reverse
     takes one of m boundaries.  Both are tried equally often, so that 2^k is left of the ratio of their chances.
+
+    Args:
+        part: of each node in each chain's partition.
+        value: its log score.
+        given: candidates.
+        among: sums over subsets of their scores.
+        rng: proposes and decides.
+        hot: temperature of each chain.
+
+    Returns:
+        the partitions after it, and their log scores.
     """
-    proposed, log_ways = part.copy(), np.zeros(len(part))
-    for chain, each in enumerate(part):
-        at = int(rng.integers(each.max() + 1))
-        if rng.integers(2):
-            members = np.flatnonzero(each == at)
-            later = rng.integers(2, size=len(members)) == 1
-            if later.all() or not later.any():
-                continue
-            proposed[chain] += each > at
-            proposed[chain, members[later]] += 1
-            log_ways[chain] = len(members) * np.log(2)
-        else:
-            if each.max() == 0:
-                continue
-            at = int(rng.integers(each.max()))
-            proposed[chain] -= each > at
-            log_ways[chain] = -np.log(2) * (proposed[chain] == at).sum()
-    now, then = (log_scores_of_partitions(some, given, among) for some in (part, proposed))
-    agrees = np.log(rng.random(len(part))) < (then - now) / hot + log_ways
-    return np.where(agrees[:, None], proposed, part), np.where(agrees, then, now)
+    chains, num_parts = len(part), part.max(1) + 1
+    cuts = rng.integers(2, size=chains) == 1
+    at = (rng.random(chains) * np.where(cuts, num_parts, num_parts - 1)).astype(np.int64)[:, None]
+    later = (part == at) & (rng.integers(2, size=part.shape) == 1)
+    cut, joined = part + (part > at) + later, part - (part > at)
+    possible = np.where(cuts, later.any(1) & ((part == at) & ~later).any(1), num_parts > 1)
+    log_ways = np.log(2) * np.where(cuts, (part == at).sum(1), -(joined == at).sum(1))
+    proposed = np.where(possible[:, None], np.where(cuts[:, None], cut, joined), part)
+    then = log_scores_of_partitions(proposed, given, among)
+    agrees = possible & (np.log(rng.random(chains)) < (then - value) / hot + log_ways)
+    return np.where(agrees[:, None], proposed, part), np.where(agrees, then, value)
 
 
 # ------------------------------------------------------------------------------------------ edges

@@ -100,7 +100,7 @@ def pc(data: Categories | pd.DataFrame, alpha: float = 0.01, max_conditions: int
     )
 
 
-class _PgmpyScore(BaseStructureScore):  # type: ignore[misc,valid-type]
+class _PgmpyScore(BaseStructureScore):
     """The scores of a cache, as pgmpy's searches ask for them."""
 
     def __init__(self, families: FamilyCache) -> None:
@@ -121,7 +121,7 @@ def _frame(data: Categories) -> pd.DataFrame:
     """Values by their names, as an unordered category each."""
     return pd.DataFrame(
         {
-            name: pd.Categorical.from_codes(data.codes[:, column], categories=list(levels))
+            name: pd.Categorical.from_codes(data.codes[:, column], dtype=pd.CategoricalDtype(list(levels)))
             for column, (name, levels) in enumerate(data.levels.items())
         }
     )
