@@ -43,6 +43,8 @@ def all_candidates(families: FamilyScores) -> Candidates:
 def screened(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
     """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
 
+    Parents neither of whom says anything alone (a parity) are found by chance only.
+
     Args:
         families: scores.
         most: K, candidates of each variable.
