@@ -160,7 +160,7 @@ def test_parents_that_the_candidates_miss_are_found():
 def test_twenty_five_variables_reach_the_graph_they_come_from():
     data = rows_of(25, 1_000, values=3)
     families = categorical_families(data, BDeu(1.0))
-    found = OrderSearch(num_candidates=4, num_sweeps=8, num_chains=4)(families, seed=0)
+    found = OrderSearch(num_candidates=8, num_sweeps=20)(families, seed=0)
     truth = DAG({f"x{i}": tuple(f"x{p}" for p in parents) for i, parents in enumerate(parents_of(25, 0))})
     assert found.score >= families.score(truth) - 1e-6
     assert class_hamming_distance(found.dag, truth) <= 5

@@ -117,7 +117,7 @@ def widened(families: FamilyCache, given: Candidates, dag: DAG, most: int, max_p
         parents = [at[parent] for parent in dag.parents[name]]
         children = [at[b] for a, b in dag.edges if a == name]
         now = [int(c) for c in given.parents[child] if c != child]
-        wanted = list(dict.fromkeys([*parents, *children, *_improving(families, child, parents, max_parents)]))
+        wanted = list(dict.fromkeys([*parents, *_improving(families, child, parents, max_parents), *children]))
         useful = [c for c in _by_use(given, child) if c not in wanted]
         after = [*wanted, *useful][:most]
         changed |= not set(after) <= set(now)
