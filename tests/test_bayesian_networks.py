@@ -11,13 +11,14 @@ import torch
 from scipy.special import logsumexp
 
 import probmodel as pb
+from probmodel.bayesian_networks.candidates import all_candidates
 from probmodel.bayesian_networks.categories import Categories
 from probmodel.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
 from probmodel.bayesian_networks.exact_posterior import over_graphs, over_orders
 from probmodel.bayesian_networks.exact_search import optimum
 from probmodel.bayesian_networks.families import family_scores, gaussian_family_scores
 from probmodel.bayesian_networks.gaussian_scores import BGe, gaussian_bic, gaussian_score, moments
-from probmodel.bayesian_networks.order_mcmc import MixingWarning, OrderMCMC, all_candidates
+from probmodel.bayesian_networks.order_mcmc import MixingWarning, OrderMCMC
 from probmodel.bayesian_networks.scores import BDeu, BDs, aic, bic, k2, log_likelihood, score
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.representations.bayesian_network import CategoricalNetwork, LinearGaussianNetwork

@@ -24,10 +24,12 @@ class GraphPosterior(NamedTuple):
     Args:
         log_evidence: log Σ p(G) p(data | G), in nats.
         edges: (n, n) probability of an edge from i to j.
+        prior: of the graphs, in words.
     """
 
     log_evidence: float
     edges: Float[np.ndarray, "n n"]
+    prior: str
 
 
 def over_orders(families: FamilyScores) -> GraphPosterior:
@@ -47,12 +49,12 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         rest = without(child, n)
         through = np.full(size, -np.inf)
         through[rest] = forward[rest] + backward[rest | 1 << child]
-        weight = families[child] + _sums_over_supersets(through)
+        weight = families[child] + sums_over_supersets(through)
         for parent in range(n):
             if parent != child:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
     prior = _forward(sums_over_subsets(_ones(families)))[-1]
-    return GraphPosterior(float(forward[-1] - prior), edges)
+    return GraphPosterior(float(forward[-1] - prior), edges, "uniform over orders")
 
 
 def _ones(families: FamilyScores) -> FamilyScores:
@@ -98,7 +100,7 @@ def sums_over_subsets(families: FamilyScores) -> FamilyScores:
     return found
 
 
-def _sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
     """Log Σ over supersets of each set."""
     found = values.copy()
     for i in range(len(values).bit_length() - 1):
@@ -135,12 +137,12 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
-        ups, downs = (_sums_over_supersets(_log(part) - among[child]) for part in (slopes[child], -slopes[child]))
+        ups, downs = (sums_over_supersets(_log(part) - among[child]) for part in (slopes[child], -slopes[child]))
         probability = np.exp(families[child] + ups) - np.exp(families[child] + downs)
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
     prior = _sums_over_graphs(sums_over_subsets(_ones(families)))[-1]
-    return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0))
+    return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0), "uniform over graphs")
 
 
 def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:

@@ -25,6 +25,59 @@ class Optimum(NamedTuple):
     num_families: int
     optimal_sinks: Int[np.ndarray, " M"]
 
+    def __str__(self) -> str:
+        return (
+            f"{self.dag} scores {self.score:.4f} nats, and no graph scores more: the best of all {self.num_families:,} "
+            f"families was taken within each of {len(self.optimal_sinks):,} sets of variables, and of every set each variable "
+            "was tried as the one without children there; `verify` finds the value anew from the other end"
+        )
+
+
+def verify(found: Optimum, families: FamilyScores, names: Sequence[str]) -> None:
+    """Check an optimum by another recursion, from the variables without parents, and its graph by its own families.
+
+    With V(S) the best score that the variables outside S can add when those in S come first,
+
+        V(S) = max_{i ∉ S} best_i(S) + V(S + i),   V(all) = 0:
+
+    V of the empty set is the optimum.
+
+    Args:
+        found: of `optimum`.
+        families: the scores it was found with.
+        names: of the variables.
+
+    Raises:
+        ArithmeticError: where the graph has another score than said, or another graph a higher one.
+    """
+    n, size = families.shape
+    at = {name: column for column, name in enumerate(names)}
+    masks = {node: sum(1 << at[parent] for parent in parents) for node, parents in found.dag.parents.items()}
+    own = sum(float(families[at[node], mask]) for node, mask in masks.items())
+    best, rest = _best_by_axes(families), np.full(size, -np.inf)
+    rest[-1] = 0.0
+    sets = np.arange(size)
+    members = np.bitwise_count(sets)
+    for level in range(n - 1, -1, -1):
+        for child in range(n):
+            here = sets[(members == level) & (sets >> child & 1 == 0)]
+            rest[here] = np.maximum(rest[here], best[child, here] + rest[here | 1 << child])
+    tolerance = 1e-9 * max(1.0, abs(found.score))
+    if abs(own - found.score) > tolerance or abs(rest[0] - found.score) > tolerance:
+        raise ArithmeticError(
+            f"expected the optimum {found.score:.6f}, got {own:.6f} of its graph and {rest[0]:.6f} as the best of all; search "
+            "anew with the families it is checked by"
+        )
+
+
+def _best_by_axes(families: FamilyScores) -> FamilyScores:
+    """For each child and set, the best score among the set: running maxima along each variable's axis, absent then present."""
+    n, size = families.shape
+    cube = families.reshape(n, *[2] * n)
+    for axis in range(1, n + 1):
+        cube = np.maximum.accumulate(cube, axis)
+    return cube.reshape(n, size)
+
 
 def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
     """The best graph: of every set of variables, one of them has no child there, and the rest is a smaller problem.
@@ -41,7 +94,7 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
         raise ValueError(f"expected {n} names and {2**n} sets, got {len(names)} and {size}")
     if np.isnan(families).any():
         raise ValueError("expected scores that are numbers, got NaN; check the data for constant columns")
-    best = _best_subsets(families)
+    best = maxima_over_subsets(families)
     value, sink = np.full(size, -np.inf), np.full(size, -1, dtype=np.int8)
     value[0] = 0.0
     masks = np.arange(size)
@@ -58,22 +111,22 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
     while left:
         child = int(sink[left])
         left ^= 1 << child
-        chosen = _attaining(families[child], best[child, left], left)
+        chosen = attaining(families[child], best[child, left], left)
         parents[names[child]] = tuple(names[i] for i in range(n) if chosen >> i & 1)
     dag = DAG({name: parents[name] for name in names})
     return Optimum(dag, float(value[-1]), int(np.isfinite(families).sum()), sink)
 
 
-def _best_subsets(families: FamilyScores) -> FamilyScores:
+def maxima_over_subsets(families: FamilyScores) -> FamilyScores:
     """For each child and set, the highest score of a family with parents among the set."""
     best = families.copy()
-    for i in range(len(families)):
+    for i in range(families.shape[1].bit_length() - 1):
         halves = best.reshape(len(families), -1, 2, 1 << i)
         np.maximum(halves[:, :, 1], halves[:, :, 0], out=halves[:, :, 1])
     return best
 
 
-def _attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
+def attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
     """The smallest set of parents among some that has the score."""
     masks = np.flatnonzero(scores == value)
     masks = masks[masks & ~within == 0]

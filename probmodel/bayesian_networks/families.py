@@ -69,7 +69,7 @@ def gaussian_family_scores(
     n = len(by_child)
     refuse_too_many(n)
     found = np.full((n, 2**n), -np.inf)
-    of_sets = _log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
+    of_sets = log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
     for child, own in enumerate(by_child):
         if of_sets is not None:
             masks = without(child, n)
@@ -83,7 +83,10 @@ def gaussian_family_scores(
 def refuse_too_many(n: int) -> None:
     """Raise MemoryError for more variables than all sets of them fit in memory."""
     refuse_above_memory(
-        4 * n * 2**n * 8, CPU, f"the families of {n} variables", "sample orders in place of exact search"
+        4 * n * 2**n * 8,
+        CPU,
+        f"the families of {n} variables",
+        "take OrderSearch, and OrderMCMC or PartitionMCMC on the candidates it finds (max_parents saves time, no memory)",
     )
 
 
@@ -99,6 +102,12 @@ def sets_without(child: int, n: int, most: int | None) -> Iterator[tuple[int, li
     for size in range(n if most is None else min(most, n - 1) + 1):
         for chosen in combinations(others, size):
             yield sum(1 << i for i in chosen), list(chosen)
+
+
+def masks_of_most(n: int, most: int) -> Int[np.ndarray, " K"]:
+    """Masks of all sets of at most so many members."""
+    masks = np.arange(2**n)
+    return masks[np.bitwise_count(masks) <= most]
 
 
 def _limited(found: FamilyScores, max_parents: int | None) -> FamilyScores:
@@ -184,7 +193,8 @@ def _over_sets(data: Categories, terms: Sequence[SetTerm]) -> list[Float[np.ndar
 # ------------------------------------------------------------------------------------------ Gaussian
 
 
-def _log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
+def log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
+    """Log evidence of every set of variables alone; a family's is the difference of two."""
     n = len(given.mean)
     r = term.scale * np.eye(n) + given.scatter
     masks = np.arange(2**n)

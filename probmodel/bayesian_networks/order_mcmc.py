@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.bayesian_networks.exact_posterior import subsets, sums_over_subsets
-from probmodel.bayesian_networks.families import FamilyScores
+from probmodel.bayesian_networks.candidates import Candidates
+from probmodel.bayesian_networks.exact_posterior import sums_over_subsets, sums_over_supersets
 from probmodel.integers import checked_seed, integer
 
 APART = 0.1
@@ -21,18 +21,6 @@ APART = 0.1
 
 class MixingWarning(UserWarning):
     """Chains over orders disagree."""
-
-
-class Candidates(NamedTuple):
-    """For each child those that may be its parents, and the score of each set of them.
-
-    Args:
-        parents: (n, K) variables; a child's own number stands for none.
-        scores: (n, 2ᴷ) nats, by mask of positions among them; −∞ for sets with a position that stands for none.
-    """
-
-    parents: Int[np.ndarray, "n K"]
-    scores: Float[np.ndarray, "n M"]
 
 
 class SampledEdges(NamedTuple):
@@ -49,99 +37,182 @@ class SampledEdges(NamedTuple):
     log_scores: Float[np.ndarray, "C S"]
 
 
-def all_candidates(families: FamilyScores) -> Candidates:
-    """Every other variable may be a parent."""
-    n = len(families)
-    parents = np.array([[i for i in range(n) if i != child] for child in range(n)]).reshape(n, n - 1)
-    masks = np.arange(2 ** (n - 1))
-    low = (1 << np.arange(n))[:, None] - 1
-    return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
-
-
 @dataclass(frozen=True)
 class OrderMCMC:
-    """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017).
+    """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), tempered ones beside them.
+
+    Orders may have several modes that no single move connects; chains at higher temperatures cross between them, and
+    neighbours in temperature exchange their orders (Geyer, 1991).
 
     Args:
         num_samples: orders of each chain to take probabilities from.
         num_warmup: orders of each chain to leave out, as far apart as the samples.
-        num_chains: chains, from random orders.
-        thinning: moves between two samples.
+        num_chains: independent chains, from random orders.
+        thinning: moves between two samples; exchanges are tried then.
+        temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
     """
 
-    num_samples: int = 500
-    num_warmup: int = 100
+    num_samples: int = 1_000
+    num_warmup: int = 200
     num_chains: int = 4
-    thinning: int = 50
+    thinning: int = 20
+    temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
         """Sample orders; an edge's probability given one is exact.
 
         Raises:
-            ValueError: for counts that are no whole numbers, or a child without any family of finite score.
+            ValueError: for counts that are no whole numbers, temperatures that do not rise from 1, or a child without any
+                family of finite score.
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
+        ladder = checked_ladder(self.temperatures)
         among = sums_over_subsets(given.scores)
-        if not np.isfinite(among[:, -1]).all():
-            raise ValueError(
-                "expected a family of finite score for every variable, got none for some; raise max_parents"
-            )
+        refuse_without_family(among)
         rng = np.random.default_rng(checked_seed(seed))
-        n = len(among)
-        place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
-        edges, log_scores = np.zeros((chains, n, n)), np.zeros((chains, kept))
+        place = rng.permuted(np.tile(np.arange(len(among)), (chains * len(ladder), 1)), axis=1)
+        hot = np.tile(ladder, chains)
+        masks, log_scores = np.zeros((kept, chains, len(among)), dtype=np.int32), np.zeros((chains, kept))
         for draw in range(-warmup, kept):
             for _ in range(thinning):
-                place, value = _relocated(place, given, among, rng)
+                place, value = relocated(place, given, among, rng, hot)
+            swapped = exchanged(value, hot, len(ladder), rng)
+            place, value = place[swapped], value[swapped]
             if draw >= 0:
-                log_scores[:, draw] = value
-                edges += np.stack([_edges(order, given, among) for order in place]) / kept
-        apart = float(np.ptp(edges, 0).max())
-        if apart > APART:
-            warnings.warn(
-                f"OrderMCMC: the chains' probabilities of an edge differ by up to {apart:.2f}; raise num_samples or thinning",
-                MixingWarning,
-                stacklevel=2,
-            )
+                log_scores[:, draw] = value[:: len(ladder)]
+                masks[draw] = masks_before(place[:: len(ladder)], given)
+        edges = np.stack([_edges(masks[:, chain], given, among) for chain in range(chains)])
+        warn_if_apart("OrderMCMC", edges, stacklevel=3)
         return SampledEdges(edges.mean(0), edges, log_scores)
 
 
-def _masks(place: Int[np.ndarray, "C n"], given: Candidates) -> Int[np.ndarray, "C n"]:
+def checked_ladder(temperatures: tuple[float, ...]) -> Float[np.ndarray, " T"]:
+    """Temperatures that rise from 1."""
+    ladder = np.array(temperatures, dtype=float)
+    if not len(ladder) or ladder[0] != 1.0 or not (np.diff(ladder) > 0).all():
+        raise ValueError(f"expected temperatures that rise from 1.0, got {temperatures}; (1.0,) for plain chains")
+    return ladder
+
+
+def refuse_without_family(among: Float[np.ndarray, "n M"]) -> None:
+    """Raise ValueError for a child that no set of parents is left for."""
+    if not np.isfinite(among[:, -1]).all():
+        raise ValueError("expected a family of finite score for every variable, got none for some; raise max_parents")
+
+
+def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
+    """Warn where chains differ in the probability of an edge."""
+    apart = float(np.ptp(edges, 0).max())
+    if apart > APART:
+        warnings.warn(
+            f"{method}: the chains' probabilities of an edge differ by up to {apart:.2f}; raise num_samples or thinning",
+            MixingWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def exchanged(
+    value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, rng: np.random.Generator
+) -> Int[np.ndarray, " C"]:
+    """Which chain each goes on from, after neighbours in temperature had the chance to change places.
+
+    Args:
+        value: log scores, the rungs of one ladder after another.
+        hot: temperatures.
+        rungs: of each ladder.
+        rng: decides.
+    """
+    found = np.arange(len(value))
+    low = found[(found % rungs) % 2 == rng.integers(2)]
+    low = low[low % rungs < rungs - 1]
+    gain = (1 / hot[low] - 1 / hot[low + 1]) * (value[low + 1] - value[low])
+    low = low[np.log(rng.random(len(low))) < gain]
+    found[low], found[low + 1] = low + 1, low
+    return found
+
+
+def relocated(
+    place: Int[np.ndarray, "C n"],
+    given: Candidates,
+    among: Float[np.ndarray, "n M"],
+    rng: np.random.Generator,
+    hot: Float[np.ndarray, " C"],
+) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
+    """One step of every chain: a variable moves to a place drawn from its distribution given the order of the others.
+
+    Args:
+        place: of each variable in each chain's order.
+        given: candidates.
+        among: what each child adds, by mask of the candidates before it.
+        rng: where the moves come from.
+        hot: temperature of each chain; 0 takes the best place.
+
+    Returns:
+        the places after it, and the sum over children.
+    """
+    chains, n = place.shape
+    every = np.arange(chains)
+    moved = rng.integers(n, size=(chains,))
+    rank = place - (place > place[every, moved][:, None])
+    value = placements(rank, moved, given, among)
+    chosen = (value + hot[:, None] * rng.gumbel(size=value.shape)).argmax(1)
+    after = rank + (rank >= chosen[:, None])
+    after[every, moved] = chosen
+    return after, value[every, chosen]
+
+
+def placements(
+    rank: Int[np.ndarray, "C n"], moved: Int[np.ndarray, " C"], given: Candidates, among: Float[np.ndarray, "n M"]
+) -> Float[np.ndarray, "C n"]:
+    """Sum over children with one variable at each place of each chain's order of the others.
+
+    A place changes no more of another child than whether the variable comes before it, so that two numbers a child do.
+
+    Args:
+        rank: of each of the others among themselves; that of the moved one is not looked at.
+        moved: the variable.
+        given: candidates.
+        among: what each child adds, by mask of the candidates before it.
+    """
+    chains, n = rank.shape
+    every, children = np.arange(chains), np.arange(n)
+    bits = 1 << np.arange(given.parents.shape[1])
+    is_moved = given.parents == moved[:, None, None]
+    before = (rank[:, given.parents] < rank[:, :, None]) & ~is_moved
+    without = before @ bits
+    follows = among[children, without]
+    precedes = among[children, without | is_moved @ bits]
+    order = np.where(children == moved[:, None], n, rank).argsort(1)[:, : n - 1]
+    own = among[moved[:, None], (rank[every[:, None], given.parents[moved]][:, None] < children[:, None]) @ bits]
+    value = own.copy()
+    value[:, 1:] += np.take_along_axis(follows, order, 1).cumsum(1)
+    value[:, :-1] += np.take_along_axis(precedes, order, 1)[:, ::-1].cumsum(1)[:, ::-1]
+    return value
+
+
+def masks_before(place: Int[np.ndarray, "C n"], given: Candidates) -> Int[np.ndarray, "C n"]:
     """For each chain and child its candidates that come before it."""
     before = place[:, given.parents] < place[:, :, None]
     return before @ (1 << np.arange(given.parents.shape[1]))
 
 
-def _by_child(
-    place: Int[np.ndarray, "C n"], given: Candidates, among: Float[np.ndarray, "n M"]
-) -> Float[np.ndarray, "C n"]:
-    return among[np.arange(len(among)), _masks(place, given)]
-
-
-def _relocated(
-    place: Int[np.ndarray, "C n"], given: Candidates, among: Float[np.ndarray, "n M"], rng: np.random.Generator
-) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """One step of every chain: a variable moves to a place drawn from its distribution given the order of the others."""
-    chains, n = place.shape
-    every = np.arange(chains)
-    moved = rng.integers(n, size=chains)
-    rank = place - (place > place[every, moved][:, None])
-    options = rank[:, None] + (rank[:, None] >= np.arange(n)[:, None])  # (C, place, n)
-    options[every, :, moved] = np.arange(n)
-    value = _by_child(options.reshape(-1, n), given, among).sum(1).reshape(chains, n)
-    chosen = (value + rng.gumbel(size=value.shape)).argmax(1)
-    return options[every, chosen], value[every, chosen]
-
-
 def _edges(
-    place: Int[np.ndarray, " n"], given: Candidates, among: Float[np.ndarray, "n M"]
+    masks: Int[np.ndarray, "S n"], given: Candidates, among: Float[np.ndarray, "n M"]
 ) -> Float[np.ndarray, "n n"]:
-    """Probability of each edge given the order."""
-    found = np.zeros((len(place), len(place)))
-    for child, mask in enumerate(_masks(place[None], given)[0]):
-        weight = np.exp(given.scores[child, subsets(int(mask))] - among[child, mask])
-        members = [position for position in range(given.parents.shape[1]) if mask >> position & 1]
-        for number, position in enumerate(members):
-            found[given.parents[child, position], child] = weight.reshape(-1, 2, 1 << number)[:, 1].sum()
+    """Mean over orders of the probability of each edge.
+
+    A family's probability given an order is exp(score − log Σ of its child), if the order admits it: one sum over supersets
+    of the masks that occurred does all orders at once.
+    """
+    n, size = among.shape
+    found, sets = np.zeros((n, n)), np.arange(size)
+    for child in range(n):
+        occurred, times = np.unique(masks[:, child], return_counts=True)
+        weight = np.full(size, -np.inf)
+        weight[occurred] = np.log(times / len(masks)) - among[child, occurred]
+        probability = np.exp(given.scores[child] + sums_over_supersets(weight))
+        for position, parent in enumerate(given.parents[child]):
+            if parent != child:
+                found[parent, child] = probability[sets >> position & 1 == 1].sum()
     return found

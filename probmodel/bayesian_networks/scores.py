@@ -70,8 +70,9 @@ def k2(found: Counts) -> float:
 
 def dirichlet_log_evidence(found: Counts, alpha: float) -> float:
     """Log p of the child's column given its parents', each conditional distribution Dirichlet(α, …, α): the Pólya urn."""
-    n, r = found.table, found.table.shape[1]
-    by_combination = gammaln(r * alpha) - gammaln(r * alpha + n.sum(1))
+    table, r = found.table, found.table.shape[1]
+    n = table[table > 0]  # Cells without rows add nothing, and most are.
+    by_combination = gammaln(r * alpha) - gammaln(r * alpha + table.sum(1))
     return float(by_combination.sum() + (gammaln(alpha + n) - gammaln(alpha)).sum())
 
 
