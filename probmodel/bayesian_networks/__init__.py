@@ -1,14 +1,23 @@
 """Bayesian networks in numbers: graphs, scores, exact search and posteriors of edges; tables, exact queries, sampling, EM."""
 
 from probmodel.bayesian_networks.bif import read_bif, write_bif
+from probmodel.bayesian_networks.candidates import Candidates, all_candidates, screened, tabled, widened
 from probmodel.bayesian_networks.categories import Categories
 from probmodel.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
 from probmodel.bayesian_networks.dirichlet_tables import maximum_likelihood, posterior_mean, posterior_networks
 from probmodel.bayesian_networks.discrete_network import DiscreteNetwork, intervene
+from probmodel.bayesian_networks.edge_calibration import (
+    EdgeReliability,
+    SimulatedNetworks,
+    edge_reliability,
+    random_dag,
+)
 from probmodel.bayesian_networks.exact_posterior import GraphPosterior, over_graphs, over_orders
-from probmodel.bayesian_networks.exact_search import Optimum, optimum
+from probmodel.bayesian_networks.exact_search import Optimum, optimum, verify
 from probmodel.bayesian_networks.expectation_maximisation import EM, EMFit, EMWarning
 from probmodel.bayesian_networks.families import family_scores, gaussian_family_scores
+from probmodel.bayesian_networks.family_cache import FamilyCache, categorical_families, gaussian_families
+from probmodel.bayesian_networks.figure import plot
 from probmodel.bayesian_networks.gaussian_scores import (
     BGe,
     Moments,
@@ -18,56 +27,78 @@ from probmodel.bayesian_networks.gaussian_scores import (
     moments,
 )
 from probmodel.bayesian_networks.incomplete_rows import impute, log_prob
-from probmodel.bayesian_networks.order_mcmc import Candidates, MixingWarning, OrderMCMC, SampledEdges, all_candidates
+from probmodel.bayesian_networks.kinetics import KineticPosterior, LinearKinetics, SteadyStates, Trajectories
+from probmodel.bayesian_networks.order_mcmc import MixingWarning, OrderMCMC, SampledEdges
+from probmodel.bayesian_networks.order_search import FoundGraph, OrderSearch
+from probmodel.bayesian_networks.partition_mcmc import PartitionMCMC
 from probmodel.bayesian_networks.queries import JointTable, Marginals, marginals, query
 from probmodel.bayesian_networks.sampling import sample
 from probmodel.bayesian_networks.scores import BDeu, BDs, aic, bic, k2, log_likelihood, score
 
 __all__ = [
+    "aic",
+    "all_candidates",
     "BDeu",
     "BDs",
     "BGe",
+    "bic",
     "Candidates",
+    "categorical_families",
     "Categories",
+    "class_hamming_distance",
     "DAG",
     "DiscreteNetwork",
+    "edge_reliability",
+    "EdgeReliability",
     "EM",
     "EMFit",
     "EMWarning",
-    "GraphPosterior",
-    "JointTable",
-    "Marginals",
-    "MixingWarning",
-    "Moments",
-    "Optimum",
-    "OrderMCMC",
-    "SampledEdges",
-    "aic",
-    "all_candidates",
-    "bic",
-    "class_hamming_distance",
     "family_scores",
+    "FamilyCache",
+    "FoundGraph",
     "gaussian_bic",
+    "gaussian_families",
     "gaussian_family_scores",
     "gaussian_log_likelihood",
     "gaussian_score",
+    "GraphPosterior",
     "impute",
     "intervene",
+    "JointTable",
     "k2",
+    "KineticPosterior",
+    "LinearKinetics",
     "log_likelihood",
     "log_prob",
+    "Marginals",
     "marginals",
     "maximum_likelihood",
+    "MixingWarning",
+    "Moments",
     "moments",
+    "Optimum",
     "optimum",
+    "OrderMCMC",
+    "OrderSearch",
     "over_graphs",
     "over_orders",
+    "PartitionMCMC",
+    "plot",
     "posterior_mean",
     "posterior_networks",
     "query",
+    "random_dag",
     "read_bif",
     "sample",
+    "SampledEdges",
     "score",
+    "screened",
+    "SimulatedNetworks",
+    "SteadyStates",
     "structural_hamming_distance",
+    "tabled",
+    "Trajectories",
+    "verify",
+    "widened",
     "write_bif",
 ]

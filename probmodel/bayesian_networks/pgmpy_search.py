@@ -1,6 +1,6 @@
 """Hill climbing over graphs and the PC algorithm by pgmpy (Ankan & Textor, 2024), on this package's data and scores.
 
-pgmpy is an extra: `pip install pgmpy`.
+pgmpy is an extra: `pip install 'probmodel[networks]'`.
 """
 
 import logging
