@@ -355,7 +355,7 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=message):
             pb.Exact()(network, Dataset((bad,), {}, ROWS), seed=0)
     table, codes = categorical()
-    with pytest.raises(ValueError, match="whole numbers 0 … 2 of 'v', got values from 0 to 3"):
+    with pytest.raises(ValueError, match="whole numbers 0 … 2 of 'v', got values from 1 to 3"):
         pb.target(table, Dataset((codes.args[0] + torch.tensor([0, 1]),), {}, ROWS))
     with pytest.raises(ValueError, match=r"intervened of shape \(24, 2\) and dtype bool"):
         pb.target(table, Dataset(codes.args, {"intervened": codes.args[0]}, ROWS))
