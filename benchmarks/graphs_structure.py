@@ -2,7 +2,8 @@
 
     PROBMODEL_DATA=FOLDER python benchmarks/graphs_structure.py [--quick] [--only TEXT] [--out FILE.json]
 
-Rows are sampled from published networks.  Both searches see the same rows and the same score, BDeu with pgmpy's own sample size, 10.
+Rows are sampled from published networks.  Both searches see the same rows and the same score:
+BDeu with pgmpy's own sample size, 10.
 """
 
 import logging
