@@ -1,0 +1,113 @@
+"""Restricted Boltzmann machine with {0, 1} hidden units and visible ones of an exponential family (Welling et al., 2005).
+
+With T the visible units' statistic and m their base measure, p(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), and with the hidden
+units summed out f(v) = m(v) exp(b T(v)) ∏_j (1 + exp(c_j + T(v) W_j)).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from probmodel.boltzmann_machines.units import THRESHOLD, Units, bernoulli
+
+
+class Harmonium(NamedTuple):
+    """Parameters of the machine: W (V, H), b (V,), c (H,), and the family of its visible units."""
+
+    weight: Float[Tensor, "V H"]
+    visible_bias: Float[Tensor, " V"]
+    hidden_bias: Float[Tensor, " H"]
+    units: Units
+
+    def hidden_inputs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """Log odds of the hidden units given v."""
+        return self.hidden_bias + self.units.statistic(v) @ self.weight
+
+    def visible_inputs(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S V"]:
+        """Natural parameters of the visible units given h."""
+        return self.visible_bias + h @ self.weight.T
+
+    def log_unnormalised(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """Log f(v) = −free energy, nats."""
+        statistic = self.units.statistic(v)
+        inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=THRESHOLD).sum(-1)
+        return self.units.log_base(v) + statistic @ self.visible_bias + inputs
+
+    def log_unnormalised_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
+        """Log Σ_v f(v, h) = c h + log partition of the visible units at b + W h, nats."""
+        return h @ self.hidden_bias + self.units.log_partition(self.visible_inputs(h))
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """The next v: hidden units given v, then visible ones given those; reversible with respect to f."""
+        return self.units.sample(self.visible_inputs(bernoulli(self.hidden_inputs(v))))
+
+
+class HarmoniumPath(NamedTuple):
+    """f_β(v) from independent units with biases a and d at β = 0 to the machine at β = 1; it draws from the global state.
+
+    f_β(v) = m(v) exp(((1 − β) a + β b) T(v)) ∏_j (1 + exp((1 − β) d_j + β (c_j + T(v) W_j))).
+    """
+
+    machine: Harmonium
+    visible_base: Float[Tensor, " V"]
+    hidden_base: Float[Tensor, " H"]
+
+    @property
+    def log_z0(self) -> float:
+        """Log Σ_v f_0(v)."""
+        hidden = softplus(self.hidden_base, threshold=THRESHOLD).sum()
+        return float(self.machine.units.log_partition(self.visible_base) + hidden)
+
+    @property
+    def reversed(self) -> "HarmoniumPath":
+        """The path whose steps are these backwards in time: itself, since each step is reversible."""
+        return self
+
+    def base(self, *size: int) -> Tensor:
+        """Draws at β = 0."""
+        return self.machine.units.sample(self.visible_base.expand(*size, -1))
+
+    def fields(self, v: Tensor) -> Tensor:
+        """The products of T(v) that every f_β needs: with W, a and b, along the last axis."""
+        columns = torch.stack([self.visible_base, self.machine.visible_bias], 1)
+        return self.machine.units.statistic(v) @ torch.cat([self.machine.weight, columns], 1)
+
+    def hidden_inputs(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """(1 − β) d + β (c + T(v) W), log odds of the hidden units given v."""
+        beta = beta[..., None]
+        return (1 - beta) * self.hidden_base + beta * (self.machine.hidden_bias + fields[..., :-2])
+
+    def log_f(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """Log f_β less log m, which is the same at every β, nats."""
+        inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(-1)
+        return (1 - beta) * fields[..., -2] + beta * fields[..., -1] + inputs
+
+    def gibbs(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """The next v: hidden units given v, then visible ones given those; reversible with respect to f_β."""
+        h = bernoulli(self.hidden_inputs(beta, fields))
+        beta = beta[..., None]
+        return self.machine.units.sample((1 - beta) * self.visible_base + beta * self.machine.visible_inputs(h))
+
+
+class Tempered(NamedTuple):
+    """Machines at several temperatures side by side: v has one more axis, one entry a temperature."""
+
+    path: HarmoniumPath
+    betas: Float[Tensor, " T"]
+
+    def free_energy(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T"]:
+        """−log f_β(v), nats; differentiable in the machine's parameters."""
+        return -self.path.machine.units.log_base(v) - self.path.log_f(self.betas, self.path.fields(v))
+
+    def gibbs(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T V"]:
+        """One block Gibbs step at each temperature, without gradients; draws from the global random state."""
+        with torch.no_grad():
+            return self.path.gibbs(self.betas, self.path.fields(v))
+
+    def base(self, *size: int) -> Float[Tensor, "*S V"]:
+        """Independent draws at β = 0."""
+        with torch.no_grad():
+            return self.path.base(*size)
