@@ -4,22 +4,38 @@ Given the hidden units, p(v | η) = exp(log_base(v) + statistic(v) · η − log
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from copy import deepcopy
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
+from probmodel.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
 from probmodel.structural import Structural
 
-THRESHOLD = 40.0
-"""Above it log(1 + e^x) is x in double precision; PyTorch's own threshold costs 2e-9 nats a unit."""
+ONE_HOT = "code each variable by torch.nn.functional.one_hot and put the codes side by side"
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @runtime_checkable
 class Units(Protocol, metaclass=Structural):
     """A layer of units of one exponential family; draws come from the global random state."""
+
+    binary: bool
+    """Whether the states are all of {0, 1}^V, so that they can be enumerated."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters by name."""
+        ...
+
+    @property
+    def detached(self) -> Any:
+        """The same units in float64, detached."""
+        ...
 
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         """What couples to the hidden units and the bias."""
@@ -48,6 +64,16 @@ class Units(Protocol, metaclass=Structural):
 
 class BernoulliUnits(nn.Module):
     """{0, 1} units: η is the log odds."""
+
+    binary = True
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def detached(self) -> "BernoulliUnits":
+        return frozen(self)
 
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return v
@@ -80,14 +106,25 @@ class GaussianUnits(nn.Module):
         learn_scale: whether σ is fitted, a unit each; it starts at 1.
     """
 
+    binary = False
+
     def __init__(self, num_units: int, *, learn_scale: bool = False) -> None:
         super().__init__()
         self.num_units, self.learn_scale = num_units, learn_scale
         self.log_scale: Tensor
+        start = torch.zeros(num_units)
         if learn_scale:
-            self.log_scale = nn.Parameter(torch.zeros(num_units))
+            self.log_scale = nn.Parameter(start)
         else:
-            self.register_buffer("log_scale", torch.zeros(num_units))
+            self.register_buffer("log_scale", start)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {"log_scale": self.log_scale} if self.learn_scale else {}
+
+    @property
+    def detached(self) -> "GaussianUnits":
+        return frozen(self)
 
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return v * torch.exp(-self.log_scale)
@@ -119,6 +156,8 @@ class CategoricalUnits(nn.Module):
         cardinalities: how many values each variable has; V is their sum.
     """
 
+    binary = False
+
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
         if not cardinalities or min(cardinalities) < 2:
@@ -130,6 +169,14 @@ class CategoricalUnits(nn.Module):
         self.register_buffer("inside", offsets < torch.tensor(self.cardinalities)[:, None])
         self.index: Tensor
         self.register_buffer("index", torch.where(self.inside, starts[:, None] + offsets, 0))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def detached(self) -> "CategoricalUnits":
+        return frozen(self)
 
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return v
@@ -172,6 +219,16 @@ class CountUnits(nn.Module):
     the signs of W.
     """
 
+    binary = False
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def detached(self) -> "CountUnits":
+        return frozen(self)
+
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return v
 
@@ -197,27 +254,13 @@ class CountUnits(nn.Module):
         return {}
 
 
-ONE_HOT = "code each variable by torch.nn.functional.one_hot and put the codes side by side"
-
-
-def bernoulli(logits: Tensor) -> Tensor:
-    """Draws of {0, 1} with these log odds; call it inside `isolated`."""
-    return (torch.rand_like(logits) < torch.sigmoid(logits)).to(logits)
-
-
-def logit_of_mean(values: Float[Tensor, "N K"]) -> Float[Tensor, " K"]:
-    """Log odds of the mean over rows in [0, 1], one row of each end added."""
-    mean = (values.sum(0) + 1) / (len(values) + 2)
-    return torch.logit(mean)
-
-
-def bits(index: Int[Tensor, " N"], num_units: int) -> Float[Tensor, "N K"]:
-    """States of {0, 1} units by number, the first unit the lowest bit."""
-    return (index[:, None] >> torch.arange(num_units, device=index.device) & 1).double()
+def frozen(units: Module) -> Module:
+    """A copy in float64 whose parameters take no gradients."""
+    return deepcopy(units).double().requires_grad_(False)
 
 
 def _require(v: Tensor, valid: Bool[Tensor, "..."], expected: str, remedy: str) -> None:
-    if v.dim() < 1 or not v.numel() or not bool(valid.all()):
+    if v.dim() < 2 or not v.numel() or not bool(valid.all()):
         raise ValueError(
             f"expected rows (N, V) of {expected} with N > 0, got {tuple(v.shape)} with other values or none; {remedy}"
         )

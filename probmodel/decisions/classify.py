@@ -14,16 +14,23 @@ class Classify(nn.Module):
         in_features: width of z.
         num_classes: classes, numbered from 0.
         loss: (actions, classes), what an action costs in each class; 0–1 by default.
+        scores: map z → one score a class; None takes a learnt W z + b, nn.Identity() a representation's own scores.
     """
 
     def __init__(
-        self, in_features: int, num_classes: int, *, loss: Float[Tensor, "actions classes"] | None = None
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        loss: Float[Tensor, "actions classes"] | None = None,
+        scores: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if loss is not None and (loss.dim() != 2 or loss.shape[1] != num_classes):
             raise ValueError(f"loss needs shape (actions, {num_classes}), got {tuple(loss.shape)}; one column a class")
         self.in_features, self.num_classes, self.loss = in_features, num_classes, loss
-        self.logits = nn.Linear(in_features, num_classes)
+        self.given_scores = scores is not None
+        self.logits = nn.Linear(in_features, num_classes) if scores is None else scores
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
         return dist.Categorical(logits=self.logits(z))
@@ -69,4 +76,5 @@ class Classify(nn.Module):
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss}
+        scores = self.logits if self.given_scores else None
+        return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss, "scores": scores}

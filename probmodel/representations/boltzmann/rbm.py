@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered
+from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered, check_width
 from probmodel.boltzmann_machines.units import BernoulliUnits, Units
 from probmodel.protocols import Dataset
 
@@ -100,6 +100,5 @@ class RBM(nn.Module):
         return {"in_features": self.in_features, "out_features": self.out_features, "units": self.units}
 
     def _check_rows(self, v: Tensor) -> None:
-        if v.dim() != 2 or v.shape[1] != self.in_features:
-            raise ValueError(f"expected rows of {self.in_features} visible units, got {tuple(v.shape)}; pass (N, V)")
+        check_width(v, self.in_features)
         self.units.check(v)
