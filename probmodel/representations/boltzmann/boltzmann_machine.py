@@ -2,10 +2,11 @@
 
 import pyro
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probmodel.boltzmann_machines.coupled import UNITS, CoupledMachine
+from probmodel.boltzmann_machines.coupled import UNITS, CoupledMachine, coupled_path
+from probmodel.boltzmann_machines.couplings import colours
 from probmodel.boltzmann_machines.harmonium import Tempered, check_width
 from probmodel.protocols import Dataset
 
@@ -39,6 +40,8 @@ class BoltzmannMachine(nn.Module):
         self.in_features, self.out_features, self.given_edges = in_features, out_features, edges is not None
         self.edges: Tensor
         self.register_buffer("edges", _checked(edges, in_features))
+        self.colours: Tensor
+        self.register_buffer("colours", colours(self.edges))
         self.upper = nn.Parameter(START_SCALE * torch.randn(in_features, in_features).triu(1) * self.edges)
         self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
@@ -55,6 +58,11 @@ class BoltzmannMachine(nn.Module):
         """The parameters as they are now, with what follows from them."""
         return CoupledMachine(self.couplings, self.weight, self.visible_bias, self.hidden_bias)
 
+    @property
+    def classes(self) -> list[Int[Tensor, " B"]]:
+        """Visible units without edges between them, drawn together."""
+        return [torch.nonzero(self.colours == colour)[:, 0] for colour in range(int(self.colours.max()) + 1)]
+
     def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
         return -self.machine.log_unnormalised(v)
@@ -62,7 +70,7 @@ class BoltzmannMachine(nn.Module):
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         """One step without gradients: hidden units, then uncoupled visible ones together; draws from the global random state."""
         with torch.no_grad():
-            return self.machine.gibbs(v)
+            return self.machine.gibbs(v, self.classes)
 
     def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
         """P(h = 1 | v)."""
@@ -76,8 +84,9 @@ class BoltzmannMachine(nn.Module):
             base_bias: log odds of the visible units at β = 0, the hidden ones being fair coins there; None keeps the biases
                 b and c and tempers couplings and weights alone.
         """
-        path = self.machine.path(self.visible_bias if base_bias is None else base_bias)
-        return Tempered(path if base_bias is not None else path._replace(hidden_base=self.hidden_bias), betas)
+        visible = self.visible_bias if base_bias is None else base_bias
+        hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
+        return Tempered(coupled_path(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
         """Add −free_energy a row: **unnormalised**, log Z is missing and comes from `evidence.log_partition` and its kin."""
