@@ -204,12 +204,12 @@ def test_exact_sum_of_counts_equals_the_sum_over_counts():
 def test_exact_sum_of_gaussian_units_equals_quadrature_and_a_mixture():
     with isolated(seed=0):
         machine = filled(RBM(2, 3, units=GaussianUnits(2, learn_scale=True)))
-    grid = torch.linspace(-14, 14, 561).double()
+    grid = torch.linspace(-20, 20, 801, dtype=torch.float64)
     found = log_partition(machine)
     assert found.given == ("weight", "visible_bias", "hidden_bias", "log_scale")
     with torch.no_grad():
         points = torch.cartesian_prod(grid, grid)
-        quadrature = float(torch.logsumexp(-machine.free_energy(points), 0)) + 2 * math.log(28 / 560)
+        quadrature = float(torch.logsumexp(-machine.free_energy(points), 0)) + 2 * math.log(40 / 800)
         assert abs(found.log_z - quadrature) < 1e-10
         h, scale = states(3), machine.units.log_scale.exp()
         mean = scale * (machine.visible_bias + h @ machine.weight.T)
@@ -218,7 +218,7 @@ def test_exact_sum_of_gaussian_units_equals_quadrature_and_a_mixture():
             torch.distributions.Categorical(logits=energy),
             torch.distributions.Independent(torch.distributions.Normal(mean, scale), 1),
         )
-        rows = points[::9_001]
+        rows = points[::19_001]
         expected = float(mixture.log_prob(rows).sum())
     assert abs(log_likelihood(machine, rows, found).log_z - expected) < 1e-10
 
@@ -310,7 +310,7 @@ def test_a_deep_machine_too_wide_for_rows_gets_a_lower_bound():
             machine.machine._log_joint((rows @ machine.first + machine.first_bias)[:, None], states(15)), 1
         )
         exact = float((log_f + rows @ machine.visible_bias).sum()) - 4 * partition.log_z
-    assert exact - 0.5 < found.lower <= found.log_z < exact
+    assert exact - 0.25 * len(rows) < found.lower <= found.log_z < exact
     assert found.upper == math.inf
     assert "mean field" in found.certified
 
@@ -397,7 +397,7 @@ def test_gibbs_steps_keep_the_means_of_unbounded_units(family):
 def test_draws_by_tempering_have_the_moments_of_a_coupled_machine():
     machine = coupled(3)
     way = frozen_way(machine.machine.double, None, num_steps=20, draws=None, seed=0)
-    v = tempered_draws(way, 4_000, 1)
+    v = tempered_draws(way, 800, 1)
     with torch.no_grad():
         mean = torch.softmax(-machine.free_energy(states(6)), 0) @ states(6)
     assert ((v.mean(0) - mean).abs() < 4.5 * 0.5 * math.sqrt(2 / len(v))).all()
@@ -456,7 +456,7 @@ def test_the_pyro_model_adds_minus_the_free_energy_of_each_row(build):
         rows = (torch.rand(3, machine.in_features) < 0.5).double()
         trace = pyro.poutine.trace(machine).get_trace(rows)
         energy = machine.free_energy_bound if isinstance(machine, DeepBoltzmannMachine) else machine.free_energy
-        assert abs(float(trace.log_prob_sum() + energy(rows).sum())) < 1e-10
+        assert abs(float((trace.log_prob_sum() + energy(rows).sum()).detach())) < 1e-10
     machine.check(Dataset((rows,), {}, 3))
     with pytest.raises(ValueError, match="visible units, got 2"):
         machine.check(Dataset((rows[:, :2],), {}, 3))
@@ -471,8 +471,8 @@ def test_representations_give_probabilities_of_hidden_units():
             z = machine.model(rows, pyro.plate("rows", 7, dim=-1))
         assert z.shape == (7, machine.out_features)
         assert ((z > 0) & (z < 1)).all()
-        with pytest.raises(ValueError, match="0 and 1"):
-            machine.model(rows + 0.5, pyro.plate("rows", 7, dim=-1))
+        with pytest.raises(ValueError, match="visible units, got 2"):
+            machine.model(rows[:, :2], pyro.plate("rows", 7, dim=-1))
         with isolated(seed=0):
             copied = type(machine)(**machine.settings()).double()
         copied.load_state_dict(machine.state_dict())
@@ -532,7 +532,9 @@ def test_classes_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=r"1 class numbers in 0 … 2"):
             machine.rows(states(4)[:1], y)
     with pytest.raises(ValueError, match="0 and 1"):
-        machine.scores(states(4) + 0.5)
+        machine.rows(states(4)[:1] + 0.5, torch.tensor([1]))
+    with pytest.raises(ValueError, match="visible units, got 3"):
+        machine.scores(states(3))
 
 
 # ------------------------------------------------------------------------------------------ input

@@ -101,8 +101,11 @@ class BoltzmannMachine(nn.Module):
         self._check_rows(values["x"])
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
-        """Probabilities of the hidden units given the features."""
-        self._check_rows(h)
+        """Probabilities of the hidden units given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
         return self.hidden(h)
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:

@@ -44,7 +44,7 @@ class ClassRBM(nn.Module):
     def scores(self, v: Float[Tensor, "N V"]) -> Float[Tensor, "N K"]:
         """Log p(y | v) of each class up to a constant, nats."""
         weight, of_class = self.joint.weight.split([self.in_features, self.out_features])
-        self._check_rows(v)
+        check_width(v, self.in_features)
         inputs = self.joint.hidden_bias + self.units.statistic(v) @ weight
         hidden = softplus(inputs[:, None] + of_class, threshold=THRESHOLD).sum(-1)
         return self.joint.visible_bias[self.in_features :] + hidden
@@ -55,7 +55,8 @@ class ClassRBM(nn.Module):
         Raises:
             ValueError: for features or classes that do not fit.
         """
-        self._check_rows(v)
+        check_width(v, self.in_features)
+        self.units.check(v)
         if y.shape != v.shape[:1] or y.is_floating_point() or not bool(((y >= 0) & (y < self.out_features)).all()):
             raise ValueError(
                 f"expected {len(v)} class numbers in 0 … {self.out_features - 1}, got {y.dtype} of shape {tuple(y.shape)}; "
@@ -78,7 +79,3 @@ class ClassRBM(nn.Module):
             "out_features": self.out_features,
             "units": self.units,
         }
-
-    def _check_rows(self, v: Tensor) -> None:
-        check_width(v, self.in_features)
-        self.units.check(v)

@@ -95,8 +95,11 @@ class DeepBoltzmannMachine(nn.Module):
         self._check_rows(values["x"])
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
-        """Mean-field probabilities of the upper layer given the features."""
-        self._check_rows(h)
+        """Mean-field probabilities of the upper layer given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
         return self.mean_field(h).second
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:

@@ -24,7 +24,7 @@ class RBM(nn.Module):
     nothing.  Fit it by contrastive divergence; log Z comes from `evidence.log_partition`, `log_partition_ais` or
     `log_partition_sandwich`, and the log likelihood from `evidence.log_likelihood`.
 
-    As a representation it gives the hidden units' probabilities given the features, which need to be values of the family.
+    As a representation it gives the hidden units' probabilities given the features.
 
     Args:
         in_features: visible units, V.
@@ -88,8 +88,11 @@ class RBM(nn.Module):
         self._check_rows(values["x"])
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
-        """Probabilities of the hidden units given the features."""
-        self._check_rows(h)
+        """Probabilities of the hidden units given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
         return self.hidden(h)
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
