@@ -416,6 +416,14 @@ def test_base_rates_make_a_base_with_the_rows_means():
         assert ((drawn.mean(0) - expected).abs() < 4.5 * 0.5 / math.sqrt(20_000)).all()
 
 
+def test_a_deep_machine_starts_at_the_base_rates_of_its_visible_units():
+    machine = deep().machine
+    base = machine.natural(states(5)[3:9])
+    path = machine.path(base)
+    assert torch.equal(path.hidden_base, torch.cat([base, torch.zeros(3).double()]))
+    assert abs(path.log_z0 - float(torch.log1p(base.exp()).sum()) - 7 * math.log(2)) < 1e-12
+
+
 @pytest.mark.parametrize("ends", [(forward, 1), (backward, 2)], ids=["forward", "backward"])
 def test_a_path_of_one_machine_to_itself_has_no_weight(ends):
     """Independent units are their own base: every weight is Z, whatever the steps."""
@@ -442,7 +450,7 @@ def test_sparse_rows_multiply_as_dense_ones():
     with isolated(seed=0):
         matrix = torch.randn(30, 90).double() * (torch.rand(30, 90) < 0.05)
         v = torch.randn(90, 4).double()
-    assert rows_of(matrix).index.shape[1] * 8 < 90
+    assert rows_of(matrix).columns.shape[1] * 8 < 90
     assert torch.allclose(rows_of(matrix).times(v), matrix @ v)
 
 

@@ -15,22 +15,22 @@ class Rows(NamedTuple):
     """Rows of a matrix, dense and by what is not 0 in them."""
 
     dense: Float[Tensor, "B V"]
-    index: Int[Tensor, "B D"]
+    columns: Int[Tensor, "B D"]
     values: Float[Tensor, "B D"]
 
     def times(self, v: Float[Tensor, "V S"]) -> Float[Tensor, "B S"]:
         """The product with columns v."""
-        if self.index.shape[1] * SPARSE > len(v):
+        if self.columns.shape[1] * SPARSE > len(v):
             return self.dense @ v
-        return embedding_bag(self.index, v, per_sample_weights=self.values, mode="sum")
+        return embedding_bag(self.columns, v, per_sample_weights=self.values, mode="sum")
 
 
 def rows_of(matrix: Float[Tensor, "B V"]) -> Rows:
     """The rows of a matrix with at least one column and row."""
     degree = max(1, int((matrix != 0).sum(1).max()))
     # Rows with fewer numbers take some that are 0.
-    index = (matrix != 0).to(torch.int8).topk(degree, 1).indices
-    return Rows(matrix, index, matrix.gather(1, index))
+    columns = (matrix != 0).to(torch.int8).topk(degree, 1).indices
+    return Rows(matrix, columns, matrix.gather(1, columns))
 
 
 def colours(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
