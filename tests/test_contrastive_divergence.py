@@ -105,18 +105,11 @@ def test_states_far_from_the_data_give_the_exact_slope() -> None:
 
 @pytest.mark.parametrize("phase", [Persistent(num_chains=400), Tempered(num_chains=200, num_temperatures=4)])
 def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent | Tempered) -> None:
-    teacher = machine(hidden=2, scale=1.2, seed=3)
-    with pb.isolated(seed=4):
-        rows = STATES[torch.multinomial(probabilities(teacher), 400, replacement=True)]
-    fit = quietly(phase=phase, descent=Descent(num_steps=1_500, rate=0.4, averaged=0.5), batch_size=None, watch=None)(
-        machine(hidden=2, scale=0.1, seed=5), data(rows), seed=6
-    )
-    fitted = fit.model
-    assert isinstance(fitted, RBM)
-    climbed = machine(hidden=2, scale=0.1, seed=5)
-    optimizer = torch.optim.LBFGS(
-        climbed.parameters(), max_iter=500, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
+    teacher = machine(hidden=1, scale=1.5, seed=3)
+    # As frequent as the teacher says, so that the maximum does not lie at infinity.
+    rows = STATES.repeat_interleave((4_000 * probabilities(teacher)).round().long(), 0)
+    start, climbed = machine(hidden=1, scale=0.5, seed=5), machine(hidden=1, scale=0.5, seed=5)
+    optimizer = torch.optim.LBFGS(climbed.parameters(), max_iter=500, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -125,15 +118,16 @@ def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent
         return value
 
     optimizer.step(loss)
-    best = float(log_likelihood(climbed, rows).detach())
-    start = float(log_likelihood(machine(hidden=2, scale=0.1, seed=5), rows).detach())
-    gap = best - float(log_likelihood(fitted, rows).detach())
-    assert best - start > 0.1
-    # The maximum is a point of ten and more parameters: averaged steps stay within a hundredth of what there was to gain.
-    assert gap < 0.01 * (best - start)
-    # Moments of the model equal those of the data at a maximum; chains of 400 know a mean to .5 / 20 at each step.
+    descent = Descent(num_steps=1_500, rate=1.0, averaged=0.5)
+    fitted = quietly(phase=phase, descent=descent, batch_size=None, watch=None)(start, data(rows), seed=6).model
+    assert isinstance(fitted, RBM)
+    lowest, found, best = (float(log_likelihood(each, rows).detach()) for each in (start, fitted, climbed))
+    assert best - lowest > 0.1
+    # Nine parameters known from some 250 × 400 states, correlated ones: 9 / (2 · 10^5) nats at best, ten times that allowed.
+    assert best - found < 5e-4
+    # Moments of the model equal those of the data at a maximum; a mean over all states drawn has an error of .5 / √10^5.
     moment = probabilities(fitted) @ STATES
-    assert float((moment - rows.mean(0)).abs().max()) < 0.0125
+    assert float((moment - rows.mean(0)).abs().max()) < 0.008
 
 
 def test_gaussian_units_get_the_mean_of_the_data() -> None:
@@ -141,8 +135,8 @@ def test_gaussian_units_get_the_mean_of_the_data() -> None:
         centre = torch.tensor([[2.0, 1.0, -1.0], [-2.0, -1.0, 1.0]], dtype=torch.float64)
         rows = centre[torch.randint(2, (500,))] + torch.randn(500, 3, dtype=torch.float64) + 0.5
         rbm = RBM(3, 4, units=GaussianUnits(3)).double()
-    descent = Descent(num_steps=1_500, rate=0.05)
-    fit = quietly(phase=Persistent(num_chains=300), descent=descent, batch_size=None, watch=Watch(every=500))(
+    descent = Descent(num_steps=500, rate=0.1)
+    fit = quietly(phase=Persistent(num_chains=300), descent=descent, batch_size=None, watch=Watch(every=250))(
         rbm, data(rows), seed=1
     )
     values = fit.info["log_likelihood"]
@@ -189,8 +183,8 @@ def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> No
 
     def stepped(model: RBM, rows: Tensor, states: Tensor, centred: bool) -> list[Tensor]:
         slope = Slope(
-            slopes(model, rows, torch.full((len(rows),), 1 / len(rows)).double()),
-            slopes(model, states, torch.full((len(states),), 1 / len(states)).double()),
+            slopes(model, rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)),
+            slopes(model, states, torch.full((len(states),), 1 / len(states), dtype=torch.float64)),
         )
         towards = Offsets.of(slope).centred(slope.plain) if centred else slope.plain
         return [leaf.detach() + 0.3 * towards[name] for name, leaf in model.named_parameters()]
@@ -238,7 +232,7 @@ def test_a_likelihood_that_falls_stops_contrastive_divergence_and_keeps_the_best
         phase=Contrastive(),
         descent=Descent(num_steps=20_000, rate=2.0, decay=lambda share: 1.0),
         batch_size=None,
-        watch=Watch(every=50),
+        watch=Watch(every=25),
     )
     with pytest.warns(ConvergenceWarning, match=r"lower the rate, raise num_sweeps"):
         fit = settings(rbm, data(rows), seed=1)
@@ -300,28 +294,28 @@ def test_looking_changes_nothing_of_the_fit() -> None:
 
 def test_the_order_of_rows_does_not_matter_for_all_of_them_at_once() -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15, 3]]
-    settings = quietly(phase=Contrastive(), descent=Descent(num_steps=1, averaged=0.0), batch_size=None, watch=None)
-    leaves = dict(rbm.named_parameters())
-    quarter = torch.full((5,), 0.2, dtype=torch.float64)
-    known, turned = slopes(rbm, rows, quarter), slopes(rbm, rows.flip(0), quarter)
-    for name in leaves:
-        torch.testing.assert_close(known[name], turned[name])
-    fits = [settings(rbm, data(rows), seed=seed).model for seed in range(400)]
-    flipped = [settings(rbm, data(rows.flip(0)), seed=seed + 1_000).model for seed in range(400)]
-    means = [torch.stack([fit.weight.detach() for fit in each if isinstance(fit, RBM)]) for each in (fits, flipped)]
-    stderr = torch.sqrt((means[0].var(0) + means[1].var(0)) / 400)
-    assert bool(((means[0].mean(0) - means[1].mean(0)).abs() < 4.5 * stderr).all())
+    fifth = torch.full((5,), 0.2, dtype=torch.float64)
+    known, turned = slopes(rbm, rows, fifth), slopes(rbm, rows.flip(0), fifth)
+    for name, slope in known.items():
+        torch.testing.assert_close(turned[name], slope)
+    settings = quietly(
+        phase=Persistent(num_chains=3_000), descent=Descent(num_steps=1, averaged=0.0), batch_size=None, watch=None
+    )
+    fits = [settings(rbm, data(each), seed=seed).model for seed, each in enumerate((rows, rows.flip(0)))]
+    first, second = (fit.weight.detach() for fit in fits if isinstance(fit, RBM))
+    # A step of .1 of the mean of a number in [0, 1] over 3,000 chains, twice, centred by another such.
+    assert float((first - second).abs().max()) < 4.5 * 0.1 * 0.5 * math.sqrt(2 * 2 / 3_000)
 
 
 def test_half_precision_of_products_climbs_as_high() -> None:
     rows = bars_and_stripes(3).float()
     with pb.isolated(seed=0):
         rbm = RBM(9, 6)
-    settings = quietly(phase=Persistent(num_chains=100), descent=Descent(num_steps=1_500, rate=0.3), batch_size=None)
+    settings = quietly(phase=Persistent(num_chains=100), descent=Descent(num_steps=1_000, rate=0.3), batch_size=None)
     fits = [replace(settings, precision=precision)(rbm, data(rows), seed=1) for precision in (None, torch.bfloat16)]
     full, half = (fit.info["log_likelihood"][-1] for fit in fits)
     start = fits[0].info["log_likelihood"][0]
-    assert full - start > 1.5
+    assert full - start > 1.0
     assert half - start > 0.9 * (full - start)
     assert isinstance(fits[1].model, RBM) and fits[1].model.weight.dtype == torch.float32
 
@@ -357,7 +351,7 @@ def test_settings_that_cannot_work_are_refused(make: object, message: str) -> No
 def test_what_is_no_boltzmann_machine_or_no_rows_is_refused() -> None:
     rows = STATES[[3, 9, 12, 15]]
     with pytest.raises(ValueError, match="free_energy"):
-        quietly()(torch.nn.Linear(4, 2), data(rows), seed=0)
+        quietly()(torch.nn.Identity(), data(rows), seed=0)
     with pytest.raises(ValueError, match=r"x\.float"):
         quietly()(machine(), data(rows.long()), seed=0)
     with pytest.raises(ValueError, match="binarise"):

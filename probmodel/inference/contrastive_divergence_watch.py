@@ -39,7 +39,8 @@ def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> fl
     Reference:
         Salakhutdinov & Murray (2008), "On the quantitative analysis of deep belief networks".
     """
-    known = enumerated(machine, MAX_SIDE)
+    # In double precision: the states come in it, and thousands of terms are summed.
+    known = enumerated(machine.double, MAX_SIDE)
     if known is not None:
         return known.log_z
     betas = torch.linspace(0, 1, ANNEALED_STEPS + 1, dtype=rows.dtype, device=rows.device)
