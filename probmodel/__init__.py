@@ -8,11 +8,13 @@
 torch.Size([360])
 """
 
-from probmodel import data, diagnosis, evidence, objectives
+from probmodel import bayesian_networks, data, diagnosis, evidence, objectives
+from probmodel.boltzmann_machines.joined_units import JoinedUnits
+from probmodel.boltzmann_machines.units import BernoulliUnits, CategoricalUnits, CountUnits, GaussianUnits
 from probmodel.compare import Comparison, compare
 from probmodel.compare_posteriors import PosteriorComparison, compare_posteriors
 from probmodel.conjugate import NotConjugateError
-from probmodel.decisions import Classify, Regress
+from probmodel.decisions import Classify, ClassifyJoint, Regress
 from probmodel.diagnosis import (
     Diagnosis,
     conditional_evidence,
@@ -24,7 +26,17 @@ from probmodel.diagnosis import (
     widened,
 )
 from probmodel.exports import to_arviz
-from probmodel.features import CNN, MLP, AveragePool, HalfPrecision, Identity, MaxPool, UpSample
+from probmodel.features import (
+    CNN,
+    MLP,
+    AveragePool,
+    Discretise,
+    HalfPrecision,
+    Identity,
+    MaxPool,
+    Standardise,
+    UpSample,
+)
 from probmodel.gaussian_processes.aggregation import bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
 from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
 from probmodel.gaussian_processes.normal_mixture import NormalMixture, modes, quantiles
@@ -32,14 +44,20 @@ from probmodel.gaussian_processes.shards import kmeans_shards, random_shards
 from probmodel.inference import (
     NUTS,
     SVI,
+    BoltzmannLearning,
     ChEES,
     CollapsedGibbs,
+    Contrastive,
+    Descent,
     Exact,
     Laplace,
     MaximumLikelihood,
     NaturalGradients,
     NonFiniteError,
+    Persistent,
+    Tempered,
     VariationalEM,
+    Watch,
 )
 from probmodel.lift import lift
 from probmodel.memory import memory_budget
@@ -47,7 +65,24 @@ from probmodel.pipeline import Pipeline
 from probmodel.predict import Prediction, predict
 from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Target
 from probmodel.report import report
-from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
+from probmodel.representations import (
+    DNN,
+    RBM,
+    VAE,
+    BoltzmannMachine,
+    CategoricalNetwork,
+    ClassNetwork,
+    ClassRBM,
+    ConditionalGaussianNetwork,
+    DeepBoltzmannMachine,
+    GaussianProcess,
+    GPMixture,
+    GPProduct,
+    LinearGaussianNetwork,
+    NonlinearNetwork,
+    SparseGP,
+    StandardNormal,
+)
 from probmodel.storage import load, save
 from probmodel.target import target
 from probmodel.tracing import isolated
@@ -57,45 +92,69 @@ __all__ = [
     "DNN",
     "MLP",
     "NUTS",
+    "RBM",
     "SVI",
     "VAE",
     "Agreement",
     "AveragePool",
+    "BernoulliUnits",
+    "BoltzmannLearning",
+    "BoltzmannMachine",
+    "CategoricalNetwork",
+    "CategoricalUnits",
     "ChEES",
+    "ClassNetwork",
+    "ClassRBM",
     "Classify",
+    "ClassifyJoint",
     "CollapsedGibbs",
     "Comparison",
+    "ConditionalGaussianNetwork",
+    "Contrastive",
+    "CountUnits",
     "Dataset",
+    "DeepBoltzmannMachine",
     "DensityGate",
+    "Descent",
     "Diagnosis",
     "DirichletGate",
+    "Discretise",
     "Estimate",
     "Evidence",
     "Exact",
     "GPMixture",
     "GPProduct",
     "GaussianProcess",
+    "GaussianUnits",
     "HalfPrecision",
     "Identity",
+    "JoinedUnits",
     "Laplace",
+    "LinearGaussianNetwork",
     "MaxPool",
     "MaximumLikelihood",
     "NaturalGradients",
     "NonFiniteError",
+    "NonlinearNetwork",
     "NormalMixture",
     "NotConjugateError",
+    "Persistent",
     "Pipeline",
     "Posterior",
     "PosteriorComparison",
     "Prediction",
     "Regress",
-    "SparseGP",
     "SoftmaxGate",
+    "SparseGP",
     "StandardNormal",
+    "Standardise",
     "StickBreakingGate",
     "Target",
+    "Tempered",
     "UpSample",
     "VariationalEM",
+    "Watch",
+    "bayesian_networks",
     "bcm",
     "compare",
     "compare_posteriors",

@@ -36,6 +36,7 @@ from probmodel.pipeline import Pipeline
 from probmodel.process_pieces import PROCESS_PIECES
 from probmodel.representations import DNN, VAE, GaussianProcess, GPMixture, GPProduct, SparseGP, StandardNormal
 from probmodel.representations.bayesian_network.pieces import NETWORK_PIECES
+from probmodel.representations.boltzmann.pieces import BOLTZMANN_PIECES
 
 Json = Any
 """What the json module reads and writes."""
@@ -139,7 +140,7 @@ PIECES: Mapping[str, Piece] = {
     "TorchIdentity": Piece(nn.Identity, lambda _: {}),
     "Aggregation": Piece(Aggregation, _fields("join", "rows")),
     **{name: Piece(each.build, each.settings, each.kind) for name, each in PROCESS_PIECES.items()},
-    **{build.__name__: Piece(build, settings) for build, settings in NETWORK_PIECES.items()},
+    **{build.__name__: Piece(build, settings) for build, settings in {**NETWORK_PIECES, **BOLTZMANN_PIECES}.items()},
 }
 """All that a file may name.  Subclasses are not among them: they may do anything."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from probmodel.boltzmann_machines.binary_rbm import BinaryRBM
+from probmodel.boltzmann_machines.harmonium import HarmoniumPath
 from probmodel.data import problems
 from probmodel.evidence import boltzmann_sides
 from probmodel.evidence.boltzmann import (
-    BinaryRBM,
     log_likelihood,
     log_odds,
     log_partition,
@@ -21,7 +22,7 @@ from probmodel.evidence.boltzmann import (
 from probmodel.evidence.weights import EvidenceWarning
 from probmodel.protocols import Evidence
 from probmodel.tempering import boltzmann_draws
-from probmodel.tempering.boltzmann import RBMPath, frozen_way
+from probmodel.tempering.boltzmann import frozen_way
 from probmodel.tracing import isolated
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data"
@@ -151,8 +152,8 @@ def test_draws_of_the_machine_have_its_moments(max_side):
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5))).double()
     probability = torch.softmax(rbm.log_unnormalised(states), 0)
     pairs = torch.einsum("n,ni,nj->ij", probability, states, states)
-    known = boltzmann_draws.enumerated(rbm, max_side)
-    way = frozen_way(rbm, None, num_steps=8, draws=None, seed=0)
+    known = boltzmann_draws.enumerated(rbm.machine, max_side)
+    way = frozen_way(rbm.machine, None, num_steps=8, draws=None, seed=0)
     v = boltzmann_draws.tempered_draws(way, 4_000, 1) if known is None else known.draws(4_000, 1)
     assert v.shape == (4_000, 5)
     # Tempered draws are five sweeps apart: they are not independent, by a factor below two.
@@ -162,7 +163,7 @@ def test_draws_of_the_machine_have_its_moments(max_side):
 @pytest.mark.parametrize("first", [0, 1])
 def test_exchanges_leave_each_temperature_its_distribution(first):
     rbm, betas = asymmetric(), torch.tensor([0.0, 0.4, 1.0]).double()
-    path = RBMPath(rbm, torch.full((5,), 1.5).double(), torch.zeros(4).double())
+    path = HarmoniumPath(rbm.machine, torch.full((5,), 1.5).double(), torch.zeros(4).double())
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5))).double()
     probability = torch.softmax(path.log_f(betas[:, None], path.fields(states).expand(3, -1, -1)), 1)
     with isolated(0):

@@ -1,12 +1,12 @@
 """Posterior or target → Evidence in nats: one estimator a file, and `sandwich`, which makes them agree."""
 
+from probmodel.boltzmann_machines.binary_rbm import BinaryRBM
 from probmodel.evidence.ais import ais, reverse_ais
 from probmodel.evidence.assignments import assignments, assignments_ais, assignments_smc
 from probmodel.evidence.benchmark import Benchmark, benchmark
 from probmodel.evidence.best import best
 from probmodel.evidence.bic import bic
 from probmodel.evidence.boltzmann import (
-    BinaryRBM,
     log_likelihood,
     log_odds,
     log_partition,

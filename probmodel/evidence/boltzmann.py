@@ -1,7 +1,8 @@
-"""Log partition function of a bipartite {0, 1} Boltzmann machine (Salakhutdinov & Murray, 2008), and its likelihood.
+"""Log partition function of a Boltzmann machine (Salakhutdinov & Murray, 2008), and its likelihood.
 
-p(v, h) = exp(v W h + b v + c h) / Z.  Summing out the hidden units leaves f(v) = exp(b v) ∏_j (1 + exp(c_j + v W_j)), so that
-Z = Σ_v f(v) has as many terms as the smaller side has states, and annealing runs over v alone.
+Of a restricted machine, p(v, h) = exp(v W h + b v + c h) / Z, summing out the hidden units leaves
+f(v) = exp(b v) ∏_j (1 + exp(c_j + v W_j)), so that Z = Σ_v f(v) has as many terms as the smaller side has states, and
+annealing runs over v alone; others say by their `machine` what is left when all that can be summed has been.
 """
 
 import math
@@ -12,34 +13,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.boltzmann_machines.harmonium import check_finite
+from probmodel.boltzmann_machines.machine import Machine, Undirected
+from probmodel.boltzmann_machines.units import BernoulliUnits
 from probmodel.evidence.boltzmann_sides import ENUMERATION, LOWER_HOLDS, MORE, backward_side, forward_side, verdict
 from probmodel.evidence.bounds import lower_bound
 from probmodel.evidence.sandwich import ROUNDING
 from probmodel.evidence.weights import EvidenceWarning, warn_if_untrusted, weighted_mean
 from probmodel.protocols import Evidence, digest
-from probmodel.tempering.boltzmann import PARAMETERS, BinaryRBM, forward, frozen_way, logit_of_mean
+from probmodel.tempering.boltzmann import forward, frozen_way
 from probmodel.tempering.boltzmann_draws import MAX_SIDE, enumerated, log_masses
 from probmodel.tracing import spawn
 
 NUM_CHAINS = 10_000
 
 
-def log_partition(rbm: BinaryRBM) -> Evidence:
-    """Log Z in nats, exactly: the sum over all states of the smaller side, the other side summed out.
+def log_partition(model: Undirected) -> Evidence:
+    """Log Z in nats, exactly: the sum over all states of some units, everything else summed out in closed form.
 
-    Costs 2^min(V, H) × max(V, H) exponentials: 64 × 16 takes .06 seconds, 784 × 25 some minutes.
+    These are the smaller side of a machine between two layers of {0, 1} units, the hidden side where the visible one takes
+    other values, the first hidden layer of a deep machine (or both others, if they are fewer), and all visible units where
+    these are coupled.  Costs 2^min(V, H) × max(V, H) exponentials: 64 × 16 takes .06 seconds, 784 × 25 some minutes.
 
     Raises:
-        ValueError: for a machine whose smaller side has more than 25 units.
+        ValueError: for a machine with more than 25 units to sum over, or parameters that are not finite.
     """
-    smaller = min(rbm.weight.shape)
-    if smaller > MAX_SIDE:
+    machine = _checked(model)
+    if machine.num_enumerated > MAX_SIDE:
         raise ValueError(
-            f"expected a side of at most {MAX_SIDE} units to sum over, got {tuple(rbm.weight.shape)}; "
+            f"expected a side of at most {MAX_SIDE} units to sum over, got {machine.sizes}; "
             "use log_partition_sandwich, which bounds log Z from both sides"
         )
     begin = time.perf_counter()
-    log_z = float(torch.logsumexp(log_masses(rbm.double), 0))
+    log_z = float(torch.logsumexp(log_masses(machine.double), 0))
     allowance = ROUNDING * max(1.0, abs(log_z))
     return Evidence(
         log_z,
@@ -48,15 +54,15 @@ def log_partition(rbm: BinaryRBM) -> Evidence:
         upper=log_z + allowance,
         level=1.0,
         method=ENUMERATION,
-        given=PARAMETERS,
-        digest=rbm.digest,
+        given=tuple(machine.tensors),
+        digest=machine.digest,
         certified="both sides, by enumeration up to rounding",
-        info={"num_states": 2**smaller, "seconds": time.perf_counter() - begin},
+        info={"num_states": 2**machine.num_enumerated, "seconds": time.perf_counter() - begin},
     )
 
 
 def log_partition_ais(
-    rbm: BinaryRBM,
+    model: Undirected,
     *,
     base_bias: Float[Tensor, " K"] | None = None,
     num_chains: int = NUM_CHAINS,
@@ -66,12 +72,14 @@ def log_partition_ais(
 ) -> Evidence:
     """Log Z in nats by annealed importance sampling: the log mean weight of chains from base rates into the machine.
 
-    f_β(v) = exp(((1 − β) a + β b) v) ∏_j (1 + exp((1 − β) d_j + β (c_j + v W_j))) has a known sum at β = 0.  Each chain takes
-    one block Gibbs step at each β.  Base and temperatures are frozen after a pilot run, so that every chain is unbiased for Z.
+    Of a restricted machine f_β(v) = exp(((1 − β) a + β b) v) ∏_j (1 + exp((1 − β) d_j + β (c_j + v W_j))), which has a known
+    sum at β = 0.  Each chain takes one block Gibbs step at each β.  Base and temperatures are frozen after a pilot run, so
+    that every chain is unbiased for Z.
 
     Args:
-        rbm: the machine.
-        base_bias: a, such as the `log_odds` of the training rows (d is 0 then); None fits a and d to a short annealed run.
+        model: the machine, as numbers (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
+        base_bias: a, such as the `log_odds` of the training rows (d is 0 then), natural parameters where the visible units
+            are not {0, 1}; None fits a and d to a short annealed run.
         num_chains: independent chains.
         num_steps: temperatures; None takes the number at which the log weights have variance .5, 10,000 at most.
         seed: of pilot and chains.
@@ -87,8 +95,9 @@ def log_partition_ais(
         Salakhutdinov & Murray (2008), "On the quantitative analysis of deep belief networks".
     """
     _check_settings(num_chains, num_steps, level)
+    machine = _checked(model)
     begin = time.perf_counter()
-    way = frozen_way(rbm.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
+    way = frozen_way(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
     log_w = forward(way, num_chains, spawn(seed, 63))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, MORE)
@@ -98,8 +107,8 @@ def log_partition_ais(
         lower=lower_bound(log_w, level),
         level=level,
         method="ais",
-        given=PARAMETERS,
-        digest=rbm.digest,
+        given=tuple(machine.tensors),
+        digest=machine.digest,
         certified=LOWER_HOLDS,
         info={
             "num_chains": num_chains,
@@ -112,7 +121,7 @@ def log_partition_ais(
 
 
 def log_partition_sandwich(
-    rbm: BinaryRBM,
+    model: Undirected,
     *,
     visible: Float[Tensor, "N V"] | None = None,
     num_chains: int = NUM_CHAINS,
@@ -128,8 +137,8 @@ def log_partition_sandwich(
     those are.
 
     Args:
-        rbm: the machine.
-        visible: rows of {0, 1} whose log odds make the base; None fits the base to a short annealed run.
+        model: the machine, as numbers (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
+        visible: rows whose means make the base; None fits the base to a short annealed run.
         num_chains: independent chains each way.
         num_steps: temperatures; None takes the number at which the log weights have variance .5, 10,000 at most.
         seed: of everything.
@@ -150,10 +159,14 @@ def log_partition_sandwich(
         (1976), "Efficient estimation of free energy differences from Monte Carlo data".
     """
     _check_settings(num_chains, num_steps, level)
+    machine = _checked(model)
     begin = time.perf_counter()
-    known = enumerated(rbm.double, max_side)
-    base, draws = None if visible is None else log_odds(visible), None if known is None else known.draws
-    way = frozen_way(rbm.double, base, num_steps=num_steps, draws=draws, seed=seed)
+    known = enumerated(machine.double, max_side)
+    base, draws = (
+        None if visible is None else machine.double.natural(visible.double()),
+        None if known is None else known.draws,
+    )
+    way = frozen_way(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
     below = forward_side(way, num_chains, spawn(seed, 63))
     above = backward_side(way, known, num_chains, spawn(seed, 64))
     found = verdict(below, above, known, level)
@@ -166,8 +179,8 @@ def log_partition_sandwich(
         upper=math.inf if found.failed else found.upper,
         level=level,
         method="sandwich (Boltzmann machine)",
-        given=PARAMETERS,
-        digest=rbm.digest,
+        given=tuple(machine.tensors),
+        digest=machine.digest,
         agreement=found.agreement,
         certified=found.certified,
         info={
@@ -183,38 +196,41 @@ def log_partition_sandwich(
     )
 
 
-def log_likelihood(rbm: BinaryRBM, visible: Float[Tensor, "N V"], partition: Evidence) -> Evidence:
+def log_likelihood(model: Undirected, visible: Float[Tensor, "N V"], partition: Evidence) -> Evidence:
     """Log likelihood of N rows in nats: Σ log f(v) − N log Z.
 
     The direction of a bound on log Z flips and its width is multiplied by N: lower = Σ log f − N·upper of log Z,
     upper = Σ log f − N·lower.  Annealing forward alone bounds the likelihood from above, which flatters the machine.
 
+    Log f of a deep machine is exact where its smaller hidden layer has 14 units or fewer, else a mean-field bound from below;
+    `log_z` is a bound in expectation then, and `upper` infinite.
+
     Args:
-        rbm: the machine.
-        visible: rows of {0, 1}.
+        model: the machine.
+        visible: rows of what its visible units take.
         partition: its log partition function by any of the three functions above.
 
     Raises:
-        ValueError: for rows that do not fit or are not 0 and 1, or the partition function of another machine.
+        ValueError: for rows that do not fit, or the partition function of another machine.
     """
-    if partition.digest not in ("", rbm.digest):
-        raise ValueError("expected the partition function of this machine, got another's; compute it from the same rbm")
-    _check_rows(visible)
-    if visible.shape[1] != len(rbm.visible_bias):
+    machine = _checked(model)
+    if partition.digest not in ("", machine.digest):
         raise ValueError(
-            f"expected rows of {len(rbm.visible_bias)} visible units, got {visible.shape[1]}; pass (N, V), one row a datum"
+            "expected the partition function of this machine, got another's; compute it from the same model"
         )
+    with torch.no_grad():
+        low, high = (float(each.sum()) for each in machine.double.bounds(visible.double()))
     count = len(visible)
-    total = float(rbm.double.log_unnormalised(visible.double()).sum())
     turned = "the bounds of log Z, of which the lower is the upper one here"
+    turned = turned if low == high else f"log f of each row by mean field, from below alone; {turned}"
     return Evidence(
-        total - count * partition.log_z,
+        low - count * partition.log_z,
         count * partition.stderr,
-        lower=total - count * partition.upper,
-        upper=total - count * partition.lower,
+        lower=low - count * partition.upper,
+        upper=high - count * partition.lower,
         level=partition.level,
         method=partition.method,
-        given=PARAMETERS,
+        given=tuple(machine.tensors),
         digest=digest([visible]),
         certified=f"{turned}: {partition.certified}" if partition.certified else "",
         info={"num_rows": count, "log_partition": partition.log_z},
@@ -227,16 +243,14 @@ def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
     Raises:
         ValueError: for rows that are not 0 and 1.
     """
-    _check_rows(visible)
-    return logit_of_mean(visible.double())
+    units = BernoulliUnits()
+    units.check(visible)
+    return units.natural(visible.double())
 
 
-def _check_rows(visible: Float[Tensor, "N V"]) -> None:
-    if visible.dim() != 2 or not len(visible) or not bool(((visible == 0) | (visible == 1)).all()):
-        raise ValueError(
-            f"expected rows (N, V) of 0 and 1 with N > 0, got {tuple(visible.shape)} with other values or none; "
-            "binarise: (x > threshold).double()"
-        )
+def _checked(model: Undirected) -> Machine:
+    check_finite(model.machine.tensors)
+    return model.machine
 
 
 def _check_settings(num_chains: int, num_steps: int | None, level: float) -> None:

@@ -14,7 +14,7 @@ from probmodel.evidence.bounds import lower_bound, upper_bound
 from probmodel.evidence.sandwich import Side
 from probmodel.evidence.weights import ESS_LIMIT, K_HAT_LIMIT, WeightedMean, weighted_mean
 from probmodel.protocols import Agreement, Estimate
-from probmodel.tempering.boltzmann import RBMWay, backward, forward
+from probmodel.tempering.boltzmann import Way, backward, forward
 from probmodel.tempering.boltzmann_draws import TEMPERED_CHAINS, Enumerated, tempered_draws
 from probmodel.tracing import spawn
 
@@ -39,7 +39,7 @@ class Verdict(NamedTuple):
     """Which side holds under what condition."""
 
 
-def forward_side(way: RBMWay, num_chains: int, seed: int) -> Side:
+def forward_side(way: Way, num_chains: int, seed: int) -> Side:
     """Annealing from the base into the machine."""
     begin = time.perf_counter()
     log_w = forward(way, num_chains, seed)
@@ -49,7 +49,7 @@ def forward_side(way: RBMWay, num_chains: int, seed: int) -> Side:
     return Side(estimate, log_w, len(way.betas) - 1)
 
 
-def backward_side(way: RBMWay, known: Enumerated | None, num_chains: int, seed: int) -> Side:
+def backward_side(way: Way, known: Enumerated | None, num_chains: int, seed: int) -> Side:
     """Annealing out of exact draws where there are any, else of tempered ones, whose weights are thinned to independent ones."""
     begin = time.perf_counter()
     exact, of_draws = known is not None, spawn(seed, 1)

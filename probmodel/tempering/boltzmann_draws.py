@@ -1,14 +1,16 @@
-"""Draws of a {0, 1} Boltzmann machine: exact ones by enumeration, else by parallel tempering (Desjardins et al., 2010)."""
+"""Draws of a Boltzmann machine: exact ones by enumeration, else by parallel tempering (Desjardins et al., 2010)."""
 
 import math
 import time
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.tempering.boltzmann import BinaryRBM, RBMPath, RBMWay, bernoulli
+from probmodel.boltzmann_machines.machine import Machine, Path
+from probmodel.boltzmann_machines.states import bits
+from probmodel.tempering.boltzmann import Way
 from probmodel.tracing import isolated
 
 MAX_SIDE = 25
@@ -22,65 +24,72 @@ LEFT_OUT = 200
 
 
 class Enumerated(NamedTuple):
-    """A machine whose smaller side has been summed: log Z in nats, and the distribution function over that side's states."""
+    """A machine whose sum is known: log Z in nats, and the distribution function over the states of the enumerated units."""
 
-    rbm: BinaryRBM
+    machine: Machine
     log_z: float
     cumulative: Float[Tensor, " M"]
     seconds: float
     """That the sum took."""
 
-    def draws(self, count: int, seed: int) -> Float[Tensor, "S V"]:
-        """Exact visible states: the smaller side by inversion of its distribution function, the other given it."""
-        rows, columns = self.rbm.weight.shape
+    def draws(self, count: int, seed: int) -> Float[Tensor, "S U"]:
+        """Exact states: the enumerated units by inversion of their distribution function, the others given them."""
         with isolated(seed), torch.no_grad():
             uniform = torch.rand(count, dtype=self.cumulative.dtype, device=self.cumulative.device)
             index = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1], right=True)
-            side = _bits(index.clamp(max=len(self.cumulative) - 1), min(rows, columns))
-            return side if rows <= columns else bernoulli(self.rbm.visible_bias + side @ self.rbm.weight.T)
+            return self.machine.given(bits(index.clamp(max=len(self.cumulative) - 1), self.machine.num_enumerated))
 
 
-def enumerated(rbm: BinaryRBM, max_side: int) -> Enumerated | None:
-    """Sum the smaller side; None where it has more than `max_side` units.
+def enumerated(machine: Machine, max_side: int) -> Enumerated | None:
+    """Sum over the states of the units that need it; None where these are more than `max_side`.
 
     Raises:
         ValueError: for max_side above 25.
     """
     if not 0 <= max_side <= MAX_SIDE:
         raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; 2^units states are summed")
-    if min(rbm.weight.shape) > max_side:
+    if machine.num_enumerated > max_side:
         return None
     begin = time.perf_counter()
-    log_f = log_masses(rbm)
+    log_f = log_masses(machine)
     log_z = torch.logsumexp(log_f, 0)
     cumulative = torch.exp(log_f - log_z).cumsum(0)
-    return Enumerated(rbm, float(log_z), cumulative, time.perf_counter() - begin)
+    return Enumerated(machine, float(log_z), cumulative, time.perf_counter() - begin)
 
 
-def log_masses(rbm: BinaryRBM) -> Float[Tensor, " M"]:
-    """Log f of all states of the smaller side, nats."""
-    small = rbm if rbm.weight.shape[0] <= rbm.weight.shape[1] else rbm.transposed
-    units = len(small.visible_bias)
-    index = torch.arange(2**units, device=small.weight.device)
-    return torch.cat([small.log_unnormalised(_bits(part, units)) for part in index.split(CHUNK)])
+def log_masses(machine: Machine) -> Float[Tensor, " M"]:
+    """Log f of all states of the enumerated units, everything else summed out; nats."""
+    index = torch.arange(2**machine.num_enumerated, device=machine.visible_bias.device)
+    with torch.no_grad():
+        return torch.cat([machine.log_masses(bits(part, machine.num_enumerated)) for part in index.split(CHUNK)])
 
 
-def tempered_draws(way: RBMWay, count: int, seed: int) -> Float[Tensor, "S V"]:
-    """Visible states by parallel tempering over block Gibbs, chain by chain, `count` rounded up to whole chains.
+def tempered_draws(way: Way, count: int, seed: int) -> Float[Tensor, "S U"]:
+    """States by parallel tempering over block Gibbs, chain by chain, `count` rounded up to whole chains.
 
-    As many sweeps as give the draws, 200 at least, are left out first.
+    They start at states annealed along the way, and as many sweeps as give the draws, 200 at least, are left out first.
     """
     with isolated(seed), torch.no_grad():
-        return _tempered(way.path, way.rungs, math.ceil(count / TEMPERED_CHAINS))
+        return _tempered(way.path, way.rungs, _started(way), math.ceil(count / TEMPERED_CHAINS))
 
 
-def _bits(index: Int[Tensor, " N"], units: int) -> Float[Tensor, "N K"]:
-    return (index[:, None] >> torch.arange(units, device=index.device) & 1).double()
+def _started(way: Way) -> Float[Tensor, "C T U"]:
+    """Chains annealed once along the way, each held fast as it passes a rung."""
+    v = way.path.base(TEMPERED_CHAINS)
+    rungs = way.rungs.tolist()
+    held: list[Tensor] = []
+    for number, beta in zip(way.betas.tolist(), way.betas, strict=True):
+        if number > 0:
+            v = way.path.gibbs(beta, way.path.fields(v))
+        while len(held) < len(rungs) and rungs[len(held)] <= number:
+            held.append(v)
+    return torch.stack(held, 1)
 
 
-def _tempered(path: RBMPath, betas: Float[Tensor, " T"], num_draws: int) -> Float[Tensor, "S V"]:
+def _tempered(
+    path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], num_draws: int
+) -> Float[Tensor, "S U"]:
     """Draws of the last temperature."""
-    v = path.base(TEMPERED_CHAINS, len(betas))
     kept = []
     left_out = max(LEFT_OUT, num_draws * SWEEPS_A_DRAW)
     for sweep in range(left_out + num_draws * SWEEPS_A_DRAW):
@@ -93,13 +102,10 @@ def _tempered(path: RBMPath, betas: Float[Tensor, " T"], num_draws: int) -> Floa
     return torch.stack(kept, 1).flatten(0, 1)
 
 
-def _exchanged(
-    path: RBMPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T V"], first: int
-) -> Float[Tensor, "C T V"]:
+def _exchanged(path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
     """Neighbours `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
     low = torch.arange(first, len(betas) - 1, 2, device=betas.device)
-    fields = path.fields(v)
-    cold, warm = fields[:, low + 1], fields[:, low]
+    cold, warm = path.fields(v[:, low + 1]), path.fields(v[:, low])
     ratio = path.log_f(betas[low + 1], warm) + path.log_f(betas[low], cold)
     ratio = ratio - path.log_f(betas[low + 1], cold) - path.log_f(betas[low], warm)
     swap = torch.rand_like(ratio).log() < ratio

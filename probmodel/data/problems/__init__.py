@@ -2,10 +2,13 @@
 
 from probmodel.data.problems.boltzmann import (
     BoltzmannProblem,
+    CoupledProblem,
     binary_digits,
+    boltzmann_12,
     boltzmann_16x10,
     boltzmann_64x16,
     boltzmann_digits,
+    ising_torus,
 )
 from probmodel.data.problems.hierarchical import eight_schools, hierarchical_normal_h0, hierarchical_normal_h1
 from probmodel.data.problems.linear import diabetes_regression, linear_cnn, radiata_pine_m1, radiata_pine_m2
@@ -16,8 +19,10 @@ from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, ros
 
 __all__ = [
     "BoltzmannProblem",
+    "CoupledProblem",
     "Problem",
     "binary_digits",
+    "boltzmann_12",
     "boltzmann_16x10",
     "boltzmann_64x16",
     "boltzmann_digits",
@@ -28,6 +33,7 @@ __all__ = [
     "gaussian_shells",
     "hierarchical_normal_h0",
     "hierarchical_normal_h1",
+    "ising_torus",
     "linear_cnn",
     "pima_m1",
     "pima_m2",

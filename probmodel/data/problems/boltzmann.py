@@ -1,5 +1,6 @@
-"""Boltzmann machines between two layers of {0, 1} units whose log partition function is known by enumeration."""
+"""Boltzmann machines of {0, 1} units whose log partition function is known, by enumeration or in closed form."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,24 @@ class BoltzmannProblem(NamedTuple):
     source: str
 
 
+class CoupledProblem(NamedTuple):
+    """A machine p(v) ∝ exp(½ v J v + b v) of {0, 1} units, and its log partition function.
+
+    Args:
+        couplings: J, float64, symmetric with an empty diagonal.
+        bias: b.
+        log_z: log Σ exp(½ v J v + b v) over all states, nats; exact to the digits given.
+        shift: what to add for the log partition function as published, of −1 and +1 spins; 0 where it is of {0, 1} units.
+        source: where machine and number come from.
+    """
+
+    couplings: Float[Tensor, "V V"]
+    bias: Float[Tensor, " V"]
+    log_z: float
+    shift: float
+    source: str
+
+
 def boltzmann_16x10() -> BoltzmannProblem:
     """Strong couplings by formula, W_ij = sin(ij + i/2), b_i = .2 cos i, c_j = −.3 sin j, i and j from 1.
 
@@ -62,6 +81,40 @@ def boltzmann_digits() -> BoltzmannProblem:
     return BoltzmannProblem(table[:-1, :-1], table[:-1, -1], table[-1, :-1], 62.432891, source)
 
 
+def boltzmann_12() -> CoupledProblem:
+    """Twelve units, all of them coupled by formula, J_ij = sin(ij) for i < j and b_i = .1 cos i, i and j from 1.
+
+    Log partition function 10.0725495811 nats.
+    """
+    i = torch.arange(1, 13, dtype=torch.float64)
+    upper = torch.sin(i[:, None] * i).triu(1)
+    return CoupledProblem(upper + upper.T, 0.1 * torch.cos(i), 10.0725495811, 0.0, "by formula; log Z by enumeration")
+
+
+def ising_torus(side: int) -> CoupledProblem:
+    """Ising's model on a torus of side × side spins at its critical point, K = ½ log(1 + √2), as {0, 1} units v = (s + 1) / 2.
+
+    K s s' = 4 K v v' − 2 K (v + v') + K on each of 2 side² bonds, so that J = 4 K between neighbours and b = −8 K; the published
+    log Σ exp(K Σ s s') is log_z + 2 side² K: 60.1417808 of 8 × 8, 238.6422566 of 16 × 16, 952.6480795 of 32 × 32.
+
+    Raises:
+        ValueError: for a side below 3, on which two bonds join the same spins.
+
+    Reference:
+        Kaufman (1949), "Crystal statistics II: partition function evaluated by spinor analysis".
+    """
+    if side < 3:
+        raise ValueError(f"expected a side of 3 or more, got {side}; enlarge the torus")
+    coupling = 0.5 * math.log(1 + math.sqrt(2))
+    index = torch.arange(side**2).view(side, side)
+    couplings = torch.zeros(side**2, side**2, dtype=torch.float64)
+    for axis in (0, 1):
+        couplings[index.flatten(), index.roll(-1, axis).flatten()] = 4 * coupling
+    bias = torch.full((side**2,), -8 * coupling, dtype=torch.float64)
+    shift = 2 * side**2 * coupling
+    return CoupledProblem(couplings + couplings.T, bias, _kaufman(side, coupling) - shift, shift, "Kaufman (1949)")
+
+
 def binary_digits() -> tuple[Float[Tensor, "N 64"], Float[Tensor, "M 64"]]:
     """scikit-learn's 8 × 8 digits as {0, 1} (a pixel is on from 8 of 16 upwards): the first 1500 rows, the last 297."""
     rows = torch.as_tensor(load_digits().data >= 8).double()
@@ -74,3 +127,17 @@ def _by_formula(visible: int, hidden: int, scale: float, log_z: float) -> Boltzm
     weight = scale * torch.sin(i[:, None] * j + i[:, None] / 2)
     source = "by formula; log Z by enumeration of the hidden units"
     return BoltzmannProblem(weight, 0.2 * torch.cos(i), -0.3 * torch.sin(j), log_z, source)
+
+
+def _kaufman(side: int, coupling: float) -> float:
+    """Log Σ exp(K Σ s s') on the torus at the critical point, nats: three of Kaufman's products over wave numbers.
+
+    The fourth one, of sinh over even wave numbers, is 0 there, since γ of wave number 0 is.
+    """
+    wave = torch.arange(2 * side, dtype=torch.float64) * math.pi / side
+    base = math.cosh(2 * coupling) ** 2 / math.sinh(2 * coupling)
+    half = side / 2 * torch.acosh((base - torch.cos(wave)).clamp(min=1.0))
+    log_cosh = half + torch.log1p(torch.exp(-2 * half))
+    log_sinh = half + torch.log(-torch.expm1(-2 * half))
+    products = torch.stack([log_cosh[1::2].sum(), log_sinh[1::2].sum(), log_cosh[::2].sum()])
+    return float(torch.logsumexp(products, 0)) + (side**2 / 2 - 1) * math.log(2)

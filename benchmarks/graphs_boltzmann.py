@@ -1,0 +1,193 @@
+"""Boltzmann machines learnt from samples: bars and stripes, features of digits, binarised MNIST, how many hidden units.
+
+    PROBMODEL_DATA=FOLDER python benchmarks/graphs_boltzmann.py [--quick] [--long] [--only TEXT] [--out FILE.json]
+
+Times are of one process; MNIST needs the folder, and with --long an hour of one core.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import numpy as np
+import torch
+from rows import Row, options, row, status, tabulate
+from scipy.ndimage import convolve
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import minmax_scale
+from torch import Tensor
+
+import probmodel as pb
+from probmodel.data.locate import locate
+from probmodel.inference.contrastive_divergence import BoltzmannLearning, Descent
+from probmodel.inference.contrastive_divergence_phases import Persistent, Phase, Tempered
+from probmodel.inference.contrastive_divergence_watch import Watch
+from probmodel.representations.boltzmann.rbm import RBM
+
+PATTERNS = 30
+BOUND = 28 * math.log(1 / 32) + 2 * math.log(1 / 16)
+"""Sum over the 30 patterns under the 32 rows: all black and all white are bars and stripes both, and twice as frequent."""
+PUBLISHED = -86.34
+"""Nats an image, 500 hidden units, CD-25 (Salakhutdinov & Murray, 2008)."""
+
+
+def started(hidden: int, rows: Tensor, *, scale: float = 0.01, seed: int = 0) -> RBM:
+    """A machine with the rows' base rates."""
+    with pb.isolated(seed=seed):
+        rbm = RBM(rows.shape[1], hidden).to(rows.dtype)
+        with torch.no_grad():
+            rbm.weight.copy_(scale * torch.randn_like(rbm.weight))
+            rbm.visible_bias.copy_(rbm.units.natural(rows))
+    return rbm
+
+
+def learnt(rbm: RBM, rows: Tensor, settings: BoltzmannLearning, seed: int = 0) -> tuple[RBM, pb.Posterior]:
+    """A fitted machine, and how it went."""
+    fit = settings(rbm, pb.Dataset((rows,), {}, len(rows)), seed=seed)
+    if not isinstance(fit.model, RBM):
+        raise TypeError(f"expected an RBM, got {type(fit.model).__name__}; the fit keeps the model's type")
+    return fit.model, fit
+
+
+def bars_and_stripes(side: int = 4) -> Tensor:
+    """All bars, then all stripes: 2^(side + 1) rows."""
+    codes = torch.tensor(list(product([0.0, 1.0], repeat=side)))
+    bars = codes[:, None, :].expand(-1, side, side).flatten(1)
+    stripes = codes[:, :, None].expand(-1, side, side).flatten(1)
+    return torch.cat([bars, stripes])
+
+
+def all_states(machine: RBM, rows: Tensor, seed: int) -> float:
+    """Log Z by the sum over all states of the hidden units."""
+    return float(pb.evidence.log_partition(machine).log_z)
+
+
+def bars_rows(*, quick: bool) -> Iterator[Row]:
+    """Sampled gradients on bars and stripes: where they arrive, and the lowest they fall to after that."""
+    rows = bars_and_stripes()
+    steps, goal = (300, -math.inf) if quick else (20_000, -105.0)
+    watch = Watch(every=steps // 40, rows=rows.unique(dim=0), log_partition=all_states)
+    phase: Phase = Tempered(num_chains=100, num_temperatures=8)
+    settings = BoltzmannLearning(phase, Descent(num_steps=steps, rate=0.15), None, watch, progress=False)
+    for seed in range(1 if quick else 3):
+        _, fit = learnt(started(16, rows, scale=0.1, seed=seed), rows, settings, seed)
+        sums = [PATTERNS * value for value in fit.info["log_likelihood"]]
+        there = next((number for number, value in enumerate(sums) if value >= goal), len(sums) - 1)
+        common = {"reference": BOUND, "seconds": fit.info["seconds"], "steps": fit.info["looks"], "sums": sums}
+        name = f"bars and stripes 4×4, 16 hidden, tempered chains, seed {seed}: sum over the 30 patterns"
+        yield row(f"{name}, at the end", sums[-1], "nats", at_least=goal, **common)
+        yield row(f"{name}, lowest once there", min(sums[there:]), "nats", at_least=goal, **common)
+
+
+def nudged_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Scikit-learn's digits and the same moved by one pixel in four directions, scaled to [0, 1]."""
+    images, labels = load_digits(return_X_y=True)
+    kernels = np.zeros((5, 3, 3))
+    for kernel, place in zip(kernels, [(1, 1), (2, 1), (1, 2), (0, 1), (1, 0)], strict=True):
+        kernel[place] = 1
+    moved = [convolve(images.reshape(-1, 8, 8), kernel[None], mode="constant").reshape(-1, 64) for kernel in kernels]
+    return minmax_scale(np.concatenate(moved), feature_range=(0, 1)), np.concatenate([labels] * len(kernels))
+
+
+def accuracy(train: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray], strength: float) -> float:
+    """Of logistic regression with this inverse regularisation."""
+    regression = LogisticRegression(solver="newton-cg", C=strength, tol=1e-3)
+    return float(regression.fit(train, labels[0]).score(test, labels[1]))
+
+
+def digits_rows(*, quick: bool) -> Iterator[Row]:
+    """Hidden probabilities as features.
+
+    Pixels in [0, 1] are taken for probabilities: learning sees {0, 1} draws of each image, the features are of the
+    probabilities themselves.
+    """
+    x, y = nudged_digits()
+    train, test, *labels = train_test_split(x, y, test_size=0.2, random_state=0)
+    keep = slice(None, 500 if quick else None)
+    train, labels = train[keep], (labels[0][keep], labels[1])
+    begin = time.perf_counter()
+    raw = accuracy(train, test, labels, 100.0)
+    yield row("nudged digits, logistic regression on pixels: accuracy", raw, "", seconds=time.perf_counter() - begin)
+    begin = time.perf_counter()
+    shades = torch.from_numpy(train).float()
+    with pb.isolated(seed=0):
+        rows = torch.bernoulli(shades.repeat(1 if quick else 10, 1))
+    settings = BoltzmannLearning(
+        Persistent(100), Descent(num_steps=100 if quick else 8_000, rate=0.1), watch=None, progress=False
+    )
+    rbm, _ = learnt(started(100, rows), rows, settings)
+    features = [rbm.hidden(torch.from_numpy(each).float()).detach().double().numpy() for each in (train, test)]
+    found = accuracy(features[0], features[1], labels, 6_000.0)
+    bounds = {} if quick else {"at_least": 0.913}
+    task = "nudged digits, RBM of 100 hidden units + logistic regression: accuracy"
+    yield row(task, found, "", reference=raw, seconds=time.perf_counter() - begin, **bounds)
+
+
+def mnist(part: str) -> Tensor:
+    """Binarised MNIST: train, valid or test."""
+    with np.load(locate("binarized_mnist/binarized_mnist_packed.npz")) as packed:
+        return torch.from_numpy(np.unpackbits(packed[part], axis=1)[:, :784]).float()
+
+
+def quadratic(share: float) -> float:
+    """From 1 to 0, slowly at the end."""
+    return (1 - share) ** 2
+
+
+def mnist_row(name: str, rbm: RBM, fit: pb.Posterior, *, chains: int, steps: int, **bounds: float) -> Row:
+    """Test log likelihood an image between two bounds."""
+    test = mnist("test")
+    partition = pb.evidence.log_partition_sandwich(rbm, visible=mnist("train"), num_chains=chains, num_steps=steps)
+    found = pb.evidence.log_likelihood(rbm, test, partition)
+    value, lower, upper = (each / len(test) for each in (found.log_z, found.lower, found.upper))
+    return row(
+        f"binarised MNIST, {len(rbm.hidden_bias)} hidden, {name}: test log likelihood an image",
+        value,
+        "nats",
+        reference=PUBLISHED,
+        seconds=fit.info["seconds"],
+        interval=[lower, upper],
+        failed=partition.info["failed"],
+        **bounds,
+    )
+
+
+def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
+    """A short run, and with `long` one of an hour; products in bfloat16 where training samples, single precision elsewhere."""
+    train = mnist("train")[: 500 if quick else None]
+    runs = {"short run": (50 if quick else 8_000, Persistent(100), 0.2, {})}
+    if long and not quick:
+        runs["long run"] = (60_000, Persistent(100, num_sweeps=5), 0.2, {"at_least": PUBLISHED})
+    for name, (steps, phase, rate, bounds) in runs.items():
+        settings = BoltzmannLearning(
+            phase,
+            Descent(num_steps=steps, rate=rate, decay=quadratic, averaged=0.3),
+            watch=None,
+            precision=torch.bfloat16,
+            progress=False,
+        )
+        rbm, fit = learnt(started(20 if quick else 500, train), train, settings)
+        size = {"chains": 50, "steps": 50} if quick else {"chains": 1_000, "steps": 2_000}
+        yield mnist_row(name, rbm, fit, **size, **bounds)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--only", default="", help="groups whose name holds this text")
+    parser.add_argument("--long", action="store_true", help="the long run on MNIST too")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    groups: dict[str, Callable[[], Iterator[Row]]] = {
+        "bars and stripes": lambda: bars_rows(quick=quick),
+        "digits": lambda: digits_rows(quick=quick),
+        "mnist": lambda: mnist_rows(quick=quick, long=arguments.long),
+    }
+    chosen = (each for name, group in groups.items() if arguments.only in name for each in group())
+    raise SystemExit(status(tabulate(chosen, arguments.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Couplings as sparse products, and classes of units that no coupling joins."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+SPARSE = 8
+"""A row with at most 1/8 of its numbers other than 0 is gathered; beyond that a matrix product is faster."""
+
+
+class Rows(NamedTuple):
+    """Rows of a matrix, dense and by what is not 0 in them."""
+
+    dense: Float[Tensor, "B V"]
+    columns: Int[Tensor, "B D"]
+    values: Float[Tensor, "B D"]
+
+    def times(self, v: Float[Tensor, "V S"]) -> Float[Tensor, "B S"]:
+        """The product with columns v."""
+        if self.columns.shape[1] * SPARSE > len(v):
+            return self.dense @ v
+        return embedding_bag(self.columns, v, per_sample_weights=self.values, mode="sum")
+
+
+def rows_of(matrix: Float[Tensor, "B V"]) -> Rows:
+    """The rows of a matrix with at least one column and row."""
+    degree = max(1, int((matrix != 0).sum(1).max()))
+    # Rows with fewer numbers take some that are 0.
+    columns = (matrix != 0).to(torch.int8).topk(degree, 1).indices
+    return Rows(matrix, columns, matrix.gather(1, columns))
+
+
+def colours(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
+    """A number for each unit, from 0, such that no edge joins units of one number (Welsh & Powell, 1967)."""
+    joined = edges.cpu()
+    found = torch.full((len(joined),), -1)
+    for unit in joined.sum(1).argsort(descending=True, stable=True).tolist():
+        taken = set(found[joined[unit]].tolist())
+        found[unit] = next(colour for colour in range(len(joined)) if colour not in taken)
+    return found.to(edges.device)
+
+
+def colour_classes(couplings: Float[Tensor, "V V"]) -> list[Int[Tensor, " B"]]:
+    """Units in few classes without couplings inside any."""
+    found = colours(couplings != 0)
+    return [torch.nonzero(found == colour)[:, 0] for colour in range(int(found.max()) + 1)]

@@ -1,0 +1,114 @@
+"""Deep Boltzmann machine with two hidden layers (Salakhutdinov & Hinton, 2009)."""
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.boltzmann_machines.deep import UNITS, DeepMachine, MeanField
+from probmodel.boltzmann_machines.harmonium import check_width
+from probmodel.protocols import Dataset
+
+START_SCALE = 0.01
+"""Standard deviation of the weights at the start (Hinton, 2012)."""
+
+
+class DeepBoltzmannMachine(nn.Module):
+    """P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
+
+    **Unnormalised**: called as `machine(x)` it is a Pyro model that adds a lower bound of log f(v) by mean field, and log Z a
+    row is missing; it comes from `evidence.log_partition` and its kin.
+
+    The log likelihood of a row is at least −free_energy_bound(v) − log Z, and the gradient of log Z is the mean of that of
+    −hidden_free_energy(h₁) over draws of the machine, which persistent chains of `gibbs` give.  So the loss
+
+        free_energy_bound(rows).mean() − hidden_free_energy(chains).mean()
+
+    has Salakhutdinov and Hinton's gradient: mean field for the data, stochastic approximation for the machine.
+
+    As a representation it gives the mean-field probabilities of the upper layer.
+
+    Args:
+        in_features: visible units, V.
+        hidden: units of the first hidden layer, H.
+        out_features: units of the second one, K.
+
+    Reference:
+        Salakhutdinov & Hinton (2009), "Deep Boltzmann machines".
+    """
+
+    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+        super().__init__()
+        if min(in_features, hidden, out_features) < 1:
+            raise ValueError(f"expected a unit or more a layer, got {(in_features, hidden, out_features)}; add units")
+        self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
+        self.first = nn.Parameter(START_SCALE * torch.randn(in_features, hidden))
+        self.second = nn.Parameter(START_SCALE * torch.randn(hidden, out_features))
+        self.visible_bias = nn.Parameter(torch.zeros(in_features))
+        self.first_bias = nn.Parameter(torch.zeros(hidden))
+        self.second_bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def machine(self) -> DeepMachine:
+        """The parameters as they are now, with what follows from them."""
+        return DeepMachine(self.first, self.second, self.visible_bias, self.first_bias, self.second_bias)
+
+    def free_energy(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+        """F(v) = −log Σ f(v, h₁, h₂), nats a row, exact: over all states of the smaller hidden layer.
+
+        Raises:
+            ValueError: where that has more than 14 units.
+        """
+        return -self.machine.log_unnormalised(v)
+
+    def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """The least upper bound of F(v) by mean field, nats a row; differentiable in the parameters at a fixed point."""
+        with torch.no_grad():
+            q = self.machine.mean_field(v)
+        return -self.machine.mean_field_bound(v, q)
+
+    def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
+        """−log Σ f(v, h₁, h₂) over v and h₂, nats, exact at any size; Σ over h₁ of its exponential is Z."""
+        return -self.machine.bipartite.log_unnormalised(first)
+
+    def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]:
+        """One block step of h₁, without gradients: (v, h₂) given h₁, then h₁; draws from the global random state."""
+        with torch.no_grad():
+            return self.machine.bipartite.gibbs(first)
+
+    def mean_field(self, v: Float[Tensor, "*S V"]) -> MeanField:
+        """Probabilities of the units of both hidden layers under the independent distribution closest to the posterior."""
+        return self.machine.mean_field(v)
+
+    def forward(self, x: Float[Tensor, "N V"]) -> None:
+        """Add the mean-field bound of log f(v) a row: **unnormalised**, log Z is missing."""
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.factor("free energy", -self.free_energy_bound(x))
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
+        values = data.named("x")
+        if set(values) != {"x"}:
+            raise ValueError(
+                f"a DeepBoltzmannMachine is called with x, got {sorted(values)}; pass Dataset((x,), {{}}, N)"
+            )
+        self._check_rows(values["x"])
+
+    def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Mean-field probabilities of the upper layer given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
+        return self.mean_field(h).second
+
+    def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
+        """Nothing is latent: the hidden units are summed out."""
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "hidden": self.hidden, "out_features": self.out_features}
+
+    def _check_rows(self, v: Tensor) -> None:
+        check_width(v, self.in_features)
+        UNITS.check(v)

@@ -1,0 +1,107 @@
+"""Restricted Boltzmann machine (Smolensky, 1986; Hinton, 2002) with visible units of any exponential family.
+
+Welling, Rosen-Zvi & Hinton (2005) call it an exponential-family harmonium.
+"""
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered, check_width
+from probmodel.boltzmann_machines.units import BernoulliUnits, Units
+from probmodel.protocols import Dataset
+
+START_SCALE = 0.01
+"""Standard deviation of the weights at the start (Hinton, 2012)."""
+
+
+class RBM(nn.Module):
+    """P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), hidden units {0, 1}; T and m are those of the visible units' family.
+
+    **Unnormalised**: called as `rbm(x)` it is a Pyro model whose density of a row is exp(−free_energy), not p(v).  It lacks
+    log Z a row, which moves with the parameters: maximising it fits nothing, and comparing it with another model's says
+    nothing.  Fit it by contrastive divergence; log Z comes from `evidence.log_partition`, `log_partition_ais` or
+    `log_partition_sandwich`, and the log likelihood from `evidence.log_likelihood`.
+
+    As a representation it gives the hidden units' probabilities given the features.
+
+    Args:
+        in_features: visible units, V.
+        out_features: hidden units, H.
+        units: family of the visible units; {0, 1} by default.
+
+    Reference:
+        Hinton (2012), "A practical guide to training restricted Boltzmann machines".
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, units: Units | None = None) -> None:
+        super().__init__()
+        if min(in_features, out_features) < 1:
+            raise ValueError(f"expected at least one unit a layer, got {in_features} and {out_features}; add units")
+        self.in_features, self.out_features = in_features, out_features
+        self.units = BernoulliUnits() if units is None else units
+        self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
+        self.visible_bias = nn.Parameter(torch.zeros(in_features))
+        self.hidden_bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def machine(self) -> Harmonium:
+        """The parameters as they are now, with what follows from them."""
+        return Harmonium(self.weight, self.visible_bias, self.hidden_bias, self.units)
+
+    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
+        return -self.machine.log_unnormalised(v)
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """One block Gibbs step, hidden units then visible ones, without gradients; draws from the global random state."""
+        with torch.no_grad():
+            return self.machine.gibbs(v)
+
+    def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """P(h = 1 | v)."""
+        return torch.sigmoid(self.machine.hidden_inputs(v))
+
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+        """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
+
+        Args:
+            betas: inverse temperatures.
+            base_bias: natural parameters of the visible units at β = 0, such as `units.natural(training rows)`, the hidden
+                ones being fair coins there; None keeps the biases b and c and tempers the weights alone.
+        """
+        visible = self.visible_bias if base_bias is None else base_bias
+        hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
+        return Tempered(HarmoniumPath(self.machine, visible, hidden), betas)
+
+    def forward(self, x: Float[Tensor, "N V"]) -> None:
+        """Add −free_energy a row: **unnormalised**, log Z is missing and comes from `evidence.log_partition` and its kin."""
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.factor("free energy", -self.free_energy(x))
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that the visible units can take."""
+        values = data.named("x")
+        if set(values) != {"x"}:
+            raise ValueError(f"an RBM is called with x alone, got {sorted(values)}; pass Dataset((x,), {{}}, N)")
+        self._check_rows(values["x"])
+
+    def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
+        """Probabilities of the hidden units given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
+        return self.hidden(h)
+
+    def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
+        """Nothing is latent: the hidden units are summed out."""
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "units": self.units}
+
+    def _check_rows(self, v: Tensor) -> None:
+        check_width(v, self.in_features)
+        self.units.check(v)
