@@ -1,6 +1,6 @@
 """Boltzmann machines learnt from samples: bars and stripes, features of digits, binarised MNIST, how many hidden units.
 
-    PROBMODEL_DATA=FOLDER python benchmarks/graphs_boltzmann.py [--quick] [--long] [--only TEXT] [--out FILE.json]
+    PROBMODEL_DATA=FOLDER python benchmarks/graphs.py --only learning [--long]
 
 Times are of one process; MNIST needs the folder, and with --long an hour of one core.
 """
@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from rows import Row, options, row, status, tabulate
+from rows import Row, row
 from scipy.ndimage import convolve
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -174,20 +174,10 @@ def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
         yield mnist_row(name, rbm, fit, **size, **bounds)
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--only", default="", help="groups whose name holds this text")
-    parser.add_argument("--long", action="store_true", help="the long run on MNIST too")
-    arguments = parser.parse_args()
-    quick = arguments.quick
-    groups: dict[str, Callable[[], Iterator[Row]]] = {
-        "bars and stripes": lambda: bars_rows(quick=quick),
-        "digits": lambda: digits_rows(quick=quick),
-        "mnist": lambda: mnist_rows(quick=quick, long=arguments.long),
+def groups(*, quick: bool, long: bool) -> dict[str, Callable[[], Iterator[Row]]]:
+    """Name → its rows."""
+    return {
+        "learning, bars and stripes": lambda: bars_rows(quick=quick),
+        "learning, digits": lambda: digits_rows(quick=quick),
+        "learning, MNIST": lambda: mnist_rows(quick=quick, long=long),
     }
-    chosen = (each for name, group in groups.items() if arguments.only in name for each in group())
-    raise SystemExit(status(tabulate(chosen, arguments.out)))
-
-
-if __name__ == "__main__":
-    main()
