@@ -92,9 +92,9 @@ class Watch:
     def fallen(self, values: Sequence[float]) -> bool:
         """Whether the last looks lie too far below the best."""
         highest = max(values)
-        since = len(values) - 1 - values.index(highest)
         floor = highest - self.share * (highest - values[0])
-        return since >= self.num_falls and all(value < floor for value in values[-self.num_falls :])
+        last = values[-self.num_falls :]
+        return len(last) == self.num_falls and all(value < floor for value in last)
 
 
 class Looks:
