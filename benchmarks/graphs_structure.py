@@ -8,18 +8,22 @@ BDeu with pgmpy's own sample size, 10.
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from pgmpy.causal_discovery import HillClimbSearch
-from pgmpy.structure_score import BDeu as PgmpyBDeu
 from rows import Row, row
 
 from probmodel import bayesian_networks as bn
 from probmodel.bayesian_networks.pgmpy_search import hill_climbing
 from probmodel.data.locate import locate
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.
+    from pgmpy.causal_discovery import HillClimbSearch
+    from pgmpy.structure_score import BDeu as PgmpyBDeu
 
 SAMPLE_SIZES = (10.0, 1.0)
 NETWORKS = ("insurance", "alarm", "hailfinder")

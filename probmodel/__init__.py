@@ -10,7 +10,13 @@ torch.Size([360])
 
 from probmodel import bayesian_networks, data, diagnosis, evidence, objectives
 from probmodel.boltzmann_machines.joined_units import JoinedUnits
-from probmodel.boltzmann_machines.units import BernoulliUnits, CategoricalUnits, CountUnits, GaussianUnits
+from probmodel.boltzmann_machines.units import (
+    BernoulliUnits,
+    CategoricalUnits,
+    ContinuousBernoulliUnits,
+    CountUnits,
+    GaussianUnits,
+)
 from probmodel.compare import Comparison, compare
 from probmodel.compare_posteriors import PosteriorComparison, compare_posteriors
 from probmodel.conjugate import NotConjugateError
@@ -110,6 +116,7 @@ __all__ = [
     "CollapsedGibbs",
     "Comparison",
     "ConditionalGaussianNetwork",
+    "ContinuousBernoulliUnits",
     "Contrastive",
     "CountUnits",
     "Dataset",

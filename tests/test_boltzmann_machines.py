@@ -4,6 +4,7 @@ import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -13,7 +14,13 @@ from torch import nn
 from probmodel.boltzmann_machines.coupled import CoupledMachine
 from probmodel.boltzmann_machines.couplings import colour_classes, rows_of
 from probmodel.boltzmann_machines.joined_units import JoinedUnits
-from probmodel.boltzmann_machines.units import BernoulliUnits, CategoricalUnits, CountUnits, GaussianUnits
+from probmodel.boltzmann_machines.units import (
+    BernoulliUnits,
+    CategoricalUnits,
+    ContinuousBernoulliUnits,
+    CountUnits,
+    GaussianUnits,
+)
 from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.decisions import ClassifyJoint
@@ -596,3 +603,35 @@ def test_machines_that_make_no_sense_are_refused():
         built = RBM(3, 26, units=CountUnits())
     with pytest.raises(ValueError, match=r"at most 25 units.*got \(3, 26\).*log_partition_sandwich"):
         log_partition(built)
+
+
+def test_units_in_the_interval_have_the_density_they_say():
+    units = ContinuousBernoulliUnits()
+    eta = torch.tensor([-60.0, -3.0, -1e-4, 0.0, 5e-4, 2.0, 700.0]).double()
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(400))
+    v = (nodes + 1) / 2
+    for each in eta:
+        log_mass = torch.logsumexp(each * v + torch.log(weights / 2), 0)
+        assert float(units.log_partition(each[None])) == pytest.approx(float(log_mass), rel=1e-9, abs=1e-9)
+    slope = torch.func.grad(lambda x: units.log_partition(x))(eta)
+    with isolated(seed=0):
+        draws = units.sample(eta.expand(40_000, -1))
+    assert bool(((draws >= 0) & (draws <= 1)).all())
+    stderr = draws.std(0) / 200
+    assert bool(((draws.mean(0) - slope).abs() < 4 * stderr).all())
+    assert float((units.natural(slope.clamp(0.02, 0.98).expand(10**6, -1))[1] - eta[1]).abs()) < 1e-3
+
+
+@each_family
+def test_slopes_in_closed_form_are_those_of_the_free_energy(family):
+    with isolated(seed=1):
+        rbm = RBM(5, 3, units=UNITS[family]()).double()
+        with torch.no_grad():
+            rbm.weight.normal_()
+            v = rbm.units.sample(rbm.visible_bias.expand(20, -1))
+    leaves = dict(rbm.named_parameters())
+    exact = torch.autograd.grad(-rbm.free_energy(v).mean(), list(leaves.values()))
+    found = rbm.slopes(v)
+    assert found.keys() == leaves.keys()
+    for name, slope in zip(leaves, exact, strict=True):
+        assert torch.allclose(found[name], slope, rtol=0, atol=1e-12), name

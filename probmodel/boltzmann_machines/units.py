@@ -17,6 +17,11 @@ from probmodel.structural import Structural
 
 ONE_HOT = "code each variable by torch.nn.functional.one_hot and put the codes side by side"
 
+NEAR_ZERO = 1e-3
+"""Natural parameters of units in [0, 1] below which series are as exact as single precision."""
+LARGEST, BISECTIONS = 200.0, 60
+"""Natural parameter of a unit whose mean lies half a hundredth from 0 or 1; halvings of the interval."""
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -92,6 +97,66 @@ class BernoulliUnits(nn.Module):
 
     def check(self, v: Tensor) -> None:
         _require(v, (v == 0) | (v == 1), "0 and 1", "binarise: (x > threshold).double()")
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {}
+
+
+class ContinuousBernoulliUnits(nn.Module):
+    """Units in [0, 1], such as shades of grey, v | η with density ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
+
+    binary = False
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @property
+    def detached(self) -> "ContinuousBernoulliUnits":
+        return frozen(self)
+
+    def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        return v
+
+    def log_base(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        return v.new_zeros(v.shape[:-1])
+
+    def log_partition(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """Log ((exp η − 1) / η), unit by unit."""
+        size = eta.abs()
+        # (exp η − 1) / η = exp(η / 2) 2 sinh(η / 2) / η; near 0 by its series, where that is 0 / 0.
+        far = torch.where(size < NEAR_ZERO, 1.0, size)
+        log_ratio = torch.where(
+            size < NEAR_ZERO, eta**2 / 24, 0.5 * far + torch.log(-torch.expm1(-far)) - torch.log(far)
+        )
+        return (0.5 * eta + log_ratio).sum(-1)
+
+    def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """By inversion of the distribution function (exp(η v) − 1) / (exp η − 1)."""
+        uniform = torch.rand_like(eta)
+        size = eta.abs()
+        far = torch.where(size < NEAR_ZERO, 1.0, size)
+        # Of −|η|, and mirrored where η is positive, so that no exponential overflows.
+        low = -torch.log1p(uniform * torch.expm1(-far)) / far
+        v = torch.where(size < NEAR_ZERO, uniform, low).clamp(0.0, 1.0)
+        return torch.where(eta > 0, 1 - v, v)
+
+    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+        mean = (v.sum(0) + 0.5) / (len(v) + 1)
+        low, high = torch.full_like(mean, -LARGEST), torch.full_like(mean, LARGEST)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            above = self._mean(middle) > mean
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+    def _mean(self, eta: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        far = torch.where(eta.abs() < NEAR_ZERO, 1.0, eta)
+        return torch.where(eta.abs() < NEAR_ZERO, 0.5 + eta / 12, 1 / -torch.expm1(-far) - 1 / far)
+
+    def check(self, v: Tensor) -> None:
+        _require(v, (v >= 0) & (v <= 1), "numbers from 0 to 1", "scale: (x - low) / (high - low)")
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from probmodel.inference.contrastive_divergence_phases import Machine, Persistent, Phase
-from probmodel.inference.contrastive_divergence_slopes import Average, Bilinear, Offsets, Slope, put
+from probmodel.inference.contrastive_divergence_slopes import Average, Bilinear, Offsets, Slope, Sloped, put
 from probmodel.inference.contrastive_divergence_watch import Looks, Watch
 from probmodel.inference.minibatches import minibatches
 from probmodel.inference.svi import NonFiniteError
@@ -167,6 +167,10 @@ def _slope(
     sides = []
     for rows in (batch, states):
         with _precision(settings, rows):
+            if isinstance(machine, Sloped):
+                known = machine.slopes(rows)
+                sides.append({name: known[name].to(leaf) for name, leaf in leaves.items()})
+                continue
             log_f = -machine.free_energy(rows).mean()
         slopes = torch.autograd.grad(log_f, list(leaves.values()), allow_unused=True, materialize_grads=True)
         sides.append(dict(zip(leaves, slopes, strict=True)))

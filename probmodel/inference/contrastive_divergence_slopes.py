@@ -22,6 +22,13 @@ class Bilinear(Protocol, metaclass=Structural):
     hidden_bias: Tensor
 
 
+@runtime_checkable
+class Sloped(Protocol, metaclass=Structural):
+    """A machine that knows the slope of the mean of −free_energy over rows by each of its parameters."""
+
+    def slopes(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]: ...
+
+
 class Slope(NamedTuple):
     """Of the mean log likelihood: what the data ask for, and what the model already has."""
 

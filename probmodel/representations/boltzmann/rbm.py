@@ -54,6 +54,19 @@ class RBM(nn.Module):
         """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
         return -self.machine.log_unnormalised(v)
 
+    def slopes(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+        """Slope of the mean of −free_energy over rows by each parameter, in closed form: ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v."""
+        own = dict(self.units.named_parameters()) if isinstance(self.units, nn.Module) else {}
+        of_units = torch.autograd.grad(-self.free_energy(v).mean(), list(own.values())) if own else ()
+        with torch.no_grad():
+            statistic, hidden = self.units.statistic(v), self.hidden(v)
+            return {
+                "weight": statistic.T @ hidden / len(v),
+                "visible_bias": statistic.mean(0),
+                "hidden_bias": hidden.mean(0),
+                **{f"units.{name}": slope for name, slope in zip(own, of_units, strict=True)},
+            }
+
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         """One block Gibbs step, hidden units then visible ones, without gradients; draws from the global random state."""
         with torch.no_grad():
