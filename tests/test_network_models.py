@@ -280,23 +280,26 @@ def test_svi_bounds_the_evidence_from_below(name):
         num_steps=600, num_draws=500, optimizer=lambda p: torch.optim.Adam(p, lr=0.03), compile=False, progress=False
     )(network, data, seed=0)
     bound = pb.evidence.elbo(fit, seed=0)
-    exact = pb.evidence.exact(fit).log_z if name in EXACT else pb.evidence.importance(fit, seed=0).log_z
-    assert bound.log_z < exact + 4 * bound.stderr
-    assert exact - bound.log_z < 2.0
+    if name in EXACT:
+        exact = pb.evidence.exact(fit)
+        assert exact.log_z - bound.log_z < 2.0
+    else:
+        # Hidden units of one node can be exchanged, or their signs: a normal guide holds one of many equal modes.
+        exact = pb.evidence.smc(pb.target(network, data), seed=0)
+    assert bound.log_z < exact.log_z + 4 * math.hypot(bound.stderr, exact.stderr)
 
 
-@each_network
+@each_exact
 def test_laplace_finds_the_mode_and_comes_near(name):
     network, data = NETWORKS[name]()
     fit = pb.Laplace(num_draws=1_000)(network, data, seed=0)
-    reference = pb.evidence.exact(fit).log_z if name in EXACT else pb.evidence.importance(fit, seed=0).log_z
-    assert abs(pb.evidence.laplace(fit).log_z - reference) < 1.5
+    assert abs(pb.evidence.laplace(fit).log_z - pb.evidence.exact(fit).log_z) < 1.5
 
 
 @pytest.mark.parametrize("name", ["categorical", "linear Gaussian"])
 def test_chains_agree_with_the_exact_posterior(name):
     network, data = EXACT[name]()
-    chains = pb.NUTS(num_samples=60, num_warmup=80, num_chains=16, compile=False, progress=False)(network, data, seed=0)
+    chains = pb.NUTS(num_samples=30, num_warmup=40, num_chains=16, compile=False, progress=False)(network, data, seed=0)
     exact = pb.Exact(num_draws=4_000)(network, data, seed=0)
     for site, draws in chains.draws.items():
         by_chain = draws.mean(1)
@@ -335,7 +338,7 @@ def test_networks_are_compared_and_told_to_arviz():
     assert found.posterior["b.slopes"].shape == (1, 200, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        diagnosis = pb.diagnose(fits["[a][b|a]"], seed=0)
+        diagnosis = pb.diagnose(fits["[a][b|a]"])
     assert str(diagnosis)
 
 

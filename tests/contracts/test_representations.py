@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from probmodel import decisions, representations
 from probmodel.bayesian_networks.dag import DAG
+from probmodel.boltzmann_machines.units import GaussianUnits
 from probmodel.decisions import Classify, ClassifyJoint, Regress
 from probmodel.features import MLP, Identity
 from probmodel.gaussian_processes.aggregation import generalised_robust_bcm
@@ -27,8 +28,12 @@ from probmodel.predict import predict
 from probmodel.protocols import Dataset
 from probmodel.representations import (
     DNN,
+    RBM,
     VAE,
+    BoltzmannMachine,
     ClassNetwork,
+    ClassRBM,
+    DeepBoltzmannMachine,
     GaussianProcess,
     GPMixture,
     GPProduct,
@@ -79,6 +84,10 @@ REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     "SparseGP with a prior": lambda: SparseGP(
         WIDE, CODES, inducing=INDUCING, kernel=RBFKernel(lengthscale_prior=GammaPrior(20.0, 10.0))
     ),
+    "RBM": lambda: RBM(WIDE, CODES, units=GaussianUnits(WIDE)),
+    "BoltzmannMachine": lambda: BoltzmannMachine(WIDE, CODES),
+    "DeepBoltzmannMachine": lambda: DeepBoltzmannMachine(WIDE, 4, CODES),
+    "ClassRBM": lambda: ClassRBM(WIDE, 6, CODES),
     "ClassNetwork": lambda: ClassNetwork(DAG.from_string("[class][a|class][b|a][c|b:class][d][e|class:d]"), CODES),
 }
 DECISIONS: dict[str, Callable[[], Any]] = {
@@ -88,8 +97,14 @@ DECISIONS: dict[str, Callable[[], Any]] = {
     # Bounded: so few rows would be interpolated, with a noise that vanishes.
     "Regress with noise of each row": lambda: Regress(CODES, 2, noise=nn.Sequential(nn.Linear(CODES, 2), nn.Tanh())),
 }
-NO_CODE = {"StandardNormal"}
-"""A prior of codes."""
+NO_CODE = {
+    "StandardNormal",
+    "CategoricalNetwork",
+    "ConditionalGaussianNetwork",
+    "LinearGaussianNetwork",
+    "NonlinearNetwork",
+}
+"""A prior of codes, and models of all columns together, which have no code."""
 LINKED = [name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")]
 """Codes of rows that depend on each other: data without a size, and no minibatches."""
 
@@ -98,6 +113,7 @@ BY_SHARD = {f"u.{k}": (CODES, N // 3) for k in range(3)}
 BY_EXPERT = {f"u.{k}": (CODES, N) for k in range(EXPERTS)}
 FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
     "DNN": {},
+    **{name: {} for name in ("RBM", "BoltzmannMachine", "DeepBoltzmannMachine", "ClassRBM")},
     "VAE": LOCAL,
     "SparseGP": {**SHARED, **LOCAL},
     "GaussianProcess": {"u": (CODES, N)},
@@ -133,16 +149,19 @@ for coupled in ("GPMixture", "GPMixture by stick breaking"):
 
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
 by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
-VARIANTS = ("GPMixture by", "GPProduct of")
-"""Of a piece that meets every decision; one decision is enough for them."""
-PAIRS = [
-    (name, decision)
-    for name in REPRESENTATIONS
-    for decision in DECISIONS
-    if decision == "Classify" or not name.startswith(VARIANTS)
-    # Logits that are the code itself are logits as any others.
-    if decision != "ClassifyJoint" or name in ("DNN", "VAE", "ClassNetwork")
-]
+VARIANTS = ("GPMixture by", "GPProduct of", "RBM", "BoltzmannMachine", "DeepBoltzmannMachine", "ClassRBM")
+"""Of a piece that meets every decision, or deterministic as one that does; one decision is enough for them."""
+
+
+def meet(name: str, decision: str) -> bool:
+    if name == "ClassNetwork":  # Its code are log densities of each class, which one decision is for.
+        return decision == "ClassifyJoint"
+    if decision == "ClassifyJoint":  # Logits that are the code itself are logits as any others.
+        return name in ("DNN", "VAE", "ClassRBM")
+    return decision == "Classify" or not name.startswith(VARIANTS)
+
+
+PAIRS = [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS if meet(name, decision)]
 each_pair = pytest.mark.parametrize(("name", "decision"), PAIRS)
 each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in LINKED])
 
@@ -234,6 +253,10 @@ def test_settings_build_the_same_piece_again(name):
     assert torch.equal(code(representation, h)[0], code(copied, h)[0])
 
 
+OF_THE_DENSITY = (".visible_bias", ".upper")
+"""Parameters of what a Boltzmann machine says of its features; its code, the hidden units given them, has no use for these."""
+
+
 @each_pair
 def test_gradients_reach_every_parameter(name, decision):
     model = pipeline(name, decision)
@@ -243,7 +266,9 @@ def test_gradients_reach_every_parameter(name, decision):
     # The prior of a StandardNormal has no parameters, the noise of a process alone is the decision's in a pipeline, and the
     # means of an affine decision and of a process move the same numbers; everything else is fitted.
     assert all(
-        p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if ".likelihood." not in n
+        p.grad is not None and p.grad.abs().sum() > 0
+        for n, p in model.named_parameters()
+        if ".likelihood." not in n and not n.endswith(OF_THE_DENSITY)
     )
 
 
