@@ -26,6 +26,7 @@ from probmodel.evidence.nested import nested
 from probmodel.evidence.proposals import from_draws, from_mode
 from probmodel.evidence.sandwich import sandwich
 from probmodel.evidence.smc import smc
+from probmodel.evidence.structures import gaussian_structures, structures
 from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
 from probmodel.evidence.wbic import wbic
 from probmodel.evidence.weights import EvidenceWarning
@@ -46,6 +47,7 @@ __all__ = [
     "exact",
     "from_draws",
     "from_mode",
+    "gaussian_structures",
     "harmonic",
     "importance",
     "inducing_bounds",
@@ -62,6 +64,7 @@ __all__ = [
     "sandwich",
     "smc",
     "stepping_stone",
+    "structures",
     "thermodynamic",
     "wbic",
 ]

@@ -50,6 +50,8 @@ PROPOSALS = {
 
 
 ELSEWHERE = {
+    "structures": "test_structure_learning.py",
+    "gaussian_structures": "test_structure_learning.py",
     "harmonic": "test_evidence_oracles.py",
     "nested": "test_evidence_oracles.py",
     "bic": "test_evidence_oracles.py",
