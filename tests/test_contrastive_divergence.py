@@ -179,7 +179,11 @@ def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> No
         return torch.where(sign < 0, 1 - v, v)
 
     def turned_machine(weight: Tensor, visible: Tensor, hidden: Tensor) -> list[Tensor]:
-        return [sign[:, None] * weight, sign * visible, hidden + weight[sign < 0].sum(0)]
+        """First the visible units, then every second hidden one."""
+        weight, visible, hidden = sign[:, None] * weight, sign * visible, hidden + weight[sign < 0].sum(0)
+        other = torch.ones_like(hidden)
+        other[::2] = -1
+        return [weight * other, visible + weight[:, other < 0].sum(1), other * hidden]
 
     def stepped(model: RBM, rows: Tensor, states: Tensor, centred: bool) -> list[Tensor]:
         slope = Slope(
