@@ -209,7 +209,7 @@ def mnist_row(name: str, rbm: RBM, fit: pb.Posterior, *, chains: int, steps: int
 
 
 def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
-    """A short run, and with `long` one of an hour; products in bfloat16 where training samples, single precision elsewhere."""
+    """Ten minutes, and with `long` an hour; products in bfloat16 where training samples, single precision elsewhere."""
     train = mnist("train")[: 500 if quick else None]
     bound = {} if quick else {"at_least": PUBLISHED}
     runs = {"ten minutes": (50 if quick else 40_000, Persistent(100, num_sweeps=3), 0.2, bound)}
