@@ -15,7 +15,7 @@ from probmodel.protocols import Evidence
 
 DIGITS = {"training": -18.7881, "test": -19.0051}
 """Exact log likelihood of an image under the machine of digits, nats."""
-LATTICES = {8: (0.02, 10_000, 400), 16: (0.02, 6_000, 1_000), 32: (0.1, 400, 4_000)}
+LATTICES = {8: (0.02, 10_000, 400), 16: (0.02, 6_000, 1_000), 32: (0.1, 1_000, 4_000)}
 """Side: tolerance in nats, chains, temperatures."""
 
 
