@@ -112,16 +112,19 @@ class LinearKinetics:
         share = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_share)]
         log_odds = np.log(share) - np.log1p(-share)
         sets = [_sets(len(share), size) for size in range(min(self.max_terms, len(share)) + 1)]
+        prior = [log_odds[members].sum(1) for members in sets]
         found = [
-            _summed(_regression(rows, gene, rho, precision), variance, log_odds, sets)._replace(persistence=rho)
-            for rho, precision, variance in product(PERSISTENCE, PRECISION, COEFFICIENT_VARIANCE)
+            _summed(regression, variance, len(share), sets, prior)._replace(persistence=rho)
+            for rho, precision in product(PERSISTENCE, PRECISION)
+            for regression in [_regression(rows, gene, rho, precision)]
+            for variance in COEFFICIENT_VARIANCE
         ]
         log_z = np.array([each.log_evidence for each in found])
         weight = np.exp(log_z - logsumexp(log_z))
         return _OfGene(
             weight @ np.stack([each.inclusion for each in found]),
             float(weight @ np.array([each.persistence for each in found])),
-            float(logsumexp(log_z)) - math.log(len(found)),
+            float(logsumexp(log_z) - logsumexp(np.concatenate(prior))) - math.log(len(found)),
         )
 
 
@@ -167,17 +170,17 @@ class _Regression(NamedTuple):
 def _summed(
     regression: _Regression,
     variance: float,
-    log_odds: Float[np.ndarray, " p"],
+    num_terms: int,
     sets: Sequence[np.ndarray],
+    prior: Sequence[np.ndarray],
 ) -> _OfGene:
-    """Evidence over all sets of regulators and inputs, and the probability that each takes part."""
-    prior = [log_odds[members].sum(1) for members in sets]
-    joint = [regression.log_evidence(members, variance) + p for members, p in zip(sets, prior, strict=True)]
+    """Sum over all sets of regulators and inputs, weighted by their prior odds, and the probability that each takes part."""
+    joint = [regression.log_evidence(members, variance) + odds for members, odds in zip(sets, prior, strict=True)]
     total = float(logsumexp(np.concatenate(joint)))
-    inclusion = np.zeros(len(log_odds))
+    inclusion = np.zeros(num_terms)
     for members, each in zip(sets, joint, strict=True):
         np.add.at(inclusion, members, np.exp(each - total)[:, None])
-    return _OfGene(inclusion, math.nan, total - float(logsumexp(np.concatenate(prior))))
+    return _OfGene(inclusion, math.nan, total)
 
 
 def _regression(rows: _Rows, gene: int, rho: float, precision: float) -> _Regression:
