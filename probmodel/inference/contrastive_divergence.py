@@ -1,7 +1,7 @@
 """Learning of Boltzmann machines by stochastic ascent of the likelihood (Ackley, Hinton & Sejnowski, 1985; Hinton, 2002).
 
 With free energy F and p(v) = exp(−F(v)) / Z, the slope of the mean log likelihood is E_model ∂F(v) − E_data ∂F(v); the model's
-half is taken at states of Markov chains.
+half is taken at states of Markov chains.  Of a deep machine the data's half is that of a bound, the model's one of hidden states.
 """
 
 import math
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from probmodel.inference.contrastive_divergence_phases import Machine, Persistent, Phase
-from probmodel.inference.contrastive_divergence_slopes import Average, Bilinear, Offsets, Slope, Sloped, put
+from probmodel.inference.contrastive_divergence_phases import Deep, Machine, Persistent, Phase, energies
+from probmodel.inference.contrastive_divergence_slopes import Average, Layered, Offsets, Slope, Sloped, put
 from probmodel.inference.contrastive_divergence_watch import Looks, Watch
 from probmodel.inference.minibatches import minibatches
 from probmodel.inference.svi import NonFiniteError
@@ -69,8 +69,9 @@ class Descent:
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the model's half of the slope sampled.
 
-    Where the machine has `weight`, `visible_bias` and `hidden_bias`, the slope is that of the machine written in units less
-    their means over data and model, which makes it independent of which of its two values a unit calls 0.
+    Where the machine names its `bonds` (all of ours do), the slope is that of the machine written in units less their means
+    over data and model, which makes it independent of which of its two values a unit calls 0.  A `DeepBoltzmannMachine` climbs
+    the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), its chains those of the first hidden layer.
 
     >>> settings = BoltzmannLearning(Persistent(num_chains=500), Descent(num_steps=20_000, rate=0.05))
 
@@ -145,8 +146,8 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Look
                 chains = settings.phase.advance(machine, chains, batch)
             slope = _slope(settings, machine, leaves, batch, settings.phase.states(chains))
             towards = slope.plain
-            if isinstance(machine, Bilinear):
-                offsets = Offsets.of(slope) if offsets is None else offsets.moved(slope)
+            if isinstance(machine, Layered):
+                offsets = Offsets.of(slope, machine.bonds) if offsets is None else offsets.moved(slope)
                 towards = offsets.centred(towards)
             _step(leaves, towards, descent.rate_at(step), step)
             if step >= (1 - descent.averaged) * descent.num_steps:
@@ -159,19 +160,20 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Look
 
 def _slope(
     settings: BoltzmannLearning,
-    machine: Machine,
+    machine: Machine | Deep,
     leaves: Mapping[str, Tensor],
     batch: Float[Tensor, "B V"],
-    states: Float[Tensor, "S V"],
+    states: Float[Tensor, "S U"],
 ) -> Slope:
     sides = []
-    for rows in (batch, states):
+    of_rows, of_states = energies(machine)
+    for rows, energy in ((batch, of_rows), (states, of_states)):
         with _precision(settings, rows):
             if isinstance(machine, Sloped):
                 known = machine.slopes(rows)
                 sides.append({name: known[name].to(leaf) for name, leaf in leaves.items()})
                 continue
-            log_f = -machine.free_energy(rows).mean()
+            log_f = -energy(rows).mean()
         slopes = torch.autograd.grad(log_f, list(leaves.values()), allow_unused=True, materialize_grads=True)
         sides.append(dict(zip(leaves, slopes, strict=True)))
     return Slope(*sides)
@@ -205,7 +207,7 @@ def _taken(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B
 
 def _checked(settings: BoltzmannLearning, model: Model, data: Dataset) -> Float[Tensor, "N V"]:
     """The rows, once data and model are known to fit."""
-    if not isinstance(model, nn.Module) or not isinstance(model, Machine):
+    if not isinstance(model, nn.Module) or not isinstance(model, Machine | Deep):
         raise ValueError(
             f"expected a Boltzmann machine with free_energy and gibbs, got {type(model).__name__}; build an RBM, or fit a "
             "directed model by SVI"

@@ -2,8 +2,9 @@
 are tempered (Hinton, 2002; Tieleman, 2008; Desjardins et al., 2010).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,37 @@ class Machine(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
+class Deep(Protocol, metaclass=Structural):
+    """What learning needs of a machine whose chains run over a hidden layer: a bound for rows, the layer's own free energy."""
+
+    def parameters(self, recurse: bool = True) -> Any: ...
+
+    def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]: ...
+
+    def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]: ...
+
+    def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """States of the layer near the posterior given rows, without gradients."""
+        ...
+
+    def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]: ...
+
+
+class Energies(NamedTuple):
+    """Whose slopes the two halves are."""
+
+    of_rows: Callable[[Tensor], Tensor]
+    of_states: Callable[[Tensor], Tensor]
+
+
+def energies(machine: Machine | Deep) -> Energies:
+    """The free energy, twice; of a deep machine its bound and that of the layer which the chains run over."""
+    if isinstance(machine, Deep):
+        return Energies(machine.free_energy_bound, machine.hidden_free_energy)
+    return Energies(machine.free_energy, machine.free_energy)
+
+
+@runtime_checkable
 class Phase(Protocol, metaclass=Structural):
     """How the model's states are drawn; `chains` are what passes from one step to the next."""
 
@@ -36,7 +68,7 @@ class Phase(Protocol, metaclass=Structural):
         """Chains one step later."""
         ...
 
-    def states(self, chains: Tensor) -> Float[Tensor, "S V"]:
+    def states(self, chains: Tensor) -> Float[Tensor, "S U"]:
         """Those of the chains that count as the model's."""
         ...
 
@@ -59,15 +91,13 @@ class Contrastive:
     def __post_init__(self) -> None:
         integer("num_sweeps", self.num_sweeps)
 
-    def start(self, machine: Machine, rows: Float[Tensor, "N V"]) -> Float[Tensor, "S V"]:
-        return rows[:1]
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "S U"]:
+        return _states(machine, rows[:1])
 
-    def advance(
-        self, machine: Machine, chains: Float[Tensor, "S V"], batch: Float[Tensor, "B V"]
-    ) -> Float[Tensor, "B V"]:
-        return _swept(machine, batch, self.num_sweeps)
+    def advance(self, machine: Any, chains: Float[Tensor, "S U"], batch: Float[Tensor, "B V"]) -> Float[Tensor, "B W"]:
+        return _swept(machine, _states(machine, batch), self.num_sweeps)
 
-    def states(self, chains: Float[Tensor, "S V"]) -> Float[Tensor, "S V"]:
+    def states(self, chains: Float[Tensor, "S U"]) -> Float[Tensor, "S U"]:
         return chains
 
 
@@ -91,15 +121,13 @@ class Persistent:
         integer("num_chains", self.num_chains)
         integer("num_sweeps", self.num_sweeps)
 
-    def start(self, machine: Machine, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C V"]:
-        return _some(rows, self.num_chains)
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C U"]:
+        return _states(machine, _some(rows, self.num_chains))
 
-    def advance(
-        self, machine: Machine, chains: Float[Tensor, "C V"], batch: Float[Tensor, "B V"]
-    ) -> Float[Tensor, "C V"]:
+    def advance(self, machine: Any, chains: Float[Tensor, "C U"], batch: Float[Tensor, "B V"]) -> Float[Tensor, "C U"]:
         return _swept(machine, chains, self.num_sweeps)
 
-    def states(self, chains: Float[Tensor, "C V"]) -> Float[Tensor, "C V"]:
+    def states(self, chains: Float[Tensor, "C U"]) -> Float[Tensor, "C U"]:
         return chains
 
 
@@ -127,12 +155,13 @@ class Tempered:
         integer("num_temperatures", self.num_temperatures, least=2)
         integer("num_sweeps", self.num_sweeps)
 
-    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C T V"]:
-        return _some(rows, self.num_chains * self.num_temperatures).unflatten(0, (self.num_chains, -1))
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C T U"]:
+        chosen = _some(rows, self.num_chains * self.num_temperatures)
+        return _states(machine, chosen).unflatten(0, (self.num_chains, -1))
 
     def advance(
-        self, machine: Any, chains: Float[Tensor, "C T V"], batch: Float[Tensor, "B V"]
-    ) -> Float[Tensor, "C T V"]:
+        self, machine: Any, chains: Float[Tensor, "C T U"], batch: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "C T U"]:
         betas = torch.linspace(0, 1, self.num_temperatures, dtype=batch.dtype, device=batch.device)
         tempered = machine.tempered(betas)
         for sweep in range(self.num_sweeps):
@@ -141,11 +170,11 @@ class Tempered:
                 chains = exchanged(tempered, chains, first)
         return chains
 
-    def states(self, chains: Float[Tensor, "C T V"]) -> Float[Tensor, "C V"]:
+    def states(self, chains: Float[Tensor, "C T U"]) -> Float[Tensor, "C U"]:
         return chains[:, -1]
 
 
-def exchanged(tempered: Any, v: Float[Tensor, "C T V"], first: int) -> Float[Tensor, "C T V"]:
+def exchanged(tempered: Any, v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
     """Temperatures `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
     swapped = _swapped(v.shape[1], first).to(v.device)
     own = torch.arange(v.shape[1], device=v.device)
@@ -161,6 +190,11 @@ def _swapped(num_temperatures: int, first: int) -> Int[Tensor, " T"]:
     order = torch.arange(num_temperatures)
     low = torch.arange(first, num_temperatures - 1, 2)
     return order.index_copy(0, low, low + 1).index_copy(0, low + 1, low)
+
+
+def _states(machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "N U"]:
+    """Where chains may start: at the rows, or in the layer above them."""
+    return machine.upward(rows) if isinstance(machine, Deep) else rows
 
 
 def _swept(machine: Any, v: Tensor, num_sweeps: int) -> Tensor:

@@ -14,12 +14,13 @@ MEMORY = 0.01
 
 
 @runtime_checkable
-class Bilinear(Protocol, metaclass=Structural):
-    """A machine whose energy holds T(v) W h + b T(v) + c h."""
+class Layered(Protocol, metaclass=Structural):
+    """A machine whose log f holds x W y + b x + c y for every two layers that are joined."""
 
-    weight: Tensor
-    visible_bias: Tensor
-    hidden_bias: Tensor
+    @property
+    def bonds(self) -> Mapping[str, tuple[str, str]]:
+        """Name of W → names of b and c."""
+        ...
 
 
 @runtime_checkable
@@ -42,28 +43,31 @@ class Slope(NamedTuple):
 
 
 class Offsets(NamedTuple):
-    """Means μ of the visible statistics and λ of the hidden units, halfway between data and model."""
+    """Means of each layer's statistics, by the name of its bias, halfway between data and model; and which W joins which."""
 
-    visible: Float[Tensor, " V"]
-    hidden: Float[Tensor, " H"]
+    means: Mapping[str, Tensor]
+    bonds: Mapping[str, tuple[str, str]]
 
     @staticmethod
-    def of(slope: Slope) -> "Offsets":
-        """At one step: the free energy's slopes by the biases are minus the means."""
-        both = [(slope.data[name] + slope.model[name]) / 2 for name in ("visible_bias", "hidden_bias")]
-        return Offsets(*both)
+    def of(slope: Slope, bonds: Mapping[str, tuple[str, str]]) -> "Offsets":
+        """At one step: the slopes of log f by the biases are the means."""
+        layers = {bias for pair in bonds.values() for bias in pair}
+        return Offsets({name: (slope.data[name] + slope.model[name]) / 2 for name in layers}, bonds)
 
     def moved(self, slope: Slope) -> "Offsets":
         """A running mean of those of the steps."""
-        new = Offsets.of(slope)
-        return Offsets(*(old.lerp(now, MEMORY) for old, now in zip(self, new, strict=True)))
+        new = Offsets.of(slope, self.bonds).means
+        return self._replace(means={name: old.lerp(new[name], MEMORY) for name, old in self.means.items()})
 
     def centred(self, slope: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The slope in W, b, c that climbs as the centred machine does, (T(v) − μ) W (h − λ) + …."""
-        visible, hidden = slope["visible_bias"], slope["hidden_bias"]
-        weight = slope["weight"].addr(self.visible, hidden, alpha=-1).addr_(visible, self.hidden, alpha=-1)
-        biases = {"visible_bias": visible - weight @ self.hidden, "hidden_bias": hidden - self.visible @ weight}
-        return {**slope, "weight": weight, **biases}
+        """The slope in weights and biases that climbs as the centred machine does, (x − μ) W (y − λ) + …."""
+        found = dict(slope)
+        for name, (low, high) in self.bonds.items():
+            weight = slope[name].addr(self.means[low], slope[high], alpha=-1)
+            found[name] = weight.addr_(slope[low], self.means[high], alpha=-1)
+            found[low] = found[low] - found[name] @ self.means[high]
+            found[high] = found[high] - self.means[low] @ found[name]
+        return found
 
 
 class Average:

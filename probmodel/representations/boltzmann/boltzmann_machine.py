@@ -54,6 +54,11 @@ class BoltzmannMachine(nn.Module):
         return upper + upper.T
 
     @property
+    def bonds(self) -> dict[str, tuple[str, str]]:
+        """Weights → the biases of the two layers that they join."""
+        return {"weight": ("visible_bias", "hidden_bias")}
+
+    @property
     def machine(self) -> CoupledMachine:
         """The parameters as they are now, with what follows from them."""
         return CoupledMachine(self.couplings, self.weight, self.visible_bias, self.hidden_bias)

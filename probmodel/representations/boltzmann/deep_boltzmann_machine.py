@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.boltzmann_machines.deep import UNITS, DeepMachine, MeanField
-from probmodel.boltzmann_machines.harmonium import check_width
+from probmodel.boltzmann_machines.harmonium import HarmoniumPath, Tempered, check_width
 from probmodel.protocols import Dataset
 
 START_SCALE = 0.01
@@ -20,11 +20,8 @@ class DeepBoltzmannMachine(nn.Module):
     row is missing; it comes from `evidence.log_partition` and its kin.
 
     The log likelihood of a row is at least −free_energy_bound(v) − log Z, and the gradient of log Z is the mean of that of
-    −hidden_free_energy(h₁) over draws of the machine, which persistent chains of `gibbs` give.  So the loss
-
-        free_energy_bound(rows).mean() − hidden_free_energy(chains).mean()
-
-    has Salakhutdinov and Hinton's gradient: mean field for the data, stochastic approximation for the machine.
+    −hidden_free_energy(h₁) over draws of the machine, which chains of `gibbs` give.  So `BoltzmannLearning` climbs by mean field
+    for the data and stochastic approximation for the machine.
 
     As a representation it gives the mean-field probabilities of the upper layer.
 
@@ -47,6 +44,11 @@ class DeepBoltzmannMachine(nn.Module):
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.first_bias = nn.Parameter(torch.zeros(hidden))
         self.second_bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def bonds(self) -> dict[str, tuple[str, str]]:
+        """Weights → the biases of the two layers that they join."""
+        return {"first": ("visible_bias", "first_bias"), "second": ("first_bias", "second_bias")}
 
     @property
     def machine(self) -> DeepMachine:
@@ -75,6 +77,23 @@ class DeepBoltzmannMachine(nn.Module):
         """One block step of h₁, without gradients: (v, h₂) given h₁, then h₁; draws from the global random state."""
         with torch.no_grad():
             return self.machine.bipartite.gibbs(first)
+
+    def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """States of h₁ drawn from the mean field given rows, without gradients; draws from the global random state."""
+        with torch.no_grad():
+            return torch.bernoulli(self.mean_field(v).first)
+
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+        """Machines over h₁ from independent units at β = 0 to this one at β = 1, for parallel tempering.
+
+        Args:
+            betas: inverse temperatures.
+            base_bias: log odds of the visible units at β = 0, the hidden ones being fair coins there; None keeps all biases and
+                tempers the weights alone.
+        """
+        machine = self.machine.bipartite
+        kept = HarmoniumPath(machine, machine.visible_bias, machine.hidden_bias)
+        return Tempered(kept if base_bias is None else self.machine.path(base_bias), betas)
 
     def mean_field(self, v: Float[Tensor, "*S V"]) -> MeanField:
         """Probabilities of the units of both hidden layers under the independent distribution closest to the posterior."""

@@ -46,6 +46,11 @@ class RBM(nn.Module):
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
 
     @property
+    def bonds(self) -> dict[str, tuple[str, str]]:
+        """Weights → the biases of the two layers that they join."""
+        return {"weight": ("visible_bias", "hidden_bias")}
+
+    @property
     def machine(self) -> Harmonium:
         """The parameters as they are now, with what follows from them."""
         return Harmonium(self.weight, self.visible_bias, self.hidden_bias, self.units)
