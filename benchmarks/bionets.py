@@ -66,7 +66,12 @@ def _signalling_rows(
     seconds = time.perf_counter() - begin
     roc, precision = areas(found.edges, _matrix(cells))
     yield row(f"{task}: edge probabilities, AUROC", roc, "", seconds=seconds)
-    yield row(f"{task}: edge probabilities, AUPR", precision, "", share_of_edges=float(_matrix(cells).sum() / 110))
+    yield row(
+        f"{task}: edge probabilities, AUPR",
+        precision,
+        "",
+        share_of_edges=len(cells.published) / (len(names) * (len(names) - 1)),
+    )
     yield row(f"{task}: log evidence of all graphs", found.log_evidence, "nats")
 
 

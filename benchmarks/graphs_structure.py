@@ -2,25 +2,29 @@
 
     PROBMODEL_DATA=FOLDER python benchmarks/graphs_structure.py [--quick] [--only TEXT] [--out FILE.json]
 
-Rows are sampled from published networks.  Both searches see the same rows and the same score:
-BDeu with pgmpy's own sample size, 10.
+Rows are sampled from published networks, five data sets of each size; means over them.  All searches see the same rows and the
+same score: BDeu with pgmpy's own sample size, 10, and with 1.  Distances are structural Hamming distances of equivalence classes
+and of graphs; fresh rows are scored under posterior means of the tables.
 """
 
+import contextlib
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from rows import Row, row
 
 from probmodel import bayesian_networks as bn
-from probmodel.bayesian_networks.pgmpy_search import hill_climbing
+from probmodel.bayesian_networks.pgmpy_search import hill_climbing, refuse_without_pgmpy
 from probmodel.data.locate import locate
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
     warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.
     from pgmpy.causal_discovery import HillClimbSearch
     from pgmpy.structure_score import BDeu as PgmpyBDeu
@@ -28,6 +32,28 @@ with warnings.catch_warnings():
 SAMPLE_SIZES = (10.0, 1.0)
 NETWORKS = ("insurance", "alarm", "hailfinder")
 ROWS, FRESH = (1_000, 10_000), 10_000
+
+
+OURS, PGMPY, WITHOUT_LIST, TRUE = "search over orders", "pgmpy's hill climbing", "the same, no tabu list", "true graph"
+MEASURES = {
+    "score": ("nats", "at_least"),
+    "classes": ("edges apart", "at_most"),
+    "graphs": ("edges apart", "at_most"),
+    "fresh": ("nats a row", "at_least"),
+    "seconds": ("s", ""),
+}
+"""Of a search → unit, and the side on which pgmpy's bounds ours."""
+SETS = 5
+"""Data sets of each size."""
+
+
+class Task(NamedTuple):
+    """Rows of a published network, fresh ones, and the score's prior sample size."""
+
+    network: bn.DiscreteNetwork
+    data: bn.Categories
+    fresh: bn.Categories
+    sample_size: float
 
 
 def published(name: str) -> bn.DiscreteNetwork:
@@ -75,45 +101,71 @@ def speed_rows() -> Iterator[Row]:
     yield row("alarm, 20,000 rows, all sets of 8 candidates", 37 * 2**8 / seconds, "families/s", seconds=seconds)
 
 
-def network_rows(name: str, num_rows: int, sample_size: float) -> Iterator[Row]:
-    """Search over orders beside hill climbing, of the same score."""
+class Searched(NamedTuple):
+    """Of one search on one data set."""
+
+    score: float
+    classes: int
+    graphs: int
+    fresh: float
+    seconds: float
+
+
+def searched(dag: bn.DAG, families: bn.FamilyCache, task: Task, seconds: float) -> Searched:
+    """What a graph is worth: its score, its distances from the published one, and fresh rows."""
+    network, data, fresh, sample_size = task
+    return Searched(
+        families.score(dag),
+        bn.class_hamming_distance(dag, network.dag),
+        bn.structural_hamming_distance(dag, network.dag),
+        log_score(dag, data, fresh, sample_size),
+        seconds,
+    )
+
+
+def all_searches(task: Task) -> dict[str, Searched]:
+    """Every search on one data set, and the published graph."""
+    families = bn.categorical_families(task.data, bn.BDeu(task.sample_size))
+    ways: dict[str, Callable[[], bn.DAG]] = {
+        OURS: lambda: bn.OrderSearch()(families, seed=0).dag,
+        PGMPY: lambda: pgmpy_graph(task.data, task.sample_size),
+        # Its list of moves that must not be undone is long by default and hinders it.
+        WITHOUT_LIST: lambda: hill_climbing(families, tabu_length=0),
+        TRUE: lambda: task.network.dag,
+    }
+    found = {}
+    for name, way in ways.items():
+        begin = time.perf_counter()
+        dag = way()
+        found[name] = searched(dag, families, task, time.perf_counter() - begin)
+    return found
+
+
+def network_rows(name: str, num_rows: int, sample_size: float, num_sets: int) -> Iterator[Row]:
+    """Search over orders beside hill climbing of the same score: means over data sets, and the means of the differences."""
+    refuse_without_pgmpy()
     network = published(name)
-    data, fresh = bn.sample(network, num_rows, seed=0), bn.sample(network, FRESH, seed=1)
-    task = f"{name}, {num_rows:,} rows, BDeu({sample_size:g})"
-    begin = time.perf_counter()
-    families = bn.categorical_families(data, bn.BDeu(sample_size))
-    found = bn.OrderSearch()(families, seed=0)
-    seconds = time.perf_counter() - begin
-    begin = time.perf_counter()
-    theirs = pgmpy_graph(data, sample_size)
-    pgmpy_seconds = time.perf_counter() - begin
-    # Its list of moves that must not be undone is long by default and hinders it: the better of both is the rival.
-    rivals = [theirs, hill_climbing(families, tabu_length=0)]
-    yield row(
-        f"{task}, score of the best graph found",
-        found.score,
-        "nats",
-        at_least=max(map(families.score, rivals)),
-        rounds=found.by_round,
-    )
-    yield row(f"{task}, score of the true graph", families.score(network.dag), "nats")
-    for what, distance in (("classes", bn.class_hamming_distance), ("graphs", bn.structural_hamming_distance)):
-        bound = min(distance(each, network.dag) for each in rivals)
-        yield row(f"{task}, Hamming distance of {what}", distance(found.dag, network.dag), "edges", at_most=bound)
-        yield row(f"{task}, Hamming distance of {what}, pgmpy alone", distance(theirs, network.dag), "edges")
-    bound = max(log_score(each, data, fresh, sample_size) for each in rivals)
-    yield row(
-        f"{task}, {FRESH:,} fresh rows", log_score(found.dag, data, fresh, sample_size), "nats a row", at_least=bound
-    )
-    yield row(
-        f"{task}, {FRESH:,} fresh rows, true graph", log_score(network.dag, data, fresh, sample_size), "nats a row"
-    )
-    yield row(f"{task}, search over orders", seconds, "s")
-    yield row(f"{task}, pgmpy's hill climbing", pgmpy_seconds, "s")
-    begin = time.perf_counter()
-    chains = bn.OrderMCMC(num_samples=200, num_warmup=100)(found.candidates, seed=0)
-    apart = float(np.ptp(chains.by_chain, 0).max())
-    yield row(f"{task}, chains over orders", time.perf_counter() - begin, "s", chains_apart=apart)
+    sets = [
+        all_searches(
+            Task(
+                network,
+                bn.sample(network, num_rows, seed=2 * number),
+                bn.sample(network, FRESH, seed=2 * number + 1),
+                sample_size,
+            )
+        )
+        for number in range(num_sets)
+    ]
+    for field, (unit, sign) in MEASURES.items():
+        values = {way: np.array([getattr(each[way], field) for each in sets]) for way in sets[0]}
+        for way, value in values.items():
+            if field == "seconds" and way not in (OURS, PGMPY):
+                continue  # They find the families counted.
+            task = f"{name}, {num_rows:,} rows, BDeu({sample_size:g}), {field}, {way}"
+            bound = {} if way != OURS or not sign else {sign: float(values[PGMPY].mean())}
+            ahead = values[OURS] - value
+            stderr = float(ahead.std(ddof=1) / math.sqrt(len(ahead))) if len(ahead) > 1 else math.nan
+            yield row(task, float(value.mean()), unit, ours_minus_it=float(ahead.mean()), its_stderr=stderr, **bound)
 
 
 def calibration_rows() -> Iterator[Row]:
@@ -136,7 +188,7 @@ def groups(*, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
         for num_rows in ROWS[:1] if quick else ROWS:
             for sample_size in SAMPLE_SIZES:
                 found[f"structure, {name} {num_rows} BDeu({sample_size:g})"] = partial(
-                    network_rows, name, num_rows, sample_size
+                    network_rows, name, num_rows, sample_size, 1 if quick else SETS
                 )
     if not quick:
         found["structure, calibration"] = calibration_rows

@@ -11,6 +11,7 @@ import pandas as pd
 from torch.distributions import Categorical
 
 from probmodel.diagnosis import Diagnosis, diagnose
+from probmodel.diagnosis.densities import predicts_one_site
 from probmodel.diagnosis.scored import Scored, scored
 from probmodel.evidence import EvidenceWarning, best
 from probmodel.objectives.scores import Calibration, accuracy, expected_calibration_error, rmse
@@ -111,8 +112,8 @@ def _refuse_mix(posteriors: Mapping[str, Posterior]) -> None:
 
 def _rank(row: Row) -> tuple[bool, float, float]:
     """Best first; without held-out rows full evidences before conditional ones; what is no number comes last."""
-    if row.held_out is not None:
-        return False, _or_last(-float(row.held_out.log_score.mean())), _or_last(-row.evidence.log_z)
+    if "held-out log score" in row.diagnosis:
+        return False, _or_last(-row.diagnosis["held-out log score"].value), _or_last(-row.evidence.log_z)
     return bool(row.evidence.given), _or_last(-row.evidence.log_z), 0.0
 
 
@@ -128,7 +129,7 @@ def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: E
     said = tuple(str(w.message) for w in caught if issubclass(w.category, EvidenceWarning))
     for other in (w for w in caught if not issubclass(w.category, EvidenceWarning)):
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    test = None if held_out is None else scored(posterior, held_out)
+    test = None if held_out is None or not predicts_one_site(posterior) else scored(posterior, held_out)
     calibrated = None
     if test is not None and isinstance(test.prediction.distribution, Categorical):
         calibrated = expected_calibration_error(test.prediction.distribution.probs, test.observed)

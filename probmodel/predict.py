@@ -100,6 +100,11 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
         data = _without_observations(posterior, found, data)
+        if data.args and not data.tensors():
+            raise ValueError(
+                f"expected arguments beside what the model observes, got {list(found.observed)} alone, of which nothing is "
+                "left to predict; score whole rows by diagnose(fit, held_out) or compare"
+            )
         draws = _SharedDraws(posterior, found, num_draws)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 
@@ -147,7 +152,10 @@ def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
     """Raise ValueError for several sites to predict."""
     open_sites = [name for name in observed if len(observed) == 1 or not run.nodes[name]["is_observed"]]
     if len(open_sites) != 1:
-        raise ValueError(f"expected one observed site, got {list(observed)}; predict each with its own model")
+        raise ValueError(
+            f"expected one observed site, got {list(observed)}; predict each with its own model, score whole rows by diagnose "
+            "or compare, or ask a discrete network by bayesian_networks.query"
+        )
     node: Any = run.nodes[open_sites[0]]
     noise = cast(Any, run.nodes.get(NOISE_VARIANCE))
     seen: list[Any] = [run.nodes[name] for name in observed if name not in open_sites]

@@ -175,13 +175,25 @@ def sites(model: Model, data: Dataset) -> Sites:
         max((-frame.dim for frame in _frames(nodes)), default=0),
         data.num_rows,
         _other_plates(model, data, nodes),
-        digest([node["value"] for node in observed.values() if node["value"] is not None] or data.tensors()),
+        digest(_seen(observed) or data.tensors()),
         tuple(node["value"] for node in observed.values()),
         tuple(name for name, node in free.items() if _is_improper(node["fn"])),
         tuple(name for name, node in observed.items() if isinstance(node["fn"], dist.Unit)),
     )
     latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
     return found._replace(latents=tuple(latents))
+
+
+def _seen(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
+    """What was observed, and where a mask leaves some of it out, which."""
+    return [_counted(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
+
+
+def _counted(fn: Any, value: Tensor) -> Tensor:
+    mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
+    if not isinstance(mask, Tensor) or bool(mask.all()):
+        return value
+    return torch.cat([value.double().reshape(-1), mask.to(value.device).double().reshape(-1)])
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:

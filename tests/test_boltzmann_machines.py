@@ -24,13 +24,23 @@ from probmodel.boltzmann_machines.units import (
 from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.decisions import ClassifyJoint
-from probmodel.evidence import BinaryRBM, log_likelihood, log_partition, log_partition_ais, log_partition_sandwich
+from probmodel.evidence import (
+    BinaryRBM,
+    exact,
+    log_likelihood,
+    log_partition,
+    log_partition_ais,
+    log_partition_sandwich,
+    smc,
+)
 from probmodel.features import Identity
 from probmodel.inference import SVI
+from probmodel.lift import lift
 from probmodel.pipeline import Pipeline
 from probmodel.predict import predict
-from probmodel.protocols import Dataset
+from probmodel.protocols import Dataset, Posterior
 from probmodel.representations.boltzmann import RBM, BoltzmannMachine, ClassRBM, DeepBoltzmannMachine
+from probmodel.target import target
 from probmodel.tempering.boltzmann import backward, forward, frozen_way
 from probmodel.tempering.boltzmann_draws import enumerated, tempered_draws
 from probmodel.tracing import isolated
@@ -464,19 +474,74 @@ def test_sparse_rows_multiply_as_dense_ones():
 # ------------------------------------------------------------------------------------------ as models
 
 
-@pytest.mark.parametrize("build", [lambda: rbm("count"), lambda: coupled(2), deep], ids=["rbm", "coupled", "deep"])
-def test_the_pyro_model_adds_minus_the_free_energy_of_each_row(build):
+@pytest.mark.parametrize(
+    "build", [lambda: rbm("bernoulli"), lambda: coupled(2), deep], ids=["restricted", "coupled", "deep"]
+)
+def test_the_pyro_model_is_the_normalised_density_of_rows(build):
     machine = build()
+    every = states(machine.in_features)
     with isolated(seed=0):
-        rows = (torch.rand(3, machine.in_features) < 0.5).double()
-        trace = pyro.poutine.trace(machine).get_trace(rows)
-        energy = machine.free_energy_bound if isinstance(machine, DeepBoltzmannMachine) else machine.free_energy
-        assert abs(float((trace.log_prob_sum() + energy(rows).sum()).detach())) < 1e-10
-    machine.check(Dataset((rows,), {}, 3))
+        found = pyro.poutine.trace(machine).get_trace(every)
+        found.compute_log_prob()
+        drawn = found.nodes["x"]["fn"].sample((2_000,)).flatten(0, 1)
+    log_p = found.nodes["x"]["log_prob"].detach()
+    assert abs(float(torch.logsumexp(log_p, 0))) < 1e-12
+    assert torch.allclose(log_p, torch.log_softmax(-machine.free_energy(every), 0), rtol=0, atol=1e-12)
+    share = torch.bincount((drawn @ 2.0 ** torch.arange(machine.in_features).double()).long(), minlength=len(every))
+    number = (every @ 2.0 ** torch.arange(machine.in_features).double()).long()
+    expected = log_p.exp()[number.argsort()]
+    stderr = torch.sqrt(expected * (1 - expected) / len(drawn))
+    assert bool(((share / len(drawn) - expected).abs() < 5 * stderr).all())
+    machine.check(Dataset((every,), {}, len(every)))
     with pytest.raises(ValueError, match="visible units, got 2"):
-        machine.check(Dataset((rows[:, :2],), {}, 3))
+        machine.check(Dataset((every[:, :2],), {}, len(every)))
     with pytest.raises(ValueError, match="called with x"):
-        machine.check(Dataset((rows,), {"y": rows}, 3))
+        machine.check(Dataset((every,), {"y": every}, len(every)))
+
+
+def test_densities_of_unbounded_units_are_normalised_by_the_hidden_side():
+    machine = rbm("count")
+    rows = torch.arange(15.0).reshape(3, 5).double()
+    with isolated(seed=0):
+        log_p = pyro.poutine.trace(machine).get_trace(rows).log_prob_sum().detach()
+    log_z = log_partition(machine).log_z
+    assert abs(float(log_p + machine.free_energy(rows).sum().detach()) + 3 * log_z) < 1e-10
+
+
+def test_the_gradient_of_a_machines_density_is_that_of_its_likelihood():
+    machine = rbm("bernoulli")
+    rows = states(5)[[3, 3, 17, 30]]
+    with isolated(seed=0):
+        loss = pyro.poutine.trace(machine).get_trace(rows).log_prob_sum()
+    found = torch.autograd.grad(loss, list(machine.parameters()))
+    energies = machine.free_energy(states(5))
+    expected = torch.autograd.grad(
+        -machine.free_energy(rows).sum() - 4 * torch.logsumexp(-energies, 0), list(machine.parameters())
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_a_large_machine_has_no_density_to_be_taken_for_one():
+    with isolated(seed=0):
+        machine = RBM(20, 20)
+    fit = Posterior(machine, Dataset((torch.zeros(3, 20),), {}, 3), {}, {})
+    with pytest.raises(ValueError, match="at most 14 units to sum over"):
+        exact(fit)
+
+
+def test_the_evidence_of_a_machine_with_latent_weights_agrees_with_draws_of_its_prior():
+    with isolated(seed=0):
+        bayesian = lift(RBM(3, 1).double())
+    rows = states(3)[[0, 7, 0, 7, 1, 0, 7]]
+    goal = target(bayesian, Dataset((rows,), {}, len(rows)))
+    log_likelihood = goal.log_likelihood(goal.sample_prior(100_000, seed=1)).double()
+    by_prior = float(torch.logsumexp(log_likelihood, 0)) - math.log(100_000)
+    weight = torch.softmax(log_likelihood, 0)
+    stderr = float((weight.square().sum() - 1e-5).sqrt())
+    found = smc(goal, seed=0)
+    assert stderr < 0.02
+    assert abs(found.log_z - by_prior) < 4 * math.hypot(stderr, found.stderr)
 
 
 def test_representations_give_probabilities_of_hidden_units():

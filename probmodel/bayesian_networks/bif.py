@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,7 @@ _TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]
 _BARE = re.compile(r'(?!//|/\*)[^\s{}()\[\],;|"]+')
 
 Levels = Mapping[str, tuple[str, ...]]
+_T = TypeVar("_T")
 
 
 class _Block(NamedTuple):
@@ -48,8 +49,8 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
         token for token in _TOKEN.findall(Path(path).read_text(encoding="utf-8")) if token[:2] not in ("//", "/*")
     ]
     blocks = list(_blocks(tokens))
-    levels = dict(_variable(block) for block in blocks if block.head[0] == "variable")
-    families = dict(_family(block, levels) for block in blocks if block.head[0] == "probability")
+    levels = _once([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
+    families = _once([_family(block, levels) for block in blocks if block.head[0] == "probability"], "probability")
     if set(families) != set(levels) or not levels:
         raise ValueError(
             f"expected variables with a probability block each, got {len(levels)} and none of"
@@ -77,6 +78,15 @@ def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
 # ------------------------------------------------------------------------------------------ reading
 
 
+def _once(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
+    """By name; ValueError for one that is declared twice."""
+    names = [name for name, _ in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected one {kind} block a variable, got several of {twice}; keep one")
+    return dict(found)
+
+
 def _blocks(tokens: Sequence[str]) -> Iterator[_Block]:
     """Statements, each up to the brace that closes it."""
     start, opened, depth = 0, 0, 0
@@ -98,14 +108,14 @@ def _blocks(tokens: Sequence[str]) -> Iterator[_Block]:
 
 
 def _split(tokens: Sequence[str], mark: str) -> list[list[str]]:
-    """The words between marks; a last part that is empty is left out."""
+    """The words between marks; a last part that is empty is left out, and every empty statement."""
     parts: list[list[str]] = [[]]
     for token in tokens:
         if token == mark:
             parts.append([])
         else:
             parts[-1].append(token)
-    return parts if parts[-1] else parts[:-1]
+    return [part for part in parts if part] if mark == ";" else parts if parts[-1] else parts[:-1]
 
 
 def _name(tokens: Sequence[str]) -> str:
@@ -149,7 +159,7 @@ def _table(node: str, family: _Family, levels: Levels) -> Float[np.ndarray, "...
     """Probabilities, a parent each axis and the variable itself the last."""
     parents, size = family.parents, len(levels[node])
     shape = tuple(len(levels[parent]) for parent in parents)
-    table = np.full((*shape, size), np.nan)
+    table, given = np.full((*shape, size), np.nan), set[tuple[int, ...]]()
     for line in family.lines:
         if line[0] == "table":
             numbers = _numbers(node, line[1:], size * prod(shape)).reshape(size, *shape)
@@ -157,7 +167,13 @@ def _table(node: str, family: _Family, levels: Levels) -> Float[np.ndarray, "...
         elif line[0] == "default":
             table[np.isnan(table).all(-1)] = _numbers(node, line[1:], size)
         elif line[0] == "(":
-            table[_combination(node, line, parents, levels)] = _numbers(node, line[line.index(")") + 1 :], size)
+            at = _combination(node, line, parents, levels)
+            if at in given:
+                raise ValueError(
+                    f"expected one line for each combination of the parents of {node!r}, got {' '.join(line)!r} again"
+                )
+            given.add(at)
+            table[at] = _numbers(node, line[line.index(")") + 1 :], size)
         elif line[0] != "property":
             raise ValueError(f"expected table, default or values of the parents of {node!r}, got {' '.join(line)!r}")
     absent = np.argwhere(np.isnan(table).any(-1))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.exact_search import maxima_over_subsets
-from probmodel.bayesian_networks.families import FamilyScores
+from probmodel.bayesian_networks.families import FamilyScores, check_max_parents
 from probmodel.bayesian_networks.family_cache import FamilyCache
 from probmodel.integers import integer
 from probmodel.memory import refuse_above_memory
@@ -34,7 +34,8 @@ class Candidates(NamedTuple):
 def all_candidates(families: FamilyScores) -> Candidates:
     """Every other variable may be a parent."""
     n = len(families)
-    parents = np.array([[i for i in range(n) if i != child] for child in range(n)]).reshape(n, n - 1)
+    others = [[i for i in range(n) if i != child] for child in range(n)]
+    parents = np.array(others, dtype=np.int64).reshape(n, n - 1)
     masks = np.arange(2 ** (n - 1))
     low = (1 << np.arange(n))[:, None] - 1
     return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
@@ -55,6 +56,7 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
         ValueError: for counts that are no whole numbers.
     """
     n = len(families.names)
+    check_max_parents(max_parents)
     most = min(integer("most", most), n - 1)
     refuse_too_many_candidates(n, most)
     return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)
@@ -141,6 +143,8 @@ def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_pa
     full = max_parents is not None and len(parents) >= max_parents
     starts = [] if full else [list(parents)]
     starts += [[p for p in parents if p != left_out] for left_out in parents]
+    if not starts:
+        return []
     gain = np.max([families.additions(child, start) for start in starts], 0) - families(child, parents)
     return [int(i) for i in np.argsort(-gain) if gain[i] > 0]
 

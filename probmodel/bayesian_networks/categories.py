@@ -30,7 +30,7 @@ class Categories(NamedTuple):
         Raises:
             ValueError: for missing values, a value that is not among the levels, or a variable with fewer than two values.
         """
-        missing = [str(name) for name in frame if frame[name].isna().any()]
+        missing = [str(name) for at, name in enumerate(frame) if frame.iloc[:, at].isna().any()]
         if missing:
             raise ValueError(
                 f"expected no missing values, got some in {missing}; drop those rows, or read them by"
@@ -42,18 +42,21 @@ class Categories(NamedTuple):
     def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
         """The same where values may be missing: None, NaN or pandas' NA become −1.
 
-        Whole numbers that missing ones made floats are read as whole.  A variable that is never seen needs its levels
-        named.
+        Floats that are whole are read as whole numbers: missing ones may have made them floats.  A variable that is never
+        seen needs its levels named.
 
         Args:
             frame, levels: as in `of`.
 
         Raises:
-            ValueError: for a value that is not among the levels, or a variable with fewer than two values.
+            ValueError: for a value that is not among the levels, a variable with fewer than two values, names that occur
+                twice, or levels of no column.
         """
-        texts = {str(name): _seen(frame[name]).astype(str) for name in frame}
+        names = [str(name) for name in frame]
+        _refuse_names(names, levels or {})
+        texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
         found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
-        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
+        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items()}
         codes = np.full(frame.shape, -1, dtype=np.int64)
         for column, (name, text) in enumerate(texts.items()):
             codes[frame.iloc[:, column].notna().to_numpy(), column] = _coded(name, text, found[name])
@@ -88,21 +91,51 @@ class Categories(NamedTuple):
 def _seen(column: pd.Series) -> pd.Series:
     """The values that are there."""
     seen = column.dropna()
-    whole = len(seen) < len(column) and pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
+    whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
     return seen.astype(np.int64) if whole else seen
+
+
+def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"expected columns of different names, told apart by their text, got {twice} twice; rename them"
+        )
+    unknown = sorted(set(levels) - set(names))
+    if unknown:
+        raise ValueError(f"expected levels of the columns {sorted(names)}, got them of {unknown}; mend their names")
 
 
 def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
     unseen = sorted(set(column) - set(levels))
     if unseen:
         raise ValueError(f"expected values of {name!r} among {list(levels)}, got {unseen}; add them to its levels")
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
     if len(levels) < 2:
         raise ValueError(f"expected two values of {name!r} at least, got {list(levels)}; drop it, or name its levels")
     return pd.Categorical(column, categories=list(levels)).codes
 
 
+def check_codes(data: Categories) -> None:
+    """Raise ValueError for codes that are not positions among the levels, −1 where missing, one column a variable."""
+    codes, sizes = data.codes, np.array(data.cardinalities, dtype=np.int64)
+    if codes.ndim != 2 or codes.shape[1] != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(
+            f"expected codes (N, {len(sizes)}) of whole numbers, one column a variable, got {codes.shape} of {codes.dtype}"
+        )
+    bad = (codes < -1) | (codes >= sizes)
+    outside = [name for name, column in zip(data.names, bad.T, strict=True) if column.any()]
+    if outside:
+        raise ValueError(
+            f"expected codes from 0 below the number of levels, −1 where missing, got others in {outside}; read the rows by "
+            "Categories.of"
+        )
+
+
 def refuse_missing(data: Categories) -> None:
-    """Raise ValueError where values are missing."""
+    """Raise ValueError where values are missing, or codes are none."""
+    check_codes(data)
     missing = [name for name, column in zip(data.names, data.codes.T, strict=True) if (column < 0).any()]
     if missing:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Directed acyclic graphs over named nodes, and their equivalence classes (Koller & Friedman, 2009, ch. 3)."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -11,7 +11,7 @@ import networkx as nx
 _NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DAG:
     """A directed acyclic graph: every node's parents.
 
@@ -19,7 +19,7 @@ class DAG:
     '[A][B][C|A:B]'
 
     Args:
-        parents: node → its parents; the order of nodes is kept, that of parents is not looked at.
+        parents: node → its parents.  Graphs are equal whatever the order of nodes or parents; tables of a network follow it.
 
     Raises:
         ValueError: for a parent that is no node, a node twice among parents, or a cycle.
@@ -43,14 +43,22 @@ class DAG:
                 f"expected no cycle, got {' → '.join([*cycle, cycle[0]])}; reverse or drop one of its edges"
             )
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DAG) and set(self.nodes) == set(other.nodes) and self.edges == other.edges
+
+    def __hash__(self) -> int:
+        return hash((frozenset(self.nodes), self.edges))
+
     @classmethod
     def from_edges(cls, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> "DAG":
         """A graph of (parent, child) pairs.
 
         Raises:
-            ValueError: for a child that is no node, and as the class does.
+            ValueError: for a node twice, a child that is no node, and as the class does.
         """
-        parents: dict[str, list[str]] = {node: [] for node in nodes}
+        names = list(nodes)
+        refuse_twice(names)
+        parents: dict[str, list[str]] = {node: [] for node in names}
         for parent, child in edges:
             if child not in parents:
                 raise ValueError(
@@ -64,11 +72,12 @@ class DAG:
         """A graph as bnlearn writes it: "[A][B|A][C|A:B]".
 
         Raises:
-            ValueError: for another text, and as the class does.
+            ValueError: for another text, a node twice, and as the class does.
         """
         found = _NODE.findall(text)
         if "".join(f"[{node}|{parents}]" if parents else f"[{node}]" for node, parents in found) != text or not found:
             raise ValueError(f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}")
+        refuse_twice([node for node, _ in found])
         return cls({node: tuple(parents.split(":")) if parents else () for node, parents in found})
 
     def __str__(self) -> str:
@@ -116,6 +125,13 @@ class DAG:
     def reversible(self) -> frozenset[frozenset[str]]:
         """Pairs joined by an edge that some equivalent graph has the other way round."""
         return frozenset(frozenset(edge) for edge in self.edges - self.compelled)
+
+
+def refuse_twice(names: Sequence[str]) -> None:
+    """Raise ValueError for names that occur more than once."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected different names, got {twice} more than once; rename or drop them")
 
 
 def _follows(

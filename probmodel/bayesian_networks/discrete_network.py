@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.bayesian_networks.categories import Categories
+from probmodel.bayesian_networks.categories import Categories, check_codes
 from probmodel.bayesian_networks.dag import DAG
 
 ROUNDED = 1e-6
@@ -41,11 +41,20 @@ class DiscreteNetwork:
         for what, found in (("levels", self.levels), ("tables", self.tables)):
             if set(found) != set(self.dag.nodes):
                 raise ValueError(f"expected {what} of {sorted(self.dag.nodes)}, got them of {sorted(found)}")
+        if not self.dag.nodes:
+            raise ValueError("expected a variable or more, got none; add nodes to the graph")
         for node, values in self.levels.items():
+            if not all(isinstance(value, str) for value in values):
+                raise ValueError(
+                    f"expected levels of {node!r} as text, got {list(values)}; pass tuple(map(str, levels))"
+                )
             if len(set(values)) != len(values) or not values:
                 raise ValueError(f"expected different levels of {node!r}, got {list(values)}")
         for node in self.dag.nodes:
-            _check_table(node, np.asarray(self.tables[node]), self.family_shape(node))
+            if not isinstance(self.tables[node], np.ndarray):
+                kind = type(self.tables[node]).__name__
+                raise ValueError(f"expected the table of {node!r} as a NumPy array, got {kind}; pass np.array(table)")
+            _check_table(node, self.tables[node], self.family_shape(node))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -92,6 +101,7 @@ class DiscreteNetwork:
         Raises:
             ValueError: for columns of unknown variables, or levels that occur in the rows and are unknown.
         """
+        check_codes(data)
         unknown = sorted(set(data.names) - set(self.nodes))
         if unknown:
             raise ValueError(f"expected columns among the variables {sorted(self.nodes)}, got {unknown}; drop them")
@@ -135,6 +145,7 @@ def intervene(network: DiscreteNetwork, do: Mapping[str, object]) -> DiscreteNet
     Raises:
         ValueError: for an unknown variable, or a value that is not among its levels.
     """
-    points = {node: np.eye(len(network.levels.get(node, "?")))[network.code(node, value)] for node, value in do.items()}
+    codes = {node: network.code(node, value) for node, value in do.items()}
+    points = {node: np.eye(len(network.levels[node]))[code] for node, code in codes.items()}
     dag = DAG({node: () if node in points else parents for node, parents in network.dag.parents.items()})
     return DiscreteNetwork(dag, network.levels, {**network.tables, **points})

@@ -16,7 +16,7 @@ from probmodel.bayesian_networks.categories import Categories
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.exact_posterior import over_graphs
 from probmodel.bayesian_networks.families import family_scores
-from probmodel.bayesian_networks.scores import BDeu
+from probmodel.bayesian_networks.scores import BDeu, check_prior_rows
 from probmodel.integers import checked_seed, integer
 
 EdgePosterior = Callable[[Categories], Float[np.ndarray, "n n"]]
@@ -31,7 +31,7 @@ class EdgeReliability(NamedTuple):
         frequency: (B,) share of edges that were there.
         stderr: (B,) standard error of the difference; edges of one network count as one observation.
         num_edges: (B,) pairs of nodes in each bin.
-        p_value: of the chi-square test that all bins' differences are zero.
+        p_value: of the chi-square test that all bins' differences are zero; nan below 20 networks in every bin.
     """
 
     probability: Float[np.ndarray, " B"]
@@ -68,12 +68,15 @@ class SimulatedNetworks:
             num_bins: of probability, equally wide.
 
         Raises:
-            ValueError: for counts that are no whole numbers.
+            ValueError: for counts that are no whole numbers, fewer than two networks, or a sample_size not above 0.
         """
+        count = integer("num_networks", self.num_networks, least=2)
+        integer("num_bins", num_bins)
+        check_prior_rows("sample_size", self.sample_size)
         n, rng = integer("num_variables", self.num_variables, least=2), np.random.default_rng(checked_seed(seed))
         judged = self.posterior if posterior is None else posterior
         truths, probabilities = [], []
-        for _ in range(integer("num_networks", self.num_networks)):
+        for _ in range(count):
             graph = random_dag(n, rng)
             truths.append(graph)
             probabilities.append(judged(self.sampled(graph, rng)))
@@ -112,7 +115,10 @@ def edge_reliability(
         ValueError: for probabilities outside [0, 1], shapes that differ, or fewer than two networks.
     """
     if probabilities.shape != truths.shape or len(truths) < 2:
-        raise ValueError(f"expected two networks at least, got {probabilities.shape} and {truths.shape}")
+        raise ValueError(
+            f"expected probabilities and graphs (networks, n, n) of two networks at least, got {probabilities.shape} and "
+            f"{truths.shape}; simulate more"
+        )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError("expected probabilities between 0 and 1, got others")
     pairs = ~np.eye(truths.shape[1], dtype=bool)

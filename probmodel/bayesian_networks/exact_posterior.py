@@ -39,10 +39,14 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
 
     Args:
         families: scores in nats; families of score −∞ are no part of the prior.
+
+    Raises:
+        ValueError: where no graph has a finite score.
     """
     n, size = families.shape
     among = sums_over_subsets(families)
     forward, backward = _forward(among), _backward(among)
+    _refuse_without_graph(float(forward[-1]))
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
@@ -55,6 +59,13 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
                 edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
     prior = _forward(sums_over_subsets(_ones(families)))[-1]
     return GraphPosterior(float(forward[-1] - prior), edges, "uniform over orders")
+
+
+def _refuse_without_graph(log_sum: float) -> None:
+    if not math.isfinite(log_sum):
+        raise ValueError(
+            f"expected a graph of finite score, got a sum over all of {log_sum}; raise max_parents, or check scores and data"
+        )
 
 
 def _ones(families: FamilyScores) -> FamilyScores:
@@ -124,7 +135,7 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
 
     Raises:
         ArithmeticError: where rounding leaves nothing of a sum.
-        ValueError: for more variables than 3ⁿ terms allow.
+        ValueError: for more variables than 3ⁿ terms allow, or where no graph has a finite score.
     """
     n, size = families.shape
     if n > MOST_FOR_GRAPHS:
@@ -133,11 +144,13 @@ def over_graphs(families: FamilyScores) -> GraphPosterior:
         )
     among = sums_over_subsets(families)
     log_z = _sums_over_graphs(among)
+    _refuse_without_graph(float(log_z[-1]))
     slopes = _slopes(among, log_z)
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
-        ups, downs = (sums_over_supersets(_log(part) - among[child]) for part in (slopes[child], -slopes[child]))
+        possible = np.where(np.isfinite(among[child]), among[child], np.inf)
+        ups, downs = (sums_over_supersets(_log(part) - possible) for part in (slopes[child], -slopes[child]))
         probability = np.exp(families[child] + ups) - np.exp(families[child] + downs)
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
@@ -153,6 +166,8 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
         terms, signs = _terms(whole, subsets(whole)[1:], among, log_z)
         # SciPy's logsumexp with signs loses a sum whose largest terms cancel each other.
         top = terms.max()
+        if np.isneginf(top):
+            continue  # No graph of this set has a finite score.
         total = (signs * np.exp(terms - top)).sum()
         if not total > 0:
             raise ArithmeticError(
@@ -193,6 +208,8 @@ def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.nda
             continue
         childless = subsets(whole)[1:]
         terms, signs = _terms(whole, childless, among, log_z)
+        if np.isneginf(log_z[whole]):
+            continue
         share = of_z[whole] * signs * np.exp(terms - log_z[whole])
         rest = whole ^ childless
         of_z[rest] += share

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.bayesian_networks.dag import DAG
+from probmodel.bayesian_networks.dag import DAG, refuse_twice
 from probmodel.bayesian_networks.families import FamilyScores
 
 
@@ -87,13 +87,14 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
         names: of the variables.
 
     Raises:
-        ValueError: for names of another number, or scores that are NaN.
+        ValueError: for names of another number or twice, or scores that are NaN.
     """
     n, size = families.shape
     if len(names) != n or size != 2**n:
         raise ValueError(f"expected {n} names and {2**n} sets, got {len(names)} and {size}")
+    refuse_twice(list(names))
     if np.isnan(families).any():
-        raise ValueError("expected scores that are numbers, got NaN; check the data for constant columns")
+        raise ValueError("expected scores that are numbers, got NaN; check the score's settings and the data")
     best = maxima_over_subsets(families)
     value, sink = np.full(size, -np.inf), np.full(size, -1, dtype=np.int8)
     value[0] = 0.0

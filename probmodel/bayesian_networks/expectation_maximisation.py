@@ -59,7 +59,7 @@ class EM:
 
     Args:
         sample_size: rows that the prior counts for; 0 for the likelihood alone.
-        tolerance: nats that a step has to gain for another one to follow.
+        tolerance: nats; a step that gains no more than these is the last.
         max_steps: at most.
     """
 
@@ -93,7 +93,7 @@ class EM:
         for _ in range(integer("max_steps", self.max_steps)):
             expected, log_likelihood = _expected_counts(network, rows, together)
             log_posteriors.append(log_likelihood + self._log_prior(network))
-            if len(log_posteriors) > 1 and log_posteriors[-1] - log_posteriors[-2] < self.tolerance:
+            if len(log_posteriors) > 1 and log_posteriors[-1] - log_posteriors[-2] <= self.tolerance:
                 return EMFit(network, tuple(log_posteriors))
             network = self._maximised(network, expected)
         warnings.warn(

@@ -15,6 +15,7 @@ from scipy.special import gammaln, xlogy
 from probmodel.bayesian_networks.categories import Categories, compact, counts
 from probmodel.bayesian_networks.gaussian_scores import BGe, GaussianScore, Moments
 from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, bic, k2, log_likelihood, observed_rows
+from probmodel.integers import integer
 from probmodel.memory import refuse_above_memory
 
 FamilyScores = Float[np.ndarray, "n M"]
@@ -38,8 +39,10 @@ def family_scores(
 
     Raises:
         MemoryError: where n 2ⁿ numbers do not fit.
+        ValueError: for missing values, codes out of range, interventions that do not fit, or max_parents below 0.
     """
     n = len(data.names)
+    check_max_parents(max_parents)
     refuse_too_many(n)
     kept = observed_rows(data, intervened)
     by_sets = _by_sets(data, term) if all(rows is None for rows in kept) else None
@@ -67,6 +70,7 @@ def gaussian_family_scores(
     """
     by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
     n = len(by_child)
+    check_max_parents(max_parents)
     refuse_too_many(n)
     found = np.full((n, 2**n), -np.inf)
     of_sets = log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
@@ -78,6 +82,12 @@ def gaussian_family_scores(
             for mask, parents in sets_without(child, n, max_parents):
                 found[child, mask] = term(own, child, parents)
     return _limited(found, max_parents)
+
+
+def check_max_parents(most: int | None) -> None:
+    """Raise ValueError for a limit that is no whole number of 0 or more."""
+    if most is not None:
+        integer("max_parents", most, least=0)
 
 
 def refuse_too_many(n: int) -> None:
@@ -141,7 +151,7 @@ def _by_sets(data: Categories, term: CategoricalScore) -> FamilyScores | None:
         (likelihood,) = _over_sets(data, [lambda counted, _: float(xlogy(counted, counted).sum())])
         differences(likelihood, likelihood, range(n))
         if term is bic:
-            half = 0.5 * np.log(len(data.codes))
+            half = 0.5 * np.log(max(len(data.codes), 1))
             for child in range(n):
                 found[child] -= half * (sizes[child] - 1) * cells
         return found

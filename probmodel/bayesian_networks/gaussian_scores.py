@@ -10,6 +10,10 @@ from jaxtyping import Float
 from scipy.special import multigammaln
 
 from probmodel.bayesian_networks.dag import DAG
+from probmodel.bayesian_networks.scores import check_prior_rows
+
+ROUNDING = 1e-12
+"""Share of a column's variance that rounding may leave of one that others determine."""
 
 
 class Moments(NamedTuple):
@@ -27,11 +31,14 @@ class Moments(NamedTuple):
 
 
 def moments(x: Float[np.ndarray, "N n"]) -> Moments:
-    """Of rows.
+    """Of rows, in double precision.
 
     Raises:
-        ValueError: for numbers that are not finite, or fewer than two rows.
+        ValueError: for numbers that are not finite, fewer than two rows, or another shape than (N, n).
     """
+    x = np.asarray(x, dtype=float)
+    if x.ndim != 2:
+        raise ValueError(f"expected rows (N, n), got shape {x.shape}; one column is x[:, None]")
     if not np.isfinite(x).all() or len(x) < 2:
         bad = int((~np.isfinite(x)).sum())
         raise ValueError(
@@ -47,13 +54,23 @@ class BGe:
 
     Mean ~ N(ν, (α_μ W)⁻¹) with ν the column means, W ~ Wishart(α_w, (t I)⁻¹), t = α_μ (α_w − n − 1) / (α_μ + 1).
 
+    The prior is one of columns whose variances are near t: it is not the same in other units.  Standardise columns of
+    different scales first.
+
     Args:
         mean_rows: α_μ, rows that the prior of the mean counts for.
         extra_rows: α_w − n, more than 1.
+
+    Raises:
+        ValueError: for numbers out of range.
     """
 
     mean_rows: float = 1.0
     extra_rows: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_prior_rows("mean_rows", self.mean_rows)
+        check_prior_rows("extra_rows", self.extra_rows, above=1.0)
 
     def log_evidence(self, given: Moments, subset: Sequence[int]) -> float:
         """Log p of some columns alone, by eq. (8) of Kuipers et al.; every family is a ratio of two."""
@@ -85,12 +102,26 @@ class BGe:
 
 
 def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) -> float:
-    """Of a regression of the child on its parents, at its maximum."""
+    """Of a regression of the child on its parents, at its maximum.
+
+    Raises:
+        ValueError: where the rows are too few or the child is determined by its parents: there is no maximum.
+    """
     s = given.scatter
     rest = s[child, child]
+    if given.num_rows <= len(parents) + 1:
+        raise ValueError(
+            f"expected more rows than the {len(parents) + 1} coefficients of column {child} on {list(parents)}, got "
+            f"{given.num_rows}; limit max_parents, or take BGe, whose prior needs none"
+        )
     if parents:
-        chosen = np.ix_(parents, parents)
-        rest = rest - s[child, parents] @ np.linalg.solve(s[chosen], s[parents, child])
+        slopes = np.linalg.lstsq(s[np.ix_(parents, parents)], s[parents, child], rcond=None)[0]
+        rest = rest - s[child, parents] @ slopes
+    if not rest > s[child, child] * ROUNDING:
+        raise ValueError(
+            f"expected column {child} to vary beyond what columns {list(parents)} determine, got nothing left: its likelihood "
+            "has no maximum; drop constant, repeated and summed columns, or take BGe"
+        )
     return -0.5 * given.num_rows * (math.log(2 * math.pi * rest / given.num_rows) + 1.0)
 
 

@@ -98,6 +98,8 @@ def impute(
 ) -> Categories:
     """The rows with a draw of what is missing given what is not; several seeds give several imputations.
 
+    Columns are the network's, in its order, those that the rows lack included.
+
     Args:
         network, data, intervened: as in `log_prob`.
         seed: of the draws.

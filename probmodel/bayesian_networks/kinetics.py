@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln, logsumexp
 
+from probmodel.integers import integer
+
 PERSISTENCE = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 """ρ: from a gene that forgets between two times to one that hardly moves."""
 PRECISION = (0.1, 0.3, 1.0, 3.0)
@@ -91,11 +93,12 @@ class LinearKinetics:
         """Sum over regulators of every gene.
 
         Raises:
-            ValueError: for shapes that do not fit, numbers that are not finite, a gene that never varies, or genes set that
-                are not there.
+            ValueError: for shapes that do not fit, numbers that are not finite, a gene that never varies, genes set that are
+                not there, or settings out of range.
         """
         _check(trajectories, steady)
         series, _, n = trajectories.x.shape
+        self._check_priors(n)
         rows = _standardised(trajectories, steady)
         edges, inputs, persistence, log_evidence = np.zeros((n, n)), np.zeros((series, n)), np.zeros(n), 0.0
         for gene in range(n):
@@ -105,6 +108,18 @@ class LinearKinetics:
             persistence[gene] = found.persistence
             log_evidence += found.log_evidence
         return KineticPosterior(edges, inputs, persistence, log_evidence)
+
+    def _check_priors(self, num_genes: int) -> None:
+        integer("max_terms", self.max_terms, least=0)
+        if not 0 < self.num_regulators < num_genes - 1:
+            raise ValueError(
+                f"expected num_regulators between 0 and the {num_genes - 1} other genes, both excluded, got "
+                f"{self.num_regulators}; it is the expected number, such as {0.5 * (num_genes - 1):g}"
+            )
+        if not 0 < self.input_share < 1:
+            raise ValueError(
+                f"expected input_share between 0 and 1, both excluded, got {self.input_share}; 1/3 is usual"
+            )
 
     def _of_gene(self, rows: "_Rows", gene: int) -> "_OfGene":
         """Average over the grid, each point weighted by its evidence."""

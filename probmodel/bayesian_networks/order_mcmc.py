@@ -20,7 +20,7 @@ APART = 0.1
 
 
 class MixingWarning(UserWarning):
-    """Chains over orders disagree."""
+    """Chains over orders or partitions disagree, or there is one alone."""
 
 
 class SampledEdges(NamedTuple):
@@ -102,7 +102,13 @@ def refuse_without_family(among: Float[np.ndarray, "n M"]) -> None:
 
 
 def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
-    """Warn where chains differ in the probability of an edge."""
+    """Warn where chains differ in the probability of an edge, or none can be set beside another."""
+    if len(edges) < 2:
+        warnings.warn(
+            f"{method}: one chain says nothing of how well it has mixed; raise num_chains",
+            MixingWarning,
+            stacklevel=stacklevel,
+        )
     apart = float(np.ptp(edges, 0).max())
     if apart > APART:
         warnings.warn(

@@ -62,6 +62,8 @@ class OrderSearch:
             ValueError: for counts that are no whole numbers, or a variable without any family of finite score.
         """
         chains, rounds = integer("num_chains", self.num_chains), integer("max_rounds", self.max_rounds)
+        if not 0 < self.hottest < np.inf:
+            raise ValueError(f"expected hottest to be nats above 0, got {self.hottest}; 30 is usual")
         rng, n = np.random.default_rng(checked_seed(seed)), len(families.names)
         given = screened(families, self.num_candidates, self.max_parents)
         place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from probmodel.bayesian_networks.categories import Categories
+from probmodel.bayesian_networks.categories import Categories, refuse_missing
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.family_cache import FamilyCache
 
@@ -42,8 +42,6 @@ class PartiallyDirected(NamedTuple):
 
 def hill_climbing(families: FamilyCache, max_parents: int | None = None, tabu_length: int = 100) -> DAG:
     """The graph at which no edge added, dropped or reversed helps, from the empty one (pgmpy's `HillClimbSearch`).
-
-    >>> hill_climbing(families)  # doctest: +SKIP
 
     Args:
         families: scores, of any term and data, interventions included.
@@ -77,11 +75,15 @@ def pc(data: Categories | pd.DataFrame, alpha: float = 0.01, max_conditions: int
 
     Raises:
         ModuleNotFoundError: without pgmpy.
-        ValueError: for an alpha outside (0, 1).
+        ValueError: for an alpha outside (0, 1), or missing values.
     """
     refuse_without_pgmpy()
     if not 0 < alpha < 1:
         raise ValueError(f"expected alpha between 0 and 1, got {alpha}; 0.01 is usual")
+    if isinstance(data, Categories):
+        refuse_missing(data)
+    elif data.isna().to_numpy().any():
+        raise ValueError("expected no missing values, got some; drop those rows")
     frame = _frame(data) if isinstance(data, Categories) else data
     test = "chi_square" if isinstance(data, Categories) else "pearsonr"
     search = PC(
@@ -130,7 +132,9 @@ def _frame(data: Categories) -> pd.DataFrame:
 def refuse_without_pgmpy() -> None:
     """Raise ModuleNotFoundError where the extra is missing."""
     if not HAS_PGMPY:
-        raise ModuleNotFoundError("expected pgmpy, got none installed; pip install pgmpy, or use OrderSearch")
+        raise ModuleNotFoundError(
+            "expected pgmpy, got none installed; pip install 'probmodel[networks]', or use OrderSearch"
+        )
 
 
 @contextmanager

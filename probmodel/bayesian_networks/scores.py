@@ -4,6 +4,7 @@ A family is a child with its parents; with N_jk how often the child has value k 
 combinations, each score is a sum over families of a function of N and q.  All are in nats; higher is better.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,9 +42,15 @@ class BDeu:
 
     Args:
         sample_size: rows that the prior counts for.
+
+    Raises:
+        ValueError: for a number that is not above 0 and finite.
     """
 
     sample_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_prior_rows("sample_size", self.sample_size)
 
     def __call__(self, found: Counts) -> float:
         return dirichlet_log_evidence(found, self.sample_size / (found.num_parent_states * found.table.shape[1]))
@@ -59,8 +66,17 @@ class BDs:
 
     sample_size: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_prior_rows("sample_size", self.sample_size)
+
     def __call__(self, found: Counts) -> float:
         return dirichlet_log_evidence(found, self.sample_size / max(found.table.size, 1))
+
+
+def check_prior_rows(name: str, value: float, *, above: float = 0.0) -> None:
+    """Raise ValueError for a number of rows that no prior can count for."""
+    if not above < value < math.inf:
+        raise ValueError(f"expected {name} to be a finite number above {above:g}, got {value}; {above + 1:g} is usual")
 
 
 def k2(found: Counts) -> float:

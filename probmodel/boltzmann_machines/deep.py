@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, check_width
-from probmodel.boltzmann_machines.states import THRESHOLD, bits
+from probmodel.boltzmann_machines.states import THRESHOLD, bernoulli, bits
 from probmodel.boltzmann_machines.units import BernoulliUnits
 from probmodel.protocols import digest
 
@@ -22,12 +22,12 @@ MEAN_FIELD_STEPS = 50
 """Rounds over both layers; they stop to move after about 25 (Salakhutdinov & Hinton, 2009)."""
 MAX_ROW_SIDE = 14
 """Units of the smaller hidden layer up to which a row's sum runs over all their states."""
-ROW_CHUNK = 2**18
-"""States of all rows summed at once."""
+ROW_NUMBERS = 2**24
+"""Of the larger hidden layer, states and rows together, at once."""
 
 
 class MeanField(NamedTuple):
-    """Probabilities of the units of both hidden layers under the independent distribution closest to the posterior."""
+    """Probabilities of the units of both hidden layers under an independent distribution near the posterior."""
 
     first: Float[Tensor, "*S H"]
     second: Float[Tensor, "*S K"]
@@ -86,6 +86,10 @@ class DeepMachine(NamedTuple):
         """States of h₁ given those of the enumerated units."""
         return self.bipartite.given(states)
 
+    def visible(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
+        """A draw of the visible units given states of the enumerated ones."""
+        return bernoulli(self.visible_bias + self.given(states) @ self.first.T)
+
     def path(self, base_bias: Float[Tensor, " V"] | None) -> HarmoniumPath:
         """Over states of h₁, from visible units with these log odds and hidden fair coins; None takes fair coins for all."""
         even = self.bipartite.path(None)
@@ -122,7 +126,7 @@ class DeepMachine(NamedTuple):
                 "the mean-field bound"
             )
         states = bits(torch.arange(2**units, device=v.device), units).to(v)
-        rows = max(1, ROW_CHUNK // len(states))
+        rows = max(1, ROW_NUMBERS // (len(states) * max(self.second.shape)))
         sums = [torch.logsumexp(self._log_joint(part[:, None], states), 1) for part in inputs.split(rows)]
         return v @ self.visible_bias + torch.cat(sums)
 

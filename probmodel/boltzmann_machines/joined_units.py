@@ -24,7 +24,15 @@ class JoinedUnits(nn.Module):
         super().__init__()
         if not parts or len(parts) != len(widths) or min(widths) < 1:
             raise ValueError(f"expected a width of 1 or more for each of {len(parts)} families, got {list(widths)}")
+        wrong = [
+            (part.num_units, width)
+            for part, width in zip(parts, widths, strict=True)
+            if part.num_units not in (None, width)
+        ]
+        if wrong:
+            raise ValueError(f"expected widths of the families' own numbers of units, got (own, width) {wrong}")
         self.parts, self.widths = nn.ModuleList(_modules(parts)), tuple(widths)
+        self.num_units: int | None = sum(widths)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
 from probmodel.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
+from probmodel.integers import integer
 from probmodel.structural import Structural
 
 ONE_HOT = "code each variable by torch.nn.functional.one_hot and put the codes side by side"
@@ -31,6 +32,8 @@ class Units(Protocol, metaclass=Structural):
 
     binary: bool
     """Whether the states are all of {0, 1}^V, so that they can be enumerated."""
+    num_units: int | None
+    """V, where the family has a number of its own; None for any."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -71,6 +74,7 @@ class BernoulliUnits(nn.Module):
     """{0, 1} units: η is the log odds."""
 
     binary = True
+    num_units: int | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -107,6 +111,7 @@ class ContinuousBernoulliUnits(nn.Module):
     """Units in [0, 1], such as shades of grey, v | η with density ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
 
     binary = False
+    num_units: int | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -175,7 +180,8 @@ class GaussianUnits(nn.Module):
 
     def __init__(self, num_units: int, *, learn_scale: bool = False) -> None:
         super().__init__()
-        self.num_units, self.learn_scale = num_units, learn_scale
+        self.num_units: int | None = num_units
+        self.learn_scale = learn_scale
         self.log_scale: Tensor
         start = torch.zeros(num_units)
         if learn_scale:
@@ -225,9 +231,10 @@ class CategoricalUnits(nn.Module):
 
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
-        if not cardinalities or min(cardinalities) < 2:
-            raise ValueError(f"expected variables of two values or more, got {list(cardinalities)}; drop constant ones")
-        self.cardinalities = tuple(cardinalities)
+        if not cardinalities:
+            raise ValueError("expected the number of values of one variable or more, got none")
+        self.cardinalities = tuple(integer("cardinality", each, least=2) for each in cardinalities)
+        self.num_units: int | None = sum(self.cardinalities)
         starts = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)
         offsets = torch.arange(max(self.cardinalities))
         self.inside: Tensor
@@ -285,6 +292,7 @@ class CountUnits(nn.Module):
     """
 
     binary = False
+    num_units: int | None = None
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.arviz_data import Loo, loo
+from probmodel.diagnosis.densities import predicts_one_site, row_findings
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.refitted import refitted
 from probmodel.diagnosis.scored import (
@@ -132,6 +133,8 @@ def _waic_message(waic: Float[Tensor, " N"]) -> str:
 
 
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
+    if not predicts_one_site(posterior):
+        return row_findings(posterior, held_out)
     train, test = scored(posterior, posterior.data), scored(posterior, held_out)
     if len(test.log_score) < 2:
         raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")

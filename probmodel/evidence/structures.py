@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.bayesian_networks.categories import Categories
+from probmodel.bayesian_networks.dag import refuse_twice
 from probmodel.bayesian_networks.exact_posterior import GraphPosterior
 from probmodel.bayesian_networks.families import FamilyScores, family_scores, gaussian_family_scores
 from probmodel.bayesian_networks.gaussian_scores import (
@@ -20,7 +21,7 @@ from probmodel.bayesian_networks.gaussian_scores import (
     gaussian_log_likelihood,
     moments,
 )
-from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, aic, bic, log_likelihood
+from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, aic, bic, log_likelihood, observed_rows
 from probmodel.protocols import Evidence, digest
 
 StructurePrior = Callable[[FamilyScores], GraphPosterior]
@@ -34,7 +35,7 @@ def structures(
     intervened: Sequence[str | None] = (),
     max_parents: int | None = None,
 ) -> Evidence:
-    """Of all graphs of categorical variables, in nats; comparable with that of any model of the same rows.
+    """Of all graphs of categorical variables, in nats; comparable with that of any model of the same rows and interventions.
 
     Args:
         data: rows.
@@ -49,7 +50,8 @@ def structures(
     """
     chosen = BDeu() if term is None else term
     _refuse_criteria(chosen in (log_likelihood, aic, bic), "BDeu, BDs or k2")
-    columns = [torch.as_tensor(column) for column in data.codes.T]
+    kept = observed_rows(data, intervened)
+    columns = [_told(torch.as_tensor(column), own) for column, own in zip(data.codes.T, kept, strict=True)]
     found = prior(family_scores(data, chosen, intervened, max_parents))
     return _evidence(found, chosen, data.names, columns, max_parents, tuple(sorted({x for x in intervened if x})))
 
@@ -78,9 +80,17 @@ def gaussian_structures(
     chosen = BGe() if term is None else term
     _refuse_criteria(chosen in (gaussian_bic, gaussian_log_likelihood), "BGe")
     if len(names) != x.shape[1]:
-        raise ValueError(f"expected {x.shape[1]} names, got {len(names)}")
+        raise ValueError(f"expected {x.shape[1]} names, got {len(names)}; name each column")
+    refuse_twice(list(names))
     found = prior(gaussian_family_scores(moments(x), chosen, max_parents))
     return _evidence(found, chosen, tuple(names), [torch.as_tensor(column) for column in x.T], max_parents, ())
+
+
+def _told(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
+    """A column, and where it was set from outside in some rows, in which it was not: that is part of what the evidence is of."""
+    if kept is None or len(kept) == len(column):
+        return column
+    return torch.cat([column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)).to(column)])
 
 
 def _refuse_criteria(criterion: bool, instead: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from probmodel.inference.contrastive_divergence_phases import Deep, Machine, Persistent, Phase, energies
-from probmodel.inference.contrastive_divergence_slopes import Average, Layered, Offsets, Slope, Sloped, put
+from probmodel.inference.contrastive_divergence_slopes import Average, Offsets, Slope, Sloped, free_bonds, put
 from probmodel.inference.contrastive_divergence_watch import Looks, Watch
 from probmodel.inference.minibatches import minibatches
 from probmodel.inference.svi import NonFiniteError
@@ -135,6 +135,7 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Look
     descent, leaves, rows = settings.descent, looks.leaves, data.tensors()[0]
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
+    bonds = free_bonds(machine, leaves)
     with tqdm(total=descent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
         for step in range(descent.num_steps):
             if looks.due(step):
@@ -146,8 +147,8 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Look
                 chains = settings.phase.advance(machine, chains, batch)
             slope = _slope(settings, machine, leaves, batch, settings.phase.states(chains))
             towards = slope.plain
-            if isinstance(machine, Layered):
-                offsets = Offsets.of(slope, machine.bonds) if offsets is None else offsets.moved(slope)
+            if bonds:
+                offsets = Offsets.of(slope, bonds) if offsets is None else offsets.moved(slope)
                 towards = offsets.centred(towards)
             _step(leaves, towards, descent.rate_at(step), step)
             if step >= (1 - descent.averaged) * descent.num_steps:

@@ -23,6 +23,12 @@ class Layered(Protocol, metaclass=Structural):
         ...
 
 
+def free_bonds(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
+    """Those bonds whose weights and biases all move: centring shifts each by the others' slopes."""
+    bonds = machine.bonds if isinstance(machine, Layered) else {}
+    return {name: pair for name, pair in bonds.items() if {name, *pair} <= leaves.keys()}
+
+
 @runtime_checkable
 class Sloped(Protocol, metaclass=Structural):
     """A machine that knows the slope of the mean of −free_energy over rows by each of its parameters."""

@@ -53,11 +53,12 @@ class Watch:
     """Look at the log likelihood, and stop where it has fallen for good.
 
     A fall is a divergence where `num_falls` looks in a row lie below the best by more than `share` of all that was gained
-    from the first look to the best.
+    from the first look to the best, and by more than `least`.
 
     Args:
         every: steps between two looks.
         share: of the gain.
+        least: nats a row, so that noise is no divergence where there is little to gain.
         num_falls: looks in a row.
         rows: on which; None takes up to 1,000 of the training rows, spread over them.
         log_partition: machine, rows, seed → log Z in nats.
@@ -65,6 +66,7 @@ class Watch:
 
     every: int = 500
     share: float = 0.2
+    least: float = 0.05
     num_falls: int = 2
     rows: Float[Tensor, "N V"] | None = None
     log_partition: Callable[[Any, Tensor, int], float] = log_partition
@@ -74,6 +76,8 @@ class Watch:
         integer("num_falls", self.num_falls)
         if not 0 < self.share < math.inf:
             raise ValueError(f"expected share to be a number above 0, got {self.share}; .2 is a fifth of the gain")
+        if not 0 <= self.least < math.inf:
+            raise ValueError(f"expected least to be nats a row, 0 or more, got {self.least}; .05 is above most noise")
 
     def log_likelihood(self, model: Undirected, rows: Float[Tensor, "N V"], seed: int) -> float:
         """Mean over rows, nats: of the lower bound of log f where f has bounds, less log Z; −∞ where that is not finite."""
@@ -92,7 +96,7 @@ class Watch:
     def fallen(self, values: Sequence[float]) -> bool:
         """Whether the last looks lie too far below the best."""
         highest = max(values)
-        floor = highest - self.share * (highest - values[0])
+        floor = highest - max(self.share * (highest - values[0]), self.least)
         last = values[-self.num_falls :]
         return len(last) == self.num_falls and all(value < floor for value in last)
 
@@ -152,7 +156,7 @@ class Looks:
         highest = max(self.values)
         warnings.warn(
             f"BoltzmannLearning: stopped at step {self.steps[-1]:,}, where the log likelihood had fallen to "
-            f"{self.values[-1]:.2f} nats a row from {highest:.2f} at step {self.steps[self.values.index(highest)]:,}, whose "
+            f"{self.values[-1]:.3f} nats a row from {highest:.3f} at step {self.steps[self.values.index(highest)]:,}, whose "
             "parameters are kept; lower the rate, raise num_sweeps, or draw by Persistent or Tempered chains",
             ConvergenceWarning,
             stacklevel=3,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.gaussian_scores import BGe
+from probmodel.bayesian_networks.scores import check_prior_rows
 from probmodel.protocols import Dataset, ExactPosterior
 from probmodel.representations.bayesian_network.mixed import (
     Interventions,
@@ -47,8 +48,7 @@ class CategoricalNetwork(nn.Module):
         super().__init__()
         if set(cardinalities) != set(dag.nodes):
             raise ValueError(f"expected cardinalities of {sorted(dag.nodes)}, got them of {sorted(cardinalities)}")
-        if not sample_size > 0:
-            raise ValueError(f"expected a positive sample_size, got {sample_size}; 1 is usual")
+        check_prior_rows("sample_size", sample_size)
         self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
         self.centre: Tensor
         # Whole numbers say nothing of the dtype of probabilities.

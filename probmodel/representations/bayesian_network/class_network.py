@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.gaussian_scores import BGe
+from probmodel.bayesian_networks.scores import check_prior_rows
 from probmodel.integers import integer
 from probmodel.protocols import ExactPosterior
 from probmodel.representations.bayesian_network.families import Rows
@@ -68,8 +69,7 @@ class ClassNetwork(nn.Module):
             raise ValueError(
                 f"expected the class {label!r} among the nodes, got {list(dag.nodes)}; add it, or set label"
             )
-        if not sample_size > 0:
-            raise ValueError(f"expected a positive sample_size, got {sample_size}; 1 is usual")
+        check_prior_rows("sample_size", sample_size)
         self.out_features = integer("num_classes", num_classes, least=2)
         self.cardinalities = dict(cardinalities or {})
         self.mixed = MixedDAG(dag, {**self.cardinalities, label: self.out_features})

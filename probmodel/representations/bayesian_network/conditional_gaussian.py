@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from probmodel.bayesian_networks.dag import DAG
 from probmodel.bayesian_networks.gaussian_scores import BGe
+from probmodel.bayesian_networks.scores import check_prior_rows
 from probmodel.protocols import Dataset, ExactPosterior
 from probmodel.representations.bayesian_network.mixed import (
     Interventions,
@@ -59,8 +60,7 @@ class ConditionalGaussianNetwork(nn.Module):
         super().__init__()
         if len(centre) != len(dag.nodes):
             raise ValueError(f"expected a centre of {len(dag.nodes)} variables, got {len(centre)}")
-        if not sample_size > 0:
-            raise ValueError(f"expected a positive sample_size, got {sample_size}; 1 is usual")
+        check_prior_rows("sample_size", sample_size)
         self.mixed = MixedDAG(dag, dict(cardinalities))
         self.mixed.refuse_real_parents_of_discrete_nodes()
         self.sample_size, self.prior = sample_size, prior or BGe()

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from probmodel.boltzmann_machines.coupled import UNITS, CoupledMachine, coupled_path
 from probmodel.boltzmann_machines.couplings import colours
+from probmodel.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.boltzmann_machines.harmonium import Tempered, check_width
 from probmodel.protocols import Dataset
+from probmodel.representations.boltzmann.rows import check_call
 
 START_SCALE = 0.01
 """Standard deviation of couplings and weights at the start (Hinton, 2012)."""
@@ -17,8 +19,9 @@ START_SCALE = 0.01
 class BoltzmannMachine(nn.Module):
     """P(v, h) ∝ exp(½ v J v + v W h + b v + c h) of {0, 1} units: fully visible without hidden units, else semi-restricted.
 
-    **Unnormalised**: called as `machine(x)` it is a Pyro model whose density of a row is exp(−free_energy), not p(v).  Log Z a
-    row is missing and moves with the parameters; it comes from `evidence.log_partition` and its kin.
+    **Normalised where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
+    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
     Args:
         in_features: visible units, V.
@@ -42,16 +45,19 @@ class BoltzmannMachine(nn.Module):
         self.register_buffer("edges", _checked(edges, in_features))
         self.colours: Tensor
         self.register_buffer("colours", colours(self.edges))
-        self.upper = nn.Parameter(START_SCALE * torch.randn(in_features, in_features).triu(1) * self.edges)
+        self.pairs: Tensor
+        self.register_buffer("pairs", torch.nonzero(self.edges.triu(1)))
+        self.upper = nn.Parameter(START_SCALE * torch.randn(len(self.pairs)))
         self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
 
     @property
     def couplings(self) -> Float[Tensor, "V V"]:
-        """J, from the numbers above the diagonal where there is an edge."""
-        upper = (self.upper * self.edges).triu(1)
-        return upper + upper.T
+        """J, from one number a pair of units with an edge."""
+        low, high = self.pairs.T
+        empty = self.upper.new_zeros(self.in_features, self.in_features)
+        return empty.index_put((low, high), self.upper).index_put((high, low), self.upper)
 
     @property
     def bonds(self) -> dict[str, tuple[str, str]]:
@@ -94,16 +100,14 @@ class BoltzmannMachine(nn.Module):
         return Tempered(coupled_path(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Add −free_energy a row: **unnormalised**, log Z is missing and comes from `evidence.log_partition` and its kin."""
+        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.factor("free energy", -self.free_energy(x))
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
-        values = data.named("x")
-        if set(values) != {"x"}:
-            raise ValueError(f"a BoltzmannMachine is called with x, got {sorted(values)}; pass Dataset((x,), {{}}, N)")
-        self._check_rows(values["x"])
+        check_call("a BoltzmannMachine", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
         """Probabilities of the hidden units given the features.
@@ -130,6 +134,8 @@ def _checked(edges: Bool[Tensor, "V V"] | None, num_units: int) -> Bool[Tensor, 
     every = ~torch.eye(num_units, dtype=torch.bool)
     if edges is None:
         return every
+    if edges.dtype != torch.bool:
+        raise ValueError(f"expected edges of dtype bool, got {edges.dtype}; pass edges.bool()")
     if edges.shape != every.shape or bool((edges != edges.T).any()) or bool(edges.diagonal().any()):
         raise ValueError(
             f"expected edges ({num_units}, {num_units}), symmetric with an empty diagonal, got {tuple(edges.shape)}; take "

@@ -21,7 +21,7 @@ class ClassRBM(nn.Module):
     As a representation it gives these scores, K of them, for a decision that takes them as they are:
     `Pipeline(Identity(), ClassRBM(64, 100, 10), ClassifyJoint(10))` is p(y | x), normalised, fitted by
     `MaximumLikelihood` or `SVI` (discriminative training).  `joint` is the machine of (v, y) with the same parameters,
-    unnormalised, for contrastive divergence on `rows(v, y)` (generative training) and for `evidence.log_partition`; first one
+    for contrastive divergence on `rows(v, y)` (generative training) and for `evidence.log_partition`; first one
     and then the other is a hybrid of both.
 
     Args:

@@ -6,8 +6,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.boltzmann_machines.deep import UNITS, DeepMachine, MeanField
+from probmodel.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.boltzmann_machines.harmonium import HarmoniumPath, Tempered, check_width
 from probmodel.protocols import Dataset
+from probmodel.representations.boltzmann.rows import check_call
 
 START_SCALE = 0.01
 """Standard deviation of the weights at the start (Hinton, 2012)."""
@@ -16,8 +18,9 @@ START_SCALE = 0.01
 class DeepBoltzmannMachine(nn.Module):
     """P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
 
-    **Unnormalised**: called as `machine(x)` it is a Pyro model that adds a lower bound of log f(v) by mean field, and log Z a
-    row is missing; it comes from `evidence.log_partition` and its kin.
+    **Normalised where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
+    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
     The log likelihood of a row is at least −free_energy_bound(v) − log Z, and the gradient of log Z is the mean of that of
     −hidden_free_energy(h₁) over draws of the machine, which chains of `gibbs` give.  So `BoltzmannLearning` climbs by mean field
@@ -64,7 +67,7 @@ class DeepBoltzmannMachine(nn.Module):
         return -self.machine.log_unnormalised(v)
 
     def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """The least upper bound of F(v) by mean field, nats a row; differentiable in the parameters at a fixed point."""
+        """An upper bound of F(v) by mean field, nats a row; differentiable in the parameters at a fixed point."""
         with torch.no_grad():
             q = self.machine.mean_field(v)
         return -self.machine.mean_field_bound(v, q)
@@ -100,18 +103,14 @@ class DeepBoltzmannMachine(nn.Module):
         return self.machine.mean_field(v)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Add the mean-field bound of log f(v) a row: **unnormalised**, log Z is missing."""
+        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.factor("free energy", -self.free_energy_bound(x))
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.visible, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
-        values = data.named("x")
-        if set(values) != {"x"}:
-            raise ValueError(
-                f"a DeepBoltzmannMachine is called with x, got {sorted(values)}; pass Dataset((x,), {{}}, N)"
-            )
-        self._check_rows(values["x"])
+        check_call("a DeepBoltzmannMachine", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         """Mean-field probabilities of the upper layer given the features.

@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probmodel.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered, check_width
 from probmodel.boltzmann_machines.units import BernoulliUnits, Units
+from probmodel.integers import integer
 from probmodel.protocols import Dataset
+from probmodel.representations.boltzmann.rows import check_call
 
 START_SCALE = 0.01
 """Standard deviation of the weights at the start (Hinton, 2012)."""
@@ -19,10 +22,9 @@ START_SCALE = 0.01
 class RBM(nn.Module):
     """P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), hidden units {0, 1}; T and m are those of the visible units' family.
 
-    **Unnormalised**: called as `rbm(x)` it is a Pyro model whose density of a row is exp(−free_energy), not p(v).  It lacks
-    log Z a row, which moves with the parameters: maximising it fits nothing, and comparing it with another model's says
-    nothing.  Fit it by contrastive divergence; log Z comes from `evidence.log_partition`, `log_partition_ais` or
-    `log_partition_sandwich`, and the log likelihood from `evidence.log_likelihood`.
+    **Normalised where it can be**: called as `rbm(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
+    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
     As a representation it gives the hidden units' probabilities given the features.
 
@@ -31,16 +33,24 @@ class RBM(nn.Module):
         out_features: hidden units, H.
         units: family of the visible units; {0, 1} by default.
 
+    Raises:
+        ValueError: for layers without units, or a family of another number of columns.
+
     Reference:
         Hinton (2012), "A practical guide to training restricted Boltzmann machines".
     """
 
     def __init__(self, in_features: int, out_features: int, *, units: Units | None = None) -> None:
         super().__init__()
-        if min(in_features, out_features) < 1:
-            raise ValueError(f"expected at least one unit a layer, got {in_features} and {out_features}; add units")
+        integer("in_features", in_features)
+        integer("out_features", out_features)
         self.in_features, self.out_features = in_features, out_features
         self.units = BernoulliUnits() if units is None else units
+        if self.units.num_units not in (None, in_features):
+            raise ValueError(
+                f"expected visible units of {in_features} columns, got a family of {self.units.num_units}; pass "
+                f"in_features={self.units.num_units}"
+            )
         self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
@@ -94,16 +104,14 @@ class RBM(nn.Module):
         return Tempered(HarmoniumPath(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Add −free_energy a row: **unnormalised**, log Z is missing and comes from `evidence.log_partition` and its kin."""
+        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.factor("free energy", -self.free_energy(x))
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that the visible units can take."""
-        values = data.named("x")
-        if set(values) != {"x"}:
-            raise ValueError(f"an RBM is called with x alone, got {sorted(values)}; pass Dataset((x,), {{}}, N)")
-        self._check_rows(values["x"])
+        check_call("an RBM", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
         """Probabilities of the hidden units given the features.

@@ -1,0 +1,156 @@
+"""Models of whole rows, such as networks and Boltzmann machines: log scores of rows, and what mixing in the columns' own
+frequencies would gain (Genest & Zidek, 1986, "Combining probability distributions").
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, difference, error_of, paired
+from probmodel.evidence.weights import theta_draws
+from probmodel.placing import beside, traced_run
+from probmodel.protocols import Dataset, Deciding, Model, Posterior
+from probmodel.sites import sites
+from probmodel.target import target, target_of
+from probmodel.tracing import isolated
+
+DRAWS = 500
+SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of independent columns in the mixture with the model."""
+
+
+class ScoredRows(NamedTuple):
+    """Rows and the log of the density that a fit and independent columns give to each, nats by row."""
+
+    log_score: Float[Tensor, " N"]
+    base_rate: Float[Tensor, " N"]
+
+
+def predicts_one_site(posterior: Posterior) -> bool:
+    """Whether one observation follows from the rest; else the model is a density of whole rows."""
+    observed = observed_sites(posterior.model, posterior.data)
+    return isinstance(posterior.model, Deciding) or (len(observed) == 1 and _has_parameters(observed[0].fn))
+
+
+def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
+    """Mean log scores of training and held-out rows, their gap, and what a mixture with independent columns gains.
+
+    *Overfits* needs the gap and the gain: a density that claims more than the data hold is improved by a share of the
+    columns' own frequencies, chosen on one half of the held-out rows and scored on the other.
+
+    Raises:
+        ValueError: for fewer than two held-out rows, or latents local to a row.
+    """
+    train, test = scored_rows(posterior, posterior.data), scored_rows(posterior, held_out)
+    if len(test.log_score) < 2:
+        raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
+    if not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all()):
+        message = "nats a row: a row has probability zero or a density that is no number"
+        return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
+    gap, gap_error = difference(train.log_score, test.log_score)
+    gain, gain_error = paired(_mixing_gain(test))
+    over, over_error = paired(test.log_score - test.base_rate)
+    material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
+    overconfident = gap > SIGNIFICANT * gap_error and material
+    # Differences of nearly equal densities vary so little by row that a hundredth of a nat would be significant.
+    worse = over < -max(MATERIAL, SIGNIFICANT * over_error)
+    flag = Verdict.OVERFITS if overconfident else ""
+    return [
+        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=error_of(train.log_score)),
+        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=error_of(test.log_score)),
+        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=flag),
+        finding(
+            "overconfidence",
+            gain,
+            "nats a row that a mixture with independent columns gains on the held-out rows",
+            stderr=gain_error,
+            flag=flag or (CAUTION if material else ""),
+        ),
+        finding(
+            "gain over base rate",
+            over,
+            "held-out nats a row over independent columns",
+            stderr=over_error,
+            flag=Verdict.OVERFITS if worse else "",
+        ),
+    ]
+
+
+def scored_rows(posterior: Posterior, data: Dataset) -> ScoredRows:
+    """Rows under the fit, and under independent columns of the training rows."""
+    data = beside(data, posterior.data)
+    known = observed_sites(posterior.model, posterior.data)
+    new = observed_sites(posterior.model, data)
+    base = [_base_rate(old, each.value) for old, each in zip(known, new, strict=True)]
+    return ScoredRows(row_scores(posterior, data), torch.stack(base).sum(0))
+
+
+def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
+    """Log E_posterior[p(row | θ)], nats by row, all observed sites together.
+
+    Raises:
+        ValueError: for latents local to a row, whose integral no average over draws gives.
+    """
+    trained, new = target_of(posterior), target(posterior.model, data._replace(size=data.num_rows))
+    if trained.by_row is not None:
+        raise ValueError(
+            "expected latents shared by rows in a model of several observed sites, got latents of each row; sum them out, or "
+            "observe one site"
+        )
+    none = torch.zeros(1, 0, dtype=trained.dtype, device=trained.device)
+    theta = theta_draws(posterior, trained) if trained.dim else none
+    chosen = torch.linspace(0, len(theta) - 1, min(DRAWS, len(theta)), device=theta.device).long()
+    with torch.no_grad():
+        by_row = new.log_likelihood_by_row(theta[chosen]).double()
+    return torch.logsumexp(by_row, 0) - math.log(len(by_row))
+
+
+class Observed(NamedTuple):
+    """A site's distribution and what was observed."""
+
+    fn: Distribution
+    value: Tensor
+
+
+def observed_sites(model: Model, data: Dataset) -> list[Observed]:
+    """All that the model observes, in its order."""
+    with isolated(seed=0), torch.no_grad():
+        found, run = sites(model, data), traced_run(model, data)
+    nodes: list[Any] = [run.nodes[name] for name in found.observed]
+    return [Observed(node["fn"], node["value"]) for node in nodes]
+
+
+def _has_parameters(distribution: Distribution) -> bool:
+    inner = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    return bool(inner.arg_constraints)
+
+
+def _mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
+    """Of the best share, chosen on the even rows and scored on the odd ones, and the reverse."""
+    share = torch.tensor(SHARES, dtype=torch.float64, device=test.log_score.device)[:, None]
+    mixed = torch.logaddexp(torch.log1p(-share) + test.log_score, torch.log(share) + test.base_rate)
+    even = torch.arange(mixed.shape[1], device=mixed.device) % 2 == 0
+    gained = torch.zeros_like(test.log_score)
+    for fitted, left in ((even, ~even), (~even, even)):
+        best = mixed[:, fitted].mean(1).argmax()
+        gained[left] = mixed[best, left] - test.log_score[left]
+    return gained
+
+
+def _base_rate(known: Observed, value: Tensor) -> Float[Tensor, " N"]:
+    """Log score by row of independent columns: frequencies of whole numbers, each counted once more than seen, or normal ones."""
+    columns = [each.reshape(len(each), -1).double().unbind(1) for each in (known.value, value)]
+    return torch.stack([_column_score(old, new) for old, new in zip(*columns, strict=True)]).sum(0)
+
+
+def _column_score(old: Float[Tensor, " N"], new: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    both = torch.cat([old, new])
+    if bool((both == both.round()).all()) and float(both.min()) >= 0 and float(both.max()) < len(old):
+        counts = torch.bincount(old.long(), minlength=int(both.max()) + 1).double() + 1
+        return Categorical(probs=counts / counts.sum()).log_prob(new.long())
+    return Normal(old.mean(), old.std().clamp_min(1e-6)).log_prob(new)
