@@ -646,7 +646,7 @@ def test_values_that_the_units_do_not_take_are_refused(family, bad, said):
 
 
 def test_machines_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="at least one unit"):
+    with pytest.raises(ValueError, match="in_features to be an integer"):
         RBM(0, 3)
     with pytest.raises(ValueError, match="unit or more a layer"):
         DeepBoltzmannMachine(3, 0, 2)

@@ -42,13 +42,14 @@ class OrderMCMC:
     """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), tempered ones beside them.
 
     Orders may have several modes that no single move connects; chains at higher temperatures cross between them, and
-    neighbours in temperature exchange their orders (Geyer, 1991).
+    neighbours in temperature exchange their orders (Geyer, 1991) after every move, even and odd pairs in turn, which carries
+    an order up and down the ladder in a straight line rather than by a random walk (Okabe et al., 2001; Syed et al., 2022).
 
     Args:
         num_samples: orders of each chain to take probabilities from.
         num_warmup: orders of each chain to leave out, as far apart as the samples.
         num_chains: independent chains, from random orders.
-        thinning: moves between two samples; exchanges are tried then.
+        thinning: moves between two samples.
         temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
     """
 
@@ -75,10 +76,10 @@ class OrderMCMC:
         hot = np.tile(ladder, chains)
         masks, log_scores = np.zeros((kept, chains, len(among)), dtype=np.int32), np.zeros((chains, kept))
         for draw in range(-warmup, kept):
-            for _ in range(thinning):
+            for move in range(thinning):
                 place, value = relocated(place, given, among, rng, hot)
-            swapped = exchanged(value, hot, len(ladder), rng)
-            place, value = place[swapped], value[swapped]
+                swapped = exchanged(value, hot, len(ladder), (draw * thinning + move) % 2, rng)
+                place, value = place[swapped], value[swapped]
             if draw >= 0:
                 log_scores[:, draw] = value[:: len(ladder)]
                 masks[draw] = masks_before(place[:: len(ladder)], given)
@@ -119,7 +120,7 @@ def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel:
 
 
 def exchanged(
-    value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, rng: np.random.Generator
+    value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, first: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " C"]:
     """Which chain each goes on from, after neighbours in temperature had the chance to change places.
 
@@ -127,10 +128,11 @@ def exchanged(
         value: log scores, the rungs of one ladder after another.
         hot: temperatures.
         rungs: of each ladder.
+        first: 0 or 1, the lower rung of the first pair.
         rng: decides.
     """
     found = np.arange(len(value))
-    low = found[(found % rungs) % 2 == rng.integers(2)]
+    low = found[(found % rungs) % 2 == first]
     low = low[low % rungs < rungs - 1]
     gain = (1 / hot[low] - 1 / hot[low + 1]) * (value[low + 1] - value[low])
     low = low[np.log(rng.random(len(low))) < gain]

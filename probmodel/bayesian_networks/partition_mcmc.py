@@ -29,13 +29,14 @@ Sums = Float[np.ndarray, "n M"]
 class PartitionMCMC:
     """Gibbs moves of one node to any part, or to one of its own, between moves that split a part or join two.
 
-    Companions at higher temperatures exchange their partitions with the chain (Geyer, 1991).
+    Companions at higher temperatures exchange their partitions with the chain (Geyer, 1991) after every round, even and odd
+    pairs in turn (Okabe et al., 2001; Syed et al., 2022).
 
     Args:
         num_samples: partitions of each chain to take probabilities from.
         num_warmup: partitions of each chain to leave out, as far apart as the samples.
         num_chains: independent chains, from partitions of one part: the empty graph.
-        thinning: rounds of both moves between two samples; exchanges are tried then.
+        thinning: rounds of both moves between two samples.
         temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
     """
 
@@ -63,11 +64,11 @@ class PartitionMCMC:
         edges, log_scores = _Edges(given), np.zeros((chains, kept))
         found = np.zeros((chains, len(among), len(among)))
         for draw in range(-warmup, kept):
-            for _ in range(thinning):
+            for move in range(thinning):
                 part, value = moved_node(part, given, among, rng, hot)
                 part, value = split_or_joined(part, value, given, among, rng, hot)
-            swapped = exchanged(value, hot, len(ladder), rng)
-            part, value = part[swapped], value[swapped]
+                swapped = exchanged(value, hot, len(ladder), (draw * thinning + move) % 2, rng)
+                part, value = part[swapped], value[swapped]
             if draw >= 0:
                 log_scores[:, draw] = value[:: len(ladder)]
                 found += np.stack([edges(each) for each in part[:: len(ladder)]]) / kept

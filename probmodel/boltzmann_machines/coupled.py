@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probmodel.boltzmann_machines.couplings import Rows, colour_classes, rows_of
-from probmodel.boltzmann_machines.harmonium import check_width
+from probmodel.boltzmann_machines.harmonium import check_finite, check_width
 from probmodel.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
 from probmodel.boltzmann_machines.units import BernoulliUnits
 from probmodel.protocols import digest
@@ -29,29 +29,12 @@ class CoupledMachine:
 
     Of a fully visible machine the largest class of units that no coupling joins is summed out as hidden units are, so that
     sums and annealing run over the others alone: over every second one on a lattice.
-
-    Raises:
-        ValueError: for shapes that do not fit, or couplings that are not symmetric with an empty diagonal.
     """
 
     couplings: Float[Tensor, "V V"]
     weight: Float[Tensor, "V H"]
     visible_bias: Float[Tensor, " V"]
     hidden_bias: Float[Tensor, " H"]
-
-    def __post_init__(self) -> None:
-        got = [tuple(each.shape) for each in (self.couplings, self.weight, self.visible_bias, self.hidden_bias)]
-        v, h = len(self.visible_bias), len(self.hidden_bias)
-        if got[:2] != [(v, v), (v, h)]:
-            raise ValueError(
-                f"expected couplings (V, V), weight (V, H), visible_bias (V,) and hidden_bias (H,), got {got}; H may be 0"
-            )
-        j = self.couplings.detach()
-        if bool((j != j.T).any()) or bool(j.diagonal().any()):
-            raise ValueError(
-                "expected couplings that are symmetric with an empty diagonal, got others; an upper triangle J becomes J + J.T, "
-                "and half a diagonal belongs to visible_bias"
-            )
 
     @property
     def machine(self) -> "CoupledMachine":
@@ -74,6 +57,22 @@ class CoupledMachine:
         """The machine in float64, detached."""
         own = (self.couplings, self.weight, self.visible_bias, self.hidden_bias)
         return CoupledMachine(*(each.detach().double() for each in own))
+
+    def check(self) -> None:
+        """Raise ValueError for shapes that do not fit, or couplings that are not finite and symmetric with an empty diagonal."""
+        check_finite(self.tensors)
+        got = [tuple(each.shape) for each in (self.couplings, self.weight, self.visible_bias, self.hidden_bias)]
+        v, h = len(self.visible_bias), len(self.hidden_bias)
+        if got[:2] != [(v, v), (v, h)]:
+            raise ValueError(
+                f"expected couplings (V, V), weight (V, H), visible_bias (V,) and hidden_bias (H,), got {got}; H may be 0"
+            )
+        j = self.couplings.detach()
+        if bool((j != j.T).any()) or bool(j.diagonal().any()):
+            raise ValueError(
+                "expected couplings that are symmetric with an empty diagonal, got others; an upper triangle J becomes J + J.T, "
+                "and half a diagonal belongs to visible_bias"
+            )
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, check_width
+from probmodel.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, check_finite, check_width
 from probmodel.boltzmann_machines.states import THRESHOLD, bernoulli, bits
 from probmodel.boltzmann_machines.units import BernoulliUnits
 from probmodel.protocols import digest
@@ -61,6 +61,10 @@ class DeepMachine(NamedTuple):
     def double(self) -> "DeepMachine":
         """The machine in float64, detached."""
         return DeepMachine(*(each.detach().double() for each in self))
+
+    def check(self) -> None:
+        """Raise ValueError for parameters that are not finite."""
+        check_finite(self.tensors)
 
     @property
     def sizes(self) -> tuple[int, ...]:

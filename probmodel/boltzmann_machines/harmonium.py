@@ -50,6 +50,10 @@ class Harmonium(NamedTuple):
         )
         return Harmonium(weight, visible, hidden, self.units.detached)
 
+    def check(self) -> None:
+        """Raise ValueError for parameters that are not finite."""
+        check_finite(self.tensors)
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Visible and hidden units."""

@@ -75,6 +75,10 @@ class Machine(Protocol, metaclass=Structural):
         """The machine in float64, detached."""
         ...
 
+    def check(self) -> None:
+        """Raise ValueError for parameters that are no machine: not finite, couplings that are not symmetric."""
+        ...
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Units of each layer."""

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.boltzmann_machines.harmonium import check_finite
 from probmodel.boltzmann_machines.machine import Machine, Undirected
 from probmodel.boltzmann_machines.units import BernoulliUnits
 from probmodel.evidence.boltzmann_sides import ENUMERATION, LOWER_HOLDS, MORE, backward_side, forward_side, verdict
@@ -249,8 +248,9 @@ def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
 
 
 def _checked(model: Undirected) -> Machine:
-    check_finite(model.machine.tensors)
-    return model.machine
+    machine = model.machine
+    machine.check()
+    return machine
 
 
 def _check_settings(num_chains: int, num_steps: int | None, level: float) -> None:
