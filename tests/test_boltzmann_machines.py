@@ -650,7 +650,7 @@ def test_machines_that_make_no_sense_are_refused():
         RBM(0, 3)
     with pytest.raises(ValueError, match="unit or more a layer"):
         DeepBoltzmannMachine(3, 0, 2)
-    with pytest.raises(ValueError, match="two values or more"):
+    with pytest.raises(ValueError, match="cardinality to be an integer, 2 or more"):
         CategoricalUnits([3, 1])
     with pytest.raises(ValueError, match="a width of 1 or more"):
         JoinedUnits([BernoulliUnits()], [2, 3])

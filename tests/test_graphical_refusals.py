@@ -130,6 +130,8 @@ def test_frames_that_would_be_misread_are_refused() -> None:
     assert bn.Categories.of(frame).levels["a"] == ("0", "1")
     with pytest.raises(ValueError, match="levels of the columns"):
         bn.Categories.of(frame, {"A": ("0", "1", "2")})
+    more = {"a": ("0", "1"), "b": ("x", "y"), "c": ("0", "1")}
+    assert bn.Categories.of(frame, more).levels == {"a": ("0", "1"), "b": ("x", "y")}
     with pytest.raises(ValueError, match="different levels"):
         bn.Categories.of(frame, {"b": ("x", "y", "x")})
     with pytest.raises(ValueError, match="different names"):

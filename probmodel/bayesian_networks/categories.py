@@ -50,13 +50,13 @@ class Categories(NamedTuple):
 
         Raises:
             ValueError: for a value that is not among the levels, a variable with fewer than two values, names that occur
-                twice, or levels of no column.
+                twice, or levels of other names than the columns'.
         """
         names = [str(name) for name in frame]
         _refuse_names(names, levels or {})
         texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
         found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
-        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items()}
+        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
         codes = np.full(frame.shape, -1, dtype=np.int64)
         for column, (name, text) in enumerate(texts.items()):
             codes[frame.iloc[:, column].notna().to_numpy(), column] = _coded(name, text, found[name])
@@ -101,9 +101,10 @@ def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> 
         raise ValueError(
             f"expected columns of different names, told apart by their text, got {twice} twice; rename them"
         )
-    unknown = sorted(set(levels) - set(names))
-    if unknown:
-        raise ValueError(f"expected levels of the columns {sorted(names)}, got them of {unknown}; mend their names")
+    unknown, unnamed = sorted(set(levels) - set(names)), sorted(set(names) - set(levels))
+    # The levels of more variables than there are columns are no mistake, a misspelt name is.
+    if unknown and unnamed:
+        raise ValueError(f"expected levels of the columns {unnamed}, got them of {unknown}; mend their names")
 
 
 def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
