@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import logsumexp
 
 from probmodel.bayesian_networks.families import FamilyScores, without
 
@@ -53,10 +52,10 @@ def over_orders(families: FamilyScores) -> GraphPosterior:
         rest = without(child, n)
         through = np.full(size, -np.inf)
         through[rest] = forward[rest] + backward[rest | 1 << child]
-        weight = families[child] + sums_over_supersets(through)
+        probability = np.exp(families[child] + sums_over_supersets(through) - forward[-1])
         for parent in range(n):
             if parent != child:
-                edges[parent, child] = math.exp(logsumexp(weight[masks >> parent & 1 == 1]) - forward[-1])
+                edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
     prior = _forward(sums_over_subsets(_ones(families)))[-1]
     return GraphPosterior(float(forward[-1] - prior), edges, "uniform over orders")
 

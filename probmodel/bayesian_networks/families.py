@@ -14,7 +14,7 @@ from scipy.special import gammaln, xlogy
 
 from probmodel.bayesian_networks.categories import Categories, compact, counts
 from probmodel.bayesian_networks.gaussian_scores import BGe, GaussianScore, Moments
-from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, bic, k2, log_likelihood, observed_rows
+from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, aic, bic, k2, log_likelihood, observed_rows
 from probmodel.integers import integer
 from probmodel.memory import refuse_above_memory
 
@@ -33,7 +33,7 @@ def family_scores(
 
     Args:
         data: rows.
-        term: of a family; BDeu, K2, log likelihood and BIC take 2ⁿ counts where nobody intervened, others n 2ⁿ⁻¹.
+        term: of a family; BDeu, K2, log likelihood, AIC and BIC take 2ⁿ counts where nobody intervened, others n 2ⁿ⁻¹.
         intervened: as in `score`.
         max_parents: of a family; larger ones get −∞.
 
@@ -147,13 +147,13 @@ def _by_sets(data: Categories, term: CategoricalScore) -> FamilyScores | None:
             masks = without(child, n)
             found[child, masks] = joint[masks | 1 << child] - marginal[masks]
 
-    if term is log_likelihood or term is bic:
+    criteria = ((log_likelihood, 0.0), (aic, 1.0), (bic, 0.5 * np.log(max(len(data.codes), 1))))
+    price = next((nats for known, nats in criteria if term is known), None)
+    if price is not None:
         (likelihood,) = _over_sets(data, [lambda counted, _: float(xlogy(counted, counted).sum())])
         differences(likelihood, likelihood, range(n))
-        if term is bic:
-            half = 0.5 * np.log(max(len(data.codes), 1))
-            for child in range(n):
-                found[child] -= half * (sizes[child] - 1) * cells
+        for child in range(n):
+            found[child] -= price * (sizes[child] - 1) * cells
         return found
     if isinstance(term, BDeu):
         (evidence,) = _over_sets(data, [_urn_of(lambda possible: term.sample_size / possible)])
