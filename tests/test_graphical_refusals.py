@@ -254,3 +254,23 @@ def test_noise_where_nothing_can_be_gained_is_no_divergence() -> None:
     assert Watch().fallen([-10.75, -10.85, -10.84])
     with pytest.raises(ValueError, match="least"):
         Watch(least=-1.0)
+
+
+def test_networks_with_discrete_parents_are_traced() -> None:
+    with pb.isolated(seed=0):
+        z = (torch.rand(40) < 0.5).double()
+        x = torch.stack([z, 2 * z + torch.randn(40)], 1)
+        network = pb.NonlinearNetwork(bn.DAG.from_string("[z][y|z]"), {"z": 2}).double()
+    goal = pb.target(network, pb.Dataset((x,), {}, 40))
+    assert not goal.fallback
+    assert bool(torch.isfinite(goal.log_joint(goal.sample_prior(3, seed=0))).all())
+
+
+def test_pictures_of_what_are_no_probabilities_are_refused() -> None:
+    edges = np.array([[0.0, 0.5], [np.nan, 0.0]])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        bn.plot(edges, ["a", "b"])
+    with pytest.raises(ValueError, match="one row and column a name"):
+        bn.plot(np.zeros((3, 3)), ["a", "b"])
+    with pytest.raises(ValueError, match="different names"):
+        bn.plot(np.zeros((2, 2)), ["a", "a"])

@@ -29,6 +29,10 @@ class DAG:
 
     def __post_init__(self) -> None:
         for node, parents in self.parents.items():
+            if isinstance(parents, str):
+                raise ValueError(
+                    f"expected a tuple of parents of {node!r}, got the text {parents!r}; one parent is ({parents!r},)"
+                )
             unknown = [parent for parent in parents if parent not in self.parents]
             if unknown:
                 raise ValueError(

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
+from probmodel.bayesian_networks.dag import refuse_twice
+
 PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
 BEND = 0.16
@@ -47,8 +49,13 @@ def plot(
         ValueError: for another number of names, values outside [0, 1], or known edges of other nodes.
     """
     n = len(names)
-    if edges.shape != (n, n) or not bool(((edges >= 0) & (edges <= 1)).all()):
-        raise ValueError(f"expected probabilities of shape ({n}, {n}), got {edges.shape} or values outside [0, 1]")
+    refuse_twice(list(names))
+    if not n or edges.shape != (n, n):
+        raise ValueError(
+            f"expected probabilities ({n}, {n}), one row and column a name, got {edges.shape}; name each node once"
+        )
+    if not bool(((edges >= 0) & (edges <= 1)).all()):
+        raise ValueError("expected probabilities between 0 and 1, got others or NaN; pass the edges of a posterior")
     unknown = sorted({node for edge in known or () for node in edge} - set(names))
     if unknown:
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}")

@@ -273,6 +273,9 @@ def _check(trajectories: Trajectories, steady: SteadyStates) -> None:
     constant = np.flatnonzero(every.std(0) == 0).tolist()
     if constant:
         raise ValueError(f"expected genes that vary, got constant columns {constant}; drop them")
+    named = [gene for gene in steady.set_gene if isinstance(gene, str)]
+    if named:
+        raise ValueError(f"expected genes set by the number of their column, got {named[:3]}; pass names.index(gene)")
     unknown = sorted({gene for gene in steady.set_gene if gene is not None and not 0 <= gene < n})
     if unknown:
         raise ValueError(f"expected genes set among 0 … {n - 1}, got {unknown}")

@@ -248,6 +248,10 @@ def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
 
 
 def _checked(model: Undirected) -> Machine:
+    if not isinstance(model, Undirected):
+        raise ValueError(
+            f"expected a Boltzmann machine, got {type(model).__name__}; of a fit pass fit.model, of arrays BinaryRBM(W, b, c)"
+        )
     machine = model.machine
     machine.check()
     return machine

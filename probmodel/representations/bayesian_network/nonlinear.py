@@ -102,7 +102,10 @@ class NonlinearNetwork(nn.Module):
         for parent in self.mixed.dag.parents[node]:
             r = self.mixed.cardinalities.get(parent)
             column = columns[parent]
-            parts.append(column[:, None] if r is None else nn.functional.one_hot(column, r).to(like))
+            # PyTorch's one_hot looks at values, which keeps it out of a recorded graph.
+            parts.append(
+                column[:, None] if r is None else (column[:, None] == torch.arange(r, device=like.device)).to(like)
+            )
         return torch.cat(parts, -1)
 
     def _weights(self, node: str, like: Tensor) -> list[tuple[Tensor, Tensor]]:
