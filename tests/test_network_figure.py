@@ -42,8 +42,8 @@ def test_one_graph_has_no_probabilities_written():
 @pytest.mark.parametrize(
     ("edges", "names", "known", "words"),
     [
-        (EDGES, NAMES[:3], None, "shape"),
-        (EDGES * 2, NAMES, None, "outside"),
+        (EDGES, NAMES[:3], None, "one row and column a name"),
+        (EDGES * 2, NAMES, None, "between 0 and 1"),
         (EDGES, NAMES, {("rain", "snow")}, "snow"),
     ],
 )
