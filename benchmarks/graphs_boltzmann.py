@@ -184,6 +184,21 @@ def size_rows(*, quick: bool) -> Iterator[Row]:
         yield row(f"binary digits, {hidden} hidden units: Schwarz's criterion", criterion, "nats")
 
 
+def evidence_rows(*, quick: bool) -> Iterator[Row]:
+    """The same by the evidence itself, weights integrated out under standard normal priors: 64 rows of four pixels."""
+    states = torch.tensor(list(product([0.0, 1.0], repeat=4)))
+    rows = torch.cat([states[[0, 3, 12, 15]]] * 12 + [states])
+    data = pb.Dataset((rows,), {}, len(rows))
+    for hidden in (1,) if quick else (1, 2, 3):
+        begin = time.perf_counter()
+        with pb.isolated(seed=0):
+            model = pb.lift(RBM(4, hidden))
+        found = pb.evidence.sandwich(pb.target(model, data))
+        seconds = time.perf_counter() - begin
+        more = {"seconds": seconds, "stderr": found.stderr, "interval": [found.lower, found.upper]}
+        yield row(f"two of four pixels, {hidden} hidden units: log evidence", found.log_z, "nats", **more)
+
+
 def mnist(part: str) -> Tensor:
     """Binarised MNIST: train, valid or test."""
     with np.load(locate("binarized_mnist/binarized_mnist_packed.npz")) as packed:
@@ -234,5 +249,6 @@ def groups(*, quick: bool, long: bool) -> dict[str, Callable[[], Iterator[Row]]]
         "learning, bars and stripes": lambda: bars_rows(quick=quick),
         "learning, digits": lambda: digits_rows(quick=quick),
         "learning, hidden units": lambda: size_rows(quick=quick),
+        "learning, evidence of hidden units": lambda: evidence_rows(quick=quick),
         "learning, MNIST": lambda: mnist_rows(quick=quick, long=long),
     }
