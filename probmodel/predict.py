@@ -100,11 +100,6 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
         data = _without_observations(posterior, found, data)
-        if data.args and not data.tensors():
-            raise ValueError(
-                f"expected arguments beside what the model observes, got {list(found.observed)} alone, of which nothing is "
-                "left to predict; score whole rows by diagnose(fit, held_out) or compare"
-            )
         draws = _SharedDraws(posterior, found, num_draws)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 

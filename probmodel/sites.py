@@ -191,7 +191,8 @@ def _seen(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
 
 def _counted(fn: Any, value: Tensor) -> Tensor:
     mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
-    if not isinstance(mask, Tensor) or bool(mask.all()):
+    # By NumPy, since a number taken out of a tensor would end a recording in which sites are looked at.
+    if not isinstance(mask, Tensor) or mask.detach().cpu().numpy().all():
         return value
     return torch.cat([value.double().reshape(-1), mask.to(value.device).double().reshape(-1)])
 

@@ -128,7 +128,7 @@ def test_a_users_model_of_two_observed_sites_is_scored_jointly() -> None:
 
 def test_what_is_observed_alone_is_refused_by_predict() -> None:
     fit = pb.Posterior(machine(3), rows(STATES), {}, {})
-    with pytest.raises(ValueError, match="nothing is left to predict"):
+    with pytest.raises(ValueError, match="expected a model that runs on its data"):
         pb.predict(fit, STATES)
     with pytest.raises(ValueError, match="score whole rows by diagnose"):
         pb.predict(network("[a][b]", pairs(50, 0)), pairs(10, 1))

@@ -274,3 +274,23 @@ def test_pictures_of_what_are_no_probabilities_are_refused() -> None:
         bn.plot(np.zeros((3, 3)), ["a", "b"])
     with pytest.raises(ValueError, match="different names"):
         bn.plot(np.zeros((2, 2)), ["a", "a"])
+
+
+def test_the_evidence_of_tables_with_empty_cells_lies_between_its_bounds() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(400) < 0.05, rng.random(400) < 0.1
+    x = torch.as_tensor(np.stack([a, b, a | b], 1).astype(int))
+    network = pb.CategoricalNetwork(bn.DAG.from_string("[a][b][c|a:b]"), {"a": 2, "b": 2, "c": 2})
+    fit = pb.Exact()(network, pb.Dataset((x,), {}, 400), seed=0)
+    assert fit.draws["c.probabilities"].dtype == torch.float64
+    exact, found = pb.evidence.exact(fit).log_z, pb.evidence.bridge(fit)
+    assert abs(found.log_z - exact) < 4 * found.stderr + 0.02
+
+
+def test_columns_in_another_order_keep_their_names() -> None:
+    data = rows(5)
+    turned = data.ordered(("x2", "x0", "x1"))
+    assert turned.names == ("x2", "x0", "x1")
+    assert turned.codes.tolist() == data.codes[:, [2, 0, 1]].tolist()
+    with pytest.raises(ValueError, match="one of the variables"):
+        data.ordered(("x0", "y"))

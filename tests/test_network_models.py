@@ -366,7 +366,7 @@ def test_bad_input_is_named():
         ConditionalGaussianNetwork(DAG.from_string("[a][v|a]"), {"v": 2}, torch.zeros(2))
     with pytest.raises(ValueError, match="cardinality of 'v'"):
         CategoricalNetwork(DAG.from_string("[v]"), {"v": 1})
-    with pytest.raises(ValueError, match="positive sample_size"):
+    with pytest.raises(ValueError, match="sample_size to be a finite number above 0"):
         CategoricalNetwork(DAG.from_string("[v]"), {"v": 2}, 0.0)
 
 

@@ -77,6 +77,16 @@ class Categories(NamedTuple):
         """How many values each variable has."""
         return tuple(len(values) for values in self.levels.values())
 
+    def ordered(self, names: Sequence[str]) -> "Categories":
+        """Some or all of the variables in another order, such as that of a graph's nodes.
+
+        Raises:
+            ValueError: for an unknown one, or one twice.
+        """
+        _refuse_names(list(names), {})
+        columns = [self.column(name) for name in names]
+        return Categories({name: self.levels[name] for name in names}, self.codes[:, columns])
+
     def column(self, name: str) -> int:
         """Position of a variable.
 

@@ -14,7 +14,7 @@ from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, difference, error_of, paired
 from probmodel.evidence.weights import theta_draws
 from probmodel.placing import beside, traced_run
-from probmodel.protocols import Dataset, Deciding, Model, Posterior
+from probmodel.protocols import Dataset, Deciding, Marginal, Model, Posterior
 from probmodel.sites import sites
 from probmodel.target import target, target_of
 from probmodel.tracing import isolated
@@ -33,8 +33,10 @@ class ScoredRows(NamedTuple):
 
 def predicts_one_site(posterior: Posterior) -> bool:
     """Whether one observation follows from the rest; else the model is a density of whole rows."""
+    if isinstance(posterior.model, Deciding | Marginal):
+        return True
     observed = observed_sites(posterior.model, posterior.data)
-    return isinstance(posterior.model, Deciding) or (len(observed) == 1 and _has_parameters(observed[0].fn))
+    return len(observed) == 1 and (_has_parameters(observed[0].fn) or len(observed[0].fn.batch_shape) != 1)
 
 
 def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:

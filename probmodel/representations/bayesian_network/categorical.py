@@ -28,7 +28,8 @@ class CategoricalNetwork(nn.Module):
 
     Called as `model(x)`, x (N, n) whole numbers by the graph's own order of nodes, or `model(x, intervened)`, (N, n), true
     where a value was set from outside: such a row says nothing of that variable's own family.  Its log evidence is
-    `score(dag, data, BDeu(sample_size))`, and its posterior is exact.  Latents are float32 until the network is `.double()`.
+    `score(dag, data, BDeu(sample_size))`, and its posterior is exact.  Latents are float64:
+    probabilities of cells without rows are too small for float32.
 
     Args:
         dag: the graph.
@@ -51,8 +52,8 @@ class CategoricalNetwork(nn.Module):
         check_prior_rows("sample_size", sample_size)
         self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
         self.centre: Tensor
-        # Whole numbers say nothing of the dtype of probabilities.
-        self.register_buffer("centre", torch.zeros(len(dag.nodes)), persistent=False)
+        # Whole numbers say nothing of the dtype of probabilities; those of cells without rows reach 1e-24, which float32 rounds.
+        self.register_buffer("centre", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
 
     @property
     def priors(self) -> Priors:
