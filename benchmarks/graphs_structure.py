@@ -144,8 +144,12 @@ def all_searches(task: Task) -> dict[str, Searched]:
 
 def _bound(ahead: np.ndarray, theirs: np.ndarray, sign: str) -> dict[str, float]:
     """Pgmpy's mean, and two standard errors of the difference to its worse side; no room on one data set."""
-    room = 2 * float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else 0.0
+    room = 2 * _stderr(ahead)
     return {sign: float(theirs.mean()) + (room if sign == "at_most" else -room)}
+
+
+def _stderr(ahead: np.ndarray) -> float:
+    return float(ahead.std(ddof=1)) / math.sqrt(len(ahead)) if len(ahead) > 1 else 0.0
 
 
 def network_rows(name: str, num_rows: int, sample_size: float, num_sets: int) -> Iterator[Row]:
@@ -170,9 +174,10 @@ def network_rows(name: str, num_rows: int, sample_size: float, num_sets: int) ->
                 continue  # They find the families counted.
             task = f"{name}, {num_rows:,} rows, BDeu({sample_size:g}), {field}, {way}"
             ahead = values[OURS] - value
-            stderr = float(ahead.std(ddof=1) / math.sqrt(len(ahead))) if len(ahead) > 1 else 0.0
             bound = _bound(values[OURS] - values[PGMPY], values[PGMPY], sign) if way == OURS and sign else {}
-            yield row(task, float(value.mean()), unit, ours_minus_it=float(ahead.mean()), its_stderr=stderr, **bound)
+            yield row(
+                task, float(value.mean()), unit, ours_minus_it=float(ahead.mean()), its_stderr=_stderr(ahead), **bound
+            )
 
 
 def calibration_rows() -> Iterator[Row]:

@@ -86,6 +86,14 @@ def digest(values: list[Tensor]) -> str:
     return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
 
 
+def counted(value: Tensor, kept: Tensor) -> Tensor:
+    """What a digest takes of a value of which a mask leaves some out: with the mask, since an evidence depends on it."""
+    # By NumPy, since a number taken out of a tensor would end a recording in which sites are looked at.
+    if kept.detach().cpu().numpy().all():
+        return value
+    return torch.cat([value.double().reshape(-1), kept.to(value.device).double().reshape(-1)])
+
+
 @runtime_checkable
 class Model(Protocol, metaclass=Structural):
     """A stochastic function in Pyro: latents are `pyro.sample`, observations carry `obs=`."""

@@ -25,7 +25,7 @@ from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.placing import traced_run
-from probmodel.protocols import Dataset, Model, digest
+from probmodel.protocols import Dataset, Model, counted, digest
 from probmodel.tracing import explained, unnoticed
 
 
@@ -186,15 +186,12 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 def _seen(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
     """What was observed, and where a mask leaves some of it out, which."""
-    return [_counted(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
+    return [_told(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
 
 
-def _counted(fn: Any, value: Tensor) -> Tensor:
+def _told(fn: Any, value: Tensor) -> Tensor:
     mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
-    # By NumPy, since a number taken out of a tensor would end a recording in which sites are looked at.
-    if not isinstance(mask, Tensor) or mask.detach().cpu().numpy().all():
-        return value
-    return torch.cat([value.double().reshape(-1), mask.to(value.device).double().reshape(-1)])
+    return counted(value, mask) if isinstance(mask, Tensor) else value
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from probmodel.bayesian_networks.dag import refuse_twice
+
 
 class Categories(NamedTuple):
     """Rows of categorical variables.
@@ -106,11 +108,7 @@ def _seen(column: pd.Series) -> pd.Series:
 
 
 def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"expected columns of different names, told apart by their text, got {twice} twice; rename them"
-        )
+    refuse_twice(names)
     unknown, unnamed = sorted(set(levels) - set(names)), sorted(set(names) - set(levels))
     # The levels of more variables than there are columns are no mistake, a misspelt name is.
     if unknown and unnamed:

@@ -98,7 +98,8 @@ def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
     Raises:
         ValueError: for latents local to a row, whose integral no average over draws gives.
     """
-    trained, new = target_of(posterior), target(posterior.model, data._replace(size=data.num_rows))
+    trained = target_of(posterior)
+    new = trained if data is posterior.data else target(posterior.model, data._replace(size=data.num_rows))
     if trained.by_row is not None:
         raise ValueError(
             "expected latents shared by rows in a model of several observed sites, got latents of each row; sum them out, or "
@@ -106,10 +107,14 @@ def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
         )
     none = torch.zeros(1, 0, dtype=trained.dtype, device=trained.device)
     theta = theta_draws(posterior, trained) if trained.dim else none
-    chosen = torch.linspace(0, len(theta) - 1, min(DRAWS, len(theta)), device=theta.device).long()
     with torch.no_grad():
-        by_row = new.log_likelihood_by_row(theta[chosen]).double()
+        by_row = new.log_likelihood_by_row(some(theta)).double()
     return torch.logsumexp(by_row, 0) - math.log(len(by_row))
+
+
+def some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:
+    """Up to 500 draws, evenly spread."""
+    return theta[torch.linspace(0, len(theta) - 1, min(DRAWS, len(theta)), device=theta.device).long()]
 
 
 class Observed(NamedTuple):

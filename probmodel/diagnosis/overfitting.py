@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.arviz_data import Loo, loo
-from probmodel.diagnosis.densities import predicts_one_site, row_findings
+from probmodel.diagnosis.densities import predicts_one_site, row_findings, some
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.refitted import refitted
 from probmodel.diagnosis.scored import (
@@ -27,7 +27,6 @@ from probmodel.sites import sites
 from probmodel.target import target_of
 from probmodel.tracing import isolated
 
-LOO_DRAWS = 500
 WAIC_LIMIT = 0.4
 """Variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
 
@@ -41,7 +40,7 @@ def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
         found = sites(posterior.model, posterior.data)
     if target.dim == 0 or any(latent.row_dim is not None for latent in found.latents):
         return None
-    theta = _some(theta_draws(posterior, target))
+    theta = some(theta_draws(posterior, target))
     with torch.no_grad():
         by_row = target.log_likelihood_by_row(theta)
     return None if found.is_joint(by_row.shape[1]) else by_row
@@ -91,7 +90,7 @@ def _by_closed_form(posterior: Posterior, model: LeavesOneOut, *, decisive: bool
     target = target_of(posterior)
     if target.dim == 0:
         return refitted(posterior, model)
-    draws = target.constrain(_some(theta_draws(posterior, target)))
+    draws = target.constrain(some(theta_draws(posterior, target)))
     with torch.no_grad(), isolated(seed=0):
         each = [
             poutine.condition(model.log_leave_one_out, {name: value[i] for name, value in draws.items()})(
@@ -100,10 +99,6 @@ def _by_closed_form(posterior: Posterior, model: LeavesOneOut, *, decisive: bool
             for i in range(len(next(iter(draws.values()))))
         ]
     return _by_loo(torch.stack(each), decisive=decisive)
-
-
-def _some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:
-    return theta[torch.linspace(0, len(theta) - 1, min(LOO_DRAWS, len(theta)), device=theta.device).long()]
 
 
 def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:

@@ -22,7 +22,7 @@ from probmodel.bayesian_networks.gaussian_scores import (
     moments,
 )
 from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, aic, bic, log_likelihood, observed_rows
-from probmodel.protocols import Evidence, digest
+from probmodel.protocols import Evidence, counted, digest
 
 StructurePrior = Callable[[FamilyScores], GraphPosterior]
 """Scores of all families → the sum over graphs under a prior: `over_orders` or `over_graphs`."""
@@ -87,10 +87,8 @@ def gaussian_structures(
 
 
 def _told(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
-    """A column, and where it was set from outside in some rows, in which it was not: that is part of what the evidence is of."""
-    if kept is None or len(kept) == len(column):
-        return column
-    return torch.cat([column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)).to(column)])
+    """A column, with the rows in which it was not set from outside."""
+    return column if kept is None else counted(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
 
 
 def _refuse_criteria(criterion: bool, instead: str) -> None:
