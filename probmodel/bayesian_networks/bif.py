@@ -99,7 +99,8 @@ def _blocks(tokens: Sequence[str]) -> Iterator[_Block]:
             if depth < 0 or opened <= start:
                 raise ValueError(f"expected BIF, words and then braces, got {' '.join(tokens[start : position + 1])!r}")
             if depth == 0:
-                yield _Block(list(tokens[start:opened]), _split(tokens[opened + 1 : position], ";"))
+                lines = [line for line in _split(tokens[opened + 1 : position], ";") if line]
+                yield _Block(list(tokens[start:opened]), lines)
                 start = position + 1
     if start != len(tokens):
         raise ValueError(
@@ -108,14 +109,14 @@ def _blocks(tokens: Sequence[str]) -> Iterator[_Block]:
 
 
 def _split(tokens: Sequence[str], mark: str) -> list[list[str]]:
-    """The words between marks; a last part that is empty is left out, and every empty statement."""
+    """The words between marks; a last part that is empty is left out."""
     parts: list[list[str]] = [[]]
     for token in tokens:
         if token == mark:
             parts.append([])
         else:
             parts[-1].append(token)
-    return [part for part in parts if part] if mark == ";" else parts if parts[-1] else parts[:-1]
+    return parts if parts[-1] else parts[:-1]
 
 
 def _name(tokens: Sequence[str]) -> str:

@@ -207,8 +207,6 @@ def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.nda
             continue
         childless = subsets(whole)[1:]
         terms, signs = _terms(whole, childless, among, log_z)
-        if np.isneginf(log_z[whole]):
-            continue
         share = of_z[whole] * signs * np.exp(terms - log_z[whole])
         rest = whole ^ childless
         of_z[rest] += share

@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, difference, error_of, paired
+from probmodel.diagnosis.scored import (
+    MATERIAL,
+    SIGNIFICANT,
+    cross_fitted,
+    difference,
+    paired,
+    refuse_too_few,
+    score_findings,
+)
 from probmodel.evidence.weights import theta_draws
 from probmodel.placing import beside, traced_run
 from probmodel.protocols import Dataset, Deciding, Marginal, Model, Posterior
@@ -49,8 +57,7 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         ValueError: for fewer than two held-out rows, or latents local to a row.
     """
     train, test = scored_rows(posterior, posterior.data), scored_rows(posterior, held_out)
-    if len(test.log_score) < 2:
-        raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
+    refuse_too_few(test.log_score)
     if not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all()):
         message = "nats a row: a row has probability zero or a density that is no number"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
@@ -63,9 +70,7 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     worse = over < -max(MATERIAL, SIGNIFICANT * over_error)
     flag = Verdict.OVERFITS if overconfident else ""
     return [
-        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=error_of(train.log_score)),
-        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=error_of(test.log_score)),
-        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=flag),
+        *score_findings(train.log_score, test.log_score, flag),
         finding(
             "overconfidence",
             gain,
@@ -141,12 +146,7 @@ def _mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
     """Of the best share, chosen on the even rows and scored on the odd ones, and the reverse."""
     share = torch.tensor(SHARES, dtype=torch.float64, device=test.log_score.device)[:, None]
     mixed = torch.logaddexp(torch.log1p(-share) + test.log_score, torch.log(share) + test.base_rate)
-    even = torch.arange(mixed.shape[1], device=mixed.device) % 2 == 0
-    gained = torch.zeros_like(test.log_score)
-    for fitted, left in ((even, ~even), (~even, even)):
-        best = mixed[:, fitted].mean(1).argmax()
-        gained[left] = mixed[best, left] - test.log_score[left]
-    return gained
+    return cross_fitted(mixed)[0] - test.log_score
 
 
 def _base_rate(known: Observed, value: Tensor) -> Float[Tensor, " N"]:

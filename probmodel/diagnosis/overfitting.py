@@ -16,9 +16,10 @@ from probmodel.diagnosis.scored import (
     SIGNIFICANT,
     Scored,
     difference,
-    error_of,
     paired,
     recalibration_gain,
+    refuse_too_few,
+    score_findings,
     scored,
 )
 from probmodel.evidence.weights import K_HAT_LIMIT, theta_draws
@@ -131,8 +132,7 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     if not predicts_one_site(posterior):
         return row_findings(posterior, held_out)
     train, test = scored(posterior, posterior.data), scored(posterior, held_out)
-    if len(test.log_score) < 2:
-        raise ValueError(f"expected at least 2 held-out rows, got {len(test.log_score)}; hold out more")
+    refuse_too_few(test.log_score)
     gap, gap_error = difference(train.log_score, test.log_score)
     broken = not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all())
     if broken:
@@ -148,15 +148,7 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
     blind = _has_features(posterior.data, train.observed) and train_gain < SIGNIFICANT * train_error
     return [
-        finding("train log score", float(train.log_score.mean()), "nats a row", stderr=error_of(train.log_score)),
-        finding("held-out log score", float(test.log_score.mean()), "nats a row", stderr=error_of(test.log_score)),
-        finding(
-            "gap",
-            gap,
-            "train minus held-out, nats a row",
-            stderr=gap_error,
-            flag=Verdict.OVERFITS if overconfident else "",
-        ),
+        *score_findings(train.log_score, test.log_score, Verdict.OVERFITS if overconfident else ""),
         finding(
             "overconfidence",
             gain,

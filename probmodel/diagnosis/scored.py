@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
+from probmodel.diagnosis.findings import Finding, finding
 from probmodel.gaussian_processes.normal_mixture import NormalMixture
 from probmodel.placing import beside
 from probmodel.predict import Prediction, predict_rows
@@ -47,15 +48,36 @@ def recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:
     and the reverse.
     """
     scores = _tempered(test)
-    even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
-    gained = torch.zeros(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    found, chosen = cross_fitted(scores)
     unchanged = _tempered(test, torch.ones(1, dtype=scores.dtype))[0]
-    chosen = []
-    for fitted, scored_rows in ((even, ~even), (~even, even)):
-        best = scores[:, fitted].mean(1).argmax()
-        chosen.append(float(TEMPERATURES[best]))
-        gained[scored_rows] = scores[best, scored_rows] - unchanged[scored_rows]
-    return paired(gained), min(chosen) > 1
+    return paired(found - unchanged), min(float(TEMPERATURES[best]) for best in chosen) > 1
+
+
+def cross_fitted(scores: Float[Tensor, "T N"]) -> tuple[Float[Tensor, " N"], list[int]]:
+    """Scores of the odd rows at what is best for the even ones, and the reverse; which of the T those are."""
+    even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
+    found, chosen = torch.zeros_like(scores[0]), []
+    for fitted, left in ((even, ~even), (~even, even)):
+        best = int(scores[:, fitted].mean(1).argmax())
+        chosen.append(best)
+        found[left] = scores[best, left]
+    return found, chosen
+
+
+def score_findings(train: Float[Tensor, " N"], test: Float[Tensor, " M"], flag: str) -> list[Finding]:
+    """Mean log scores of training and held-out rows and their gap, which may speak for a verdict."""
+    gap, gap_error = difference(train, test)
+    return [
+        finding("train log score", float(train.mean()), "nats a row", stderr=error_of(train)),
+        finding("held-out log score", float(test.mean()), "nats a row", stderr=error_of(test)),
+        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=flag),
+    ]
+
+
+def refuse_too_few(test: Float[Tensor, " M"]) -> None:
+    """Raise ValueError for fewer held-out rows than an error can be had from."""
+    if len(test) < 2:
+        raise ValueError(f"expected at least 2 held-out rows, got {len(test)}; hold out more")
 
 
 def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
