@@ -3,7 +3,11 @@
 import hashlib
 import importlib
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from types import CodeType, FunctionType
+from typing import Any
 from unittest.mock import patch
 
 import jaxtyping
@@ -16,7 +20,35 @@ import torch
 with patch("random.getrandbits", random.Random(0).getrandbits):
     importlib.import_module("beartype")
 
+CHECKED, EVERY = 10, 100
+"""Calls of a function in a test whose annotations are checked: so many first ones, then one of so many."""
+calls = Counter[CodeType]()
+check_all = jaxtyping.jaxtyped
+
+
+def check_some(checked: Any = None, *, typechecker: Any) -> Any:
+    """Check the annotations of most calls but those of inner loops, where checks would take most of the time."""
+    if checked is None:
+        return partial(check_some, typechecker=typechecker)
+    if not isinstance(checked, FunctionType):
+        return check_all(checked, typechecker=typechecker)
+    # Functions inside of functions are new each time, and to add checks to one costs more than to call it.
+    code, with_checks = checked.__code__, list[Callable]()
+
+    @wraps(checked)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        calls[code] += 1
+        if calls[code] > CHECKED and calls[code] % EVERY:
+            return checked(*args, **kwargs)
+        if not with_checks:
+            with_checks.append(check_all(checked, typechecker=typechecker))
+        return with_checks[0](*args, **kwargs)
+
+    return called
+
+
 # Before anything imports probmodel: shapes and types in its annotations are checked in tests only.
+jaxtyping.jaxtyped = check_some
 jaxtyping.install_import_hook("probmodel", "beartype.beartype")
 # Some of the packages below it draw random numbers when first imported, which is no test's doing.
 importlib.import_module("probmodel")
@@ -35,6 +67,7 @@ def fingerprints() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _no_globals() -> Iterator[None]:
+    calls.clear()
     before = fingerprints()
     yield
     left = sorted(pyro.get_param_store().keys())
