@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 from scipy.stats import chisquare
 
 import probmodel as pb
+from probmodel.bayesian_networks import candidates
 from probmodel.bayesian_networks.candidates import all_candidates, screened, tabled, widened
 from probmodel.bayesian_networks.categories import Categories
 from probmodel.bayesian_networks.dag import DAG, class_hamming_distance
@@ -165,6 +166,15 @@ def test_twenty_five_variables_reach_the_graph_they_come_from():
     assert found.score >= families.score(truth) - 1e-6
     assert class_hamming_distance(found.dag, truth) <= 5
     assert (np.diff(found.by_round) >= -1e-6).all()
+
+
+def test_candidates_that_take_hours_are_told(monkeypatch):
+    monkeypatch.setattr(candidates, "MANY", 8 * 2**4)
+    families = categorical_families(rows_of(8, 40), BDeu(1.0))
+    screened(families, 4)
+    screened(families, 5, max_parents=2)
+    with pytest.warns(UserWarning, match="256 families to score .sets of up to 5 candidates of 8 variables"):
+        screened(families, 5)
 
 
 def test_more_candidates_than_memory_holds_are_refused():

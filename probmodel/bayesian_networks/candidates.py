@@ -4,7 +4,9 @@ Exact sums over orders need 2ⁿ sets.  With K candidates for each variable 2ᴷ
 for around the best graph found with them.
 """
 
+import warnings
 from collections.abc import Sequence
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,9 @@ from probmodel.bayesian_networks.families import FamilyScores, check_max_parents
 from probmodel.bayesian_networks.family_cache import FamilyCache
 from probmodel.integers import integer
 from probmodel.memory import refuse_above_memory
+
+MANY = 2**24
+"""Families that take minutes to score."""
 
 
 class Candidates(NamedTuple):
@@ -44,7 +49,8 @@ def all_candidates(families: FamilyScores) -> Candidates:
 def screened(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
     """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
 
-    Parents neither of whom says anything alone (a parity) are found by chance only.
+    Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where the sets are so many that
+    to score them takes minutes to hours.
 
     Args:
         families: scores.
@@ -59,6 +65,13 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
     check_max_parents(max_parents)
     most = min(integer("most", most), n - 1)
     refuse_too_many_candidates(n, most)
+    count = n * sum(comb(most, size) for size in range(min(most, n if max_parents is None else max_parents) + 1))
+    if count > MANY:
+        warnings.warn(
+            f"{count:,} families to score (sets of up to {most} candidates of {n} variables): that takes minutes to hours; "
+            "10 to 16 candidates are usual, max_parents leaves large sets out",
+            stacklevel=2,
+        )
     return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)
 
 

@@ -17,9 +17,13 @@ PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
 BEND = 0.16
 """Of an edge beside its reverse, or past another node."""
-NEAR = 0.13
-"""Of a node from an edge, where the picture is two units wide: there the edge has to bend."""
+NEAR = 0.47
+"""Inches of a node from an edge: there the edge has to bend."""
 SHOWN = 0.1
+WIDE, HIGH, FEW = 7.2, 6.4, 10
+"""Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
+LETTER, LINE, MARGIN = 0.075, 0.24, 0.16
+"""Inches: widths of a letter, height of a node, and what is around its name and between two nodes."""
 
 
 class _Edge(NamedTuple):
@@ -60,10 +64,12 @@ def plot(
     if unknown:
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}")
     drawn = _drawn(edges, names, known, least)
-    places = _places(names, drawn)
+    larger = max(1.0, math.sqrt(n / FEW))
+    wide, high = WIDE * larger, HIGH * larger
+    places = _places(names, drawn, wide, high)
     drawn = [edge._replace(bent=edge.bent or _passes_a_node(edge, places)) for edge in drawn]
     certain = set(np.unique(edges)) <= {0.0, 1.0}
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    figure = Figure(figsize=(wide, high), layout="constrained")
     axes = figure.subplots()
     for edge in drawn:
         axes.add_patch(_arrow(edge, places))
@@ -74,10 +80,10 @@ def plot(
     for name, (x, y) in places.items():
         box = {"boxstyle": "round,pad=0.35", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
         axes.text(x, y, name, ha="center", va="center", fontsize=9, bbox=box, zorder=4)
-    axes.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
+    axes.set(xlim=(0, wide), ylim=(0, high), aspect="equal")
     axes.axis("off")
     if known is not None:
-        axes.legend(handles=_legend(least), frameon=False, fontsize=8, loc="lower center", ncols=3)
+        figure.legend(handles=_legend(least), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -102,8 +108,8 @@ def _drawn(
     return found
 
 
-def _places(names: Sequence[str], drawn: Sequence[_Edge]) -> dict[str, tuple[float, float]]:
-    """Places that keep joined nodes near and others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
+def _places(names: Sequence[str], drawn: Sequence[_Edge], wide: float, high: float) -> dict[str, tuple[float, float]]:
+    """Inches of nodes: joined ones near, others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
     graph = nx.Graph()
     graph.add_nodes_from(names)
     graph.add_edges_from((edge.start, edge.end) for edge in drawn)
@@ -111,20 +117,47 @@ def _places(names: Sequence[str], drawn: Sequence[_Edge]) -> dict[str, tuple[flo
     graph.add_weighted_edges_from(
         (lone, other, 3.0) for lone in list(nx.isolates(graph)) for other in names if other != lone
     )
-    placed = nx.kamada_kawai_layout(graph, pos=nx.circular_layout(graph)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
-    return {name: (float(x), float(y)) for name, (x, y) in placed.items()}
+    found = nx.kamada_kawai_layout(graph, pos=nx.circular_layout(graph)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
+    plane = np.array([found[name] for name in names], dtype=float)
+    half = np.array([[0.5 * (LETTER * len(name) + MARGIN), 0.5 * (LINE + MARGIN)] for name in names])
+    low, up = half, np.array([wide, high]) - half
+    extent = np.ptp(plane, axis=0)
+    share = np.where(extent > 1e-6, (plane - plane.min(0)) / np.where(extent > 1e-6, extent, 1.0), 0.5)
+    placed = _apart(low + share * (up - low), half, low, up)
+    return {name: (float(x), float(y)) for name, (x, y) in zip(names, placed, strict=True)}
+
+
+def _apart(
+    places: Float[np.ndarray, "n 2"],
+    half: Float[np.ndarray, "n 2"],
+    low: Float[np.ndarray, "n 2"],
+    up: Float[np.ndarray, "n 2"],
+) -> Float[np.ndarray, "n 2"]:
+    """Rectangles pushed off each other along the shorter way, as far as the picture has room."""
+    order = np.sign(np.arange(len(places))[:, None] - np.arange(len(places)))
+    for _ in range(300):
+        gap = places[:, None] - places
+        over = half[:, None] + half - np.abs(gap)
+        touching = (over > 1e-3).all(-1) & (order != 0)
+        if not touching.any():
+            break
+        shorter = over == over.min(-1, keepdims=True)
+        way = np.where(gap == 0, order[..., None], np.sign(gap))
+        places = np.clip(places + 0.3 * (way * over * (shorter & touching[..., None])).sum(1), low, up)
+    return places
 
 
 def _arrow(edge: _Edge, places: dict[str, tuple[float, float]]) -> FancyArrowPatch:
     missed = edge.colour == MISSED
+    start, middle, end = (np.array(place) for place in (places[edge.start], _bend(edge, places), places[edge.end]))
     return FancyArrowPatch(
         places[edge.start],
         places[edge.end],
         arrowstyle="-|>",
         mutation_scale=11,
         connectionstyle=f"arc3,rad={BEND if edge.bent else 0.0}",
-        shrinkA=15,
-        shrinkB=15,
+        shrinkA=_to_border(edge.start, middle - start),
+        shrinkB=_to_border(edge.end, middle - end),
         linestyle="--" if missed else "-",
         linewidth=0.9 if missed else 0.6 + 2.4 * edge.probability,
         color=edge.colour,
@@ -133,15 +166,25 @@ def _arrow(edge: _Edge, places: dict[str, tuple[float, float]]) -> FancyArrowPat
     )
 
 
-def _label_place(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    """Nearer to the end than to the start, on the bend where there is one."""
+def _bend(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """The point that an edge leaves for and comes from: the middle, aside where the edge is bent."""
     (x0, y0), (x1, y1) = places[edge.start], places[edge.end]
-    x, y = x0 + 0.55 * (x1 - x0), y0 + 0.55 * (y1 - y0)
-    if edge.bent:
-        length = math.hypot(x1 - x0, y1 - y0) or 1.0
-        shift = 0.5 * BEND * length
-        x, y = x + shift * (y1 - y0) / length, y - shift * (x1 - x0) / length
-    return x, y
+    rad = BEND if edge.bent else 0.0
+    return 0.5 * (x0 + x1) + rad * (y1 - y0), 0.5 * (y0 + y1) - rad * (x1 - x0)
+
+
+def _to_border(name: str, way: Float[np.ndarray, " 2"]) -> float:
+    """Points from the middle of a node to its border and a little on."""
+    half = 0.5 * np.array([LETTER * len(name) + MARGIN / 2, LINE])
+    return float(72 * np.linalg.norm(way) * (half / np.maximum(np.abs(way), 1e-9)).min()) + 2
+
+
+def _label_place(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """Nearer to the end than to the start, on the bend where there is one (a quadratic Bézier curve)."""
+    t = 0.55
+    points = np.array([places[edge.start], _bend(edge, places), places[edge.end]])
+    x, y = np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points
+    return float(x), float(y)
 
 
 def _passes_a_node(edge: _Edge, places: dict[str, tuple[float, float]]) -> bool:
