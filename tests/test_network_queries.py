@@ -544,6 +544,18 @@ def test_the_log_posterior_is_that_of_the_log_odds():
 # ------------------------------------------------------------------------------------------ reading rows
 
 
+def test_rows_become_a_frame_and_come_back():
+    data = bn.Categories({"a": ("low", "high", "never"), "b": ("1", "0")}, np.array([[0, 1], [1, 0], [-1, 1]]))
+    frame = data.frame()
+    assert frame["a"].tolist()[:2] == ["low", "high"] and frame["b"].tolist() == ["0", "1", "0"]
+    assert frame["a"].isna().tolist() == [False, False, True]
+    again = bn.Categories.with_missing(frame, data.levels)
+    assert again.levels == data.levels and (again.codes == data.codes).all()
+    assert frame["a"].value_counts()["never"] == 0
+    with pytest.raises(ValueError, match="expected codes from 0"):
+        data._replace(codes=data.codes + 2).frame()
+
+
 def test_missing_values_are_read_on_request_and_refused_by_scores():
     frame = pd.DataFrame({"a": [1, 2, None, 1], "b": ["u", None, "v", "u"]})
     with pytest.raises(ValueError, match=r"Categories.with_missing"):

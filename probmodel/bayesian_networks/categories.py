@@ -89,6 +89,16 @@ class Categories(NamedTuple):
         columns = [self.column(name) for name in names]
         return Categories({name: self.levels[name] for name in names}, self.codes[:, columns])
 
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame of categorical columns, ordered as the levels are; missing values are NaN.
+
+        Raises:
+            ValueError: for codes out of range.
+        """
+        check_codes(self)
+        columns = zip(self.levels.items(), self.codes.T, strict=True)
+        return pd.DataFrame({name: pd.Categorical.from_codes(codes, list(values)) for (name, values), codes in columns})
+
     def column(self, name: str) -> int:
         """Position of a variable.
 
