@@ -1,13 +1,34 @@
 """Surgery on traced graphs: what depends on nothing computed once, dead draws removed, random numbers taken apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter, getitem
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
+from torch._guards import TracingContext, detect_fake_mode, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+
+def recorded(
+    function: Callable[..., Any], *inputs: Tensor, instead: Mapping[Any, Callable[..., Any]] | None = None
+) -> GraphModule:
+    """The tensor operations of a function at some inputs.
+
+    `make_fx` notes the shape of each result as a fake tensor.  Where no mode for them is set it makes one for each
+    operation, which reads the whole call stack and takes longer than the operation.
+
+    Args:
+        function: of tensors.
+        inputs: real ones, or fake ones of one mode.
+        instead: operator → decomposition.
+    """
+    mode = detect_fake_mode(inputs) or FakeTensorMode()
+    with tracing(TracingContext(mode)):
+        return make_fx(function, decomposition_table=None if instead is None else dict(instead))(*inputs)
 
 
 class Lifted(NamedTuple):

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -21,10 +22,10 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from probmodel.compiling import BUILD_SECONDS, Native
-from probmodel.graphs import Lifted, drop_dead, half_precision, is_random, lifted
+from probmodel.graphs import Lifted, drop_dead, half_precision, is_random, lifted, recorded
 from probmodel.integers import checked_seed
 from probmodel.protocols import Dataset
 from probmodel.rounding import distance, excess, nudge, tolerance
@@ -154,7 +155,7 @@ def functional() -> bool:
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
         with isolated(seed=0), _pure_noise(), pyro.validation_enabled(False):
-            graph = make_fx(function)(*inputs)
+            graph = recorded(function, *inputs)
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
             graph = _pure(graph, leaves, constants, inputs)
@@ -182,8 +183,8 @@ def _pure(
 
     # Only what enters as an argument is made pure; a draw from constants alone would keep its in-place operations.
     pure = functionalize(whole)
-    traced = make_fx(lambda *tensors: pure(constants, *tensors), decomposition_table=_PURE)
-    return traced(*(leaf.detach() for leaf in leaves), *inputs)
+    made_pure = partial(pure, constants)
+    return recorded(made_pure, *(leaf.detach() for leaf in leaves), *inputs, instead=_PURE)
 
 
 def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
@@ -393,7 +394,7 @@ def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
     leaves = [leaf.detach() for leaf in program.leaves]
     value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(leaves))))  # type: ignore[arg-type]
     with isolated(seed=0):
-        graph = make_fx(functionalize(value_and_grad))(*leaves, *inputs)
+        graph = recorded(functionalize(value_and_grad), *leaves, *inputs)
     return graph
 
 
@@ -459,7 +460,7 @@ def batched_graph(function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], th
             slope, outputs = differentiated(*tensors)
             return (slope, *outputs)
 
-        graph = make_fx(flat)(theta.detach(), *inputs)
+        graph = recorded(flat, theta.detach(), *inputs)
     return lifted(graph)
 
 

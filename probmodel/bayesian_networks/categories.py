@@ -96,8 +96,9 @@ class Categories(NamedTuple):
             ValueError: for codes out of range.
         """
         check_codes(self)
-        columns = zip(self.levels.items(), self.codes.T, strict=True)
-        return pd.DataFrame({name: pd.Categorical.from_codes(codes, list(values)) for (name, values), codes in columns})
+        kinds = {name: pd.CategoricalDtype(list(values)) for name, values in self.levels.items()}
+        columns = zip(kinds.items(), self.codes.T, strict=True)
+        return pd.DataFrame({name: pd.Categorical.from_codes(codes, dtype=kind) for (name, kind), codes in columns})
 
     def column(self, name: str) -> int:
         """Position of a variable.
