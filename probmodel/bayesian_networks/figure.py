@@ -22,8 +22,8 @@ NEAR = 0.47
 SHOWN = 0.1
 WIDE, HIGH, FEW = 7.2, 6.4, 10
 """Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
-LETTER, LINE, MARGIN = 0.075, 0.24, 0.16
-"""Inches: widths of a letter, height of a node, and what is around its name and between two nodes."""
+LETTER, LINE, MARGIN, LABEL = 0.075, 0.24, 0.16, 0.25
+"""Inches: width of a letter, height of a node, what is around its name and between two nodes, width of a probability."""
 
 
 class _Edge(NamedTuple):
@@ -180,10 +180,12 @@ def _to_border(name: str, way: Float[np.ndarray, " 2"]) -> float:
 
 
 def _label_place(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    """Nearer to the end than to the start, on the bend where there is one (a quadratic Bézier curve)."""
-    t = 0.55
+    """On the edge (a quadratic Bézier curve), nearer to the end than to the start where no node lies over it."""
     points = np.array([places[edge.start], _bend(edge, places), places[edge.end]])
-    x, y = np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points
+    along = [np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points for t in (0.55, 0.45, 0.65, 0.35)]
+    half = {name: 0.5 * np.array([LETTER * len(name) + LABEL + MARGIN, 2 * LINE]) for name in places}
+    free = [p for p in along if not any((abs(p - places[name]) < half[name]).all() for name in places)]
+    x, y = (free or along)[0]
     return float(x), float(y)
 
 
