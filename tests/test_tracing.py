@@ -12,6 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro_models import ONE, ZERO, noise, tensor
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import constraints
 from torch.func import vmap
 
@@ -43,6 +44,14 @@ def test_a_traced_program_draws_anew_at_each_call_and_again_the_same_under_a_see
     assert first != second
     assert first == again
     assert first != other
+
+
+def test_a_trace_makes_no_mode_of_fake_tensors_for_each_operation(monkeypatch):
+    made, make = [], FakeTensorMode.__init__
+    monkeypatch.setattr(FakeTensorMode, "__init__", lambda *args, **settings: made.append(make(*args, **settings)))
+    program = trace(lambda x: sum(((x * k).sin().sum() for k in range(30)), ZERO), tensor(1.0, 2.0))
+    assert len(program.run.graph.nodes) > 60
+    assert len(made) < 10
 
 
 def test_draws_under_vmap_are_independent_normals():
