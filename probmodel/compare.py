@@ -106,8 +106,7 @@ def _refuse_mix(posteriors: Mapping[str, Posterior]) -> None:
     if len(set(digests.values())) > 1:
         raise ValueError(
             f"expected evidences of the same observations, got different ones: {digests}; fit every model to the same rows "
-            "and the same y; the joint evidence of a whole table and that of y given x are different quantities: take "
-            "ClassifyJoint or Classify for all"
+            "and the same y (an evidence of x and y together and one of y given x are of different observations too)"
         )
 
 

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._guards import TracingContext, detect_fake_mode, tracing
+from torch._guards import TracingContext, tracing
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch._inductor import aot_compile, config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import is_fake
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -65,7 +66,7 @@ def repeat(
         state: what changes.
         constants: every other tensor that the body reads.
     """
-    if detect_fake_mode((count, *state)) is None:
+    if not any(map(is_fake, (count, *state))):  # A mode alone says nothing: recorders of real tensors set one too.
         for i in range(int(count)):
             state = body(torch.tensor(i, device=count.device), *state, *constants)
         return tuple(state)

@@ -1,4 +1,4 @@
-"""Surgery on traced graphs: what depends on nothing computed once, dead draws removed, random numbers taken apart."""
+"""Graphs recorded and operated on: what depends on nothing is computed once, dead draws go, random numbers are taken apart."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter, getitem
@@ -11,6 +11,7 @@ from torch._guards import TracingContext, detect_fake_mode, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 
 def recorded(
@@ -23,10 +24,13 @@ def recorded(
 
     Args:
         function: of tensors.
-        inputs: real ones, or fake ones of one mode.
+        inputs: examples.
         instead: operator → decomposition.
+
+    Returns:
+        The graph; a recording within another shares its mode.
     """
-    mode = detect_fake_mode(inputs) or FakeTensorMode()
+    mode = detect_fake_mode() or FakeTensorMode(shape_env=ShapeEnv())
     with tracing(TracingContext(mode)):
         return make_fx(function, decomposition_table=None if instead is None else dict(instead))(*inputs)
 

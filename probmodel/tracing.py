@@ -182,9 +182,8 @@ def _pure(
         return graph(*tensors[:count], *captured, *tensors[count:])
 
     # Only what enters as an argument is made pure; a draw from constants alone would keep its in-place operations.
-    pure = functionalize(whole)
-    made_pure = partial(pure, constants)
-    return recorded(made_pure, *(leaf.detach() for leaf in leaves), *inputs, instead=_PURE)
+    pure = partial(functionalize(whole), constants)
+    return recorded(pure, *(leaf.detach() for leaf in leaves), *inputs, instead=_PURE)
 
 
 def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:

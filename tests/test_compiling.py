@@ -8,7 +8,7 @@ from pyro_models import noise, tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.compiling import CompilingWarning, Native, repeat
-from probmodel.graphs import half_precision, lifted
+from probmodel.graphs import half_precision, lifted, recorded
 from probmodel.rounding import distance, excess, nudge, tolerance
 from probmodel.tracing import isolated
 
@@ -42,6 +42,17 @@ def test_a_loop_is_the_python_loop():
                 x = 0.9 * x + drift * torch.randn(3, dtype=x.dtype) + j
             x = x / (i + 1)
     assert torch.equal(found, x)
+
+
+def test_a_loop_is_recorded_step_by_step_from_real_tensors():
+    count, steps, x, drift = arguments()
+    with isolated(seed=1):
+        graph = recorded(lambda x, drift: walk(count, steps, x, drift), x, drift)
+    with isolated(seed=0):
+        (wanted,) = walk(count, steps, x, drift)
+    with isolated(seed=0):
+        (found,) = graph(x, drift)
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.compiles

@@ -50,28 +50,55 @@ def boxes_of(figure, names):
     }
 
 
-@pytest.mark.parametrize("n", [2, 9, 25, 37])
-def test_no_name_lies_on_another_or_outside(n):
+CAPITALS = [f"HYPOWMVOLEMIA {i}" for i in range(25)]
+
+
+@pytest.mark.parametrize(
+    "names", [*([f"variable {i}" for i in range(n)] for n in (1, 2, 9, 25, 37)), CAPITALS, ["w" * 120, "i"]]
+)
+def test_no_name_lies_on_another_or_outside(names):
+    n = len(names)
     rng = np.random.default_rng(n)
-    names = [f"variable {i}" for i in range(n)]
     edges = np.triu(rng.random((n, n)), 1) * (rng.random((n, n)) < 2.5 / n)
-    figure = plot(edges, names, known={(names[0], names[-1])})
+    figure = plot(edges, names, known={(names[0], names[-1])} if n > 1 else None)
     boxes = list(boxes_of(figure, names).values())
     picture = figure.bbox
     for i, box in enumerate(boxes):
         assert picture.x0 <= box.x0 and box.x1 <= picture.x1 and picture.y0 <= box.y0 and box.y1 <= picture.y1
         assert not any(Bbox.intersection(box, other) for other in boxes[:i])
-        assert Bbox.intersection(box, figure.legends[0].get_window_extent()) is None
+        assert not any(Bbox.intersection(box, legend.get_window_extent()) for legend in figure.legends)
 
 
-def test_every_arrow_ends_at_the_border_of_its_node():
-    names = ["a node with a long name", "another node of that kind"]
-    figure = plot(np.array([[0.0, 0.9], [0.0, 0.0]]), names)
-    end = boxes_of(figure, names)[names[1]]
-    (arrow,) = figure.axes[0].patches
-    tip = arrow.get_window_extent()
-    assert Bbox.intersection(end, tip) is None
-    assert min(abs(tip.x1 - end.x0), abs(tip.x0 - end.x1), abs(tip.y1 - end.y0), abs(tip.y0 - end.y1)) < 20
+def test_parts_without_an_edge_between_them_keep_their_shape():
+    names = [f"{part}{i}" for part in "ab" for i in range(5)]
+    edges = np.zeros((10, 10))
+    for first in (0, 5):
+        edges[range(first, first + 4), range(first + 1, first + 5)] = 0.7
+    boxes = boxes_of(plot(edges, names), names)
+    middles = {name: np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]) for name, box in boxes.items()}
+    for part in "ab":
+        of_part = np.array([middles[f"{part}{i}"] for i in range(5)])
+        assert np.ptp(of_part, axis=0).max() > 150  # Of 720 and 640 pixels.
+        steps = np.linalg.norm(np.diff(of_part, axis=0), axis=1)
+        assert steps.max() < 4 * steps.min()  # Each axis fills the picture, which stretches steps.
+
+
+@pytest.mark.parametrize("both_ways", [False, True], ids=["straight", "bent"])
+@pytest.mark.parametrize("num_nodes", [2, 4])
+def test_every_arrow_joins_the_borders_of_its_nodes(both_ways, num_nodes):
+    names = ["a node with a long name", "another node of that kind", "third", "4"][:num_nodes]
+    edges = np.triu(np.full((num_nodes, num_nodes), 0.9), 1)
+    figure = plot(edges + edges.T * both_ways, names)
+    boxes = boxes_of(figure, names)
+    pairs = sorted((a, b) for i, a in enumerate(names) for j, b in enumerate(names) if (i != j if both_ways else i < j))
+    arrows = figure.axes[0].patches
+    assert len(arrows) == len(pairs)
+    for (start, end), arrow in zip(pairs, arrows, strict=True):
+        line = arrow.get_tightbbox(figure.canvas.get_renderer())
+        for name in (start, end):
+            box = boxes[name]
+            away = np.hypot(max(line.x0 - box.x1, box.x0 - line.x1, 0), max(line.y0 - box.y1, box.y0 - line.y1, 0))
+            assert away < 12  # Two points, and letters narrower than the room for them.
 
 
 @pytest.mark.parametrize(

@@ -549,7 +549,7 @@ def test_rows_become_a_frame_and_come_back():
     frame = data.frame()
     assert frame["a"].tolist()[:2] == ["low", "high"] and frame["b"].tolist() == ["0", "1", "0"]
     assert frame["a"].isna().tolist() == [False, False, True]
-    again = bn.Categories.with_missing(frame, data.levels)
+    again = bn.Categories.with_missing(frame)
     assert again.levels == data.levels and (again.codes == data.codes).all()
     assert frame["a"].value_counts()["never"] == 0
     with pytest.raises(ValueError, match="expected codes from 0"):

@@ -173,7 +173,9 @@ def test_candidates_that_take_hours_are_told(monkeypatch):
     families = categorical_families(rows_of(8, 40), BDeu(1.0))
     screened(families, 4)
     screened(families, 5, max_parents=2)
-    with pytest.warns(UserWarning, match="256 families to score .sets of up to 5 candidates of 8 variables"):
+    with pytest.warns(
+        candidates.SlowSearchWarning, match="256 families to score .sets of up to 5 candidates of 8 variables"
+    ):
         screened(families, 5)
 
 

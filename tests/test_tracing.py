@@ -12,11 +12,12 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from pyro_models import ONE, ZERO, noise, tensor
 from torch import nn
+from torch._guards import TracingContext, detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import constraints
 from torch.func import vmap
 
-from probmodel.graphs import lifted
+from probmodel.graphs import lifted, recorded
 from probmodel.inference.draws import guide_draws
 from probmodel.inference.svi import SVI
 from probmodel.ownership import own, parameters, placed
@@ -52,6 +53,29 @@ def test_a_trace_makes_no_mode_of_fake_tensors_for_each_operation(monkeypatch):
     program = trace(lambda x: sum(((x * k).sin().sum() for k in range(30)), ZERO), tensor(1.0, 2.0))
     assert len(program.run.graph.nodes) > 60
     assert len(made) < 10
+
+
+def test_a_recording_within_another_shares_its_mode_and_an_error_leaves_none():
+    found = []
+
+    def inner(x):
+        found.append(detect_fake_mode())
+        return x.sin()
+
+    def outer(x):
+        found.append(detect_fake_mode())
+        recorded(inner, torch.ones(2))
+        return x.cos()
+
+    recorded(outer, torch.ones(2))
+    assert found[0] is found[1] is not None
+
+    def fails(x):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        recorded(fails, torch.ones(2))
+    assert TracingContext.try_get() is None
 
 
 def test_draws_under_vmap_are_independent_normals():

@@ -21,7 +21,11 @@ from probmodel.integers import integer
 from probmodel.memory import refuse_above_memory
 
 MANY = 2**24
-"""Families that take minutes to score."""
+"""Families that take minutes to hours to score."""
+
+
+class SlowSearchWarning(UserWarning):
+    """So many families that to score them may take hours."""
 
 
 class Candidates(NamedTuple):
@@ -49,8 +53,8 @@ def all_candidates(families: FamilyScores) -> Candidates:
 def screened(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
     """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
 
-    Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where the sets are so many that
-    to score them takes minutes to hours.
+    Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where there are so many sets
+    that to score them may take hours.
 
     Args:
         families: scores.
@@ -68,8 +72,9 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
     count = n * sum(comb(most, size) for size in range(min(most, n if max_parents is None else max_parents) + 1))
     if count > MANY:
         warnings.warn(
-            f"{count:,} families to score (sets of up to {most} candidates of {n} variables): that takes minutes to hours; "
-            "10 to 16 candidates are usual, max_parents leaves large sets out",
+            f"{count:,} families to score (sets of up to {most} candidates of {n} variables), which may take hours; take 10 "
+            "to 16 candidates, or a smaller max_parents, which BGe gains nothing from",
+            SlowSearchWarning,
             stacklevel=2,
         )
     return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)

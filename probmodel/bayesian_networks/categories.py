@@ -27,7 +27,8 @@ class Categories(NamedTuple):
 
         Args:
             frame: one row an observation.
-            levels: variable → all its values; None, or a variable that is not named, takes those that occur, sorted.
+            levels: variable → all its values; None, or a variable that is not named, takes the categories of a categorical
+                column, else the values that occur, sorted.
 
         Raises:
             ValueError: for missing values, a value that is not among the levels, or a variable with fewer than two values.
@@ -58,6 +59,12 @@ class Categories(NamedTuple):
         _refuse_names(names, levels or {})
         texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
         found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
+        kinds = dict(zip(names, frame.dtypes, strict=True))
+        found |= {
+            name: tuple(map(str, kind.categories))
+            for name, kind in kinds.items()
+            if isinstance(kind, pd.CategoricalDtype)
+        }
         found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
         codes = np.full(frame.shape, -1, dtype=np.int64)
         for column, (name, text) in enumerate(texts.items()):
@@ -90,7 +97,9 @@ class Categories(NamedTuple):
         return Categories({name: self.levels[name] for name in names}, self.codes[:, columns])
 
     def frame(self) -> pd.DataFrame:
-        """The rows as a frame of categorical columns, ordered as the levels are; missing values are NaN.
+        """The rows as a frame of categorical columns, whose categories are the levels; missing values are NaN.
+
+        `of` and `with_missing` read it back, with the levels in their order.
 
         Raises:
             ValueError: for codes out of range.
@@ -98,7 +107,8 @@ class Categories(NamedTuple):
         check_codes(self)
         kinds = {name: pd.CategoricalDtype(list(values)) for name, values in self.levels.items()}
         columns = zip(kinds.items(), self.codes.T, strict=True)
-        return pd.DataFrame({name: pd.Categorical.from_codes(codes, dtype=kind) for (name, kind), codes in columns})
+        found = {name: pd.Categorical.from_codes(codes, dtype=kind) for (name, kind), codes in columns}
+        return pd.DataFrame(found, index=range(len(self.codes)))
 
     def column(self, name: str) -> int:
         """Position of a variable.

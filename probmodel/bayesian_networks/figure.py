@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import networkx as nx
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.textpath import TextPath
 
 from probmodel.bayesian_networks.dag import refuse_twice
 
@@ -17,13 +19,20 @@ PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
 BEND = 0.16
 """Of an edge beside its reverse, or past another node."""
-NEAR = 0.47
-"""Inches of a node from an edge: there the edge has to bend."""
 SHOWN = 0.1
 WIDE, HIGH, FEW = 7.2, 6.4, 10
 """Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
-LETTER, LINE, MARGIN, LABEL = 0.075, 0.24, 0.16, 0.25
-"""Inches: width of a letter, height of a node, what is around its name and between two nodes, width of a probability."""
+LETTERS = 9
+"""Points of a name."""
+PADDING = 0.35 * LETTERS / 72
+"""Inches around a name."""
+APART, LABEL, LEGEND = 0.1, 0.35, 0.35
+"""Inches: between two nodes, more where an edge with its probability runs between them, and for the legend."""
+UNTIED = 3.0
+"""Distance of parts that no edge joins, where an edge is 1."""
+
+Places = dict[str, Float[np.ndarray, " 2"]]
+"""Node → inches from the lower left corner."""
 
 
 class _Edge(NamedTuple):
@@ -65,25 +74,27 @@ def plot(
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}")
     drawn = _drawn(edges, names, known, least)
     larger = max(1.0, math.sqrt(n / FEW))
-    wide, high = WIDE * larger, HIGH * larger
-    places = _places(names, drawn, wide, high)
-    drawn = [edge._replace(bent=edge.bent or _passes_a_node(edge, places)) for edge in drawn]
+    half = {name: _half_size(name) for name in names}
+    wide, high = max(WIDE * larger, 4 * max(float(size[0]) for size in half.values())), HIGH * larger
+    places = _places(half, drawn, np.array([wide, high]))
+    drawn = [edge._replace(bent=edge.bent or _passes_a_node(edge, places, half)) for edge in drawn]
     certain = set(np.unique(edges)) <= {0.0, 1.0}
-    figure = Figure(figsize=(wide, high), layout="constrained")
-    axes = figure.subplots()
+    legend = 0.0 if known is None else LEGEND
+    figure = Figure(figsize=(wide, high + legend))
+    axes = figure.add_axes((0.0, legend / (high + legend), 1.0, high / (high + legend)))
     for edge in drawn:
-        axes.add_patch(_arrow(edge, places))
+        axes.add_patch(_arrow(edge, places, half))
         if edge.probability >= least and not certain:
-            x, y = _label_place(edge, places)
+            x, y = _label_place(edge, places, half)
             background = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
             axes.text(x, y, _text(edge.probability), fontsize=7, ha="center", va="center", bbox=background, zorder=3)
     for name, (x, y) in places.items():
         box = {"boxstyle": "round,pad=0.35", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
-        axes.text(x, y, name, ha="center", va="center", fontsize=9, bbox=box, zorder=4)
-    axes.set(xlim=(0, wide), ylim=(0, high), aspect="equal")
+        axes.text(x, y, name, ha="center", va="center", fontsize=LETTERS, bbox=box, zorder=4)
+    axes.set(xlim=(0, wide), ylim=(0, high))
     axes.axis("off")
     if known is not None:
-        figure.legend(handles=_legend(least), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+        figure.legend(handles=_legend(least), frameon=False, fontsize=8, loc="lower center", ncols=3)
     return figure
 
 
@@ -108,56 +119,65 @@ def _drawn(
     return found
 
 
-def _places(names: Sequence[str], drawn: Sequence[_Edge], wide: float, high: float) -> dict[str, tuple[float, float]]:
-    """Inches of nodes: joined ones near, others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
-    graph = nx.Graph()
-    graph.add_nodes_from(names)
-    graph.add_edges_from((edge.start, edge.end) for edge in drawn)
-    # Nodes without an edge would fly off: a weak tie to all keeps them in the picture.
-    graph.add_weighted_edges_from(
-        (lone, other, 3.0) for lone in list(nx.isolates(graph)) for other in names if other != lone
-    )
-    found = nx.kamada_kawai_layout(graph, pos=nx.circular_layout(graph)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
+def _half_size(name: str) -> Float[np.ndarray, " 2"]:
+    """Inches from the middle of a node to its sides and to its top."""
+    # On a screen letters are whole pixels wide, up to 8 % more than on paper.
+    width = 1.08 * TextPath((0, 0), name, size=LETTERS).get_extents().width if name.strip() else 0.0
+    return np.array([0.5 * width / 72 + PADDING, 0.5 * 1.2 * LETTERS / 72 + PADDING])
+
+
+def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"]) -> Places:
+    """Joined nodes near, others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
+    names = list(half)
+    joined = nx.Graph()
+    joined.add_nodes_from(names)
+    joined.add_edges_from((edge.start, edge.end) for edge in drawn)
+    # Parts that no edge joins would fly off: ties between one node of each keep them in the picture.
+    middles = [max(sorted(part), key=joined.degree) for part in nx.connected_components(joined)]
+    tied = joined.copy()
+    tied.add_weighted_edges_from((a, b, UNTIED) for a, b in combinations(middles, 2))
+    found = nx.kamada_kawai_layout(tied, pos=nx.circular_layout(tied)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
     plane = np.array([found[name] for name in names], dtype=float)
-    half = np.array([[0.5 * (LETTER * len(name) + MARGIN), 0.5 * (LINE + MARGIN)] for name in names])
-    low, up = half, np.array([wide, high]) - half
+    sides = np.array([half[name] for name in names]) + APART / 2
     extent = np.ptp(plane, axis=0)
-    share = np.where(extent > 1e-6, (plane - plane.min(0)) / np.where(extent > 1e-6, extent, 1.0), 0.5)
-    placed = _apart(low + share * (up - low), half, low, up)
-    return {name: (float(x), float(y)) for name, (x, y) in zip(names, placed, strict=True)}
+    straight = extent <= 0.05 * extent.max()  # A line has no breadth to stretch.
+    share = np.where(straight, 0.5, (plane - plane.min(0)) / np.where(straight, 1.0, extent))
+    extra = LABEL * nx.to_numpy_array(joined, nodelist=names)
+    placed = _apart(sides + share * (size - 2 * sides), sides, extra, size)
+    return dict(zip(names, placed, strict=True))
 
 
 def _apart(
     places: Float[np.ndarray, "n 2"],
     half: Float[np.ndarray, "n 2"],
-    low: Float[np.ndarray, "n 2"],
-    up: Float[np.ndarray, "n 2"],
+    extra: Float[np.ndarray, "n n"],
+    size: Float[np.ndarray, " 2"],
 ) -> Float[np.ndarray, "n 2"]:
     """Rectangles pushed off each other along the shorter way, as far as the picture has room."""
     order = np.sign(np.arange(len(places))[:, None] - np.arange(len(places)))
     for _ in range(300):
         gap = places[:, None] - places
-        over = half[:, None] + half - np.abs(gap)
+        over = half[:, None] + half + extra[..., None] - np.abs(gap)
         touching = (over > 1e-3).all(-1) & (order != 0)
         if not touching.any():
             break
         shorter = over == over.min(-1, keepdims=True)
         way = np.where(gap == 0, order[..., None], np.sign(gap))
-        places = np.clip(places + 0.3 * (way * over * (shorter & touching[..., None])).sum(1), low, up)
+        places = np.clip(places + 0.3 * (way * over * (shorter & touching[..., None])).sum(1), half, size - half)
     return places
 
 
-def _arrow(edge: _Edge, places: dict[str, tuple[float, float]]) -> FancyArrowPatch:
+def _arrow(edge: _Edge, places: Places, half: Places) -> FancyArrowPatch:
     missed = edge.colour == MISSED
-    start, middle, end = (np.array(place) for place in (places[edge.start], _bend(edge, places), places[edge.end]))
+    start, middle, end = places[edge.start], _bend(edge, places), places[edge.end]
     return FancyArrowPatch(
-        places[edge.start],
-        places[edge.end],
+        tuple(start),
+        tuple(end),
         arrowstyle="-|>",
         mutation_scale=11,
         connectionstyle=f"arc3,rad={BEND if edge.bent else 0.0}",
-        shrinkA=_to_border(edge.start, middle - start),
-        shrinkB=_to_border(edge.end, middle - end),
+        shrinkA=_to_border(half[edge.start], middle - start),
+        shrinkB=_to_border(half[edge.end], middle - end),
         linestyle="--" if missed else "-",
         linewidth=0.9 if missed else 0.6 + 2.4 * edge.probability,
         color=edge.colour,
@@ -166,36 +186,35 @@ def _arrow(edge: _Edge, places: dict[str, tuple[float, float]]) -> FancyArrowPat
     )
 
 
-def _bend(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
+def _bend(edge: _Edge, places: Places) -> Float[np.ndarray, " 2"]:
     """The point that an edge leaves for and comes from: the middle, aside where the edge is bent."""
-    (x0, y0), (x1, y1) = places[edge.start], places[edge.end]
-    rad = BEND if edge.bent else 0.0
-    return 0.5 * (x0 + x1) + rad * (y1 - y0), 0.5 * (y0 + y1) - rad * (x1 - x0)
+    start, end = places[edge.start], places[edge.end]
+    across = np.array([end[1] - start[1], start[0] - end[0]])
+    return 0.5 * (start + end) + (BEND if edge.bent else 0.0) * across
 
 
-def _to_border(name: str, way: Float[np.ndarray, " 2"]) -> float:
+def _to_border(half: Float[np.ndarray, " 2"], way: Float[np.ndarray, " 2"]) -> float:
     """Points from the middle of a node to its border and a little on."""
-    half = 0.5 * np.array([LETTER * len(name) + MARGIN / 2, LINE])
     return float(72 * np.linalg.norm(way) * (half / np.maximum(np.abs(way), 1e-9)).min()) + 2
 
 
-def _label_place(edge: _Edge, places: dict[str, tuple[float, float]]) -> tuple[float, float]:
+def _label_place(edge: _Edge, places: Places, half: Places) -> Float[np.ndarray, " 2"]:
     """On the edge (a quadratic Bézier curve), nearer to the end than to the start where no node lies over it."""
     points = np.array([places[edge.start], _bend(edge, places), places[edge.end]])
     along = [np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points for t in (0.55, 0.45, 0.65, 0.35)]
-    half = {name: 0.5 * np.array([LETTER * len(name) + LABEL + MARGIN, 2 * LINE]) for name in places}
-    free = [p for p in along if not any((abs(p - places[name]) < half[name]).all() for name in places)]
-    x, y = (free or along)[0]
-    return float(x), float(y)
+    around = np.array([0.13, 0.07])
+    free = [p for p in along if not any((abs(p - places[name]) < half[name] + around).all() for name in places)]
+    return (free or along)[0]
 
 
-def _passes_a_node(edge: _Edge, places: dict[str, tuple[float, float]]) -> bool:
+def _passes_a_node(edge: _Edge, places: Places, half: Places) -> bool:
     """Whether the straight line between two nodes runs over a third."""
-    start, end = (np.array(places[node]) for node in (edge.start, edge.end))
-    along = end - start
+    start, way = places[edge.start], places[edge.end] - places[edge.start]
+    way = np.where(np.abs(way) < 1e-9, 1e-9, way)
     for node, place in places.items():
-        share = float((np.array(place) - start) @ along / max(along @ along, 1e-12))
-        if node not in (edge.start, edge.end) and 0 < share < 1 and np.hypot(*(start + share * along - place)) < NEAR:
+        sides = np.array([place - half[node] - 0.05, place + half[node] + 0.05])
+        shares = np.sort((sides - start) / way, axis=0)
+        if node not in (edge.start, edge.end) and max(shares[0].max(), 0.0) < min(shares[1].min(), 1.0):
             return True
     return False
 
