@@ -69,7 +69,8 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
     check_max_parents(max_parents)
     most = min(integer("most", most), n - 1)
     refuse_too_many_candidates(n, most)
-    count = n * sum(comb(most, size) for size in range(min(most, n if max_parents is None else max_parents) + 1))
+    largest = most if max_parents is None else min(most, max_parents)
+    count = n * sum(comb(most, size) for size in range(largest + 1))
     if count > MANY:
         warnings.warn(
             f"{count:,} families to score (sets of up to {most} candidates of {n} variables), which may take hours; take 10 "

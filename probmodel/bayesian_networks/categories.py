@@ -58,13 +58,7 @@ class Categories(NamedTuple):
         names = [str(name) for name in frame]
         _refuse_names(names, levels or {})
         texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
-        found = {name: tuple(sorted(set(column))) for name, column in texts.items()}
-        kinds = dict(zip(names, frame.dtypes, strict=True))
-        found |= {
-            name: tuple(map(str, kind.categories))
-            for name, kind in kinds.items()
-            if isinstance(kind, pd.CategoricalDtype)
-        }
+        found = {name: _own_levels(frame.iloc[:, column], texts[name]) for column, name in enumerate(names)}
         found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
         codes = np.full(frame.shape, -1, dtype=np.int64)
         for column, (name, text) in enumerate(texts.items()):
@@ -126,6 +120,12 @@ def _seen(column: pd.Series) -> pd.Series:
     seen = column.dropna()
     whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
     return seen.astype(np.int64) if whole else seen
+
+
+def _own_levels(column: pd.Series, texts: pd.Series) -> tuple[str, ...]:
+    """The categories of a categorical column, else the texts that occur, sorted."""
+    categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    return tuple(map(str, column.cat.categories)) if categorical else tuple(sorted(set(texts)))
 
 
 def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:

@@ -22,10 +22,8 @@ BEND = 0.16
 SHOWN = 0.1
 WIDE, HIGH, FEW = 7.2, 6.4, 10
 """Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
-LETTERS = 9
-"""Points of a name."""
-PADDING = 0.35 * LETTERS / 72
-"""Inches around a name."""
+LETTERS, PADDING = 9, 0.35
+"""Points of a name, and what is around it, in heights of a letter."""
 APART, LABEL, LEGEND = 0.1, 0.35, 0.35
 """Inches: between two nodes, more where an edge with its probability runs between them, and for the legend."""
 UNTIED = 3.0
@@ -89,7 +87,7 @@ def plot(
             background = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
             axes.text(x, y, _text(edge.probability), fontsize=7, ha="center", va="center", bbox=background, zorder=3)
     for name, (x, y) in places.items():
-        box = {"boxstyle": "round,pad=0.35", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
+        box = {"boxstyle": f"round,pad={PADDING}", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
         axes.text(x, y, name, ha="center", va="center", fontsize=LETTERS, bbox=box, zorder=4)
     axes.set(xlim=(0, wide), ylim=(0, high))
     axes.axis("off")
@@ -123,7 +121,7 @@ def _half_size(name: str) -> Float[np.ndarray, " 2"]:
     """Inches from the middle of a node to its sides and to its top."""
     # On a screen letters are whole pixels wide, up to 8 % more than on paper.
     width = 1.08 * TextPath((0, 0), name, size=LETTERS).get_extents().width if name.strip() else 0.0
-    return np.array([0.5 * width / 72 + PADDING, 0.5 * 1.2 * LETTERS / 72 + PADDING])
+    return (0.5 * np.array([width, 1.2 * LETTERS]) + PADDING * LETTERS) / 72
 
 
 def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"]) -> Places:
