@@ -14,14 +14,6 @@ from rows import Row, line, options, row, status, tabulate
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from probmodel.bayesian_networks.categories import Categories
-from probmodel.bayesian_networks.dag import DAG, structural_hamming_distance
-from probmodel.bayesian_networks.exact_posterior import over_graphs
-from probmodel.bayesian_networks.exact_search import optimum
-from probmodel.bayesian_networks.families import FamilyScores, family_scores, gaussian_family_scores
-from probmodel.bayesian_networks.gaussian_scores import BGe, moments
-from probmodel.bayesian_networks.kinetics import LinearKinetics, SteadyStates, Trajectories
-from probmodel.bayesian_networks.scores import BDeu
 from probmodel.data.signalling import (
     GeneNetwork,
     Signalling,
@@ -29,6 +21,14 @@ from probmodel.data.signalling import (
     protein_signalling,
     protein_signalling_interventions,
 )
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
+from probmodel.families.bayesian_networks.kinetics import LinearKinetics, SteadyStates, Trajectories
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, moments
+from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs
+from probmodel.families.bayesian_networks.structure.exact_search import optimum
 
 TREES = 1_000
 FOREST = "GENIE3"

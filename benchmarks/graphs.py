@@ -18,16 +18,23 @@ import numpy as np
 import pandas as pd
 from rows import Row, near, options, row, status, tabulate, verdict
 
-from probmodel.bayesian_networks.candidates import all_candidates
-from probmodel.bayesian_networks.categories import Categories
-from probmodel.bayesian_networks.dag import DAG, structural_hamming_distance
-from probmodel.bayesian_networks.exact_posterior import over_orders
-from probmodel.bayesian_networks.exact_search import optimum
-from probmodel.bayesian_networks.families import family_scores, gaussian_family_scores
-from probmodel.bayesian_networks.gaussian_scores import BGe, gaussian_score, moments
-from probmodel.bayesian_networks.order_mcmc import OrderMCMC
-from probmodel.bayesian_networks.scores import BDeu, CategoricalScore, bic, k2, log_likelihood, score
 from probmodel.data.locate import locate
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
+from probmodel.families.bayesian_networks.scores.all_families import family_scores, gaussian_family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import (
+    BDeu,
+    CategoricalScore,
+    bic,
+    k2,
+    log_likelihood,
+    score,
+)
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, gaussian_score, moments
+from probmodel.families.bayesian_networks.structure.candidates import all_candidates
+from probmodel.families.bayesian_networks.structure.exact_posterior import over_orders
+from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC
 
 TERMS: dict[str, CategoricalScore] = {
     "log likelihood": log_likelihood,

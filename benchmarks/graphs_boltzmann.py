@@ -22,10 +22,10 @@ from torch import Tensor
 
 import probmodel as pb
 from probmodel.data.locate import locate
-from probmodel.inference.contrastive_divergence import BoltzmannLearning, Descent
-from probmodel.inference.contrastive_divergence_phases import Persistent, Phase
-from probmodel.inference.contrastive_divergence_watch import Watch
-from probmodel.representations.boltzmann.rbm import RBM
+from probmodel.inference.boltzmann.phases import Persistent, Phase
+from probmodel.inference.boltzmann.watch import Watch
+from probmodel.inference.boltzmann_learning import BoltzmannLearning, Descent
+from probmodel.layers.representations.boltzmann.rbm import RBM
 
 PATTERNS = 30
 BOUND = 28 * math.log(1 / 32) + 2 * math.log(1 / 16)

@@ -16,23 +16,24 @@ from rows import Row, options, row, status, tabulate
 from torch import Tensor, nn
 
 import probmodel as pb
-from probmodel.bayesian_networks.categories import Categories
-from probmodel.bayesian_networks.dag import DAG
-from probmodel.bayesian_networks.exact_search import optimum
-from probmodel.bayesian_networks.families import family_scores
-from probmodel.bayesian_networks.scores import BDeu
-from probmodel.decisions import ClassifyJoint
-from probmodel.features import Discretise, Standardise
-from probmodel.objectives.scores import accuracy, log_score_per_datum
-from probmodel.protocols import Dataset, Posterior
-from probmodel.representations import ClassNetwork
-from probmodel.representations.bayesian_network import (
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.all_families import family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu
+from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.layers.decisions import ClassifyJoint
+from probmodel.layers.features import Discretise, Standardise
+from probmodel.layers.representations import ClassNetwork
+from probmodel.layers.representations.bayesian_network import (
     augmented,
     conditional_information,
     gaussian_conditional_information,
     naive_bayes,
     tree_augmented,
 )
+from probmodel.prediction.scores import accuracy, log_score_per_datum
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.posterior import Posterior
 
 NUM_CODES, NUM_CLASSES, BINS = 10, 10, 5
 CODES = [f"code {i}" for i in range(NUM_CODES)]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from rows import Row, near, row
 
 import probmodel as pb
-from probmodel.boltzmann_machines.coupled import CoupledMachine
-from probmodel.boltzmann_machines.machine import Undirected
 from probmodel.data import problems
-from probmodel.protocols import Evidence
+from probmodel.families.boltzmann_machines.coupled import CoupledMachine
+from probmodel.families.boltzmann_machines.machine import Undirected
+from probmodel.protocols.evidence import Evidence
 
 DIGITS = {"training": -18.7881, "test": -19.0051}
 """Exact log likelihood of an image under the machine of digits, nats."""

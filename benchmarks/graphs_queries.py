@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from rows import Row, options, row, status, tabulate
 
-from probmodel import bayesian_networks as bn
 from probmodel.data.locate import locate
+from probmodel.families import bayesian_networks as bn
 
 try:
     from pgmpy.inference import VariableElimination

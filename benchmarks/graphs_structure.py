@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from rows import Row, row
 
-from probmodel import bayesian_networks as bn
-from probmodel.bayesian_networks.pgmpy_search import hill_climbing, refuse_without_pgmpy
 from probmodel.data.locate import locate
+from probmodel.families import bayesian_networks as bn
+from probmodel.families.bayesian_networks.structure.pgmpy_search import hill_climbing, refuse_without_pgmpy
 
 with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
     warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.

@@ -34,11 +34,12 @@ class Mutation(NamedTuple):
     """Expression for pytest's -k: the quick ones of these tests."""
 
 
-TEMPERING, BOUNDS = ("tests/test_tempering.py",), ("tests/test_evidence_bounds.py",)
-CONTRACT, SITES, TARGET = ("tests/contracts/test_evidence.py",), ("tests/test_sites.py",), ("tests/test_target.py",)
-SANDWICH = ("tests/test_evidence_sandwich.py",)
-DESCENT, SAMPLERS = ("tests/test_descent.py",), ("tests/test_samplers.py",)
-MIXTURES, NATURAL = ("tests/test_gp_mixture.py",), ("tests/test_natural_gradients.py",)
+TEMPERING, BOUNDS = ("tests/evidence/test_annealing.py",), ("tests/evidence/test_evidence_bounds.py",)
+CONTRACT, SITES = ("tests/contracts/test_evidence.py",), ("tests/tracing/test_sites.py",)
+TARGET = ("tests/tracing/test_target.py",)
+SANDWICH = ("tests/evidence/test_evidence_sandwich.py",)
+DESCENT, SAMPLERS = ("tests/inference/test_descent.py",), ("tests/inference/test_samplers.py",)
+MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test_natural_gradients.py",)
 
 MUTATIONS = (
     Mutation(
@@ -46,7 +47,7 @@ MUTATIONS = (
         "graphs.py",
         "return graph if lost else GraphModule(graph, merged)",
         "return GraphModule(graph, merged)",
-        ("tests/test_compiling.py",),
+        ("tests/tracing/test_compiling.py",),
         "never_taken",
     ),
     Mutation(
@@ -62,7 +63,7 @@ MUTATIONS = (
         "rounding.py",
         "allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]",
         "allowed = [max([*allowed, *(AMPLIFIED * m for m in moved if m < math.inf)])] * len(allowed)",
-        ("tests/test_compiling.py",),
+        ("tests/tracing/test_compiling.py",),
         "conditioned",
     ),
     Mutation(
@@ -108,7 +109,7 @@ MUTATIONS = (
     Mutation(
         "hooks of an optimiser overlooked",
         "inference/adam.py",
-        "if is_hooked(optimizer):",
+        "if has_step_hooks(optimizer):",
         "if False:",
         DESCENT,
         "schedule_on_the_optimiser",
@@ -366,7 +367,7 @@ MUTATIONS = (
         "gaussian_processes/codes.py",
         "precision = torch.eye(n).to(upper) + (upper * weight[:, None]) @ upper.mT",
         "precision = torch.eye(n).to(upper) + upper @ upper.mT",
-        ("tests/test_linked_codes.py",),
+        ("tests/layers/test_linked_codes.py",),
         "guide_holds",
     ),
     Mutation(
@@ -374,7 +375,7 @@ MUTATIONS = (
         "gaussian_processes/aggregation.py",
         "joined = 1.0 / (1.0 / prior + (weights * (1.0 / variance - 1.0 / prior)).sum(0))",
         "joined = 1.0 / (weights / variance).sum(0)",
-        ("tests/test_gp_product.py",),
+        ("tests/layers/test_gp_product.py",),
         "bcm",
     ),
     Mutation(
@@ -382,7 +383,7 @@ MUTATIONS = (
         "inference/quasi_newton.py",
         "if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):",
         "if True:",
-        ("tests/test_quasi_newton.py",),
+        ("tests/inference/test_quasi_newton.py",),
         "cliff",
     ),
     Mutation(
@@ -390,14 +391,14 @@ MUTATIONS = (
         "placing.py",
         "with nullcontext() if device == torch.get_default_device() else device:",
         "with nullcontext():",
-        ("tests/test_devices.py",),
+        ("tests/tracing/test_devices.py",),
     ),
     Mutation(
         "half precision held to the rounding of float32",
         "rounding.py",
         "if within.half is None else HALF_ROUNDING",
         "if within.half is None else ROUNDING[a.dtype]",
-        ("tests/test_compiling.py",),
+        ("tests/tracing/test_compiling.py",),
         "half_precision",
     ),
 )

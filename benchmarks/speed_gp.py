@@ -22,11 +22,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 import probmodel as pb
-from probmodel.gaussian_processes.exact import gp_log_marginal
-from probmodel.gaussian_processes.sparse import svgp_elbo
-from probmodel.inference.descent import WINDOW, descent
-from probmodel.inference.minibatches import Batches, Order, minibatches
-from probmodel.tracing import Gradient
+from probmodel.families.gaussian_processes.exact import gp_log_marginal
+from probmodel.families.gaussian_processes.sparse import svgp_elbo
+from probmodel.inference.descent.descent import WINDOW, descent
+from probmodel.inference.descent.minibatches import Batches, Order, minibatches
+from probmodel.tracing.programs.gradients import Gradient
 
 COLUMNS = 8
 OUTPUTSCALE, NOISE = 1.7, 0.2

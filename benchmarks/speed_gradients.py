@@ -11,7 +11,7 @@ from speed_models import Contender, Run, SamplingProblem, sampling_logistic
 from speed_turns import slower, turns
 
 import probmodel as pb
-from probmodel.tracing import Batched
+from probmodel.tracing.programs.gradients import Batched
 
 AT_MOST = 1.3
 """Our time of a transition over theirs."""

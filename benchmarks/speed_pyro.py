@@ -11,7 +11,7 @@ from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from speed_models import Drawn, Run, Sampler, SamplingProblem, Settings, SVIProblem, batches
 
-from probmodel.ownership import placed
+from probmodel.tracing.ownership import placed
 
 
 def svi(problem: SVIProblem, device: str = "cpu") -> Run:

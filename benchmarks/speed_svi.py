@@ -15,10 +15,10 @@ from speed_models import Contender, Run, SVIProblem
 from speed_turns import built, faster, fastest, slower, turns
 
 import probmodel as pb
-from probmodel.inference.descent import WINDOW, descent
-from probmodel.inference.minibatches import Batches, minibatches
-from probmodel.ownership import own
-from probmodel.tracing import Gradient
+from probmodel.inference.descent.descent import WINDOW, descent
+from probmodel.inference.descent.minibatches import Batches, minibatches
+from probmodel.tracing.ownership import own
+from probmodel.tracing.programs.gradients import Gradient
 
 SAME_LOSS = 0.02
 """Relative difference of mean losses that one draw a step leaves."""

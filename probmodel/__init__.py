@@ -8,45 +8,18 @@
 torch.Size([360])
 """
 
-from probmodel import bayesian_networks, data, diagnosis, evidence, objectives
-from probmodel.boltzmann_machines.joined_units import JoinedUnits
-from probmodel.boltzmann_machines.units import (
-    BernoulliUnits,
-    CategoricalUnits,
-    ContinuousBernoulliUnits,
-    CountUnits,
-    GaussianUnits,
-)
-from probmodel.compare import Comparison, compare
-from probmodel.compare_posteriors import PosteriorComparison, compare_posteriors
-from probmodel.conjugate import NotConjugateError
-from probmodel.decisions import Classify, ClassifyJoint, Regress
-from probmodel.diagnosis import (
-    Diagnosis,
-    conditional_evidence,
-    diagnose,
-    diagnose_ladder,
-    inference_gaps,
-    prequential,
-    prior_sensitivity,
-    widened,
-)
-from probmodel.exports import to_arviz
-from probmodel.features import (
-    CNN,
-    MLP,
-    AveragePool,
-    Discretise,
-    HalfPrecision,
-    Identity,
-    MaxPool,
-    Standardise,
-    UpSample,
-)
-from probmodel.gaussian_processes.aggregation import bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
-from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
-from probmodel.gaussian_processes.normal_mixture import NormalMixture, modes, quantiles
-from probmodel.gaussian_processes.shards import kmeans_shards, random_shards
+from probmodel.comparison.models import Comparison, compare
+from probmodel.comparison.posteriors import PosteriorComparison, compare_posteriors
+from probmodel.comparison.report import report
+from probmodel.diagnosis import Diagnosis, conditional_evidence, diagnose, diagnose_ladder, inference_gaps
+from probmodel.diagnosis.experiments import prequential, prior_sensitivity, widened
+from probmodel.families import bayesian_networks
+from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits, CountUnits
+from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
+from probmodel.families.boltzmann_machines.real_units import ContinuousBernoulliUnits, GaussianUnits
+from probmodel.families.gaussian_processes.experts.aggregation import bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
+from probmodel.families.gaussian_processes.experts.shards import kmeans_shards, random_shards
+from probmodel.families.normal_mixture import NormalMixture, modes, quantiles
 from probmodel.inference import (
     NUTS,
     SVI,
@@ -59,19 +32,27 @@ from probmodel.inference import (
     Laplace,
     MaximumLikelihood,
     NaturalGradients,
-    NonFiniteError,
     Persistent,
     Tempered,
     VariationalEM,
     Watch,
+    objectives,
 )
-from probmodel.lift import lift
-from probmodel.memory import memory_budget
-from probmodel.pipeline import Pipeline
-from probmodel.predict import Prediction, predict
-from probmodel.protocols import Agreement, Dataset, Estimate, Evidence, Posterior, Target
-from probmodel.report import report
-from probmodel.representations import (
+from probmodel.layers.decisions import Classify, ClassifyJoint, Regress
+from probmodel.layers.features import (
+    CNN,
+    MLP,
+    AveragePool,
+    Discretise,
+    HalfPrecision,
+    Identity,
+    MaxPool,
+    Standardise,
+    UpSample,
+)
+from probmodel.layers.lift import lift
+from probmodel.layers.pipeline import Pipeline
+from probmodel.layers.representations import (
     DNN,
     RBM,
     VAE,
@@ -89,9 +70,22 @@ from probmodel.representations import (
     SparseGP,
     StandardNormal,
 )
-from probmodel.storage import load, save
-from probmodel.target import target
-from probmodel.tracing import isolated
+from probmodel.layers.representations.gaussian_process.gates import (
+    DensityGate,
+    DirichletGate,
+    SoftmaxGate,
+    StickBreakingGate,
+)
+from probmodel.prediction.predictive import Prediction, predict
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import NonFiniteError, NotConjugateError
+from probmodel.protocols.evidence import Agreement, Estimate, Evidence
+from probmodel.protocols.memory import memory_budget
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.storage.fits import load, save
+from probmodel.storage.to_arviz import to_arviz
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target
 
 __all__ = [
     "CNN",

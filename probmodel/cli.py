@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from probmodel.compare import Comparison, compare
+from probmodel.comparison.models import Comparison, compare
+from probmodel.comparison.report import report
 from probmodel.demo import studies
-from probmodel.fit_folder import refusing
-from probmodel.protocols import Dataset, Posterior
-from probmodel.report import report
-from probmodel.storage import load, save
-from probmodel.target import target_of
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.posterior import Posterior
+from probmodel.storage.fits import load, save
+from probmodel.storage.folder import refusing
+from probmodel.tracing.target import target_of
 
 HELD_OUT = "held_out.safetensors"
 PACKAGES = ("probmodel", "torch", "pyro-ppl", "gpytorch", "arviz", "numpy", "scikit-learn")

@@ -8,14 +8,16 @@ import torch
 from torch.optim import Adam, AdamW
 
 from probmodel.data import digits
-from probmodel.decisions import Classify
-from probmodel.features import CNN
 from probmodel.inference import SVI
-from probmodel.lift import lift
-from probmodel.pipeline import Pipeline
-from probmodel.protocols import Dataset, Inference, Model
-from probmodel.representations import DNN, VAE
-from probmodel.tracing import isolated
+from probmodel.layers.decisions import Classify
+from probmodel.layers.features import CNN
+from probmodel.layers.lift import lift
+from probmodel.layers.pipeline import Pipeline
+from probmodel.layers.representations import DNN, VAE
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.methods import Inference
+from probmodel.protocols.model import Model
+from probmodel.tracing.randomness import isolated
 
 FEW_ROWS = 200
 

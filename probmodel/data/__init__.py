@@ -1,6 +1,5 @@
 """Arrays → `Dataset`: load, standardise, split, one-hot, batches."""
 
-from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.data.locate import locate
 from probmodel.data.mnist import mnist

@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from probmodel.data.prepare import split, standardise_images
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 
 def digits(*, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.data.prepare import standardise_images
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 FILE = "mnist/mnist.npz"
 """Where the images lie below PROBMODEL_DATA: arrays x_train, y_train, x_test, y_test."""

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from probmodel.form import check_form, check_rows_can_be_taken
-from probmodel.integers import checked_seed, integer
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
+from probmodel.protocols.integers import checked_seed, integer
 
 ROUNDING = 8.0
 """A standard deviation below this many machine epsilons of the largest value is the rounding error of the mean."""

@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes, load_iris
 
 from probmodel.data.locate import locate
 from probmodel.data.prepare import standardise
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 
 def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:

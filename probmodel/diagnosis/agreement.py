@@ -3,8 +3,8 @@
 import math
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.evidence.agreement import DISAGREEMENT
-from probmodel.protocols import Evidence
+from probmodel.evidence.weighing.agreement import DISAGREEMENT
+from probmodel.protocols.evidence import Evidence
 
 ROUNDING = 1e-9
 """Relative excess of a lower over an upper bound that float64 alone explains."""

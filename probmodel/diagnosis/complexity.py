@@ -7,16 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vjp
 
-from probmodel.curvature import hessian_products
 from probmodel.diagnosis.findings import CAUTION, Finding, finding
 from probmodel.diagnosis.lanczos import Spectrum, spectrum
-from probmodel.evidence.assignments import is_mixture
-from probmodel.evidence.weights import theta_draws
-from probmodel.objectives.elbo import elbo
-from probmodel.ownership import parameters
-from probmodel.protocols import Posterior, Target
-from probmodel.target import target_of
-from probmodel.tracing import isolated, trace
+from probmodel.evidence.by_family.gp_mixtures import is_mixture
+from probmodel.evidence.weighing.weights import theta_draws
+from probmodel.inference.objectives.elbo import elbo
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.tracing.curvature import hessian_products
+from probmodel.tracing.ownership import parameters
+from probmodel.tracing.programs.program import trace
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target_of
 
 PRIOR_PRECISION = 1.0
 """α of a parameter for which the model states no prior."""

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
-from probmodel.arviz_data import ess_bulk, rhat
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.evidence.weights import K_HAT_LIMIT, guide_weights, weighted_mean
-from probmodel.protocols import Evidence, Posterior
-from probmodel.trend import fall
+from probmodel.draws.diagnostics import ess_bulk, rhat
+from probmodel.evidence.weighing.weights import K_HAT_LIMIT, guide_weights, weighted_mean
+from probmodel.inference.descent.trend import fall
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior
 
 R_HAT_LIMIT = 1.01
 """Vehtari et al. (2021)."""
@@ -22,10 +23,10 @@ UNFINISHED = 0.05
 
 def convergence(posterior: Posterior, evidence: Evidence | None = None) -> list[Finding]:
     """Findings on whether inference has converged; flagged *inference failed* where its result cannot be used."""
-    return [*_optimisation(posterior), *_chains(posterior), *_guide(posterior, evidence)]
+    return [*optimization_findings(posterior), *_chains(posterior), *_guide(posterior, evidence)]
 
 
-def _optimisation(posterior: Posterior) -> list[Finding]:
+def optimization_findings(posterior: Posterior) -> list[Finding]:
     losses = np.asarray(posterior.info.get("losses", ()))
     if losses.size == 0:
         return []

@@ -20,12 +20,15 @@ from probmodel.diagnosis.scored import (
     refuse_too_few,
     score_findings,
 )
-from probmodel.evidence.weights import theta_draws
-from probmodel.placing import beside, traced_run
-from probmodel.protocols import Dataset, Deciding, Marginal, Model, Posterior
-from probmodel.sites import sites
-from probmodel.target import target, target_of
-from probmodel.tracing import isolated
+from probmodel.evidence.weighing.weights import theta_draws
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.layers import Deciding
+from probmodel.protocols.model import Marginal, Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.devices import beside, traced_run
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target, target_of
 
 DRAWS = 500
 SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -62,7 +65,7 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         message = "nats a row: a row has probability zero or a density that is no number"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
     gap, gap_error = difference(train.log_score, test.log_score)
-    gain, gain_error = paired(_mixing_gain(test))
+    gain, gain_error = paired(mixing_gain(test))
     over, over_error = paired(test.log_score - test.base_rate)
     material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
     overconfident = gap > SIGNIFICANT * gap_error and material
@@ -142,7 +145,7 @@ def _has_parameters(distribution: Distribution) -> bool:
     return bool(inner.arg_constraints)
 
 
-def _mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
+def mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
     """Of the best share, chosen on the even rows and scored on the odd ones, and the reverse."""
     share = torch.tensor(SHARES, dtype=torch.float64, device=test.log_score.device)[:, None]
     mixed = torch.logaddexp(torch.log1p(-share) + test.log_score, torch.log(share) + test.base_rate)

@@ -8,10 +8,12 @@ from probmodel.diagnosis.convergence import convergence
 from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.diagnosis.rule import against_smaller, p_loo_ratio
-from probmodel.placing import beside
-from probmodel.predict import check_columns
-from probmodel.protocols import Dataset, Evidence, Posterior
-from probmodel.target import check
+from probmodel.prediction.new_rows import check_columns
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.checks import check
+from probmodel.tracing.devices import beside
 
 ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
 """The first of these that any finding is flagged with is the verdict."""

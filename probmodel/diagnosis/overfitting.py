@@ -7,7 +7,6 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
-from probmodel.arviz_data import Loo, loo
 from probmodel.diagnosis.densities import predicts_one_site, row_findings, some
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.refitted import refitted
@@ -22,11 +21,14 @@ from probmodel.diagnosis.scored import (
     score_findings,
     scored,
 )
-from probmodel.evidence.weights import K_HAT_LIMIT, theta_draws
-from probmodel.protocols import Dataset, LeavesOneOut, Posterior
-from probmodel.sites import sites
-from probmodel.target import target_of
-from probmodel.tracing import isolated
+from probmodel.draws.diagnostics import Loo, loo
+from probmodel.evidence.weighing.weights import K_HAT_LIMIT, theta_draws
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import LeavesOneOut
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target_of
 
 WAIC_LIMIT = 0.4
 """Variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""

@@ -16,12 +16,14 @@ from torch.distributions import Normal
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, Scored, paired, recalibration_gain, scored
 from probmodel.inference import MaximumLikelihood
-from probmodel.inference.chains import ConvergenceWarning
-from probmodel.ownership import parameters
-from probmodel.predict import Prediction
-from probmodel.protocols import Dataset, LeavesOneOut, Posterior
-from probmodel.sites import sites
-from probmodel.tracing import isolated, spawn
+from probmodel.prediction.predictive import Prediction
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.model import LeavesOneOut
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.ownership import parameters
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.sites import sites
 
 NUM_FOLDS = 5
 FEWEST_STEPS = 50

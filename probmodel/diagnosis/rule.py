@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.scored import SIGNIFICANT
-from probmodel.protocols import Evidence
+from probmodel.protocols.evidence import Evidence
 
 P_LOO_RATIO = 1.5
 """p_loo over effective dimension from which single rows move the fit more than its own curvature says."""

@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from probmodel.diagnosis.findings import Finding, finding
-from probmodel.gaussian_processes.normal_mixture import NormalMixture
-from probmodel.placing import beside
-from probmodel.predict import Prediction, predict_rows
-from probmodel.protocols import Dataset, Posterior
-from probmodel.sites import sites
-from probmodel.tracing import isolated
+from probmodel.families.normal_mixture import NormalMixture
+from probmodel.prediction.predictive import Prediction, predict_rows
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.devices import beside
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 
 SIGNIFICANT = 2.0
 """Standard errors beyond which a difference counts."""

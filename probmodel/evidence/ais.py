@@ -2,19 +2,16 @@
 
 import time
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from probmodel.arviz_data import mcse_mean
-from probmodel.evidence.bounds import lower_bound, upper_bound
-from probmodel.evidence.draws import start
-from probmodel.evidence.ways import backward_weights, forward_weights, way_in, way_out
-from probmodel.evidence.weights import independent_error, plain_evidence, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
-from probmodel.tracing import spawn
+from probmodel.evidence.weighing.annealed_weights import backward_weights, forward_weights, way_in, way_out
+from probmodel.evidence.weighing.bounds import lower_bound, upper_bound
+from probmodel.evidence.weighing.chain_weights import chain_error, thinned
+from probmodel.evidence.weighing.starting_draws import start
+from probmodel.evidence.weighing.verdict import upper_condition
+from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.randomness import spawn
+from probmodel.tracing.target import target_of
 
 
 def ais(
@@ -105,31 +102,3 @@ def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None
             "seconds": time.perf_counter() - begin,
         },
     )
-
-
-def upper_condition(*, exact: bool, source: str) -> str:
-    """Under what condition the upper bound holds."""
-    if exact:
-        return "the upper bound holds at finite sample size: the draws are exact"
-    return f"the upper bound holds as far as the {source} are of the posterior and, thinned, independent"
-
-
-def chain_error(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> float:
-    """Standard error of the log of a mean weight over draws of several chains, autocorrelation included."""
-    independent = independent_error(log_w)
-    if exact or (num_chains == 1 and len(log_w) < 8):
-        return independent
-    relative = torch.softmax(log_w.double(), 0) * len(log_w)
-    arrays = {"w": relative.reshape(num_chains, -1, relative.shape[1]).numpy(force=True)}
-    by_chain = float(np.sqrt(np.sum(np.square(mcse_mean(arrays)["w"]))))
-    return max(independent, by_chain) if np.isfinite(by_chain) else independent
-
-
-def thinned(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> Float[Tensor, "K R"]:
-    """As many weights, evenly spaced along the chains, as there are independent ones by their autocorrelation."""
-    if exact:
-        return log_w
-    plain = independent_error(-log_w)
-    ratio = chain_error(-log_w, num_chains, exact=False) / plain if plain > 0 else 1.0
-    keep = max(1, int(len(log_w) / max(1.0, ratio**2)))
-    return log_w[torch.linspace(0, len(log_w) - 1, keep, device=log_w.device).long()]

@@ -1,9 +1,10 @@
 """The estimator to take when none is named."""
 
-from probmodel.evidence.assignments import by_size, is_mixture
+from probmodel.evidence.by_family.gp_mixtures import by_size, is_mixture
 from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
-from probmodel.protocols import Evidence, Posterior, Subject
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior, Subject
 
 
 def best(subject: Subject, *, seed: int = 0) -> Evidence:

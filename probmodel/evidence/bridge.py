@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.arviz_data import ess_mean
-from probmodel.curvature import block_index, log_joint_by_block
-from probmodel.evidence.draws import start
-from probmodel.evidence.weights import plain_evidence
-from probmodel.protocols import Evidence, Subject, Target
-from probmodel.target import target_of
-from probmodel.tempering.base import covariance_factor
-from probmodel.tracing import isolated, spawn
+from probmodel.draws.diagnostics import ess_mean
+from probmodel.evidence.annealing.reference import covariance_factor
+from probmodel.evidence.weighing.starting_draws import start
+from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject, Target
+from probmodel.tracing.curvature import block_index, log_joint_by_block
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.target import target_of
 
 MAX_ITERATIONS = 1_000
 TOLERANCE = 1e-10

@@ -1,8 +1,9 @@
 """Evidence lower bound of a guide (Jordan et al., 1999)."""
 
-from probmodel.evidence.weights import ONE_SIDED, fit_with_guide, guide_weights
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
+from probmodel.evidence.weighing.weights import ONE_SIDED, fit_with_guide, guide_weights
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.target import target_of
 
 
 def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:

@@ -1,9 +1,10 @@
 """Exact evidence of conjugate models."""
 
-from probmodel.evidence.assignments import assignments, is_mixture
-from probmodel.evidence.draws import closed_form
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
+from probmodel.evidence.by_family.gp_mixtures import assignments, is_mixture
+from probmodel.evidence.weighing.closed_form import closed_form
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.target import target_of
 
 
 def exact(subject: Subject, *, seed: int = 0) -> Evidence:

@@ -7,7 +7,7 @@ from statistics import median_high
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probmodel.protocols import Estimate, Evidence
+from probmodel.protocols.evidence import Estimate, Evidence
 
 NORMAL_95 = 1.959963984540054
 """Standard errors of an error bar, two-sided 95 %."""

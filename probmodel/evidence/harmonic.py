@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.arviz_data import mcse_mean
-from probmodel.evidence.draws import posterior_draws
-from probmodel.evidence.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
-from probmodel.tracing import isolated
+from probmodel.draws.diagnostics import mcse_mean
+from probmodel.evidence.weighing.starting_draws import posterior_draws
+from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target_of
 
 try:
     import zuko

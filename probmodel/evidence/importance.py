@@ -6,15 +6,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.arviz_data import pareto_smoothed
-from probmodel.curvature import log_joint_by_block
-from probmodel.evidence.bounds import lower_bound
-from probmodel.evidence.proposals import Proposal, from_draws
-from probmodel.evidence.weights import plain_evidence, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Subject, Target
-from probmodel.target import target_of
-from probmodel.tempering.base import Base
-from probmodel.tracing import isolated
+from probmodel.draws.pareto import pareto_smoothed
+from probmodel.evidence.annealing.reference import Base
+from probmodel.evidence.weighing.bounds import lower_bound
+from probmodel.evidence.weighing.proposals import Proposal, from_draws
+from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject, Target
+from probmodel.tracing.curvature import log_joint_by_block
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target_of
 
 NUMBERS_AT_ONCE = 4_000_000
 """Coordinates of the proposals that are held at once."""

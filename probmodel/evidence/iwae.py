@@ -1,8 +1,15 @@
 """Importance-weighted bound on the evidence (Burda, Grosse & Salakhutdinov, 2016)."""
 
-from probmodel.evidence.weights import ONE_SIDED, fit_with_guide, guide_weights, warn_if_untrusted, weighted_mean
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
+from probmodel.evidence.weighing.weights import (
+    ONE_SIDED,
+    fit_with_guide,
+    guide_weights,
+    warn_if_untrusted,
+    weighted_mean,
+)
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.target import target_of
 
 
 def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:

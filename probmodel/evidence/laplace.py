@@ -1,11 +1,12 @@
 """Laplace's approximation of the evidence (Tierney & Kadane, 1986)."""
 
-from probmodel.curvature import gaussian_at, mode
-from probmodel.evidence.draws import own_draws
-from probmodel.evidence.proposals import best_of
-from probmodel.evidence.weights import plain_evidence
-from probmodel.protocols import Evidence, Posterior, Subject
-from probmodel.target import target_of
+from probmodel.evidence.weighing.proposals import best_of
+from probmodel.evidence.weighing.starting_draws import own_draws
+from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.tracing.curvature import gaussian_at, mode
+from probmodel.tracing.target import target_of
 
 
 def laplace(subject: Subject, *, seed: int = 0) -> Evidence:

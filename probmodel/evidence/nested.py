@@ -15,12 +15,14 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch.distributions import StudentT
 
-from probmodel.evidence.draws import posterior_draws
 from probmodel.evidence.harmonic import Matched, matched
-from probmodel.evidence.weights import EvidenceWarning, plain
-from probmodel.protocols import Evidence, Subject, Target
-from probmodel.target import target_of
-from probmodel.tracing import isolated
+from probmodel.evidence.weighing.starting_draws import posterior_draws
+from probmodel.evidence.weighing.weights import plain
+from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject, Target
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target_of
 
 try:
     import dynesty

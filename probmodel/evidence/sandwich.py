@@ -5,48 +5,51 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.conjugate import NotConjugateError
-from probmodel.evidence.agreement import DISAGREEMENT, agreement_p_value
-from probmodel.evidence.ais import chain_error, thinned, upper_condition
-from probmodel.evidence.assignments import checked, is_mixture
-from probmodel.evidence.bounds import MANY, lower_bound, upper_bound
+from probmodel.evidence.annealing.reference import matched
 from probmodel.evidence.bridge import bridge
-from probmodel.evidence.draws import Explored, Start, closed_form, explored, start
+from probmodel.evidence.by_family.gp_mixtures import checked, is_mixture
 from probmodel.evidence.importance import proposal_weights
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.smc import smc
-from probmodel.evidence.ways import Way, backward_weights, forward_weights, way_in, way_out
-from probmodel.evidence.weights import (
-    ESS_LIMIT,
-    EVEN_SHARE,
-    K_HAT_LIMIT,
-    EvidenceWarning,
-    WeightedMean,
-    plain_evidence,
-    weighted_mean,
+from probmodel.evidence.weighing.agreement import agreement_p_value
+from probmodel.evidence.weighing.annealed_weights import Way, backward_weights, forward_weights, way_in, way_out
+from probmodel.evidence.weighing.bounds import MANY, lower_bound, upper_bound
+from probmodel.evidence.weighing.chain_weights import chain_error, thinned
+from probmodel.evidence.weighing.closed_form import closed_form
+from probmodel.evidence.weighing.starting_draws import Explored, Start, explored, start
+from probmodel.evidence.weighing.verdict import (
+    ROUNDING,
+    Side,
+    certified_sides,
+    combined_estimate,
+    estimate_of,
+    failures_of,
+    findings_of,
+    untrusted,
 )
-from probmodel.protocols import Agreement, Estimate, Evidence, Posterior, Subject, Target
-from probmodel.target import target_of
-from probmodel.tempering.base import matched
-from probmodel.tracing import spawn
+from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
+from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
+from probmodel.protocols.evidence import Agreement, Estimate, Evidence
+from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.tracing.randomness import spawn
+from probmodel.tracing.target import target_of
 
 MORE_STEPS = (8, 32)
 """Temperatures of further attempts, where the weights of the first cannot be trusted."""
+
 BET = 8
 """Weights without temperatures whose mean is one bet."""
+
 NUM_CHAINS = 4_000
+
 NUM_PROPOSALS = 5_000
+
 MAX_LAPLACE = 200
 """Coordinates a block up to which a Hessian is worth its cost."""
-ROUNDING = 1e-9
-"""Relative error of a closed form in double precision."""
 
 
 def sandwich(
@@ -109,13 +112,13 @@ def sandwich(
     group_size = max(BET, -(-(max_chains or 0) // MANY)) if below.num_steps == 1 else 1
     lower = lower_bound(below.log_w, side_level, group_size=group_size)
     upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
-    failed = _failures(agreement, below, above, lower, upper)
-    log_z, stderr = _combined(estimates, failed)
+    failed = failures_of(agreement, below, above, lower, upper)
+    log_z, stderr = combined_estimate(estimates, failed)
     exact = next((each for each in estimates if each.method == "exact"), None)
     if exact is not None and not failed:
         allowance = ROUNDING * max(1.0, abs(exact.log_z))
         lower, upper = exact.log_z - allowance, exact.log_z + allowance
-    findings = _findings(first, seen)
+    findings = findings_of(first, seen)
     for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
         warnings.warn(f"sandwich: {finding}", EvidenceWarning, stacklevel=2)
     return Evidence(
@@ -128,7 +131,7 @@ def sandwich(
         given=target.given,
         digest=target.digest,
         agreement=agreement,
-        certified=_certified(first, exact is not None, failed),
+        certified=certified_sides(first, exact is not None, failed),
         info={
             "failed": tuple(failed),
             "findings": tuple(findings),
@@ -150,14 +153,6 @@ def _explored(target: Target, seed: int) -> Explored | None:
         return None
 
 
-class Side(NamedTuple):
-    """Log weights of one direction and what they estimate."""
-
-    estimate: Estimate
-    log_w: Float[Tensor, "S R"]
-    num_steps: int
-
-
 def _forward(
     first: Start, seen: Explored | None, seed: int, num_steps: int | None, weigh: Callable[[Way, int, int], Tensor]
 ) -> Side:
@@ -165,7 +160,7 @@ def _forward(
         begin = time.perf_counter()
         way = way_in(first, seed, steps, seen=None if seen is None else seen.theta)
         log_w = weigh(way, NUM_CHAINS, spawn(seed, 1))
-        return Side(_estimate("ais", weighted_mean(log_w), begin), log_w, len(way.kernels))
+        return Side(estimate_of("ais", weighted_mean(log_w), begin), log_w, len(way.kernels))
 
     return _trusted(attempt, num_steps)
 
@@ -177,17 +172,10 @@ def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
         log_w = backward_weights(way, first.scored, spawn(seed, 1))
         mean = weighted_mean(-log_w)
         stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
-        estimate = _estimate("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
+        estimate = estimate_of("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
         return Side(estimate, log_w, len(way.kernels))
 
     return _trusted(attempt, num_steps)
-
-
-def _estimate(method: str, mean: WeightedMean, begin: float) -> Estimate:
-    """Row of the table for a weighted mean that was begun at `begin`."""
-    seconds = time.perf_counter() - begin
-    caveat = _untrusted(mean.ess_share, mean.k_hat)
-    return Estimate(method, mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
 
 
 def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Side:
@@ -199,15 +187,6 @@ def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Si
         again = attempt(max(steps, 2 * best.num_steps))
         best = again if again.estimate.k_hat < best.estimate.k_hat else best
     return best
-
-
-def _untrusted(ess_share: float, k_hat: float) -> str:
-    failed = []
-    if ess_share < ESS_LIMIT:
-        failed.append(f"ESS {ess_share:.2%} < {ESS_LIMIT:.0%}")
-    if k_hat > K_HAT_LIMIT and ess_share < EVEN_SHARE:
-        failed.append(f"k-hat {k_hat:.2f} > {K_HAT_LIMIT}")
-    return ", ".join(failed)
 
 
 def _others(subject: Subject, first: Start, seen: Explored | None, forward: Estimate, seed: int) -> list[Estimate]:
@@ -235,7 +214,7 @@ def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Esti
         warnings.simplefilter("ignore", EvidenceWarning)  # The table says it.
         found = estimator(subject, seed=seed)
     ess_share, k_hat = found.info.get("ess_share", math.nan), found.info.get("k_hat", math.nan)
-    caveat = "" if found.method == "smc" else _untrusted(ess_share, k_hat)
+    caveat = "" if found.method == "smc" else untrusted(ess_share, k_hat)
     seconds = time.perf_counter() - begin
     return Estimate(found.method, found.log_z, found.stderr, ess_share, k_hat, seconds, caveat)
 
@@ -245,7 +224,7 @@ def _importance(first: Start, seed: int) -> Estimate:
     begin = time.perf_counter()
     proposal = matched(first.target, first.flat)
     mean = weighted_mean(proposal_weights(first.target, proposal, NUM_PROPOSALS, spawn(seed, 53)))
-    return _estimate("importance", mean, begin)
+    return estimate_of("importance", mean, begin)
 
 
 def _laplace(subject: Subject, reference: Estimate, seed: int) -> Estimate:
@@ -258,69 +237,3 @@ def _laplace(subject: Subject, reference: Estimate, seed: int) -> Estimate:
     far = abs(off) > max(0.05, 4 * reference.stderr)
     caveat = f"approximation{f', off by {off:+.2f}' if far else ''}"
     return Estimate("laplace", log_z, math.nan, seconds=time.perf_counter() - begin, caveat=caveat)
-
-
-def _combined(estimates: list[Estimate], failed: list[str]) -> tuple[float, float]:
-    """Closed form, else forward annealing and sequential Monte Carlo by inverse variance: independent and unbiased for Z."""
-    by_method = {each.method: each for each in estimates}
-    if "exact" in by_method and not failed:
-        return by_method["exact"].log_z, 0.0
-    ais = by_method["ais"]
-    smc_estimate = by_method.get("smc")
-    # The error of a few groups is itself uncertain: it joins only where it can neither lead nor mislead.
-    if smc_estimate is None or smc_estimate.stderr > 0.5 or ais.caveat:
-        return ais.log_z, ais.stderr
-    precision = np.array([max(each.stderr, 1e-12) ** -2.0 for each in (ais, smc_estimate)])
-    log_z = float(precision @ np.array([ais.log_z, smc_estimate.log_z]) / precision.sum())
-    return log_z, float(precision.sum() ** -0.5)
-
-
-def _failures(agreement: Agreement, below: Side, above: Side, lower: float, upper: float) -> list[str]:
-    failed = []
-    if agreement.p_value < DISAGREEMENT:
-        failed.append(
-            f"estimators disagree (p {_p_text(agreement.p_value)}): a mode may be missing from the draws; run more chains from "
-            "dispersed starts, or raise num_steps"
-        )
-    if lower > upper:
-        failed.append(
-            f"the bounds cross ({lower:.3f} > {upper:.3f}): the draws are not of this posterior; sample longer"
-        )
-    for side, remedy in ((below, "raise num_steps"), (above, "raise num_steps or keep more posterior draws")):
-        if side.estimate.caveat:
-            failed.append(f"{side.estimate.method}: {side.estimate.caveat}; {remedy}")
-    return failed
-
-
-def _p_text(p_value: float) -> str:
-    return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
-
-
-def _findings(first: Start, seen: Explored | None) -> list[str]:
-    found = []
-    if first.target.improper:
-        names = ", ".join(first.target.improper)
-        found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalised prior")
-    if first.target.factors:
-        names = ", ".join(first.target.factors)
-        found.append(
-            f"unnormalised: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
-        )
-    if first.symmetry is not None:
-        count = first.symmetry.num_components
-        found.append(
-            f"label switching: {first.symmetry}; draws symmetrised, so that log {count}! = "
-            f"{math.lgamma(count + 1):.4f} nats are not lost"
-        )
-    if seen is None:
-        found.append("the prior cannot be sampled: modes that the draws have missed would go unseen")
-    return found
-
-
-def _certified(first: Start, is_exact: bool, failed: list[str]) -> str:
-    if failed:
-        return "neither side: a check has failed"
-    if is_exact:
-        return "both sides, in closed form up to rounding"
-    lower = "the lower bound holds at finite sample size: schedule and kernels were frozen after the pilot run"
-    return f"{lower}; {upper_condition(exact=first.exact, source=first.source)}"

@@ -4,14 +4,15 @@ import time
 
 import torch
 
-from probmodel.evidence.bounds import lower_bound
-from probmodel.evidence.draws import explored, population
-from probmodel.evidence.weights import plain_evidence, weighted_mean
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
-from probmodel.tempering.annealing import frozen
-from probmodel.tempering.smc import populations
-from probmodel.tracing import isolated, spawn
+from probmodel.evidence.annealing.population import populations
+from probmodel.evidence.annealing.schedule import frozen
+from probmodel.evidence.weighing.bounds import lower_bound
+from probmodel.evidence.weighing.starting_draws import explored, population
+from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.target import target_of
 
 NUM_GROUPS = 20
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.evidence.draws import population, start
-from probmodel.evidence.ways import way_normal
-from probmodel.evidence.weights import plain_evidence
-from probmodel.protocols import Evidence, Subject
-from probmodel.target import target_of
-from probmodel.tempering.hmc import Kernel
-from probmodel.tempering.smc import Populations, populations
-from probmodel.tracing import isolated, spawn
+from probmodel.evidence.annealing.population import Populations, populations
+from probmodel.evidence.annealing.transitions import Kernel
+from probmodel.evidence.weighing.annealed_weights import way_normal
+from probmodel.evidence.weighing.starting_draws import population, start
+from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Subject
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.target import target_of
 
 NUM_STEPS = 20
 NUM_GROUPS = 20

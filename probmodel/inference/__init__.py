@@ -1,16 +1,18 @@
 """(model, data, seed) → Posterior: one method a file."""
 
+from probmodel.inference.boltzmann.phases import Contrastive, Persistent, Tempered
+from probmodel.inference.boltzmann.watch import Watch
+from probmodel.inference.boltzmann_learning import BoltzmannLearning, Descent
 from probmodel.inference.chees import ChEES
-from probmodel.inference.contrastive_divergence import BoltzmannLearning, Descent
-from probmodel.inference.contrastive_divergence_phases import Contrastive, Persistent, Tempered
-from probmodel.inference.contrastive_divergence_watch import Watch
+from probmodel.inference.collapsed_gibbs import CollapsedGibbs
 from probmodel.inference.exact import Exact
 from probmodel.inference.laplace import Laplace
 from probmodel.inference.maximum_likelihood import MaximumLikelihood
 from probmodel.inference.natural_gradients import NaturalGradients
 from probmodel.inference.nuts import NUTS
-from probmodel.inference.svi import SVI, NonFiniteError
-from probmodel.inference.variational_em import CollapsedGibbs, VariationalEM
+from probmodel.inference.svi import SVI
+from probmodel.inference.variational_em import VariationalEM
+from probmodel.protocols.errors import NonFiniteError
 
 __all__ = [
     "NUTS",

@@ -11,14 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probmodel.compiling import Tensors, repeat
-from probmodel.inference.adaptation import Gradient, averaged, choose, dual_averaged, reasonable_step
-from probmodel.inference.chains import DIVERGENT, SMALLEST_STEP, Sampled, check_acceptance, posterior
-from probmodel.inference.recording import ChainGradient, Prelude, Recording, chain_gradient
-from probmodel.inference.settling import STEPS, Climb, foot, higher, scattered
-from probmodel.inference.tree import Proposal
-from probmodel.integers import checked_seed, integer
-from probmodel.protocols import Dataset, Model, Posterior, Target
+from probmodel.inference.chains.adaptation import Gradient, averaged, choose, dual_averaged, reasonable_step
+from probmodel.inference.chains.chains import DIVERGENT, SMALLEST_STEP, Sampled, check_acceptance, posterior
+from probmodel.inference.chains.nuts_tree import Proposal
+from probmodel.inference.chains.recording import ChainGradient, Prelude, Recording, chain_gradient
+from probmodel.inference.chains.warm_start import STEPS, Climb, foot, higher, scattered
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.tracing.programs.compiling import Tensors, repeat
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
 """Of Adam on the logarithm of the trajectory's length: the paper's rate and decay, a bound on one update."""

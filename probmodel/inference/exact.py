@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import torch
 
-from probmodel.conjugate import Conjugate, conjugate
-from probmodel.inference.draws import guide_draws
-from probmodel.inference.flat_guide import GaussianGuide, SiteGuide
-from probmodel.integers import checked_seed, integer
-from probmodel.ownership import placed
-from probmodel.protocols import Dataset, Draws, Model, Posterior
-from probmodel.sites import sites
-from probmodel.target import check_training
-from probmodel.tracing import isolated
+from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Draws, Posterior
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.conjugate import Conjugate, conjugate
+from probmodel.tracing.ownership import placed
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 
 
 @dataclass(frozen=True)

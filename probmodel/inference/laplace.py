@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
-from probmodel.curvature import gaussian_at, mode
-from probmodel.inference.draws import guide_draws
-from probmodel.inference.flat_guide import GaussianGuide
-from probmodel.integers import checked_seed, integer
-from probmodel.ownership import placed
-from probmodel.protocols import Dataset, Model, Posterior
-from probmodel.sites import sites
-from probmodel.target import check_training
-from probmodel.target import target as make_target
-from probmodel.tracing import isolated
+from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.guides.exact import GaussianGuide
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.curvature import gaussian_at, mode
+from probmodel.tracing.ownership import placed
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target as make_target
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.quasi_newton import climbed
-from probmodel.integers import checked_seed, integer
-from probmodel.ownership import own
-from probmodel.placing import traced_run
-from probmodel.protocols import Dataset, Model, Posterior
-from probmodel.sites import sites
-from probmodel.target import check_training
-from probmodel.tracing import isolated
+from probmodel.inference.descent.quasi_newton import climbed
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.devices import traced_run
+from probmodel.tracing.ownership import own
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,21 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.form import check_rows_can_be_taken
-from probmodel.gaussian_processes.hyperparameters import Hyperparameter
-from probmodel.gaussian_processes.sparse import LeavesNormalsError, kl_to_standard, natural_update
-from probmodel.inference.minibatches import minibatches
-from probmodel.inference.optimizers import optimizer_of
-from probmodel.inference.svi import NonFiniteError
-from probmodel.integers import checked_seed, integer
-from probmodel.objectives.expected_log_likelihood import expected_log_likelihood
-from probmodel.ownership import own
-from probmodel.protocols import Dataset, Decision, Posterior
-from probmodel.structural import Structural
-from probmodel.target import check_training
-from probmodel.tracing import isolated, spawn
+from probmodel.families.gaussian_processes.natural_gradients import natural_update
+from probmodel.families.gaussian_processes.sparse import kl_to_standard
+from probmodel.inference.descent.minibatches import minibatches
+from probmodel.inference.descent.optimizers import optimizer_of
+from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_rows_can_be_taken
+from probmodel.protocols.errors import LeavesNormalsError, NonFiniteError
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.layers import Decision
+from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.structural import Structural
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.ownership import own
+from probmodel.tracing.randomness import isolated, spawn
 
 ADAM = partial(Adam, lr=0.01)
 """Rate of Adam beside natural steps in Salimbeni, Eleftheriadis & Hensman (2018), sec. 5."""
@@ -40,13 +42,19 @@ MOST_HALVINGS = 10
 """Of the rate of a step."""
 
 
+class SampledHyperparameter(Protocol):
+    """A hyperparameter of a kernel or likelihood that has a prior, so that it is a latent."""
+
+    site: str
+
+
 @runtime_checkable
 class NormalInducing(Protocol, metaclass=Structural):
     """A representation by whitened inducing values with a normal q(u)."""
 
     q_loc: Tensor
     q_raw_scale: Tensor
-    hyperparameters: tuple[Hyperparameter, ...]
+    hyperparameters: tuple[SampledHyperparameter, ...]
 
     def code_marginals(self, h: Any, q_loc: Tensor, q_scale_tril: Tensor) -> Any: ...
 

@@ -9,13 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probmodel.compiling import Tensors
-from probmodel.inference import adaptation, tree
-from probmodel.inference.adaptation import Adaptation, Schedule
-from probmodel.inference.chains import Sampled, check_acceptance, posterior
-from probmodel.inference.recording import Recording, chain_gradient
-from probmodel.integers import checked_seed, integer
-from probmodel.protocols import Dataset, Model, Posterior, Target
+from probmodel.inference.chains import adaptation
+from probmodel.inference.chains import nuts_tree as tree
+from probmodel.inference.chains.adaptation import Adaptation, Schedule
+from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
+from probmodel.inference.chains.recording import Recording, chain_gradient
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.tracing.programs.compiling import Tensors
 
 LEAPFROGS = 10
 """Gradient calls a draw, a cautious guess for deciding whether to compile."""

@@ -17,33 +17,35 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.compiling import Plan, plan
-from probmodel.form import check_rows_can_be_taken
-from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.descent import WINDOW, descent, one_step_a_call
-from probmodel.inference.draws import guide_draws
-from probmodel.inference.minibatches import Batches, minibatches
-from probmodel.inference.optimizers import optimizer_of
-from probmodel.integers import checked_seed, integer
-from probmodel.objectives.elbo import elbo
-from probmodel.ownership import own
-from probmodel.protocols import Dataset, Model, Objective, Posterior
-from probmodel.sites import first_bad_site, sites
-from probmodel.target import check_training
-from probmodel.tracing import Gradient, isolated, spawn, unnoticed
-from probmodel.trend import Fall, fall
+from probmodel.inference.descent.descent import WINDOW, descent, one_step_a_call
+from probmodel.inference.descent.minibatches import Batches, minibatches
+from probmodel.inference.descent.optimizers import optimizer_of
+from probmodel.inference.descent.trend import Fall, fall
+from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.objectives.elbo import elbo
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_rows_can_be_taken
+from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.methods import Objective
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.guided_runs import first_bad_site
+from probmodel.tracing.ownership import own
+from probmodel.tracing.programs.compiling import Plan, plan
+from probmodel.tracing.programs.gradients import Gradient
+from probmodel.tracing.randomness import isolated, spawn, unnoticed
+from probmodel.tracing.sites import sites
 
 SPAN = 5 * WINDOW
 """Steps that the line through the loss is laid through."""
+
 TRIAL_STEPS = 20
 """Uncompiled steps whose time decides whether to compile."""
 
 ADAM = partial(Adam, lr=3e-3, fused=True)
 """Adam (Kingma & Ba, 2015), three times its customary rate: steps are few and losses are sums over rows."""
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or its gradient is NaN or infinite; the message names the first bad site."""
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.form import inputs_and_observations
-from probmodel.gaussian_processes.assignments import Assigned, gibbs_sweep, log_joint
-from probmodel.gaussian_processes.assignments_smc import order_along_direction, smc_over_rows
-from probmodel.gaussian_processes.gates import Gate, log_sizes
-from probmodel.gaussian_processes.soft_assignments import bound, improved
-from probmodel.inference.chains import ConvergenceWarning
-from probmodel.inference.quasi_newton import climbed
-from probmodel.integers import checked_seed, integer
-from probmodel.ownership import placed
-from probmodel.protocols import Dataset, Posterior
-from probmodel.structural import Structural
-from probmodel.target import check_training
-from probmodel.tracing import isolated, spawn
+from probmodel.families.gaussian_processes.mixtures.assignments import Assigned
+from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
+from probmodel.families.gaussian_processes.mixtures.gates import Gate
+from probmodel.families.gaussian_processes.mixtures.soft_assignments import bound, improved
+from probmodel.inference.descent.quasi_newton import climbed
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import inputs_and_observations
+from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.structural import Structural
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.ownership import placed
+from probmodel.tracing.randomness import isolated, spawn
 
 PARTICLES = 20
 """Of the filter over rows that a start is drawn from."""
+
 SOFTENING = 0.1
 """Share of a start's responsibilities spread over all experts, so that no row is settled before the first step."""
+
 SMALLEST = 1e-12
 """Responsibility below which a row is as good as not the expert's."""
+
 OCCUPIED = 0.5
 """Rows that an expert needs to count as one."""
 
@@ -86,7 +90,7 @@ class VariationalEM:
         Raises:
             ValueError: for a model that is no mixture of experts, or data that it does not take.
         """
-        mixture, x, y = _checked(model, data)
+        mixture, x, y = checked_mixture(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
         starts = range(integer("num_restarts", self.num_restarts))
         found = [self._started(deepcopy(mixture), x, y, start, spawn(seed, start)) for start in starts]
@@ -149,59 +153,7 @@ class _Climbed(NamedTuple):
     settled: bool
 
 
-@dataclass(frozen=True)
-class CollapsedGibbs:
-    """Draws of the assignments at the hyperparameters that the mixture has, the processes integrated out.
-
-    Chains start at the fitted responsibilities where there are any, else at draws by sequential Monte Carlo.
-
-    Args:
-        num_draws: kept of each chain.
-        num_warmup: sweeps before them.
-        num_chains: side by side.
-
-    Reference:
-        Rasmussen & Ghahramani (2002), sec. 3; Neal (2000).
-    """
-
-    num_draws: int = 50
-    num_warmup: int = 50
-    num_chains: int = 4
-
-    def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
-        """The mixture with the drawn assignments as its responsibilities; the draws are at the site "assignments".
-
-        Raises:
-            ValueError: for a model that is no mixture of experts, or data that it does not take.
-        """
-        mixture, x, y = _checked(model, data)
-        seed, begin = checked_seed(seed), time.perf_counter()
-        num_draws, num_chains = integer("num_draws", self.num_draws), integer("num_chains", self.num_chains)
-        num_warmup = integer("num_warmup", self.num_warmup, least=0)
-        kept, log_p = [], []
-        with isolated(seed), torch.no_grad():
-            evaluated = mixture.assigned(x, y).double()
-            c = _starts(evaluated, mixture.responsibilities, x, num_chains)
-            for sweep in range(num_warmup + num_draws):
-                c = gibbs_sweep(evaluated, c).c
-                if sweep >= num_warmup:
-                    kept.append(c)
-                    log_p.append(_log_p(evaluated, c))
-        draws = torch.stack(kept, 1)
-        one_hot = torch.nn.functional.one_hot(draws.flatten(0, 1), len(evaluated.residual)).to(x)
-        occupied = (one_hot.sum(1) > 0).sum(-1)
-        info = {
-            "method": "CollapsedGibbs",
-            "seed": seed,
-            "log_joint": torch.stack(log_p, 1).tolist(),
-            "num_experts": occupied.bincount(minlength=1).argmax().item(),
-            "seconds": time.perf_counter() - begin,
-        }
-        fitted = deepcopy(mixture).with_responsibilities(one_hot)
-        return Posterior(fitted, data, {"assignments": draws}, info)
-
-
-def _checked(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
+def checked_mixture(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
     if not isinstance(model, Mixture):
         raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit one process by MaximumLikelihood")
     check_training(model, data)
@@ -232,18 +184,3 @@ def _by_region(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
 def _softened(c: Tensor, num_experts: int, x: Tensor) -> Float[Tensor, "n K"]:
     hard = torch.nn.functional.one_hot(c, num_experts).to(x)
     return (1 - SOFTENING) * hard + SOFTENING / num_experts
-
-
-def _starts(model: Assigned, r: Tensor | None, x: Tensor, num_chains: int) -> Tensor:
-    if r is not None:
-        sets = torch.arange(num_chains, device=r.device) % len(r)
-        return torch.distributions.Categorical(probs=r[sets]).sample()
-    filters = [smc_over_rows(model, PARTICLES, order_along_direction(x)) for _ in range(num_chains)]
-    return torch.stack([p.c[torch.distributions.Categorical(logits=p.log_weights).sample()] for p in filters])
-
-
-def _log_p(model: Assigned, c: Tensor) -> Tensor:
-    """Log p(y, c | x) of each assignment, nats."""
-    counts = torch.nn.functional.one_hot(c, len(model.residual)).sum(1).to(model.residual)
-    gate = model.log_rows.expand(len(c), -1, -1).gather(2, c[..., None]).sum((1, 2))
-    return log_joint(model, c) + gate + log_sizes(model.coupling, counts)

@@ -5,22 +5,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import problems
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from conftest import fingerprints
+from problems import exact_answers as problems
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from probmodel import decisions
-from probmodel.decisions import Classify, ClassifyJoint, Regress
-from probmodel.gaussian_processes.normal_mixture import NormalMixture
+from probmodel.families.normal_mixture import NormalMixture
 from probmodel.inference import Exact
-from probmodel.predict import average, predict
-from probmodel.protocols import Dataset, Posterior
-from probmodel.tracing import isolated
+from probmodel.layers import decisions
+from probmodel.layers.decisions import Classify, ClassifyJoint, Regress
+from probmodel.prediction.averages import average
+from probmodel.prediction.predictive import predict
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.randomness import isolated
 
 N, WIDE = 6, 3
 DECISIONS: dict[str, Callable[[], Any]] = {

@@ -6,24 +6,25 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import problems
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from conftest import fingerprints
-from problems import PROBLEMS, REFERENCE, Problem, tensor
+from problems import exact_answers as problems
+from problems.exact_answers import PROBLEMS, REFERENCE, Problem, tensor
 from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy.special import betaln, gammaln
 
 from probmodel import evidence
-from probmodel.conjugate import NotConjugateError
-from probmodel.evidence import EvidenceWarning
-from probmodel.evidence.weights import guide_weights
+from probmodel.evidence.weighing.weights import guide_weights
 from probmodel.inference import SVI, Exact, Laplace
-from probmodel.protocols import Dataset, Evidence, Posterior, Subject
-from probmodel.target import target
-from probmodel.tracing import isolated
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target
 
 NAMED = {problem.name: problem for problem in (build() for build in PROBLEMS)}
 ROUNDING = 1e-6
@@ -50,18 +51,18 @@ PROPOSALS = {
 
 
 ELSEWHERE = {
-    "structures": "test_structure_learning.py",
-    "gaussian_structures": "test_structure_learning.py",
-    "harmonic": "test_evidence_oracles.py",
-    "nested": "test_evidence_oracles.py",
-    "bic": "test_evidence_oracles.py",
-    "wbic": "test_evidence_oracles.py",
-    "benchmark": "test_evidence_benchmark.py",
-    **dict.fromkeys(("assignments", "assignments_ais", "assignments_smc"), "test_gp_mixture.py"),
-    "inducing_bounds": "test_inducing_bounds.py",
+    "structures": "families/test_structure_learning.py",
+    "gaussian_structures": "families/test_structure_learning.py",
+    "harmonic": "evidence/test_evidence_oracles.py",
+    "nested": "evidence/test_evidence_oracles.py",
+    "bic": "evidence/test_evidence_oracles.py",
+    "wbic": "evidence/test_evidence_oracles.py",
+    "benchmark": "studies/test_benchmark.py",
+    **dict.fromkeys(("assignments", "assignments_ais", "assignments_smc"), "layers/test_gp_mixture.py"),
+    "inducing_bounds": "evidence/test_inducing_bounds.py",
     **dict.fromkeys(
         ("log_likelihood", "log_odds", "log_partition", "log_partition_ais", "log_partition_sandwich"),
-        "test_evidence_boltzmann.py",
+        "evidence/test_evidence_boltzmann.py",
     ),
 }
 """Estimators that are not under this contract and the file that tests them: oracles that repeat others by routes of their
@@ -353,7 +354,7 @@ ROTATED_GAP = {1: 0.7916, 5: 0.505, 50: 0.304, 500: 0.194}
 
 
 @pytest.mark.parametrize("num_samples", ROTATED_GAP)
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 def test_iwae_rises_with_the_number_of_draws_as_known(num_samples):
     x = problems.iris_array()
     fit = problems.ppca(x, 2, angle=math.pi / 4)
@@ -375,7 +376,7 @@ def test_iwae_rises_with_the_number_of_draws_as_known(num_samples):
 
 
 # A normal guide lacks the long tail of tau near 0: k-hat comes out close to its limit, on either side.
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 def test_elbo_is_below_iwae_and_iwae_below_the_evidence_of_eight_schools():
     problem = NAMED["eight schools"]
     settings = SVI(
@@ -411,7 +412,7 @@ def _standard_normal(anchor):
     pyro.sample("theta", dist.Normal(anchor, 1.0))
 
 
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("scale", "k_hat"), [(0.5, 0.75), (0.7, 0.51), (0.8, 0.36), (0.9, 0.19)])
 def test_k_hat_of_a_narrow_guide_is_one_minus_its_variance(scale, k_hat):
     """From below: the weights' tail w^(-1/k) / sqrt(log w) looks lighter than its limit at a finite number of draws."""
@@ -556,7 +557,7 @@ def annealed(name: str, estimator: str, subject: str) -> Evidence:
 
 
 # A k-hat near its limit is told; whether the numbers hold is what the test asks.
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("name", "estimator", "subject"), triples())
 def test_annealing_recovers_the_exact_evidence_from_a_fit_and_from_a_bare_target(name, estimator, subject):
     problem, found = NAMED[name], annealed(name, estimator, subject)
@@ -569,7 +570,7 @@ def test_annealing_recovers_the_exact_evidence_from_a_fit_and_from_a_bare_target
 
 
 # A k-hat near its limit is told; whether the numbers hold is what the test asks.
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("name", "estimator", "subject"), triples())
 def test_bounds_of_annealing_enclose_the_exact_evidence_and_say_when_they_hold(name, estimator, subject):
     problem, found = NAMED[name], annealed(name, estimator, subject)
@@ -595,7 +596,7 @@ def test_sequential_monte_carlo_from_the_prior_forgets_which_fit_it_was_given(na
 
 
 # A k-hat near its limit is told; whether the numbers hold is what the test asks.
-@pytest.mark.filterwarnings("ignore::probmodel.evidence.EvidenceWarning")
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize("estimator", ANNEALED)
 def test_annealing_repeats_itself_and_changes_no_global_state(estimator):
     before = fingerprints()

@@ -7,22 +7,20 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import problems
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from conftest import fingerprints
 from gpytorch.kernels import MaternKernel, ScaleKernel
-from problems import Problem
+from problems import exact_answers as problems
+from problems.exact_answers import Problem
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.distributions import constraints
 
-from probmodel import arviz_data, inference
-from probmodel.conjugate import NotConjugateError
-from probmodel.features import Identity
-from probmodel.gaussian_processes.gates import DirichletGate
+from probmodel import inference
+from probmodel.draws import containers as arviz_data
 from probmodel.inference import (
     NUTS,
     SVI,
@@ -32,21 +30,24 @@ from probmodel.inference import (
     Laplace,
     MaximumLikelihood,
     NaturalGradients,
-    NonFiniteError,
     VariationalEM,
 )
+from probmodel.inference.objectives.elbo import elbo
 from probmodel.inference.svi import descends
-from probmodel.objectives.elbo import elbo
-from probmodel.pipeline import Pipeline
-from probmodel.predict import predict
-from probmodel.protocols import Dataset, Posterior
-from probmodel.representations import DNN, GaussianProcess, GPMixture, SparseGP
-from probmodel.storage import load, save
-from probmodel.tracing import isolated
+from probmodel.layers.features import Identity
+from probmodel.layers.pipeline import Pipeline
+from probmodel.layers.representations import DNN, GaussianProcess, GPMixture, SparseGP
+from probmodel.layers.representations.gaussian_process.gates import DirichletGate
+from probmodel.prediction.predictive import predict
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import NonFiniteError, NotConjugateError
+from probmodel.protocols.posterior import Posterior
+from probmodel.storage.fits import load, save
+from probmodel.tracing.randomness import isolated
 
 NUM_DRAWS = 2_000
 SEED = 11
-pytestmark = pytest.mark.filterwarnings("ignore::probmodel.tracing.TracingWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.TracingWarning")
 """Beta and gamma guides may run eagerly; the numbers are the same."""
 
 
@@ -144,7 +145,7 @@ def fit(method: str, case: str) -> tuple[Case, Posterior]:
 
 
 NO_INFERENCE = {"NonFiniteError", "Descent", "Watch", "Contrastive", "Persistent", "Tempered", "BoltzmannLearning"}
-"""An error; settings; and learning of undirected machines, which have no latents: tests/test_contrastive_divergence.py."""
+"""An error; settings; and learning of undirected machines, which have no latents: tests/inference/test_boltzmann_learning.py."""
 
 
 def test_every_inference_is_under_contract():

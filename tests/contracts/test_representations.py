@@ -4,29 +4,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import problems
 import pyro
 import pytest
 import torch
 from conftest import fingerprints
 from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
 from gpytorch.priors import GammaPrior
+from problems import exact_answers as problems
 from pyro import poutine
 from torch import Tensor, nn
 
-from probmodel import decisions, representations
-from probmodel.bayesian_networks.dag import DAG
-from probmodel.boltzmann_machines.units import GaussianUnits
-from probmodel.decisions import Classify, ClassifyJoint, Regress
-from probmodel.features import MLP, Identity
-from probmodel.gaussian_processes.aggregation import generalised_robust_bcm
-from probmodel.gaussian_processes.gates import DensityGate, DirichletGate, SoftmaxGate, StickBreakingGate
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.boltzmann_machines.real_units import GaussianUnits
+from probmodel.families.gaussian_processes.experts.aggregation import generalised_robust_bcm
 from probmodel.inference import SVI
-from probmodel.objectives.elbo import elbo
-from probmodel.pipeline import Pipeline
-from probmodel.predict import predict
-from probmodel.protocols import Dataset
-from probmodel.representations import (
+from probmodel.inference.objectives.elbo import elbo
+from probmodel.layers import decisions, representations
+from probmodel.layers.decisions import Classify, ClassifyJoint, Regress
+from probmodel.layers.features import MLP, Identity
+from probmodel.layers.pipeline import Pipeline
+from probmodel.layers.representations import (
     DNN,
     RBM,
     VAE,
@@ -40,8 +37,16 @@ from probmodel.representations import (
     SparseGP,
     StandardNormal,
 )
-from probmodel.sites import sites
-from probmodel.tracing import isolated
+from probmodel.layers.representations.gaussian_process.gates import (
+    DensityGate,
+    DirichletGate,
+    SoftmaxGate,
+    StickBreakingGate,
+)
+from probmodel.prediction.predictive import predict
+from probmodel.protocols.dataset import Dataset
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 
 N, WIDE, CODES, INDUCING, EXPERTS = 12, 5, 3, 4, 2
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from probmodel.data.locate import locate
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols import Dataset, Model
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
 
 SCHOOLS_Y = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
 """Effect of coaching in each school, in points."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from probmodel.data.locate import locate
 from probmodel.data.problems.problem import Problem
 from probmodel.data.tables import diabetes
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 
 def radiata_pine_m1() -> Problem:

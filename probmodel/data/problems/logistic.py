@@ -10,7 +10,7 @@ from torch import Tensor
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.data.prepare import standardise
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 SONAR_FILE = "evidence/sonar_std.csv"
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probmodel.data.locate import locate
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 GALAXY_LOG_Z = {2: (-239.761, 0.001), 3: (-226.812, 0.001)}
 """Components → log evidence and its standard error, nats."""

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from probmodel.protocols import Dataset, Model
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
 
 
 class Problem(NamedTuple):

@@ -10,7 +10,7 @@ from scipy.special import comb, factorial2
 from torch import Tensor
 
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols import Dataset
+from probmodel.protocols.dataset import Dataset
 
 SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTRE = 2.0, 0.1, 3.5
 PANELS, NODES = 100, 16

@@ -1,0 +1,1 @@
+"""Fits and posteriors side by side, and the HTML report."""

@@ -1,0 +1,129 @@
+"""Pictures of a comparison, as matplotlib figures that no global state holds."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torch.distributions import Categorical
+
+from probmodel.comparison.models import Comparison, Row
+from probmodel.diagnosis.scored import Scored
+from probmodel.prediction.calibration import reliability
+
+COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+WORST_ROWS = 12
+
+
+def scores(comparison: Comparison) -> Figure:
+    """Evidence and held-out log score of each model, with two standard errors."""
+    figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    frame = comparison.frame.iloc[::-1]
+    marks = [name + ("*" if given else "") for name, given in zip(frame.index, frame["evidence given"], strict=True)]
+    for axes, value, error, label in (
+        (left, "log evidence", "± evidence", "log evidence (nats; * given point estimates)"),
+        (right, "held-out log score", "± held-out", "held-out log score (nats a row)"),
+    ):
+        errors = 2 * np.nan_to_num(frame[error])
+        axes.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+        axes.set_yticks(range(len(frame)), marks)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.3)
+        axes.margins(y=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    return figure
+
+
+def losses(comparison: Comparison) -> Figure:
+    """Loss of each optimised fit by step, smoothed over fifty steps."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for colour, row in zip(_colours(comparison), comparison.rows, strict=True):
+        values = np.asarray(row.posterior.info.get("losses", ()))
+        if len(values) < 2:
+            continue
+        width = max(1, min(50, len(values) // 10))
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axes.plot(np.arange(len(smooth)) + width, smooth, label=row.name, color=colour)
+    positive = all(np.min(line.get_ydata()) > 0 for line in axes.lines)
+    axes.set_yscale("log" if positive else "linear")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats over the data set")
+    axes.grid(alpha=0.3)
+    if axes.has_data():
+        axes.legend(frameon=False)
+    return figure
+
+
+def gaps(comparison: Comparison) -> Figure:
+    """Log score of training and held-out rows: the distance between them is the price of fitting."""
+    figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(comparison.rows)):
+        if "gap" not in row.diagnosis:
+            continue
+        train, test = row.diagnosis["train log score"], row.diagnosis["held-out log score"]
+        flagged = bool(row.diagnosis["gap"].flag)
+        axes.plot([train.value, test.value], [place, place], color=COLOURS[3] if flagged else "#94a3b8", lw=3, zorder=1)
+        for each, colour in ((train, COLOURS[0]), (test, COLOURS[1])):
+            axes.errorbar(each.value, place, xerr=2 * each.stderr, fmt="o", color=colour, capsize=3)
+    axes.set_yticks(
+        range(len(comparison.rows)), [f"{r.name}: {r.diagnosis.verdict}" for r in reversed(comparison.rows)]
+    )
+    axes.set_xlabel("log score, nats a row (blue: training rows, orange: held-out rows)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(y=0.25)
+    return figure
+
+
+def calibration(comparison: Comparison) -> Figure:
+    """Accuracy against confidence of the held-out predictions of each classifier."""
+    rows = [row for row in comparison.rows if row.calibration is not None and row.held_out is not None]
+    figure = Figure(figsize=(max(3.0, 2.4 * len(rows)), 2.9), layout="constrained")
+    for axes, row in zip(np.atleast_1d(figure.subplots(1, max(1, len(rows)), sharey=True)), rows, strict=False):
+        _reliability(axes, row)
+    return figure
+
+
+def _reliability(axes: Axes, row: Row) -> None:
+    test = row.held_out
+    if test is None or row.calibration is None or not isinstance(test.prediction.distribution, Categorical):
+        return
+    confidence, predicted = test.prediction.distribution.probs.max(-1)
+    table = reliability(confidence, predicted == test.observed)
+    counts = table.num_rows.numpy(force=True)
+    filled = counts > 0
+    x, y = (values.numpy(force=True)[filled] for values in (table.confidence, table.accuracy))
+    axes.plot([0, 1], [0, 1], color="#94a3b8", lw=1)
+    axes.scatter(x, y, s=10 + 120 * counts[filled] / max(1, counts.sum()), color=COLOURS[0], alpha=0.8)
+    measured = row.calibration
+    axes.set_title(row.name, fontsize=10)
+    axes.set_xlabel(
+        f"confidence\nECE {measured.ece:.3f}, null {measured.null_mean:.3f} ± {measured.null_sd:.3f}", fontsize=8
+    )
+    axes.set_ylim(-0.03, 1.03)
+
+
+def hardest_rows(row: Row, x: Tensor) -> Figure | None:
+    """The held-out images a classifier scores worst, with the class it gives and the true one; None for other data."""
+    test = row.held_out
+    if test is None or x.dim() != 4 or not isinstance(test.prediction.distribution, Categorical):
+        return None
+    return _images(test, test.prediction.distribution.probs, x)
+
+
+def _images(test: Scored, probs: Tensor, x: Tensor) -> Figure:
+    order = test.log_score.argsort()[:WORST_ROWS].tolist()
+    figure = Figure(figsize=(9, 1.35), layout="constrained")
+    for axes, index in zip(figure.subplots(1, len(order)), order, strict=True):
+        axes.imshow(x[index].mean(0).numpy(force=True), cmap="gray_r")
+        predicted, truth = int(probs[index].argmax()), int(test.observed[index])
+        colour = COLOURS[3] if predicted != truth else "#475569"
+        axes.set_title(f"{predicted} ({float(probs[index].max()):.0%})\ntrue {truth}", fontsize=7, color=colour)
+        axes.set_axis_off()
+    return figure
+
+
+def _colours(comparison: Comparison) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(comparison.rows))]

@@ -1,0 +1,152 @@
+"""Does the evidence move with the prior while the predictions do not: then the prior is at fault and not the size."""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.diagnosis.experiments.conditional import difference, evidence_of, first_rows
+from probmodel.diagnosis.findings import Finding, Verdict, finding
+from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.scored import SIGNIFICANT
+from probmodel.draws.diagnostics import Loo
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.methods import Estimator, Inference
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.tracing.target import target_of
+
+STRONG_ODDS = 10.0
+"""Bayes factor from which evidence is strong (Jeffreys, 1961)."""
+PREDICTIVE_SHARE = 0.5
+"""Share of the fall in log evidence that worse predictions may explain before the prior is not the reason."""
+WIDER = 0.1
+"""Mean difference of log standard deviations from which one prior is wider: twice its error for one coordinate."""
+SPREAD_DRAWS = 200
+
+
+class PriorScore(NamedTuple):
+    """What one prior earns: evidence that sees all of it, and two scores of predictions that hardly see it."""
+
+    evidence: Evidence
+    conditional: Evidence
+    left_out: Loo | None
+    """None where no row can be left out by weights."""
+    spread: float
+    """Mean over coordinates of the log standard deviation of the prior's draws, in unconstrained coordinates."""
+
+
+@dataclass(frozen=True)
+class PriorSensitivity:
+    """Priors of one model side by side.
+
+    Args:
+        best: label of greatest evidence.
+        scores: label → its scores.
+        findings: label → the comparison with the best, flagged *prior too wide* where that is what it shows.
+    """
+
+    best: Hashable
+    scores: Mapping[Hashable, PriorScore]
+    findings: Mapping[Hashable, Finding]
+
+    def __str__(self) -> str:
+        lines = [f"{'prior':<16}{'log Z':>12}{'conditional':>13}{'elpd_loo':>11}  finding"]
+        for label, score in self.scores.items():
+            elpd = float("nan") if score.left_out is None else score.left_out.elpd
+            said = "best" if label == self.best else self.findings[label].flag
+            lines.append(
+                f"{label!s:<16}{score.evidence.log_z:>12.3f}{score.conditional.log_z:>13.3f}{elpd:>11.3f}  {said}"
+            )
+        return "\n".join(lines)
+
+
+def prior_sensitivity(
+    models: Mapping[Hashable, Model],
+    data: Dataset,
+    num_rows: int,
+    *,
+    estimator: Estimator,
+    inference: Inference,
+    seed: int = 0,
+) -> PriorSensitivity:
+    """Fit one model under several priors, and say which of them are too wide.
+
+    A prior is too wide if it is wider than the best one and the evidence is strongly against it (Bayes factor 10, beyond
+    twice its error), while neither the conditional evidence nor PSIS-LOO falls by as much as log 10 nats (or two standard
+    errors) or half of what the evidence loses.  Such a model does not overfit: its predictions are as good.
+
+    Args:
+        models: label → model; `{c: widened(model, c) for c in (1.0, 10.0)}` makes them of one model.
+        data: all rows, and `size` as many.
+        num_rows: rows the conditional evidence conditions on.
+        estimator: of the evidence.
+        inference: fits each model to all rows and to the first ones.
+        seed: of the fits and the estimates, the same for every model.
+
+    Raises:
+        ValueError: for fewer than two models, and as `conditional_evidence` does.
+
+    Reference:
+        Lotfi et al. (2022), "Bayesian model selection, the marginal likelihood, and generalization", section 4.
+    """
+    if len(models) < 2:
+        raise ValueError(f"expected two or more priors to compare, got {len(models)}; add a wider one with widened()")
+    first, scores = first_rows(next(iter(models.values())), data, num_rows), {}
+    for label, model in models.items():
+        fit = inference(model, data, seed=seed)
+        evidence = estimator(fit, seed=seed)
+        part = evidence_of(model, first, estimator=estimator, inference=inference, seed=seed + 1)
+        scores[label] = prior_score(fit, evidence, difference(evidence, part, num_rows))
+    best = max(scores, key=lambda label: scores[label].evidence.log_z)
+    return PriorSensitivity(best, scores, {label: prior_width(scores[best], score) for label, score in scores.items()})
+
+
+def prior_score(posterior: Posterior, evidence: Evidence, conditional: Evidence) -> PriorScore:
+    """The scores of a fit whose two evidences are known."""
+    spread = float(prior_spread(target_of(posterior)))
+    return PriorScore(evidence, conditional, leave_one_out(posterior), spread)
+
+
+def prior_spread(target: Target) -> Float[Tensor, ""]:
+    """Mean log standard deviation of the prior's draws in unconstrained coordinates."""
+    return target.sample_prior(SPREAD_DRAWS, 0).std(0).log().mean()
+
+
+def prior_width(best: PriorScore, other: PriorScore) -> Finding:
+    """Whether a prior's evidence falls behind the best one's because it is too wide; the value is the fall in nats."""
+    fall = best.evidence.log_z - other.evidence.log_z
+    stderr = math.hypot(best.evidence.stderr, other.evidence.stderr)
+    lost = [(best.conditional.log_z - other.conditional.log_z, _error(best.conditional, other.conditional))]
+    if best.left_out is not None and other.left_out is not None:
+        lost.append(_elpd_lost(best.left_out, other.left_out))
+    strong = fall > max(math.log(STRONG_ODDS), SIGNIFICANT * _known(stderr))
+    as_good = all(
+        loss <= max(math.log(STRONG_ODDS), SIGNIFICANT * _known(error)) and loss <= PREDICTIVE_SHARE * fall
+        for loss, error in lost
+    )
+    too_wide = strong and as_good and other.spread > best.spread + WIDER
+    names = ("conditional evidence", "elpd_loo")
+    predictions = " and ".join(f"{name} {loss:+.2f}" for name, (loss, _) in zip(names, lost, strict=False))
+    message = f"nats of log evidence behind the best prior; of these {predictions} are lost in predictions"
+    return finding("prior width", fall, message, stderr=stderr, flag=Verdict.TOO_WIDE if too_wide else "")
+
+
+def _elpd_lost(best: Loo, other: Loo) -> tuple[float, float]:
+    """Difference of elpd_loo and its standard error over rows, paired."""
+    by_row = best.elpd_by_row - other.elpd_by_row
+    error = (len(by_row) * by_row.var(ddof=1)) ** 0.5 if len(by_row) > 1 else float("nan")
+    return float(by_row.sum()), float(error)
+
+
+def _error(a: Evidence, b: Evidence) -> float:
+    return math.hypot(a.stderr, b.stderr)
+
+
+def _known(stderr: float) -> float:
+    """The error, 0 where no draw could show one."""
+    return 0.0 if math.isnan(stderr) else stderr

@@ -1,0 +1,1 @@
+"""Numbers, files and plots of draws by ArviZ; nothing here needs torch."""

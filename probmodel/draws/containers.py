@@ -1,0 +1,46 @@
+"""Draws as NumPy arrays ↔ ArviZ 0.23 and 1: groups, diagnostics, LOO, NetCDF, plots (Kumar et al., 2019).
+
+The only module that knows ArviZ, and it needs neither torch nor the rest of the package.  A posterior here is a mapping
+from site names to arrays (chain, draw, *event).  ArviZ and NetCDF cannot hold every site name: "/" and the few names
+that xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
+"""
+
+from typing import Any
+
+from probmodel.draws.arrays import Arrays, xarray_dataset
+from probmodel.draws.versions import ARVIZ
+
+
+def from_arrays(
+    posterior: Arrays,
+    *,
+    sample_stats: Arrays | None = None,
+    log_likelihood: Arrays | None = None,
+    observed_data: Arrays | None = None,
+    posterior_predictive: Arrays | None = None,
+) -> Any:
+    """ArviZ's container of the given groups; a group that is None or empty is left out.
+
+    Args:
+        posterior: draws, (chain, draw, *event).
+        sample_stats: what the sampler says of each draw, (chain, draw), for example "diverging".
+        log_likelihood: nats, (chain, draw, row).
+        observed_data: any shape; no draws.
+        posterior_predictive: (chain, draw, *event).
+
+    Returns:
+        `arviz.InferenceData` under ArviZ 0.23, `xarray.DataTree` under ArviZ 1.
+
+    Raises:
+        ValueError: where an array lacks the two axes, or its number of chains or draws differs from the others.
+    """
+    sampled = {
+        "posterior": posterior,
+        "sample_stats": sample_stats,
+        "log_likelihood": log_likelihood,
+        "posterior_predictive": posterior_predictive,
+    }
+    groups = {name: xarray_dataset(group) for name, group in sampled.items() if group}
+    if observed_data:
+        groups["observed_data"] = xarray_dataset(observed_data, sample_dims=())
+    return ARVIZ.tree(groups)

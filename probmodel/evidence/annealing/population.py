@@ -1,0 +1,178 @@
+"""Sequential Monte Carlo with adaptive temperatures: the pilot that finds a schedule, kernels and particles.
+
+Reference:
+    Del Moral, Doucet & Jasra (2006), "Sequential Monte Carlo samplers".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.evidence.annealing.path import Path, Point
+from probmodel.evidence.annealing.reference import covariance_factor
+from probmodel.evidence.annealing.transitions import Kernel, first_step, transition
+from probmodel.tracing.curvature import block_index
+
+ESS_SHARE = 0.5
+"""Effective share of particles that one step of temperature leaves."""
+TARGET_ACCEPTANCE = 0.8
+NUM_MOVES = 3
+MAX_TRIALS = 12
+"""Trajectories at one temperature at most, while the step size is still far off."""
+MAX_TEMPERATURES = 2_000
+
+
+class Tempered(NamedTuple):
+    """What a run from the base to the target leaves behind.
+
+    The estimate is consistent, not unbiased, since temperatures and kernels follow the particles.
+    """
+
+    point: Point
+    """Particles at β = 1."""
+    kernels: tuple[Kernel, ...]
+    """One a temperature, the last at β = 1."""
+    variances: tuple[float, ...]
+    """Variance of the incremental log weights at each step, mean over blocks."""
+    log_z: Float[Tensor, " R"]
+    stderr: float
+    """Of the sum over blocks, from the variance of each step's weights."""
+    acceptance: float
+    """Of the last kernel."""
+
+
+def temper(path: Path, num_particles: int, *, ess_share: float = ESS_SHARE, num_moves: int = NUM_MOVES) -> Tempered:
+    """Particles from the base to the target; call it inside `isolated`.
+
+    Raises:
+        ValueError: where no draw of the base has a finite density under the target, or the temperatures do not reach 1.
+    """
+    index = block_index(path.target).to(path.target.device)
+    theta = path.base.sample(num_particles).to(path.target.dtype)
+    point = path.at(theta, 0.0)
+    _check_start(point)
+    beta, step, variance_of_log_z, acceptance = 0.0, first_step(index.shape[1]), 0.0, 1.0
+    log_z = torch.zeros(len(index), dtype=torch.float64, device=theta.device)
+    kernels: list[Kernel] = []
+    variances: list[float] = []
+    while beta < 1:
+        if len(kernels) == MAX_TEMPERATURES:
+            raise ValueError(
+                f"expected to reach the target in {MAX_TEMPERATURES} temperatures, got to β = {beta:.3g}; rescale the data, "
+                "or start from a fit"
+            )
+        # Rounding may put a draw outside the base it comes from; no other has an infinite ratio, and it counts for nothing.
+        log_ratio = point.log_ratio.double().nan_to_num(-math.inf, -math.inf, -math.inf)
+        increment = _increment(log_ratio, 1 - beta, ess_share)
+        log_w = increment * log_ratio
+        log_z = log_z + torch.logsumexp(log_w, 0) - math.log(num_particles)
+        relative = torch.exp(log_w - torch.logsumexp(log_w, 0)) * num_particles
+        variance_of_log_z += float(relative.var(0).sum()) / num_particles
+        # Of a normal log weight of variance v the effective share is exp(−v); a few far particles do not upset it.
+        variances.append(-math.log(_ess_share(log_w)))
+        beta = 1.0 if beta + increment > 1 - 1e-9 else beta + increment
+        theta = resample(point.theta, log_w, index)
+        factor = covariance_factor(theta, index)
+        point = path.at(theta, beta)
+        done = 0
+        for _ in range(MAX_TRIALS):
+            point, acceptance = transition(path, point, Kernel(beta, step, factor), index)
+            used = step
+            step = min(2.0, step * math.exp(acceptance - TARGET_ACCEPTANCE))
+            done += acceptance > 0.5
+            if done == num_moves:
+                break
+        kernels.append(Kernel(beta, used, covariance_factor(point.theta, index)))
+    return Tempered(point, tuple(kernels), tuple(variances), log_z, math.sqrt(variance_of_log_z), acceptance)
+
+
+class Populations(NamedTuple):
+    """G independent groups of particles along one frozen schedule β_0 = 0 … β_T = 1, in each of R blocks."""
+
+    betas: Float[Tensor, " T1"]
+    increments: Float[Tensor, "T G R"]
+    """Log mean incremental weight of each step: their sum over steps is an unbiased estimate's log."""
+    means: Float[Tensor, "T1 G R"]
+    variances: Float[Tensor, "T1 G R"]
+    """Of the log ratio under each tempered distribution."""
+    point: Point
+
+
+def populations(
+    path: Path, kernels: Sequence[Kernel], num_groups: int, group_size: int, *, num_moves: int = NUM_MOVES
+) -> Populations:
+    """Sequential Monte Carlo with everything fixed beforehand, in independent groups; call it inside `isolated`.
+
+    Nothing adapts, so each group's product of mean incremental weights is unbiased for Z.
+    """
+    index = block_index(path.target).to(path.target.device)
+    point = path.at(path.base.sample(num_groups * group_size).to(path.target.dtype), 0.0)
+    betas, increments, means, variances = [0.0], [], [], []
+    for kernel in kernels:
+        log_ratio = point.log_ratio.double().reshape(num_groups, group_size, -1)
+        means.append(log_ratio.mean(1))
+        variances.append(log_ratio.var(1))
+        log_w = (kernel.beta - betas[-1]) * log_ratio
+        increments.append(torch.logsumexp(log_w, 1) - math.log(group_size))
+        betas.append(kernel.beta)
+        groups = zip(point.theta.reshape(num_groups, group_size, -1), log_w, strict=True)
+        point = path.at(torch.cat([resample(theta, w, index) for theta, w in groups]), kernel.beta)
+        for _ in range(num_moves):
+            point, _ = transition(path, point, kernel, index)
+    log_ratio = point.log_ratio.double().reshape(num_groups, group_size, -1)
+    means.append(log_ratio.mean(1))
+    variances.append(log_ratio.var(1))
+    grid = torch.tensor(betas, dtype=torch.float64, device=point.theta.device)
+    return Populations(grid, torch.stack(increments), torch.stack(means), torch.stack(variances), point)
+
+
+def effective_size(log_w: Float[Tensor, "S R"]) -> Float[Tensor, " R"]:
+    """Effective number of draws in each block (Kong, 1992)."""
+    return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
+
+
+def _check_start(point: Point) -> None:
+    if not torch.isfinite(point.log_joint).any(0).all():
+        raise ValueError(
+            f"expected draws of the base with a finite density, got {len(point.theta)} without; check the likelihood's "
+            "domain, or start from a fit"
+        )
+
+
+def _increment(log_ratio: Float[Tensor, "S R"], longest: float, ess_share: float) -> float:
+    """Largest step of β after which the weights keep `ess_share` of the particles, on average over blocks."""
+    if _ess_share(longest * log_ratio) >= ess_share:
+        return longest
+    # A step that only drops particles outside the support cannot keep more than those inside.
+    wanted = ess_share * float(torch.isfinite(log_ratio).double().mean())
+    low, high = 0.0, longest
+    for _ in range(80):
+        middle = (low + high) / 2
+        if _ess_share(middle * log_ratio) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _ess_share(log_w: Float[Tensor, "S R"]) -> float:
+    return float(effective_size(log_w).mean()) / len(log_w)
+
+
+def resample(theta: Float[Tensor, "S D"], log_w: Float[Tensor, "S R"], index: Tensor) -> Float[Tensor, "S D"]:
+    """Systematic resampling, each block by itself (Kitagawa, 1996)."""
+    count, rows = log_w.shape
+    # A group that has lost every particle keeps them all: its estimate is 0 already.
+    weights = torch.nan_to_num(torch.softmax(log_w, 0), 1 / count)
+    cumulative = weights.cumsum(0).T.contiguous()
+    offset = torch.rand(rows, 1, dtype=cumulative.dtype, device=theta.device)
+    grid = (torch.arange(count, dtype=cumulative.dtype, device=theta.device) + offset) / count
+    parents = torch.searchsorted(cumulative / cumulative[:, -1:], grid).clamp(max=count - 1)
+    chosen = theta.clone()
+    for coordinate in index.T:  # One coordinate of every block at a time.
+        chosen[:, coordinate] = theta[:, coordinate].gather(0, parents.T)
+    return chosen

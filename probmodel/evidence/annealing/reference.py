@@ -1,0 +1,248 @@
+"""Distributions to start from: sampled exactly, with a normalised density in closed form."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import chi2
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from torch import Tensor
+from torch.distributions import Chi2
+
+from probmodel.protocols.posterior import Target
+from probmodel.protocols.structural import Structural
+from probmodel.tracing.curvature import block_index
+
+DEGREES_OF_FREEDOM = 5.0
+"""Tails heavier than any normal's, light enough to keep draws near the mode."""
+DRAWS_A_COORDINATE = 5
+"""Draws needed for each coordinate of a full covariance matrix; with fewer the matrix is diagonal."""
+DEFENSIVE_SHARE = 0.1
+DEFENSIVE_SCALE = 3.0
+"""Share and widening of the second component of a defensive mixture (Hesterberg, 1995)."""
+DEFENSIVE_DEGREES = 2.0
+TRUNCATED_SHARE = 0.95
+CLUSTERS = (2, 4, 8, 16, 32)
+"""Sizes of mixture that are tried in turn, until BIC rises."""
+MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
+"""Coordinates at most, and draws at least and at most, of which clusters are sought."""
+REGULARISATION = 1e-4
+"""Added to the variances of standardised draws: a cluster of a few equal ones still has a width."""
+
+
+@runtime_checkable
+class Base(Protocol, metaclass=Structural):
+    """A normalised distribution of theta in R independent blocks of d coordinates."""
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]: ...
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]: ...
+
+
+class StudentT(NamedTuple):
+    """Multivariate Student-t in each block; draws use the global random state, so call `sample` inside `isolated`."""
+
+    coordinates: Int[Tensor, "R d"]
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+    degrees: float = DEGREES_OF_FREEDOM
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        rows, d = self.loc.shape
+        noise = torch.randn(num_samples, rows, d, dtype=self.loc.dtype, device=self.loc.device)
+        nu = self.loc.new_tensor(self.degrees)
+        stretch = (Chi2(nu).sample((num_samples, rows)) / nu).rsqrt()
+        offset = torch.einsum("rij,srj->sri", self.scale_tril, noise) * stretch[..., None]
+        return _joined(self.loc + offset, self.coordinates)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block."""
+        nu, d = self.degrees, self.loc.shape[1]
+        squared = _squared_distance(theta, self.coordinates, self.loc, self.scale_tril)
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - 0.5 * d * math.log(nu * math.pi)
+        return constant - half_log_det - 0.5 * (nu + d) * torch.log1p(squared / nu)
+
+
+class Mixture(NamedTuple):
+    """Mixture of bases; each block chooses its component by itself."""
+
+    components: "tuple[StudentT | TruncatedNormal, ...]"
+    shares: tuple[float, ...]
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        index = self.components[0].coordinates
+        drawn = torch.stack([component.sample(num_samples)[:, index] for component in self.components])
+        shares = torch.tensor(self.shares, dtype=torch.float64, device=index.device)
+        chosen = torch.multinomial(shares, num_samples * len(index), replacement=True).reshape(num_samples, len(index))
+        picked = drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
+        return _joined(picked, index)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block."""
+        terms = [
+            component.log_prob(theta) + math.log(share)
+            for component, share in zip(self.components, self.shares, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(terms), 0)
+
+
+class TruncatedNormal(NamedTuple):
+    """Normal in each block, cut off outside the ellipsoid that holds `share` of it (Geweke, 1999).
+
+    Lighter in the tails than any target with a density there: the ratio base / target, of which backward weights are
+    made, stays bounded where a full normal or a Student-t would give it an infinite variance.
+    """
+
+    coordinates: Int[Tensor, "R d"]
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+    share: float = TRUNCATED_SHARE
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        rows, d = self.loc.shape
+        noise = torch.randn(num_samples, rows, d, dtype=self.loc.dtype, device=self.loc.device)
+        direction = noise / noise.norm(dim=-1, keepdim=True)
+        uniform = torch.rand(num_samples, rows, dtype=torch.float64)
+        squared = torch.from_numpy(chi2.ppf(self.share * uniform.numpy(), d)).to(noise)
+        offset = torch.einsum("rij,srj->sri", self.scale_tril, direction * squared.sqrt()[..., None])
+        return _joined(self.loc + offset, self.coordinates)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block; −inf outside its ellipsoid."""
+        d = self.loc.shape[1]
+        squared = _squared_distance(theta, self.coordinates, self.loc, self.scale_tril)
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_normal = -0.5 * squared - half_log_det - 0.5 * d * math.log(2 * math.pi)
+        inside = squared <= float(chi2.ppf(self.share, d))
+        return torch.where(inside, log_normal - math.log(self.share), -torch.inf)
+
+
+class Prior(NamedTuple):
+    """The model's own prior."""
+
+    target: Target
+    seed: int
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of the model's latents; always the same ones."""
+        return self.target.sample_prior(num_samples, self.seed)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log prior density, by row where every latent is local to a row."""
+        if self.target.by_row is None:
+            return self.target.log_prior(theta)[:, None]
+        return self.target.log_prior_by_row(theta)
+
+
+def _joined(blocks: Float[Tensor, "S R d"], index: Int[Tensor, "R d"]) -> Float[Tensor, "S D"]:
+    """Theta of the coordinates of its blocks."""
+    theta = blocks.new_empty(len(blocks), index.numel())
+    theta[:, index.flatten()] = blocks.flatten(1)
+    return theta
+
+
+def _squared_distance(
+    theta: Float[Tensor, "S D"],
+    index: Int[Tensor, "R d"],
+    loc: Float[Tensor, "R d"],
+    scale_tril: Float[Tensor, "R d d"],
+) -> Float[Tensor, "S R"]:
+    """Squared Mahalanobis distance of each block."""
+    offset = (theta[:, index] - loc).permute(1, 2, 0)
+    return torch.linalg.solve_triangular(scale_tril, offset, upper=False).square().sum(1).T
+
+
+def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> Float[Tensor, "R d d"]:
+    """Cholesky factors of the covariance of draws in each block; diagonal where the draws are too few for more."""
+    blocks = theta[:, index]
+    centred = blocks - blocks.mean(0)
+    variance = centred.square().sum(0) / max(1, len(theta) - 1)
+    # Draws that never move still need a scale to be moved by.
+    variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+    if len(theta) < DRAWS_A_COORDINATE * index.shape[1]:
+        return torch.diag_embed(variance.sqrt())
+    covariance = torch.einsum("srd,sre->rde", centred, centred) / (len(theta) - 1)
+    # One part in a million of each variance keeps rounding from making the matrix indefinite.
+    factor, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(variance))
+    broken = (failed > 0)[:, None, None]
+    return torch.where(broken, torch.diag_embed(variance.sqrt()), factor)
+
+
+def matched(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+    """Defensive mixture of Student-t around draws: one a cluster, and a tenth of a wider one of heavier tails, so that the
+    ratio target / base stays bounded where matched proposals are too light (Hesterberg, 1995).
+    """
+    index = block_index(target)
+    t_scale = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
+    found = clusters(theta, index)
+    narrow = [StudentT(index, c.loc, c.scale_tril * t_scale) for c in found]
+    return _defended(narrow, [c.share for c in found], theta[:, index].mean(0), covariance_factor(theta, index))
+
+
+def around(narrow: StudentT) -> Mixture:
+    """Defensive mixture of one Student-t."""
+    return _defended([narrow], [1.0], narrow.loc, narrow.scale_tril)
+
+
+def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+    """Mixture of truncated normals inside the clusters of draws."""
+    index = block_index(target)
+    found = clusters(theta, index)
+    return Mixture(tuple(TruncatedNormal(index, c.loc, c.scale_tril) for c in found), tuple(c.share for c in found))
+
+
+def normal(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
+    """Normal with the mean and covariance of draws, cut off nowhere."""
+    index = block_index(target)
+    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index), share=1.0)
+
+
+def _defended(
+    narrow: Sequence[StudentT], shares: Sequence[float], loc: Float[Tensor, "R d"], scale_tril: Float[Tensor, "R d d"]
+) -> Mixture:
+    wide = StudentT(narrow[0].coordinates, loc, scale_tril * DEFENSIVE_SCALE, DEFENSIVE_DEGREES)
+    return Mixture((*narrow, wide), (*((1 - DEFENSIVE_SHARE) * share for share in shares), DEFENSIVE_SHARE))
+
+
+class Cluster(NamedTuple):
+    """One normal component of draws."""
+
+    share: float
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+
+
+def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Cluster]:
+    """Normal mixture fitted to draws, its size by BIC; one component where rows are independent or coordinates many."""
+    single = [Cluster(1.0, theta[:, index].mean(0), covariance_factor(theta, index))]
+    rows, d = index.shape
+    if rows > 1 or d > MAX_CLUSTERED or len(theta) < MIN_CLUSTERED:
+        return single
+    chosen = torch.linspace(0, len(theta) - 1, min(len(theta), NUM_CLUSTERED), device=theta.device).long()
+    draws = theta[chosen].double().numpy(force=True)
+    scale = draws.std(0) + np.finfo(float).tiny
+    best, best_bic = None, GaussianMixture(1, random_state=0).fit(draws / scale).bic(draws / scale)
+    for size in CLUSTERS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture will do; its weights are corrected for.
+            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARISATION).fit(draws / scale)
+        bic = fitted.bic(draws / scale)
+        if bic >= best_bic:
+            break
+        best, best_bic = fitted, bic
+    if best is None:
+        return single
+    factors = np.linalg.cholesky(best.covariances_) * scale[:, None]
+    return [
+        Cluster(float(share), theta.new_tensor(loc * scale)[None], theta.new_tensor(factor)[None])
+        for share, loc, factor in zip(best.weights_, best.means_, factors, strict=True)
+    ]

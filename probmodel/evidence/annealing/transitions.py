@@ -1,0 +1,91 @@
+"""Hamiltonian Monte Carlo of a population of chains, each block of coordinates accepted by itself (Neal, 2011)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probmodel.evidence.annealing.path import Path, Point
+
+TRAJECTORY = 1.5
+"""Length of a trajectory in standard deviations: a quarter of a normal distribution's period, π/2."""
+MAX_LEAPFROGS = 20
+JITTER = 0.2
+"""Relative spread of the step size from trajectory to trajectory, which keeps periodic orbits from repeating."""
+
+
+class Kernel(NamedTuple):
+    """A Metropolis-adjusted transition that leaves p_β invariant."""
+
+    beta: float
+    step_size: float
+    scale_tril: Float[Tensor, "R d d"]
+    """Cholesky factor of the inverse mass matrix: distances are measured in its units."""
+
+    @property
+    def num_leapfrogs(self) -> int:
+        return max(1, min(MAX_LEAPFROGS, round(TRAJECTORY / self.step_size)))
+
+
+def first_step(num_coordinates: int) -> float:
+    """Step size that a normal distribution of that dimension accepts four times in five (Beskos et al., 2013)."""
+    return 1.2 * num_coordinates**-0.25
+
+
+def transition(path: Path, point: Point, kernel: Kernel, index: Int[Tensor, "R d"]) -> tuple[Point, float]:
+    """One trajectory of every chain.
+
+    Args:
+        path: the densities.
+        point: where the chains are, evaluated at the kernel's β.
+        kernel: its settings.
+        index: coordinates of the blocks.
+
+    Returns:
+        The new points, evaluated at the kernel's β, and the mean acceptance probability.
+    """
+    theta = point.theta
+    momentum = torch.randn(len(theta), *index.shape, dtype=theta.dtype, device=theta.device)
+    stretch = 1 + JITTER * (2 * torch.rand(len(theta), 1, 1, dtype=theta.dtype, device=theta.device) - 1)
+    step = kernel.step_size * stretch
+    start = point.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1)
+    moved = point
+    momentum = momentum + 0.5 * step * _whiten(moved.slope, kernel, index)
+    for leapfrog in range(kernel.num_leapfrogs):
+        moved = path.at(_shift(moved.theta, step * momentum, kernel, index), kernel.beta)
+        half = 0.5 if leapfrog == kernel.num_leapfrogs - 1 else 1.0
+        momentum = momentum + half * step * _whiten(moved.slope, kernel, index)
+    gain = moved.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1) - start
+    gain = torch.nan_to_num(gain, -math.inf, math.inf, -math.inf)
+    # `rand_like` would fill the numbers in the order of the memory, which chunks and compilation change.
+    accepted = torch.rand(gain.shape, dtype=gain.dtype, device=gain.device).log() < gain
+    return _choose(accepted, moved, point, index), float(gain.clamp(max=0).exp().mean())
+
+
+def _whiten(slope: Float[Tensor, "S D"], kernel: Kernel, index: Int[Tensor, "R d"]) -> Float[Tensor, "S R d"]:
+    if len(index) == 1:
+        return (slope @ kernel.scale_tril[0])[:, None]
+    return torch.einsum("rij,sri->srj", kernel.scale_tril, slope[:, index])
+
+
+def _shift(
+    theta: Float[Tensor, "S D"], step: Float[Tensor, "S R d"], kernel: Kernel, index: Int[Tensor, "R d"]
+) -> Float[Tensor, "S D"]:
+    if len(index) == 1:
+        return theta + step[:, 0] @ kernel.scale_tril[0].T
+    moved = theta.clone()
+    moved[:, index] += torch.einsum("rij,srj->sri", kernel.scale_tril, step)
+    return moved
+
+
+def _choose(accepted: Bool[Tensor, "S R"], moved: Point, stayed: Point, index: Int[Tensor, "R d"]) -> Point:
+    where = torch.zeros_like(stayed.theta, dtype=torch.bool)
+    where[:, index] = accepted[..., None].expand(-1, -1, index.shape[1])
+    return Point(
+        torch.where(where, moved.theta, stayed.theta),
+        torch.where(accepted, moved.log_base, stayed.log_base),
+        torch.where(accepted, moved.log_joint, stayed.log_joint),
+        torch.where(where, moved.slope, stayed.slope),
+    )

@@ -1,0 +1,1 @@
+"""Evidences that one family of models has beyond those of every model."""

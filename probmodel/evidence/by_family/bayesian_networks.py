@@ -1,0 +1,134 @@
+"""Exact evidence of the class of all Bayesian networks of some variables (Koivisto & Sood, 2004; Tian & He, 2009).
+
+log Z = log Σ_G p(G) p(data | G),    p(data | G) = Π of its families' evidences.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import refuse_twice
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import (
+    BDeu,
+    CategoricalScore,
+    aic,
+    bic,
+    log_likelihood,
+    observed_rows,
+)
+from probmodel.families.bayesian_networks.scores.gaussian_scores import (
+    BGe,
+    GaussianScore,
+    gaussian_bic,
+    gaussian_log_likelihood,
+    moments,
+)
+from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior
+from probmodel.protocols.dataset import counted, digest
+from probmodel.protocols.evidence import Evidence
+
+StructurePrior = Callable[[FamilyScores], GraphPosterior]
+"""Scores of all families → the sum over graphs under a prior: `over_orders` or `over_graphs`."""
+
+
+def structures(
+    data: Categories,
+    prior: StructurePrior,
+    term: CategoricalScore | None = None,
+    intervened: Sequence[str | None] = (),
+    max_parents: int | None = None,
+) -> Evidence:
+    """Of all graphs of categorical variables, in nats; comparable with that of any model of the same rows and interventions.
+
+    Args:
+        data: rows.
+        prior: `over_orders` or `over_graphs`.
+        term: evidence of a family: `BDeu`, `BDs` or `k2`; None for BDeu with one row.
+        intervened: as in `score`; what was set from outside is given, and no part of the evidence.
+        max_parents: of a family; None for the class of all graphs.
+
+    Raises:
+        MemoryError: where the families do not fit.
+        ValueError: for a term that is no evidence, and as `prior` does.
+    """
+    chosen = BDeu() if term is None else term
+    _refuse_criteria(chosen in (log_likelihood, aic, bic), "BDeu, BDs or k2")
+    kept = observed_rows(data, intervened)
+    columns = [_told(torch.as_tensor(column), own) for column, own in zip(data.codes.T, kept, strict=True)]
+    found = prior(family_scores(data, chosen, intervened, max_parents))
+    return _evidence(found, chosen, data.names, columns, max_parents, tuple(sorted({x for x in intervened if x})))
+
+
+def gaussian_structures(
+    x: Float[np.ndarray, "N n"],
+    names: Sequence[str],
+    prior: StructurePrior,
+    term: GaussianScore | None = None,
+    max_parents: int | None = None,
+) -> Evidence:
+    """Of all graphs of linear Gaussian variables, in nats; comparable with that of any model of the same rows.
+
+    Args:
+        x: rows.
+        names: of the columns.
+        prior: `over_orders` or `over_graphs`.
+        term: evidence of a family; None for BGe with its defaults.
+        max_parents: of a family; None for the class of all graphs.
+
+    Raises:
+        MemoryError: where the families do not fit.
+        ValueError: for a term that is no evidence, names of another number, numbers that are not finite, and as `prior`
+            does.
+    """
+    chosen = BGe() if term is None else term
+    _refuse_criteria(chosen in (gaussian_bic, gaussian_log_likelihood), "BGe")
+    if len(names) != x.shape[1]:
+        raise ValueError(f"expected {x.shape[1]} names, got {len(names)}; name each column")
+    refuse_twice(list(names))
+    found = prior(gaussian_family_scores(moments(x), chosen, max_parents))
+    return _evidence(found, chosen, tuple(names), [torch.as_tensor(column) for column in x.T], max_parents, ())
+
+
+def _told(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
+    """A column, with the rows in which it was not set from outside."""
+    return column if kept is None else counted(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
+
+
+def _refuse_criteria(criterion: bool, instead: str) -> None:
+    if criterion:
+        raise ValueError(f"expected the evidence of a family, got a criterion that only penalises; take {instead}")
+
+
+def _evidence(
+    found: GraphPosterior,
+    term: object,
+    names: tuple[str, ...],
+    columns: list[Tensor],
+    max_parents: int | None,
+    interventions: tuple[str, ...],
+) -> Evidence:
+    limit = "" if max_parents is None else f" of at most {max_parents} parents"
+    info = {
+        "names": list(names),
+        "edges": found.edges.tolist(),
+        "term": str(term),
+        "prior": found.prior,
+        "max_parents": max_parents,
+        "interventions": list(interventions),
+    }
+    return Evidence(
+        found.log_evidence,
+        0.0,
+        lower=found.log_evidence,
+        upper=found.log_evidence,
+        level=1.0,
+        method=f"structures, {found.prior}{limit}",
+        digest=digest(columns),
+        info=info,
+        certified="both sides, summed over all graphs",
+    )

@@ -1,0 +1,241 @@
+"""Evidence of a mixture of Gaussian processes: the sum over assignments of rows to experts, exactly or by Monte Carlo.
+
+The processes and the gate's shares are integrated out, the assignments are summed out; hyperparameters are point estimates
+that the evidence is conditional on.  Labels are part of an assignment: nothing is lost or gained by a factor K!.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.evidence.weighing.agreement import DISAGREEMENT, agreement_p_value
+from probmodel.evidence.weighing.bounds import lower_bound
+from probmodel.evidence.weighing.weights import warn_if_untrusted, weighted_mean
+from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, log_evidence_by_enumeration, most_rows
+from probmodel.families.gaussian_processes.mixtures.assignments_smc import (
+    annealed_log_weights,
+    annealing_powers,
+    order_along_direction,
+    smc_over_rows,
+)
+from probmodel.families.gaussian_processes.mixtures.gates import Gate
+from probmodel.protocols.dataset import digest
+from probmodel.protocols.dataset_checks import inputs_and_observations
+from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.evidence import Agreement, Estimate, Evidence
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.protocols.structural import Structural
+from probmodel.tracing.randomness import isolated, spawn
+
+ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
+ROUNDING = 1e-10
+"""Share of log Z that float64 sums of a million terms may be off by."""
+CHECK_CHAINS, CHECK_STEPS = 24, 200
+"""Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
+CERTIFIED = "lower bound at any number of independent runs"
+
+
+@runtime_checkable
+class Assigning(Protocol, metaclass=Structural):
+    """A mixture whose experts and gate can be evaluated at rows."""
+
+    gate: Gate
+    responsibilities: Tensor | None
+
+    def assigned(self, x: Tensor, y: Tensor) -> Assigned: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
+
+
+def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
+    """Log p(y | x) in nats, exactly, up to 16 rows of two experts and 13 of more.
+
+    Args:
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
+        seed: of nothing; every estimator takes one.
+
+    Raises:
+        ValueError: for more rows; the message names `assignments_smc`.
+    """
+    begin = time.perf_counter()
+    mixture, model, y = _evaluated(subject)
+    log_z = float(log_evidence_by_enumeration(model))
+    allowance = ROUNDING * max(1.0, abs(log_z))
+    return Evidence(
+        log_z,
+        0.0,
+        lower=log_z - allowance,
+        upper=log_z + allowance,
+        level=1.0,
+        method=ENUMERATION,
+        given=_given(mixture),
+        digest=digest([y]),
+        certified="both sides, by enumeration up to rounding",
+        info={"seconds": time.perf_counter() - begin},
+    )
+
+
+def assignments_smc(
+    subject: Posterior,
+    *,
+    num_particles: int = 200,
+    num_repeats: int = 32,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Evidence:
+    """Log p(y | x) in nats by particles over the rows, each repeat with an order of its own along a direction of the inputs.
+
+    Every repeat is unbiased for the evidence; the error is that of independent repeats.
+
+    Args:
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
+        num_particles: of a repeat; memory is num_particles × K × n² numbers.
+        num_repeats: independent runs.
+        seed: of all of them.
+        level: of the lower bound.
+
+    Raises:
+        ValueError: for fewer than two repeats, no particle, or a level outside (0, 1).
+
+    Reference:
+        Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
+    """
+    num_repeats, num_particles = integer("num_repeats", num_repeats, least=2), integer("num_particles", num_particles)
+    x = inputs_and_observations(subject.data)[0]
+
+    def weights(model: Assigned) -> Tensor:
+        runs = [smc_over_rows(model, num_particles, order_along_direction(x)) for _ in range(num_repeats)]
+        return torch.stack([run.log_z for run in runs])
+
+    info = {"num_particles": num_particles, "num_repeats": num_repeats}
+    return _by_weights(subject, weights, PARTICLES, "raise num_particles", info, seed, level)
+
+
+def assignments_ais(
+    subject: Posterior,
+    *,
+    num_chains: int = 256,
+    num_steps: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Evidence:
+    """Log p(y | x) in nats by annealing from the gate's prior, a collapsed Gibbs sweep at each temperature.
+
+    Slower than `assignments_smc` and of another kind, so that the two check each other.
+
+    Args:
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
+        num_chains: independent chains; memory is num_chains × K × n² numbers.
+        num_steps: sweeps of each, at powers that a pilot run spaces so that every step is as hard.
+        seed: of pilot and chains.
+        level: of the lower bound.
+
+    Raises:
+        ValueError: for fewer than two chains, no step, or a level outside (0, 1).
+
+    Reference:
+        Neal (2001), "Annealed importance sampling".
+    """
+    num_chains, num_steps = integer("num_chains", num_chains, least=2), integer("num_steps", num_steps)
+
+    def weights(model: Assigned) -> Tensor:
+        return annealed_log_weights(model, num_chains, annealing_powers(model, num_steps))
+
+    info = {"num_chains": num_chains, "num_steps": num_steps}
+    return _by_weights(subject, weights, ANNEALING, "raise num_steps or num_chains", info, seed, level)
+
+
+def is_mixture(subject: Subject) -> bool:
+    """Whether the evidence is a sum over assignments of rows to experts."""
+    return isinstance(subject, Posterior) and isinstance(subject.model, Assigning)
+
+
+def by_size(subject: Any, *, seed: int = 0) -> Evidence:
+    """Log p(y | x) of a mixture in nats: by enumeration where the rows are few enough, else by particles."""
+    return assignments(subject, seed=seed) if _is_small(subject) else assignments_smc(subject, seed=seed)
+
+
+def checked(subject: Any, *, seed: int, level: float) -> Evidence:
+    """As `by_size`, with annealing beside the particles; refused where the two disagree."""
+    if _is_small(subject):
+        return assignments(subject, seed=seed)
+    first = assignments_smc(subject, seed=seed, level=level)
+    with warnings.catch_warnings():
+        # So few chains are a check, whose own k-hat stands in the table.
+        warnings.simplefilter("ignore", EvidenceWarning)
+        second = assignments_ais(
+            subject, seed=spawn(checked_seed(seed), 1), num_chains=CHECK_CHAINS, num_steps=CHECK_STEPS
+        )
+    estimates = [_estimate(each) for each in (first, second)]
+    agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
+    agree = not agreement.p_value < DISAGREEMENT
+    if not agree:
+        message = f"estimators disagree (p = {agreement.p_value:.2g}); raise num_particles and num_steps of each"
+        warnings.warn(f"sandwich: {message}", EvidenceWarning, stacklevel=3)
+    return replace(first, method="sandwich", lower=first.lower if agree else -math.inf, agreement=agreement)
+
+
+def _estimate(found: Evidence) -> Estimate:
+    info = found.info
+    return Estimate(found.method, found.log_z, found.stderr, info["ess_share"], info["k_hat"], info["seconds"])
+
+
+def _is_small(subject: Any) -> bool:
+    return len(inputs_and_observations(subject.data)[1]) <= most_rows(subject.model.gate.num_experts)
+
+
+def _by_weights(
+    subject: Posterior,
+    weights: Callable[[Assigned], Float[Tensor, " S"]],
+    method: str,
+    remedy: str,
+    info: Mapping[str, object],
+    seed: int,
+    level: float,
+) -> Evidence:
+    begin = time.perf_counter()
+    mixture, model, y = _evaluated(subject)
+    with isolated(spawn(checked_seed(seed), 71)), torch.no_grad():
+        log_w = weights(model)[:, None]
+    mean = weighted_mean(log_w)
+    warn_if_untrusted(method, mean, remedy)
+    return Evidence(
+        mean.log_mean,
+        mean.stderr,
+        lower=lower_bound(log_w, level),
+        level=level,
+        method=method,
+        given=_given(mixture),
+        digest=digest([y]),
+        certified=CERTIFIED,
+        info={
+            **info,
+            "k_hat": mean.k_hat,
+            "ess_share": mean.ess_share,
+            "seconds": time.perf_counter() - begin,
+        },
+    )
+
+
+def _evaluated(subject: Posterior) -> tuple[Assigning, Assigned, Tensor]:
+    mixture: Any = subject.model if isinstance(subject, Posterior) else subject
+    if not isinstance(mixture, Assigning):
+        raise ValueError(
+            f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one as it stands give "
+            "Posterior(mixture, data, {}, {})"
+        )
+    x, y = inputs_and_observations(subject.data)
+    with torch.no_grad():
+        return mixture, mixture.assigned(x, y).double(), y
+
+
+def _given(mixture: Assigning) -> tuple[str, ...]:
+    return tuple(name for name, _ in mixture.named_parameters())

@@ -1,0 +1,1 @@
+"""Information criteria: Schwarz's, and the widely applicable Bayesian one."""

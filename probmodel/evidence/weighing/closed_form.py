@@ -1,0 +1,50 @@
+"""The evidence in closed form: supplied by the model, or of a conjugate normal model."""
+
+import torch
+
+from probmodel.evidence.weighing.weights import plain
+from probmodel.protocols.errors import NotConjugateError
+from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.tracing.conjugate import Conjugate, conjugate_target, normal_posterior, told
+from probmodel.tracing.curvature import block_index
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target_of
+
+MAX_CURVATURE = 200
+"""Coordinates a block for which a closed form is looked for: it costs a Hessian."""
+
+
+def closed_form(subject: Subject) -> Conjugate:
+    """Exact posterior of a conjugate model, told by itself or recognised; of a bare target only where it is normal.
+
+    Raises:
+        NotConjugateError: where there is none, or too many coordinates to tell.
+    """
+    known = told(subject.model, subject.data) if isinstance(subject, Posterior) else None
+    if known is not None:
+        return known
+    target = target_of(subject)
+    if target.dim == 0:
+        return Conjugate(plain(target), None, {})
+    size = block_index(target).shape[1]
+    if size > MAX_CURVATURE:
+        raise NotConjugateError(f"expected {MAX_CURVATURE} coordinates a block or fewer, got {size}; use ais or SVI")
+    try:
+        if isinstance(subject, Posterior):
+            with isolated(seed=0):
+                latents = sites(subject.model, subject.data).latents
+            return conjugate_target(target, latents)
+        if not _is_unconstrained(target):
+            raise NotConjugateError(
+                "expected normal latents alone, got constrained ones; pass a fit, whose model tells their families"
+            )
+        return normal_posterior(target)
+    except ArithmeticError as error:
+        raise NotConjugateError(f"expected a posterior in closed form, got: {error}") from error
+
+
+def _is_unconstrained(target: Target) -> bool:
+    theta = torch.linspace(-2, 2, target.dim, dtype=target.dtype, device=target.device)[None]
+    values = [value.reshape(1, -1) for value in target.constrain(theta).values()]
+    return not values or torch.equal(torch.cat(values, -1), theta)

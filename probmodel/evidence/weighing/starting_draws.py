@@ -1,0 +1,212 @@
+"""Draws of the posterior that an estimator starts from: those of a fit, or those of a sequential Monte Carlo run."""
+
+import time
+import warnings
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.evidence.annealing.path import Path
+from probmodel.evidence.annealing.population import Tempered, temper
+from probmodel.evidence.annealing.reference import Prior
+from probmodel.evidence.annealing.schedule import settle
+from probmodel.evidence.weighing.closed_form import closed_form
+from probmodel.evidence.weighing.label_switching import Symmetry, symmetrised, symmetry
+from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
+from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.tracing.curvature import block_index
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.target import target_of
+
+NUM_PARTICLES = 1_000
+
+PARTICLES_A_COORDINATE = 8
+
+BYTES = 2**24
+
+NUMBERS = 4_000_000
+"""Bytes and coordinates of a population at most; a model that costs much, or has many rows, gets fewer chains at once."""
+
+CALLS = 200
+"""Gradients a particle takes from the prior to the posterior, a cautious guess."""
+
+PATIENCE = 600.0
+"""Seconds that nobody needs to be warned of."""
+
+NUM_SETTLING = 10
+"""Trajectories at β = 1 after which particles count as independent draws."""
+
+
+class Explored(NamedTuple):
+    """A run from the prior, which finds the modes that a chain may miss."""
+
+    path: Path
+    pilot: Tempered
+    theta: Float[Tensor, "P D"]
+    """Particles, moved until they count as independent draws."""
+
+
+class Start(NamedTuple):
+    """Draws that an estimator starts from."""
+
+    target: Target
+    theta: Float[Tensor, "C N D"]
+    """By chain, in unconstrained coordinates; labels of exchangeable components permuted at random."""
+    exact: bool
+    """Whether the draws are independent and of the posterior itself, not of a chain or an approximation."""
+    source: str
+    """Where the draws come from, in words."""
+    symmetry: Symmetry | None
+
+    @property
+    def flat(self) -> Float[Tensor, "S D"]:
+        return self.theta.flatten(0, 1)
+
+    @property
+    def fitted(self) -> Float[Tensor, "F D"]:
+        """First half of each chain: proposals are fitted to it."""
+        return self.theta[:, : self.theta.shape[1] // 2].flatten(0, 1)
+
+    @property
+    def scored(self) -> Float[Tensor, "H D"]:
+        """Second half of each chain, which no proposal has seen."""
+        return self.theta[:, self.theta.shape[1] // 2 :].flatten(0, 1)
+
+
+def population(target: Target) -> int:
+    """Chains that run side by side: fewer where one costs much or holds many numbers, enough for its covariance."""
+    size = block_index(target).shape[1]
+    few = max(NUM_PARTICLES // 2, PARTICLES_A_COORDINATE * size)
+    wanted = max(few, min(NUM_PARTICLES, BYTES // max(1, target.bytes_per_draw)))
+    return max(32, min(wanted, NUM_PARTICLES, NUMBERS // max(1, target.dim)))
+
+
+def posterior_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
+    """Posterior draws in unconstrained coordinates: a chain's or an exact fit's own, else those of sequential Monte Carlo."""
+    return start(subject, seed).flat
+
+
+def own_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
+    """A fit's own draws, of a guide too: enough to place a proposal; of a bare target as `posterior_draws`."""
+    if isinstance(subject, Posterior):
+        return chain_draws(subject, target_of(subject)).flatten(0, 1)
+    return posterior_draws(subject, seed)
+
+
+def chain_draws(posterior: Posterior, target: Target) -> Float[Tensor, "C N D"]:
+    """A posterior's draws by chain, in unconstrained coordinates.
+
+    Raises:
+        ValueError: for draws of another model, and for draws at which the density is no finite number.
+    """
+    if not posterior.draws:
+        raise ValueError("expected draws, got a posterior without any; fit the model with draws to keep")
+    chains = {tuple(draws.shape[:2]) for draws in posterior.draws.values()}
+    if len(chains) > 1:
+        raise ValueError(f"expected as many chains and draws at every site, got {sorted(chains)}")
+    theta = target.unconstrain({name: draws.flatten(0, 1) for name, draws in posterior.draws.items()})
+    if theta.shape[1] != target.dim:
+        raise ValueError(
+            f"expected draws of {target.dim} coordinates, got {theta.shape[1]}: draws of another model? shapes "
+            f"{ {name: tuple(draws.shape[2:]) for name, draws in posterior.draws.items()} }"
+        )
+    with torch.no_grad():
+        bad = ~torch.isfinite(target.log_joint(theta))
+    if bad.any():
+        raise ValueError(
+            f"expected a finite log density at every draw, got NaN or infinity at {int(bad.sum())} of {len(theta)}; the draws "
+            "are of another model, or the model leaves its support: check the likelihood there"
+        )
+    count, each = chains.pop()
+    return theta.reshape(count, each, target.dim)
+
+
+@lru_cache(maxsize=8)
+def start(subject: Subject, seed: int) -> Start:
+    """Draws of the subject's posterior: exact ones where there is a closed form, a chain's own, or particles from the prior.
+
+    Raises:
+        ValueError: where there are no draws and the prior cannot be sampled, or the draws do not fit the model.
+    """
+    target = target_of(subject)
+    own = chain_draws(subject, target) if isinstance(subject, Posterior) and of_posterior(subject) else None
+    independent = _exact_draws(subject, target, spawn(seed, 4))
+    if independent is not None:
+        theta, source = independent[None], "exact draws"
+    elif own is not None and isinstance(subject, Posterior):
+        theta, source = own, f"draws by {subject.info.get('method', 'a sampler')}"
+    else:
+        theta, source = _particles(explored(target, seed), seed)[None], "particles of sequential Monte Carlo"
+    found = symmetry(target, theta.flatten(0, 1))
+    if found is not None:
+        with isolated(spawn(seed, 3)):
+            theta = symmetrised(target, theta.flatten(0, 1), found).reshape(theta.shape)
+    return Start(target, theta, independent is not None, source, found)
+
+
+@lru_cache(maxsize=8)
+def explored(target: Target, seed: int) -> Explored:
+    """Sequential Monte Carlo from the prior to the posterior.
+
+    Raises:
+        ValueError: where the prior cannot be sampled, or gives no draw a finite density.
+    """
+    path = Path(Prior(target, spawn(seed, 1)), target)
+    if target.improper:
+        raise ValueError(
+            f"expected a prior one can sample, got improper ones of {list(target.improper)}; fit the model with NUTS first"
+        )
+    _warn_if_slow(path, target)
+    with isolated(spawn(seed, 2)):
+        pilot = temper(path, population(target))
+        return Explored(path, pilot, settle(path, pilot.point, pilot.kernels[-1], NUM_SETTLING).theta)
+
+
+def _warn_if_slow(path: Path, target: Target) -> None:
+    """Tell the time of a run whose chains are evaluated one by one, before it begins."""
+    if not path.batched.eager:
+        return
+    theta = target.sample_prior(1, 0)
+    begin = time.perf_counter()
+    path.at(theta, 0.5)
+    expected = (time.perf_counter() - begin) * population(target) * CALLS
+    if expected > PATIENCE:
+        warnings.warn(
+            f"particles from the prior will take about {expected / 3600:.1f} hours, since this model runs one chain at a time; "
+            "evidence.iwae of an SVI fit bounds it from below in seconds, a GPU runs chains side by side",
+            EvidenceWarning,
+            stacklevel=4,
+        )
+
+
+def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
+    """The particles, and as many again after further transitions: what is fitted to the first may be tried on the second."""
+    with isolated(spawn(seed, 5)):
+        point = found.path.at(found.theta, 1.0)
+        return torch.cat([found.theta, settle(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
+
+
+def _exact_draws(subject: Subject, target: Target, seed: int) -> Float[Tensor, "S D"] | None:
+    """Independent draws of a posterior in closed form, or those an exact fit has kept; None where there are none."""
+    if isinstance(subject, Posterior) and subject.info.get("exact_draws", False):
+        return chain_draws(subject, target).flatten(0, 1)
+    try:
+        exact = closed_form(subject)
+    except NotConjugateError:
+        return None
+    with isolated(seed), torch.no_grad():
+        if exact.gaussian is not None:
+            return exact.gaussian.sample(2 * population(target))
+        if exact.guide is not None:
+            return target.unconstrain(exact.guide.draws(2 * population(target)))
+        return target.unconstrain(
+            {name: each.sample((2 * population(target),)) for name, each in exact.by_site.items()}
+        )
+
+
+def of_posterior(posterior: Posterior) -> bool:
+    """Whether the draws are of the posterior, not of a guide that approximates it."""
+    return bool(posterior.draws) and (posterior.guide is None or bool(posterior.info.get("exact_draws", False)))

@@ -1,0 +1,115 @@
+"""Whether the estimates of a sandwich may be trusted: what failed, what was found, what is certified."""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.evidence.weighing.agreement import DISAGREEMENT
+from probmodel.evidence.weighing.starting_draws import Explored, Start
+from probmodel.evidence.weighing.weights import ESS_LIMIT, EVEN_SHARE, K_HAT_LIMIT, WeightedMean
+from probmodel.protocols.evidence import Agreement, Estimate
+
+
+def upper_condition(*, exact: bool, source: str) -> str:
+    """Under what condition the upper bound holds."""
+    if exact:
+        return "the upper bound holds at finite sample size: the draws are exact"
+    return f"the upper bound holds as far as the {source} are of the posterior and, thinned, independent"
+
+
+ROUNDING = 1e-9
+"""Relative error of a closed form in double precision."""
+
+
+class Side(NamedTuple):
+    """Log weights of one direction and what they estimate."""
+
+    estimate: Estimate
+    log_w: Float[Tensor, "S R"]
+    num_steps: int
+
+
+def estimate_of(method: str, mean: WeightedMean, begin: float) -> Estimate:
+    """Row of the table for a weighted mean that was begun at `begin`."""
+    seconds = time.perf_counter() - begin
+    caveat = untrusted(mean.ess_share, mean.k_hat)
+    return Estimate(method, mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
+
+
+def untrusted(ess_share: float, k_hat: float) -> str:
+    failed = []
+    if ess_share < ESS_LIMIT:
+        failed.append(f"ESS {ess_share:.2%} < {ESS_LIMIT:.0%}")
+    if k_hat > K_HAT_LIMIT and ess_share < EVEN_SHARE:
+        failed.append(f"k-hat {k_hat:.2f} > {K_HAT_LIMIT}")
+    return ", ".join(failed)
+
+
+def combined_estimate(estimates: list[Estimate], failed: list[str]) -> tuple[float, float]:
+    """Closed form, else forward annealing and sequential Monte Carlo by inverse variance: independent and unbiased for Z."""
+    by_method = {each.method: each for each in estimates}
+    if "exact" in by_method and not failed:
+        return by_method["exact"].log_z, 0.0
+    ais = by_method["ais"]
+    smc_estimate = by_method.get("smc")
+    # The error of a few groups is itself uncertain: it joins only where it can neither lead nor mislead.
+    if smc_estimate is None or smc_estimate.stderr > 0.5 or ais.caveat:
+        return ais.log_z, ais.stderr
+    precision = np.array([max(each.stderr, 1e-12) ** -2.0 for each in (ais, smc_estimate)])
+    log_z = float(precision @ np.array([ais.log_z, smc_estimate.log_z]) / precision.sum())
+    return log_z, float(precision.sum() ** -0.5)
+
+
+def failures_of(agreement: Agreement, below: Side, above: Side, lower: float, upper: float) -> list[str]:
+    failed = []
+    if agreement.p_value < DISAGREEMENT:
+        failed.append(
+            f"estimators disagree (p {_p_text(agreement.p_value)}): a mode may be missing from the draws; run more chains from "
+            "dispersed starts, or raise num_steps"
+        )
+    if lower > upper:
+        failed.append(
+            f"the bounds cross ({lower:.3f} > {upper:.3f}): the draws are not of this posterior; sample longer"
+        )
+    for side, remedy in ((below, "raise num_steps"), (above, "raise num_steps or keep more posterior draws")):
+        if side.estimate.caveat:
+            failed.append(f"{side.estimate.method}: {side.estimate.caveat}; {remedy}")
+    return failed
+
+
+def _p_text(p_value: float) -> str:
+    return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
+
+
+def findings_of(first: Start, seen: Explored | None) -> list[str]:
+    found = []
+    if first.target.improper:
+        names = ", ".join(first.target.improper)
+        found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalised prior")
+    if first.target.factors:
+        names = ", ".join(first.target.factors)
+        found.append(
+            f"unnormalised: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
+        )
+    if first.symmetry is not None:
+        count = first.symmetry.num_components
+        found.append(
+            f"label switching: {first.symmetry}; draws symmetrised, so that log {count}! = "
+            f"{math.lgamma(count + 1):.4f} nats are not lost"
+        )
+    if seen is None:
+        found.append("the prior cannot be sampled: modes that the draws have missed would go unseen")
+    return found
+
+
+def certified_sides(first: Start, is_exact: bool, failed: list[str]) -> str:
+    if failed:
+        return "neither side: a check has failed"
+    if is_exact:
+        return "both sides, in closed form up to rounding"
+    lower = "the lower bound holds at finite sample size: schedule and kernels were frozen after the pilot run"
+    return f"{lower}; {upper_condition(exact=first.exact, source=first.source)}"

@@ -1,0 +1,1 @@
+"""Mathematics of Gaussian processes, Bayesian networks and Boltzmann machines, without Pyro."""

@@ -1,0 +1,127 @@
+"""Bayesian networks in numbers: graphs, scores, exact search and posteriors of edges; tables, exact queries, sampling, EM."""
+
+from probmodel.families.bayesian_networks.bif import read_bif, write_bif
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
+from probmodel.families.bayesian_networks.edge_calibration import (
+    EdgeReliability,
+    SimulatedNetworks,
+    edge_reliability,
+    random_dag,
+)
+from probmodel.families.bayesian_networks.figure import plot
+from probmodel.families.bayesian_networks.kinetics import KineticPosterior, LinearKinetics, SteadyStates, Trajectories
+from probmodel.families.bayesian_networks.scores.all_families import family_scores, gaussian_family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import (
+    BDeu,
+    BDs,
+    aic,
+    bic,
+    k2,
+    log_likelihood,
+    score,
+)
+from probmodel.families.bayesian_networks.scores.family_cache import (
+    FamilyCache,
+    categorical_families,
+    gaussian_families,
+)
+from probmodel.families.bayesian_networks.scores.gaussian_scores import (
+    BGe,
+    Moments,
+    gaussian_bic,
+    gaussian_log_likelihood,
+    gaussian_score,
+    moments,
+)
+from probmodel.families.bayesian_networks.structure.candidates import (
+    Candidates,
+    all_candidates,
+    screened,
+    tabled,
+    widened,
+)
+from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior, over_graphs, over_orders
+from probmodel.families.bayesian_networks.structure.exact_search import Optimum, optimum, verify
+from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC, SampledEdges
+from probmodel.families.bayesian_networks.structure.order_search import FoundGraph, OrderSearch
+from probmodel.families.bayesian_networks.structure.partition_mcmc import PartitionMCMC
+from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
+    maximum_likelihood,
+    posterior_mean,
+    posterior_networks,
+)
+from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, intervene
+from probmodel.families.bayesian_networks.tables.expectation_maximisation import EM, EMFit
+from probmodel.families.bayesian_networks.tables.incomplete_rows import impute, log_prob
+from probmodel.families.bayesian_networks.tables.queries import JointTable, Marginals, marginals, query
+from probmodel.families.bayesian_networks.tables.sampling import sample
+from probmodel.protocols.errors import EMWarning, MixingWarning
+
+__all__ = [
+    "aic",
+    "all_candidates",
+    "BDeu",
+    "BDs",
+    "BGe",
+    "bic",
+    "Candidates",
+    "categorical_families",
+    "Categories",
+    "class_hamming_distance",
+    "DAG",
+    "DiscreteNetwork",
+    "edge_reliability",
+    "EdgeReliability",
+    "EM",
+    "EMFit",
+    "EMWarning",
+    "family_scores",
+    "FamilyCache",
+    "FoundGraph",
+    "gaussian_bic",
+    "gaussian_families",
+    "gaussian_family_scores",
+    "gaussian_log_likelihood",
+    "gaussian_score",
+    "GraphPosterior",
+    "impute",
+    "intervene",
+    "JointTable",
+    "k2",
+    "KineticPosterior",
+    "LinearKinetics",
+    "log_likelihood",
+    "log_prob",
+    "Marginals",
+    "marginals",
+    "maximum_likelihood",
+    "MixingWarning",
+    "Moments",
+    "moments",
+    "Optimum",
+    "optimum",
+    "OrderMCMC",
+    "OrderSearch",
+    "over_graphs",
+    "over_orders",
+    "PartitionMCMC",
+    "plot",
+    "posterior_mean",
+    "posterior_networks",
+    "query",
+    "random_dag",
+    "read_bif",
+    "sample",
+    "SampledEdges",
+    "score",
+    "screened",
+    "SimulatedNetworks",
+    "SteadyStates",
+    "structural_hamming_distance",
+    "tabled",
+    "Trajectories",
+    "verify",
+    "widened",
+    "write_bif",
+]

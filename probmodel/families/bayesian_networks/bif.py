@@ -1,0 +1,229 @@
+"""Discrete networks in the Bayesian network interchange format, BIF (Cozman, 1998).
+
+The numbers of a `table` run with the variable's own values slowest and the last parent's fastest.  Names with spaces or
+punctuation of the format are quoted.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
+
+_TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]+|"', re.DOTALL)
+_BARE = re.compile(r'(?!//|/\*)[^\s{}()\[\],;|"]+')
+
+Levels = Mapping[str, tuple[str, ...]]
+_T = TypeVar("_T")
+
+
+class _Block(NamedTuple):
+    """A statement: the words before its braces, and those of each line within."""
+
+    head: list[str]
+    lines: list[list[str]]
+
+
+class _Family(NamedTuple):
+    """A variable's parents, and the lines of its probabilities."""
+
+    parents: tuple[str, ...]
+    lines: list[list[str]]
+
+
+def read_bif(path: str | Path) -> DiscreteNetwork:
+    """A network from a file: variables, values and parents in the file's order, probabilities as printed.
+
+    Raises:
+        ValueError: for a file that is no BIF, names that are not declared, or tables that are incomplete, not normalised or
+            of another size.
+    """
+    tokens = [
+        token for token in _TOKEN.findall(Path(path).read_text(encoding="utf-8")) if token[:2] not in ("//", "/*")
+    ]
+    blocks = list(_blocks(tokens))
+    levels = _once([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
+    families = _once([_family(block, levels) for block in blocks if block.head[0] == "probability"], "probability")
+    if set(families) != set(levels) or not levels:
+        raise ValueError(
+            f"expected variables with a probability block each, got {len(levels)} and none of"
+            f" {sorted(set(levels) - set(families))} in {path}"
+        )
+    dag = DAG({node: families[node].parents for node in levels})
+    return DiscreteNetwork(dag, levels, {node: _table(node, families[node], levels) for node in levels})
+
+
+def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
+    """A network to a file, with all digits of its probabilities.
+
+    Raises:
+        ValueError: for a name that is empty, or has a double quote or a line break, which the format cannot hold.
+    """
+    parts = ["network unknown {\n}\n"]
+    for node in network.nodes:
+        values = ", ".join(map(_quoted, network.levels[node]))
+        size = len(network.levels[node])
+        parts.append(f"variable {_quoted(node)} {{\n  type discrete [ {size} ] {{ {values} }};\n}}\n")
+    parts += [_probability(network, node) for node in network.nodes]
+    Path(path).write_text("".join(parts), encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def _once(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
+    """By name; ValueError for one that is declared twice."""
+    names = [name for name, _ in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected one {kind} block a variable, got several of {twice}; keep one")
+    return dict(found)
+
+
+def _blocks(tokens: Sequence[str]) -> Iterator[_Block]:
+    """Statements, each up to the brace that closes it."""
+    start, opened, depth = 0, 0, 0
+    for position, token in enumerate(tokens):
+        if token == "{":
+            opened = position if depth == 0 else opened
+            depth += 1
+        elif token == "}":
+            depth -= 1
+            if depth < 0 or opened <= start:
+                raise ValueError(f"expected BIF, words and then braces, got {' '.join(tokens[start : position + 1])!r}")
+            if depth == 0:
+                lines = [line for line in _split(tokens[opened + 1 : position], ";") if line]
+                yield _Block(list(tokens[start:opened]), lines)
+                start = position + 1
+    if start != len(tokens):
+        raise ValueError(
+            f"expected BIF, a closing brace for each, got none after {' '.join(tokens[start : start + 4])!r}"
+        )
+
+
+def _split(tokens: Sequence[str], mark: str) -> list[list[str]]:
+    """The words between marks; a last part that is empty is left out."""
+    parts: list[list[str]] = [[]]
+    for token in tokens:
+        if token == mark:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts if parts[-1] else parts[:-1]
+
+
+def _name(tokens: Sequence[str]) -> str:
+    """Words as one name."""
+    return " ".join(token.strip('"') for token in tokens)
+
+
+def _between(tokens: Sequence[str], opening: str, closing: str) -> Sequence[str]:
+    if opening not in tokens or closing not in tokens:
+        raise ValueError(f"expected words between {opening} and {closing}, got {' '.join(tokens)!r}")
+    return tokens[tokens.index(opening) + 1 : tokens.index(closing)]
+
+
+def _variable(block: _Block) -> tuple[str, tuple[str, ...]]:
+    """Its name and its values."""
+    name = _name(block.head[1:])
+    types = [line for line in block.lines if line[0] == "type"]
+    if len(types) != 1 or types[0][1] != "discrete":
+        raise ValueError(f"expected one line 'type discrete' of {name!r}, got {[' '.join(line) for line in types]}")
+    size, inside = _name(_between(types[0], "[", "]")), _between(types[0], "{", "}")
+    values = [_name(part) for part in _split(inside, ",")]
+    if str(len(values)) != size:
+        # Commas may be left out between names of one word.
+        values = [_name([token]) for token in inside if token != ","]
+    if str(len(values)) != size:
+        raise ValueError(f"expected {size} values of {name!r}, got {values}")
+    return name, tuple(values)
+
+
+def _family(block: _Block, levels: Levels) -> tuple[str, _Family]:
+    """The variable, and its parents with their lines."""
+    child, *rest = _split(_between(block.head, "(", ")"), "|")
+    node, parents = _name(child), tuple(_name(part) for part in _split(rest[0], ",")) if rest else ()
+    unknown = sorted({node, *parents} - set(levels))
+    if unknown:
+        raise ValueError(f"expected declared variables in {' '.join(block.head)!r}, got {unknown}")
+    return node, _Family(parents, block.lines)
+
+
+def _table(node: str, family: _Family, levels: Levels) -> Float[np.ndarray, "..."]:
+    """Probabilities, a parent each axis and the variable itself the last."""
+    parents, size = family.parents, len(levels[node])
+    shape = tuple(len(levels[parent]) for parent in parents)
+    table, given = np.full((*shape, size), np.nan), set[tuple[int, ...]]()
+    for line in family.lines:
+        if line[0] == "table":
+            numbers = _numbers(node, line[1:], size * prod(shape)).reshape(size, *shape)
+            table[...] = np.moveaxis(numbers, 0, -1)
+        elif line[0] == "default":
+            table[np.isnan(table).all(-1)] = _numbers(node, line[1:], size)
+        elif line[0] == "(":
+            at = _combination(node, line, parents, levels)
+            if at in given:
+                raise ValueError(
+                    f"expected one line for each combination of the parents of {node!r}, got {' '.join(line)!r} again"
+                )
+            given.add(at)
+            table[at] = _numbers(node, line[line.index(")") + 1 :], size)
+        elif line[0] != "property":
+            raise ValueError(f"expected table, default or values of the parents of {node!r}, got {' '.join(line)!r}")
+    absent = np.argwhere(np.isnan(table).any(-1))
+    if len(absent):
+        first = [levels[parent][i] for parent, i in zip(parents, absent[0], strict=True)]
+        raise ValueError(f"expected probabilities of {node!r} for all values of its parents, got none for {first}")
+    return table
+
+
+def _combination(node: str, line: list[str], parents: tuple[str, ...], levels: Levels) -> tuple[int, ...]:
+    values = [_name(part) for part in _split(_between(line, "(", ")"), ",")]
+    if len(values) != len(parents) or any(
+        value not in levels[each] for value, each in zip(values, parents, strict=True)
+    ):
+        raise ValueError(f"expected values of {list(parents)}, the parents of {node!r}, got {values}")
+    return tuple(levels[each].index(value) for value, each in zip(values, parents, strict=True))
+
+
+def _numbers(node: str, tokens: Sequence[str], size: int) -> Float[np.ndarray, " r"]:
+    words = [token for token in tokens if token != ","]
+    try:
+        numbers = np.array([float(word) for word in words])
+    except ValueError:
+        raise ValueError(f"expected numbers for {node!r}, got {' '.join(words)!r}") from None
+    if len(numbers) != size:
+        raise ValueError(f"expected {size} numbers for {node!r}, got {len(numbers)}: {' '.join(words[:8])!r}")
+    return numbers
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def _quoted(name: str) -> str:
+    """A name as the format holds it."""
+    if '"' in name or "\n" in name or not name:
+        raise ValueError(
+            f"expected a name that BIF can hold, without double quotes or line breaks, got {name!r}; rename it"
+        )
+    return name if _BARE.fullmatch(name) else f'"{name}"'
+
+
+def _probability(network: DiscreteNetwork, node: str) -> str:
+    """The block of a variable."""
+    parents, table = network.dag.parents[node], network.tables[node]
+    given = " | " + ", ".join(map(_quoted, parents)) if parents else ""
+    lines = []
+    for values, row in zip(
+        product(*(network.levels[parent] for parent in parents)), table.reshape(-1, table.shape[-1]), strict=True
+    ):
+        what = f"({', '.join(map(_quoted, values))})" if parents else "table"
+        lines.append(f"  {what} {', '.join(repr(float(number)) for number in row)};\n")
+    return f"probability ( {_quoted(node)}{given} ) {{\n{''.join(lines)}}}\n"

@@ -1,0 +1,203 @@
+"""Rows of categorical variables as small whole numbers, and how often their combinations occur."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.dag import refuse_twice
+
+
+class Categories(NamedTuple):
+    """Rows of categorical variables.
+
+    Args:
+        levels: variable → the values it may have, in order.
+        codes: (N, n) positions among those values; −1 for a missing one, which only some readers take.
+    """
+
+    levels: Mapping[str, tuple[str, ...]]
+    codes: Int[np.ndarray, "N n"]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+        """Columns of a frame; values are told apart by their text.
+
+        Args:
+            frame: one row an observation.
+            levels: variable → all its values; None, or a variable that is not named, takes the categories of a categorical
+                column, else the values that occur, sorted.
+
+        Raises:
+            ValueError: for missing values, a value that is not among the levels, or a variable with fewer than two values.
+        """
+        missing = [str(name) for at, name in enumerate(frame) if frame.iloc[:, at].isna().any()]
+        if missing:
+            raise ValueError(
+                f"expected no missing values, got some in {missing}; drop those rows, or read them by"
+                " Categories.with_missing, which queries, log_prob and EM take and scores do not"
+            )
+        return cls.with_missing(frame, levels)
+
+    @classmethod
+    def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+        """The same where values may be missing: None, NaN or pandas' NA become −1.
+
+        Floats that are whole are read as whole numbers: missing ones may have made them floats.  A variable that is never
+        seen needs its levels named.
+
+        Args:
+            frame, levels: as in `of`.
+
+        Raises:
+            ValueError: for a value that is not among the levels, a variable with fewer than two values, names that occur
+                twice, or levels of other names than the columns'.
+        """
+        names = [str(name) for name in frame]
+        _refuse_names(names, levels or {})
+        texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
+        found = {name: _own_levels(frame.iloc[:, column], texts[name]) for column, name in enumerate(names)}
+        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
+        codes = np.full(frame.shape, -1, dtype=np.int64)
+        for column, (name, text) in enumerate(texts.items()):
+            codes[frame.iloc[:, column].notna().to_numpy(), column] = _coded(name, text, found[name])
+        return cls(found, codes)
+
+    @property
+    def num_missing(self) -> int:
+        """How many values are missing."""
+        return int((self.codes < 0).sum())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables, in the order of the columns."""
+        return tuple(self.levels)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """How many values each variable has."""
+        return tuple(len(values) for values in self.levels.values())
+
+    def ordered(self, names: Sequence[str]) -> "Categories":
+        """Some or all of the variables in another order, such as that of a graph's nodes.
+
+        Raises:
+            ValueError: for an unknown one, or one twice.
+        """
+        _refuse_names(list(names), {})
+        columns = [self.column(name) for name in names]
+        return Categories({name: self.levels[name] for name in names}, self.codes[:, columns])
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a frame of categorical columns, whose categories are the levels; missing values are NaN.
+
+        `of` and `with_missing` read it back, with the levels in their order.
+
+        Raises:
+            ValueError: for codes out of range.
+        """
+        check_codes(self)
+        kinds = {name: pd.CategoricalDtype(list(values)) for name, values in self.levels.items()}
+        columns = zip(kinds.items(), self.codes.T, strict=True)
+        found = {name: pd.Categorical.from_codes(codes, dtype=kind) for (name, kind), codes in columns}
+        return pd.DataFrame(found, index=range(len(self.codes)))
+
+    def column(self, name: str) -> int:
+        """Position of a variable.
+
+        Raises:
+            ValueError: for an unknown one.
+        """
+        if name not in self.levels:
+            raise ValueError(f"expected one of the variables {sorted(self.levels)}, got {name!r}")
+        return self.names.index(name)
+
+
+def _seen(column: pd.Series) -> pd.Series:
+    """The values that are there."""
+    seen = column.dropna()
+    whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
+    return seen.astype(np.int64) if whole else seen
+
+
+def _own_levels(column: pd.Series, texts: pd.Series) -> tuple[str, ...]:
+    """The categories of a categorical column, else the texts that occur, sorted."""
+    categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    return tuple(map(str, column.cat.categories)) if categorical else tuple(sorted(set(texts)))
+
+
+def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
+    refuse_twice(names)
+    unknown, unnamed = sorted(set(levels) - set(names)), sorted(set(names) - set(levels))
+    # The levels of more variables than there are columns are no mistake, a misspelt name is.
+    if unknown and unnamed:
+        raise ValueError(f"expected levels of the columns {unnamed}, got them of {unknown}; mend their names")
+
+
+def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
+    unseen = sorted(set(column) - set(levels))
+    if unseen:
+        raise ValueError(f"expected values of {name!r} among {list(levels)}, got {unseen}; add them to its levels")
+    if len(set(levels)) < len(levels):
+        raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
+    if len(levels) < 2:
+        raise ValueError(f"expected two values of {name!r} at least, got {list(levels)}; drop it, or name its levels")
+    return pd.Categorical(column, categories=list(levels)).codes
+
+
+def check_codes(data: Categories) -> None:
+    """Raise ValueError for codes that are not positions among the levels, −1 where missing, one column a variable."""
+    codes, sizes = data.codes, np.array(data.cardinalities, dtype=np.int64)
+    if codes.ndim != 2 or codes.shape[1] != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(
+            f"expected codes (N, {len(sizes)}) of whole numbers, one column a variable, got {codes.shape} of {codes.dtype}"
+        )
+    bad = (codes < -1) | (codes >= sizes)
+    outside = [name for name, column in zip(data.names, bad.T, strict=True) if column.any()]
+    if outside:
+        raise ValueError(
+            f"expected codes from 0 below the number of levels, −1 where missing, got others in {outside}; read the rows by "
+            "Categories.of"
+        )
+
+
+def refuse_missing(data: Categories) -> None:
+    """Raise ValueError where values are missing, or codes are none."""
+    check_codes(data)
+    missing = [name for name, column in zip(data.names, data.codes.T, strict=True) if (column < 0).any()]
+    if missing:
+        raise ValueError(
+            f"expected no missing values, got some in {missing}; drop those rows, draw the values by `impute`, or fit a"
+            " graph's tables by EM"
+        )
+
+
+class Counts(NamedTuple):
+    """How often combinations of parents and child occur; those of parents that never occur are left out.
+
+    Args:
+        table: (J, r) by combination of parents and value of the child.
+        num_parent_states: q, all combinations of parents, those that never occur included.
+    """
+
+    table: Float[np.ndarray, "J r"]
+    num_parent_states: float
+
+
+def counts(data: Categories, child: int, parents: Sequence[int], rows: Int[np.ndarray, " M"] | None = None) -> Counts:
+    """Of a child and its parents, by their columns; over some rows or all."""
+    codes = data.codes if rows is None else data.codes[rows]
+    sizes = data.cardinalities
+    label, used = np.zeros(len(codes), dtype=np.int64), 1
+    for parent in parents:
+        label, used = compact(label * sizes[parent] + codes[:, parent], used * sizes[parent])
+    table = np.bincount(label * sizes[child] + codes[:, child], minlength=used * sizes[child])
+    return Counts(table.reshape(used, sizes[child]).astype(float), float(np.prod([float(sizes[p]) for p in parents])))
+
+
+def compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
+    """The same labels without gaps, so that combinations that never occur take no memory."""
+    occurs = np.bincount(label, minlength=size) > 0
+    return (np.cumsum(occurs) - 1)[label], int(occurs.sum())

@@ -1,0 +1,197 @@
+"""Whether probabilities of edges are frequencies: networks drawn from the prior, and how often their edges are there.
+
+Under the prior that a posterior assumes, an edge of probability p is there in a share p of all networks (Dawid, 1982).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import chi2
+
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.all_families import family_scores
+from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, check_prior_rows
+from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs
+from probmodel.protocols.integers import checked_seed, integer
+
+EdgePosterior = Callable[[Categories], Float[np.ndarray, "n n"]]
+"""Data → probability of an edge from i to j."""
+
+
+class EdgeReliability(NamedTuple):
+    """Probabilities of edges by bin, and how often the edges were there.
+
+    Args:
+        probability: (B,) mean of each bin; nan for empty ones.
+        frequency: (B,) share of edges that were there.
+        stderr: (B,) standard error of the difference; edges of one network count as one observation.
+        num_edges: (B,) pairs of nodes in each bin.
+        p_value: of the chi-square test that all bins' differences are zero; nan below 20 networks in every bin.
+    """
+
+    probability: Float[np.ndarray, " B"]
+    frequency: Float[np.ndarray, " B"]
+    stderr: Float[np.ndarray, " B"]
+    num_edges: Int[np.ndarray, " B"]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class SimulatedNetworks:
+    """Graphs uniform over all, tables Dirichlet as BDeu assumes, and rows from them.
+
+    Args:
+        num_networks: networks.
+        num_variables: nodes of each.
+        num_rows: rows from each.
+        cardinality: values of each variable.
+        sample_size: rows that the Dirichlet priors count for.
+    """
+
+    num_networks: int = 200
+    num_variables: int = 5
+    num_rows: int = 100
+    cardinality: int = 2
+    sample_size: float = 4.0
+
+    def __call__(self, posterior: EdgePosterior | None = None, *, seed: int, num_bins: int = 10) -> EdgeReliability:
+        """How reliable probabilities of edges are on these networks.
+
+        Args:
+            posterior: to judge; None for the exact one of this prior, `over_graphs` of BDeu.
+            seed: of the networks and rows.
+            num_bins: of probability, equally wide.
+
+        Raises:
+            ValueError: for counts that are no whole numbers, fewer than two networks, or a sample_size not above 0.
+        """
+        count = integer("num_networks", self.num_networks, least=2)
+        integer("num_bins", num_bins)
+        check_prior_rows("sample_size", self.sample_size)
+        n, rng = integer("num_variables", self.num_variables, least=2), np.random.default_rng(checked_seed(seed))
+        judged = self.posterior if posterior is None else posterior
+        truths, probabilities = [], []
+        for _ in range(count):
+            graph = random_dag(n, rng)
+            truths.append(graph)
+            probabilities.append(judged(self.sampled(graph, rng)))
+        return edge_reliability(np.stack(probabilities), np.stack(truths), num_bins)
+
+    def posterior(self, data: Categories) -> Float[np.ndarray, "n n"]:
+        """The exact one under this prior."""
+        return over_graphs(family_scores(data, BDeu(self.sample_size))).edges
+
+    def sampled(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> Categories:
+        """Rows of a network of this graph, its tables drawn."""
+        n, r = len(graph), integer("cardinality", self.cardinality, least=2)
+        names = [f"x{i}" for i in range(n)]
+        dag = DAG.from_edges(names, [(names[i], names[j]) for i, j in zip(*np.nonzero(graph), strict=True)])
+        codes = np.zeros((integer("num_rows", self.num_rows), n), dtype=np.int64)
+        for name in dag.order:
+            child = names.index(name)
+            parents = [names.index(parent) for parent in dag.parents[name]]
+            table = _dirichlet(self.sample_size / (r * r ** len(parents)), (r ** len(parents), r), rng)
+            label = codes[:, parents] @ r ** np.arange(len(parents))
+            codes[:, child] = (rng.random(len(codes))[:, None] > table.cumsum(1)[label, :-1]).sum(1)
+        return Categories({name: tuple(map(str, range(r))) for name in names}, codes)
+
+
+def edge_reliability(
+    probabilities: Float[np.ndarray, "S n n"], truths: Int[np.ndarray, "S n n"], num_bins: int = 10
+) -> EdgeReliability:
+    """Of S networks: their edges' probabilities beside the true graphs.
+
+    Args:
+        probabilities: of an edge from i to j.
+        truths: whether it is there.
+        num_bins: equally wide.
+
+    Raises:
+        ValueError: for probabilities outside [0, 1], shapes that differ, or fewer than two networks.
+    """
+    if probabilities.shape != truths.shape or len(truths) < 2:
+        raise ValueError(
+            f"expected probabilities and graphs (networks, n, n) of two networks at least, got {probabilities.shape} and "
+            f"{truths.shape}; simulate more"
+        )
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("expected probabilities between 0 and 1, got others")
+    pairs = ~np.eye(truths.shape[1], dtype=bool)
+    p, there = probabilities[:, pairs], truths[:, pairs].astype(float)
+    label = np.minimum((p * num_bins).astype(np.int64), num_bins - 1)
+    inside = label[:, None] == np.arange(num_bins)[:, None]  # (S, B, pairs)
+    num_edges = inside.sum((0, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, share = ((inside * values[:, None]).sum((0, 2)) / num_edges for values in (p, there))
+        by_network = (inside * (there - p)[:, None]).sum(2)  # (S, B), of mean zero where calibrated
+        stderr = np.sqrt((by_network**2).sum(0)) / num_edges
+    return EdgeReliability(mean, share, stderr, num_edges, _p_value(by_network))
+
+
+def _p_value(by_network: Float[np.ndarray, "S B"]) -> float:
+    """Of Hotelling's statistic of the bins' sums; bins that few networks fall into are left out."""
+    used = by_network[:, (by_network != 0).sum(0) >= 20]
+    if not used.shape[1]:
+        return math.nan
+    total, covariance = used.sum(0), used.T @ used
+    return float(chi2.sf(total @ np.linalg.pinv(covariance) @ total, used.shape[1]))
+
+
+# ------------------------------------------------------------------------------------------ random graphs
+
+
+def random_dag(n: int, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
+    """A graph uniform over all of n nodes: 1 for an edge from i to j (Kuipers & Moffa, 2015).
+
+    The number of nodes without parents, then of those without once they are taken away, and so on, is drawn by exact counts.
+    """
+    counts = _counts_by_roots(n)
+    sizes = [_drawn([counts[n][k] for k in range(n + 1)], rng)]
+    while (left := n - sum(sizes)) > 0:
+        k = sizes[-1]
+        sizes.append(_drawn([_ways(counts, left, k, s) for s in range(left + 1)], rng))
+    node = rng.permutation(n)
+    found, start = np.zeros((n, n), dtype=np.int64), 0
+    for number, size in enumerate(sizes):
+        previous = node[start - sizes[number - 1] : start] if number else node[:0]
+        for child in node[start : start + size]:
+            found[node[:start], child] = rng.integers(2, size=start)
+            while len(previous) and not found[previous, child].any():
+                found[previous, child] = rng.integers(2, size=len(previous))
+        start += size
+    return found
+
+
+def _counts_by_roots(n: int) -> list[list[int]]:
+    """Graphs of m nodes of which k have no parents, for all m up to n."""
+    counts = [[0] * (n + 1) for _ in range(n + 1)]
+    counts[0][0] = 1
+    for m in range(1, n + 1):
+        for k in range(1, m + 1):
+            rest = 1 if k == m else sum(_ways(counts, m - k, k, s) for s in range(1, m - k + 1))
+            counts[m][k] = math.comb(m, k) * rest
+    return counts
+
+
+def _ways(counts: Sequence[Sequence[int]], left: int, k: int, s: int) -> int:
+    """Graphs of the nodes that are left, s of them without parents but for the k just taken away, and edges from those."""
+    return (2**k - 1) ** s * 2 ** (k * (left - s)) * counts[left][s]
+
+
+def _drawn(weights: Sequence[int], rng: np.random.Generator) -> int:
+    """A position by exact whole weights."""
+    total = sum(weights)
+    return int(rng.choice(len(weights), p=[weight / total for weight in weights]))
+
+
+def _dirichlet(alpha: float, shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "q r"]:
+    """Rows Dirichlet(α, …, α), by logs of gammas so that a small α leaves no row without mass."""
+    # Gamma(α) = Gamma(α + 1) U^{1/α}.
+    log_gamma = np.log(rng.gamma(alpha + 1, size=shape)) + np.log(rng.random(shape)) / alpha
+    weight = np.exp(log_gamma - log_gamma.max(1, keepdims=True))
+    return weight / weight.sum(1, keepdims=True)

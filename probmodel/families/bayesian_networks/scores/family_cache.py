@@ -1,0 +1,199 @@
+"""Scores of single families, each computed once: what searches and chains over many variables are made of.
+
+Counts come from labels packed in mixed radix and refined by one parent at a time, over the distinct rows with their weights.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.categories import Categories, Counts, compact
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
+from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments
+
+Tables = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
+"""A child and sets of parents → the score of each family, in nats."""
+Subsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
+"""A child, K candidates, and how many may be parents at once → the score by mask of positions among the candidates."""
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyCache:
+    """Scores of the families of one data set, in nats; made by `categorical_families` or `gaussian_families`.
+
+    Args:
+        names: of the variables, by column.
+        scored: scores families of one child.
+        by_subset: scores all subsets of some candidates at once; these are not kept.
+        found: (child, mask of its parents) → score, of all families asked for so far.
+    """
+
+    names: tuple[str, ...]
+    scored: Tables
+    by_subset: Subsets
+    found: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
+
+    def __call__(self, child: int, parents: Iterable[int]) -> float:
+        """Score of one family, by columns."""
+        return self.of_child(child, [tuple(parents)])[0]
+
+    def of_child(self, child: int, parents: Sequence[Sequence[int]]) -> list[float]:
+        """Scores of several families of one child; those of one start count it once."""
+        keys = [(child, sum(1 << i for i in each)) for each in parents]
+        new = [i for i, key in enumerate(keys) if key not in self.found]
+        if new:
+            values = self.scored(child, [parents[i] for i in new])
+            self.found.update(zip((keys[i] for i in new), values, strict=True))
+        return [self.found[key] for key in keys]
+
+    def additions(self, child: int, parents: Sequence[int]) -> Float[np.ndarray, " n"]:
+        """Score with each variable as one more parent; −∞ for the child and for those that are parents already."""
+        new = [i for i in range(len(self.names)) if i != child and i not in parents]
+        found = np.full(len(self.names), -np.inf)
+        found[new] = self.of_child(child, [(*parents, i) for i in new])
+        return found
+
+    def score(self, dag: DAG) -> float:
+        """Of a graph, in nats.
+
+        Raises:
+            ValueError: for a graph of other variables.
+        """
+        if set(dag.nodes) != set(self.names):
+            raise ValueError(f"expected a graph of {sorted(self.names)}, got one of {sorted(dag.nodes)}")
+        at = {name: column for column, name in enumerate(self.names)}
+        return sum(self(at[node], [at[parent] for parent in parents]) for node, parents in dag.parents.items())
+
+
+# ------------------------------------------------------------------------------------------ categorical
+
+
+def categorical_families(
+    data: Categories, term: CategoricalScore, intervened: Sequence[str | None] = ()
+) -> FamilyCache:
+    """Of categorical variables.
+
+    Args:
+        data: rows.
+        term: of a family.
+        intervened: as in `score`.
+    """
+    whole = _distinct(data.codes)
+    kept = [whole if rows is None else _distinct(data.codes[rows]) for rows in observed_rows(data, intervened)]
+    sizes = data.cardinalities
+
+    def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
+        start, label, used = tuple[int, ...](), np.zeros(len(kept[child].weights), dtype=np.int64), 1
+        for each in parents:
+            if tuple(each[:-1]) != start:
+                start = tuple(each[:-1])
+                label, used = _label(kept[child], start, sizes)
+            finer, many = _refined(label, used, kept[child], each[-1:], sizes)
+            yield term(_counted(kept[child], child, sizes, finer, many, _product(sizes, each)))
+
+    def by_subset(child: int, candidates: Sequence[int], most: int) -> Float[np.ndarray, " M"]:
+        rows = _distinct(kept[child].columns[[*candidates, child]].T, kept[child].weights)
+        own = [sizes[i] for i in (*candidates, child)]
+        found = np.full(2 ** len(candidates), -np.inf)
+
+        def visit(mask: int, first: int, label: Int[np.ndarray, " R"], used: int, possible: float) -> None:
+            found[mask] = term(_counted(rows, len(candidates), own, label, used, possible))
+            if mask.bit_count() < most:
+                for i in range(first, len(candidates)):
+                    visit(mask | 1 << i, i + 1, *_refined(label, used, rows, (i,), own), possible * own[i])
+
+        visit(0, 0, np.zeros(len(rows.weights), dtype=np.int64), 1, 1.0)
+        return found
+
+    return FamilyCache(data.names, scored, by_subset)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Distinct rows, how often each occurs."""
+
+    columns: Int[np.ndarray, "n R"]
+    weights: Float[np.ndarray, " R"]
+
+
+def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | None = None) -> _Rows:
+    """Rows with the same values joined; each is told by one number, refined column by column."""
+    label, used = np.zeros(len(codes), dtype=np.int64), 1
+    for column in codes.T:
+        label, used = compact(
+            label * (int(column.max(initial=0)) + 1) + column, used * (int(column.max(initial=0)) + 1)
+        )
+    first = np.empty(used if len(codes) else 0, dtype=np.int64)
+    first[label] = np.arange(len(codes))
+    times = np.bincount(label, weights, minlength=len(first)).astype(float)
+    return _Rows(np.ascontiguousarray(codes[first].T, dtype=np.int64), times)
+
+
+def _label(rows: _Rows, parents: Sequence[int], sizes: Sequence[int]) -> tuple[Int[np.ndarray, " R"], int]:
+    return _refined(np.zeros(len(rows.weights), dtype=np.int64), 1, rows, parents, sizes)
+
+
+def _refined(
+    label: Int[np.ndarray, " R"], used: int, rows: _Rows, parents: Sequence[int], sizes: Sequence[int]
+) -> tuple[Int[np.ndarray, " R"], int]:
+    """Labels told apart by more variables; gaps are closed where they would outgrow the rows."""
+    for parent in parents:
+        label, used = label * sizes[parent] + rows.columns[parent], used * sizes[parent]
+        if used > len(label):
+            label, used = compact(label, used)
+    return label, used
+
+
+def _counted(
+    rows: _Rows, child: int, sizes: Sequence[int], label: Int[np.ndarray, " R"], used: int, possible: float
+) -> Counts:
+    table = np.bincount(label * sizes[child] + rows.columns[child], rows.weights, minlength=used * sizes[child])
+    table = table.reshape(used, sizes[child])
+    return Counts(table[table.any(1)], possible)
+
+
+def _product(sizes: Sequence[int], parents: Sequence[int]) -> float:
+    return float(np.prod([float(sizes[parent]) for parent in parents]))
+
+
+# ------------------------------------------------------------------------------------------ Gaussian
+
+
+def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, names: Sequence[str]) -> FamilyCache:
+    """Of linear Gaussian variables.
+
+    Args:
+        given: as in `gaussian_family_scores`.
+        term: of a family.
+        names: of the variables.
+
+    Raises:
+        ValueError: for names of another number.
+    """
+    by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
+    if len(by_child) != len(names):
+        raise ValueError(f"expected {len(by_child)} names, got {len(names)}")
+
+    def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
+        return (term(by_child[child], child, each) for each in parents)
+
+    def by_subset(child: int, candidates: Sequence[int], most: int) -> Float[np.ndarray, " M"]:
+        within = masks_of_most(len(candidates), most)
+        found = np.full(2 ** len(candidates), -np.inf)
+        if isinstance(term, BGe):
+            of_sets = log_evidence_of_sets(_among(by_child[child], [*candidates, child]), term)
+            found[within] = of_sets[within | 1 << len(candidates)] - of_sets[within]
+        else:
+            chosen = ([c for i, c in enumerate(candidates) if mask >> i & 1] for mask in within)
+            found[within] = [term(by_child[child], child, parents) for parents in chosen]
+        return found
+
+    return FamilyCache(tuple(names), scored, by_subset)
+
+
+def _among(given: Moments, columns: Sequence[int]) -> Moments:
+    return Moments(given.num_rows, given.mean[list(columns)], given.scatter[np.ix_(columns, columns)])

@@ -1,0 +1,1 @@
+"""Directed acyclic graphs from scores: the best one, and the posterior over all of them."""

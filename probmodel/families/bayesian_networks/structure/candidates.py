@@ -1,0 +1,177 @@
+"""Few candidate parents for each of many variables, and the scores of all their sets (Kuipers, Suter & Moffa, 2022).
+
+Exact sums over orders need 2ⁿ sets.  With K candidates for each variable 2ᴷ are left, and what the candidates miss is looked
+for around the best graph found with them.
+"""
+
+import warnings
+from collections.abc import Sequence
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_max_parents
+from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
+from probmodel.families.bayesian_networks.structure.exact_search import maxima_over_subsets
+from probmodel.protocols.errors import SlowSearchWarning
+from probmodel.protocols.integers import integer
+from probmodel.protocols.memory import refuse_above_memory
+
+MANY = 2**24
+"""Families that take minutes to hours to score."""
+
+
+class Candidates(NamedTuple):
+    """For each child those that may be its parents, and the score of each set of them.
+
+    Args:
+        parents: (n, K) variables; a child's own number stands for none.
+        scores: (n, 2ᴷ) nats, by mask of positions among them; −∞ for sets with a position that stands for none.
+    """
+
+    parents: Int[np.ndarray, "n K"]
+    scores: Float[np.ndarray, "n M"]
+
+
+def all_candidates(families: FamilyScores) -> Candidates:
+    """Every other variable may be a parent."""
+    n = len(families)
+    others = [[i for i in range(n) if i != child] for child in range(n)]
+    parents = np.array(others, dtype=np.int64).reshape(n, n - 1)
+    masks = np.arange(2 ** (n - 1))
+    low = (1 << np.arange(n))[:, None] - 1
+    return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
+
+
+def screened(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
+    """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
+
+    Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where there are so many sets
+    that to score them may take hours.
+
+    Args:
+        families: scores.
+        most: K, candidates of each variable.
+        max_parents: at once; larger sets get −∞.
+
+    Raises:
+        MemoryError: where n 2ᴷ numbers do not fit.
+        ValueError: for counts that are no whole numbers.
+    """
+    n = len(families.names)
+    check_max_parents(max_parents)
+    most = min(integer("most", most), n - 1)
+    refuse_too_many_candidates(n, most)
+    largest = most if max_parents is None else min(most, max_parents)
+    count = n * sum(comb(most, size) for size in range(largest + 1))
+    if count > MANY:
+        warnings.warn(
+            f"{count:,} families to score (sets of up to {most} candidates of {n} variables), which may take hours; take 10 "
+            "to 16 candidates, or a smaller max_parents, which BGe gains nothing from",
+            SlowSearchWarning,
+            stacklevel=2,
+        )
+    return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)
+
+
+def tabled(
+    families: FamilyCache,
+    chosen: Sequence[Sequence[int]],
+    max_parents: int | None = None,
+    known: Candidates | None = None,
+) -> Candidates:
+    """Scores of all sets of given candidates; the shorter lists are filled up with none.
+
+    Args:
+        families: scores.
+        chosen: of each variable, its candidates.
+        max_parents: at once; larger sets get −∞.
+        known: scores of before, which those whose candidates are the same ones keep.
+
+    Raises:
+        MemoryError: where n 2ᴷ numbers do not fit.
+    """
+    most = max(map(len, chosen))
+    refuse_too_many_candidates(len(chosen), most)
+    parents = np.array([[*some, *[child] * (most - len(some))] for child, some in enumerate(chosen)], dtype=np.int64)
+    parents = parents.reshape(len(chosen), most)
+    scores = np.full((len(chosen), 2**most), -np.inf)
+    for child, some in enumerate(chosen):
+        if known is not None and np.array_equal(known.parents[child], parents[child]):
+            scores[child] = known.scores[child]
+        else:
+            limit = len(some) if max_parents is None else max_parents
+            scores[child, : 2 ** len(some)] = families.by_subset(child, some, limit)
+    return Candidates(parents, scores)
+
+
+def refuse_too_many_candidates(n: int, most: int) -> None:
+    """Raise MemoryError where the scores of all sets of candidates do not fit."""
+    refuse_above_memory(
+        4 * n * 2**most * 8,
+        torch.device("cpu"),
+        f"all sets of {most} candidates of {n} variables",
+        "lower the number of candidates (max_parents saves time, no memory)",
+    )
+
+
+def widened(families: FamilyCache, given: Candidates, dag: DAG, most: int, max_parents: int | None) -> Candidates:
+    """Candidates that the best graph asks for: parents from outside that would raise its score, and each edge both ways.
+
+    Args:
+        families: scores.
+        given: the candidates so far.
+        dag: the best graph with them.
+        most: K; the least useful ones make room.
+        max_parents: at once.
+    """
+    at = {name: column for column, name in enumerate(families.names)}
+    chosen, changed = [], False
+    for child, name in enumerate(families.names):
+        parents = [at[parent] for parent in dag.parents[name]]
+        children = [at[b] for a, b in dag.edges if a == name]
+        now = [int(c) for c in given.parents[child] if c != child]
+        wanted = list(dict.fromkeys([*parents, *_improving(families, child, parents, max_parents), *children]))
+        useful = [c for c in _by_use(given, child) if c not in wanted]
+        after = [*wanted, *useful][:most]
+        changed |= not set(after) <= set(now)
+        chosen.append(after if not set(after) <= set(now) else now)
+    return tabled(families, chosen, max_parents, given) if changed else given
+
+
+def _grown(families: FamilyCache, child: int, most: int) -> list[int]:
+    alone = families.additions(child, ())
+    found, score, added = list[int](), families(child, ()), alone
+    while len(found) < most and added.max() > score:
+        score = float(added.max())
+        found.append(int(added.argmax()))
+        added = families.additions(child, found)
+    rest = [int(i) for i in np.argsort(-alone) if i != child and i not in found]
+    return [*found, *rest][:most]
+
+
+def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_parents: int | None) -> list[int]:
+    """Variables that raise the score as one more parent or in place of one, best first."""
+    full = max_parents is not None and len(parents) >= max_parents
+    starts = [] if full else [list(parents)]
+    starts += [[p for p in parents if p != left_out] for left_out in parents]
+    if not starts:
+        return []
+    gain = np.max([families.additions(child, start) for start in starts], 0) - families(child, parents)
+    return [int(i) for i in np.argsort(-gain) if gain[i] > 0]
+
+
+def _by_use(given: Candidates, child: int) -> list[int]:
+    """Candidates by the best score of a family with them."""
+    masks = np.arange(given.scores.shape[1])
+    best = [given.scores[child, masks >> i & 1 == 1].max() for i in range(given.parents.shape[1])]
+    return [int(given.parents[child, i]) for i in np.argsort(-np.array(best)) if given.parents[child, i] != child]
+
+
+def best_within(given: Candidates) -> Float[np.ndarray, "n M"]:
+    """Highest score of a family with parents among each set of candidates."""
+    return maxima_over_subsets(given.scores)

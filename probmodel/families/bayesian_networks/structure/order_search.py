@@ -1,0 +1,111 @@
+"""The best graph found over orders of many variables, annealed (Teyssier & Koller, 2005; Kuipers, Suter & Moffa, 2022).
+
+Given an order, every child takes its best family among those before it, so that only orders are searched: a move takes one
+variable to any place.  What the candidates miss is looked for around the best graph, and the search goes on from it.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
+from probmodel.families.bayesian_networks.structure.candidates import Candidates, best_within, screened, widened
+from probmodel.families.bayesian_networks.structure.exact_search import attaining
+from probmodel.families.bayesian_networks.structure.order_mcmc import masks_before, refuse_without_family, relocated
+from probmodel.protocols.integers import checked_seed, integer
+
+
+class FoundGraph(NamedTuple):
+    """The best graph of a search; nothing says that none is better.
+
+    Args:
+        dag: the graph.
+        score: nats.
+        by_round: the best score after each round of candidates.
+        candidates: the last ones, for chains over orders or partitions.
+    """
+
+    dag: DAG
+    score: float
+    by_round: tuple[float, ...]
+    candidates: Candidates
+
+
+@dataclass(frozen=True)
+class OrderSearch:
+    """Annealed Gibbs moves of single variables in several orders at once, then moves to the best place until none helps.
+
+    Args:
+        num_candidates: parents of each variable to choose from.
+        num_chains: orders at once.
+        num_sweeps: moves of each variable in a round.
+        hottest: temperature of the start, nats; it falls geometrically to a thousandth.
+        max_parents: of a family; None for all candidates.
+        max_rounds: of candidates; fewer where the score no longer rises.
+    """
+
+    num_candidates: int = 10
+    num_chains: int = 8
+    num_sweeps: int = 60
+    hottest: float = 30.0
+    max_parents: int | None = None
+    max_rounds: int = 8
+
+    def __call__(self, families: FamilyCache, *, seed: int) -> FoundGraph:
+        """Search.
+
+        Raises:
+            MemoryError: where the scores of all sets of candidates do not fit.
+            ValueError: for counts that are no whole numbers, or a variable without any family of finite score.
+        """
+        chains, rounds = integer("num_chains", self.num_chains), integer("max_rounds", self.max_rounds)
+        if not 0 < self.hottest < np.inf:
+            raise ValueError(f"expected hottest to be nats above 0, got {self.hottest}; 30 is usual")
+        rng, n = np.random.default_rng(checked_seed(seed)), len(families.names)
+        given = screened(families, self.num_candidates, self.max_parents)
+        place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
+        by_round = list[float]()
+        for number in range(rounds):
+            place, value = self._annealed(place, given, rng, self.hottest / 2**number)
+            by_round.append(float(value.max()))
+            dag = _best_graph(place[value.argmax()], given, families.names)
+            wider = widened(families, given, dag, min(self.num_candidates, n - 1), self.max_parents)
+            if wider is given or (number and by_round[-1] <= by_round[-2] + 1e-6):
+                break
+            given, place[0] = wider, place[value.argmax()]
+        return FoundGraph(dag, families.score(dag), tuple(by_round), given)
+
+    def _annealed(
+        self, place: Int[np.ndarray, "C n"], given: Candidates, rng: np.random.Generator, hottest: float
+    ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
+        """Orders after cooling, and their scores; the first chain only climbs."""
+        among = best_within(given)
+        refuse_without_family(among)
+        chains, n = place.shape
+        for hot in np.geomspace(hottest, hottest / 1_000, integer("num_sweeps", self.num_sweeps) * n):
+            place, _ = relocated(place, given, among, rng, np.array([0.0] + [hot] * (chains - 1)))
+        return climbed(place, given, among, rng)
+
+
+def climbed(
+    place: Int[np.ndarray, "C n"], given: Candidates, among: Float[np.ndarray, "n M"], rng: np.random.Generator
+) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
+    """Orders that no move of one variable improves, as far as four sweeps without a gain show, and their scores."""
+    cold, since, value = np.zeros(len(place)), 0, np.full(len(place), -np.inf)
+    while since < 4 * place.shape[1]:
+        place, after = relocated(place, given, among, rng, cold)
+        since = 0 if (after > value + 1e-9 * np.abs(after)).any() else since + 1
+        value = after
+    return place, value
+
+
+def _best_graph(place: Int[np.ndarray, " n"], given: Candidates, names: tuple[str, ...]) -> DAG:
+    among = best_within(given)
+    parents = {}
+    for child, mask in enumerate(masks_before(place[None], given)[0]):
+        chosen = attaining(given.scores[child], float(among[child, mask]), int(mask))
+        parents[names[child]] = tuple(names[p] for i, p in enumerate(given.parents[child]) if chosen >> i & 1)
+    return DAG(parents)

@@ -1,0 +1,151 @@
+"""Hill climbing over graphs and the PC algorithm by pgmpy (Ankan & Textor, 2024), on this package's data and scores.
+
+pgmpy is an extra: `pip install 'probmodel[networks]'`.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+
+from probmodel.families.bayesian_networks.categories import Categories, refuse_missing
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.
+    try:
+        from pgmpy.causal_discovery import PC, HillClimbSearch
+        from pgmpy.structure_score import BaseStructureScore
+
+        HAS_PGMPY = True
+    except ImportError:
+        BaseStructureScore, HAS_PGMPY = object, False
+
+
+class PartiallyDirected(NamedTuple):
+    """A graph some of whose edges have no direction.
+
+    Args:
+        nodes: all nodes.
+        directed: pairs (parent, child).
+        undirected: pairs joined without a direction.
+    """
+
+    nodes: tuple[str, ...]
+    directed: frozenset[tuple[str, str]]
+    undirected: frozenset[frozenset[str]]
+
+
+def hill_climbing(families: FamilyCache, max_parents: int | None = None, tabu_length: int = 100) -> DAG:
+    """The graph at which no edge added, dropped or reversed helps, from the empty one (pgmpy's `HillClimbSearch`).
+
+    Args:
+        families: scores, of any term and data, interventions included.
+        max_parents: of a variable; None for no limit.
+        tabu_length: moves that must not be undone.
+
+    Raises:
+        ModuleNotFoundError: without pgmpy.
+    """
+    refuse_without_pgmpy()
+    names = list(families.names)
+    search = HillClimbSearch(
+        scoring_method=_PgmpyScore(families),
+        tabu_length=tabu_length,
+        max_indegree=max_parents,
+        return_type="dag",
+        show_progress=False,
+    )
+    with _quiet():
+        found = search.fit(_stand_in(families)).causal_graph_
+    return DAG.from_edges(names, sorted(found.edges()))
+
+
+def pc(data: Categories | pd.DataFrame, alpha: float = 0.01, max_conditions: int = 5) -> PartiallyDirected:
+    """Edges that no conditional independence removes, directed as far as colliders say (Spirtes, Glymour & Scheines, 2000).
+
+    Args:
+        data: categories, tested by Pearson's chi-square, or a frame of numbers, tested by partial correlations.
+        alpha: p-value above which two variables count as independent.
+        max_conditions: variables to condition on at once.
+
+    Raises:
+        ModuleNotFoundError: without pgmpy.
+        ValueError: for an alpha outside (0, 1), or missing values.
+    """
+    refuse_without_pgmpy()
+    if not 0 < alpha < 1:
+        raise ValueError(f"expected alpha between 0 and 1, got {alpha}; 0.01 is usual")
+    if isinstance(data, Categories):
+        refuse_missing(data)
+    elif data.isna().to_numpy().any():
+        raise ValueError("expected no missing values, got some; drop those rows")
+    frame = _frame(data) if isinstance(data, Categories) else data
+    test = "chi_square" if isinstance(data, Categories) else "pearsonr"
+    search = PC(
+        variant="stable",
+        ci_test=test,
+        significance_level=alpha,
+        max_cond_vars=max_conditions,
+        show_progress=False,
+    )
+    with _quiet():
+        found = search.fit(frame).causal_graph_
+    return PartiallyDirected(
+        tuple(map(str, frame)),
+        frozenset((str(a), str(b)) for a, b in found.directed_edges),
+        frozenset(frozenset((str(a), str(b))) for a, b in found.undirected_edges),
+    )
+
+
+class _PgmpyScore(BaseStructureScore):
+    """The scores of a cache, as pgmpy's searches ask for them."""
+
+    def __init__(self, families: FamilyCache) -> None:
+        self.families = families
+        self.at = {name: column for column, name in enumerate(families.names)}
+        super().__init__(_stand_in(families))
+
+    def local_score(self, variable: str, parents: tuple[str, ...]) -> float:
+        return self.families(self.at[variable], [self.at[parent] for parent in parents])
+
+
+def _stand_in(families: FamilyCache) -> pd.DataFrame:
+    """Two rows with the names: the score has counted the true ones already."""
+    return pd.DataFrame({name: ["a", "b"] for name in families.names})
+
+
+def _frame(data: Categories) -> pd.DataFrame:
+    """Values by their names, as an unordered category each."""
+    return pd.DataFrame(
+        {
+            name: pd.Categorical.from_codes(data.codes[:, column], dtype=pd.CategoricalDtype(list(levels)))
+            for column, (name, levels) in enumerate(data.levels.items())
+        }
+    )
+
+
+def refuse_without_pgmpy() -> None:
+    """Raise ModuleNotFoundError where the extra is missing."""
+    if not HAS_PGMPY:
+        raise ModuleNotFoundError(
+            "expected pgmpy, got none installed; pip install 'probmodel[networks]', or use OrderSearch"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pgmpy's remarks on data types and renamings."""
+    logger = logging.getLogger("pgmpy")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

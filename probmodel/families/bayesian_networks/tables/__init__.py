@@ -1,0 +1,1 @@
+"""Discrete networks with their tables: queries, interventions, sampling, missing values."""

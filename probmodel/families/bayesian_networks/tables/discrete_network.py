@@ -1,0 +1,151 @@
+"""Bayesian networks of categorical variables with their tables of probabilities (Koller & Friedman, 2009, ch. 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.categories import Categories, check_codes
+from probmodel.families.bayesian_networks.dag import DAG
+
+ROUNDED = 1e-6
+"""How far from one a printed row of probabilities may sum: published networks have six or seven digits."""
+
+NOTHING: Mapping[str, object] = MappingProxyType({})
+"""No evidence, no intervention."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteNetwork:
+    """p(x) = Π p(x_i | parents of i), each conditional distribution a table.
+
+    Args:
+        dag: the graph.
+        levels: variable → its values, in order.
+        tables: variable → probabilities, one axis a parent in the order of `dag.parents`, the variable's own the last,
+            along which they sum to one.
+
+    Raises:
+        ValueError: for levels or tables of other variables, a table of another shape, negative or not normalised.
+    """
+
+    dag: DAG
+    levels: Mapping[str, tuple[str, ...]]
+    tables: Mapping[str, Float[np.ndarray, "..."]]
+
+    def __post_init__(self) -> None:
+        for what, found in (("levels", self.levels), ("tables", self.tables)):
+            if set(found) != set(self.dag.nodes):
+                raise ValueError(f"expected {what} of {sorted(self.dag.nodes)}, got them of {sorted(found)}")
+        if not self.dag.nodes:
+            raise ValueError("expected a variable or more, got none; add nodes to the graph")
+        for node, values in self.levels.items():
+            if not all(isinstance(value, str) for value in values):
+                raise ValueError(
+                    f"expected levels of {node!r} as text, got {list(values)}; pass tuple(map(str, levels))"
+                )
+            if len(set(values)) != len(values) or not values:
+                raise ValueError(f"expected different levels of {node!r}, got {list(values)}")
+        for node in self.dag.nodes:
+            if not isinstance(self.tables[node], np.ndarray):
+                kind = type(self.tables[node]).__name__
+                raise ValueError(f"expected the table of {node!r} as a NumPy array, got {kind}; pass np.array(table)")
+            _check_table(node, self.tables[node], self.family_shape(node))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The variables, in the graph's order."""
+        return self.dag.nodes
+
+    @property
+    def cardinalities(self) -> dict[str, int]:
+        """Variable → how many values it has."""
+        return {node: len(self.levels[node]) for node in self.dag.nodes}
+
+    @property
+    def num_parameters(self) -> int:
+        """Probabilities that are free."""
+        return sum(prod(shape[:-1]) * (shape[-1] - 1) for shape in map(self.family_shape, self.nodes))
+
+    @cached_property
+    def log_tables(self) -> Mapping[str, Float[np.ndarray, "..."]]:
+        """Variable → logs of its table, −∞ for what is impossible."""
+        with np.errstate(divide="ignore"):
+            return {node: np.log(table) for node, table in self.tables.items()}
+
+    def family_shape(self, node: str) -> tuple[int, ...]:
+        """Numbers of values of a variable's parents, then its own."""
+        return family_shape(self.dag, self.levels, node)
+
+    def code(self, node: str, value: object) -> int:
+        """Position of a value, told apart by its text.
+
+        Raises:
+            ValueError: for an unknown variable, or a value that is not among its levels.
+        """
+        if node not in self.levels:
+            raise ValueError(f"expected one of the variables {sorted(self.levels)}, got {node!r}")
+        if str(value) not in self.levels[node]:
+            raise ValueError(f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}")
+        return self.levels[node].index(str(value))
+
+    def codes(self, data: Categories) -> Int[np.ndarray, "N n"]:
+        """Positions of rows' values among this network's own levels, columns in its order; −1 for what is missing.
+
+        Variables without a column are missing in all rows.
+
+        Raises:
+            ValueError: for columns of unknown variables, or levels that occur in the rows and are unknown.
+        """
+        check_codes(data)
+        unknown = sorted(set(data.names) - set(self.nodes))
+        if unknown:
+            raise ValueError(f"expected columns among the variables {sorted(self.nodes)}, got {unknown}; drop them")
+        found = np.full((len(data.codes), len(self.nodes)), -1, dtype=np.int64)
+        for column, node in enumerate(self.nodes):
+            if node in data.levels:
+                found[:, column] = self._recoded(node, data.levels[node], data.codes[:, data.column(node)])
+        return found
+
+    def _recoded(self, node: str, theirs: Sequence[str], codes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        at = {value: position for position, value in enumerate(self.levels[node])}
+        strange = [theirs[code] for code in np.unique(codes[codes >= 0]) if theirs[code] not in at]
+        if strange:
+            raise ValueError(f"expected values of {node!r} among {list(self.levels[node])}, got {strange}")
+        # The last entry is where −1 points to.
+        return np.array([*(at.get(value, -1) for value in theirs), -1], dtype=np.int64)[codes]
+
+
+def family_shape(dag: DAG, levels: Mapping[str, Sequence[str]], node: str) -> tuple[int, ...]:
+    """Numbers of values of a variable's parents, then its own."""
+    return tuple(len(levels[each]) for each in (*dag.parents[node], node))
+
+
+def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
+    if table.shape != shape:
+        raise ValueError(f"expected the table of {node!r} to have shape {shape}, parents first, got {table.shape}")
+    if not (np.isfinite(table).all() and (table >= 0).all()):
+        raise ValueError(f"expected probabilities of {node!r}, got {table.min():g} among them")
+    apart = np.abs(table.sum(-1) - 1)
+    if apart.max() > ROUNDED:
+        worst = tuple(int(i) for i in np.unravel_index(apart.argmax(), apart.shape))
+        raise ValueError(
+            f"expected each row of {node!r} to sum to one, got {table.sum(-1)[worst]:.9g} for the parents' values {worst};"
+            " divide by the sum over the last axis"
+        )
+
+
+def intervene(network: DiscreteNetwork, do: Mapping[str, object]) -> DiscreteNetwork:
+    """The network after some variables were set from outside: they have no parents, and one value (Pearl, 2009, ch. 3).
+
+    Raises:
+        ValueError: for an unknown variable, or a value that is not among its levels.
+    """
+    codes = {node: network.code(node, value) for node, value in do.items()}
+    points = {node: np.eye(len(network.levels[node]))[code] for node, code in codes.items()}
+    dag = DAG({node: () if node in points else parents for node, parents in network.dag.parents.items()})
+    return DiscreteNetwork(dag, network.levels, {**network.tables, **points})

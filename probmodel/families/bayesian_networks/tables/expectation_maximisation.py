@@ -1,0 +1,139 @@
+"""Tables of a discrete network from rows with missing values, by expectation and maximisation (Lauritzen, 1995)."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import xlogy
+
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
+    Table,
+    dirichlet_rows,
+    frequencies,
+    refuse_large_table,
+    smoothed,
+)
+from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, family_shape
+from probmodel.families.bayesian_networks.tables.incomplete_rows import (
+    Batch,
+    Rows,
+    add_expected_counts,
+    batches,
+    different_rows,
+    eliminated_batch,
+    every_node,
+)
+from probmodel.protocols.errors import EMWarning
+from probmodel.protocols.integers import checked_seed, integer
+
+
+class EMFit(NamedTuple):
+    """Where the steps led.
+
+    Args:
+        network: with the tables found.
+        log_posteriors: before each step and after the last, in nats; they never fall.
+    """
+
+    network: DiscreteNetwork
+    log_posteriors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EM:
+    """Steps that raise the log posterior of the tables, each from the counts expected under the tables before.
+
+        θ_ijk ← (α + E[N_ijk]) / (r_i α + E[N_ij]),    α = sample_size / (q_i r_i),
+
+    which raises log p(data | θ) + Σ α log θ_ijk: the posterior density of the log odds of θ under the prior of
+    `BDeu(sample_size)`, whose mode exists for every α (MacKay, 1998).  That of θ itself has α − 1 in place of α, and no mode
+    within the simplex for α < 1.  Where nothing is missing one step gives `posterior_mean`, and without a prior
+    `maximum_likelihood`.  There may be several modes; other seeds start elsewhere.
+
+    Args:
+        sample_size: rows that the prior counts for; 0 for the likelihood alone.
+        tolerance: nats; a step that gains no more than these is the last.
+        max_steps: at most.
+    """
+
+    sample_size: float = 1.0
+    tolerance: float = 1e-6
+    max_steps: int = 1_000
+
+    def __call__(self, dag: DAG, data: Categories, intervened: Sequence[str | None] = (), *, seed: int) -> EMFit:
+        """Fit the tables.
+
+        Args:
+            dag: over the variables of the data; one that is never seen has a column without values.
+            data: rows, of `Categories.with_missing`.
+            intervened: for each row the variable that was set from outside, or None; such a row says nothing of that
+                variable's own table.
+            seed: of the tables to start at: draws given the rows that are complete for each, all tables alike before.
+
+        Raises:
+            ValueError: for a graph of other variables, settings out of range, or where what was set is missing.
+            MemoryError: where a table on the way does not fit.
+        """
+        if not (0 <= self.sample_size < np.inf and self.tolerance >= 0):
+            raise ValueError(
+                f"expected sample_size and tolerance of zero or more, got {self.sample_size} and {self.tolerance}"
+            )
+        if set(dag.nodes) != set(data.names):
+            raise ValueError(f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}")
+        network, rows = _start(dag, data, intervened, np.random.default_rng(checked_seed(seed)))
+        together = batches(dag, network.cardinalities, rows, every_node)
+        log_posteriors = list[float]()
+        for _ in range(integer("max_steps", self.max_steps)):
+            expected, log_likelihood = _expected_counts(network, rows, together)
+            log_posteriors.append(log_likelihood + self._log_prior(network))
+            if len(log_posteriors) > 1 and log_posteriors[-1] - log_posteriors[-2] <= self.tolerance:
+                return EMFit(network, tuple(log_posteriors))
+            network = self._maximised(network, expected)
+        warnings.warn(
+            f"EM: the log posterior was still rising after {self.max_steps} steps; raise max_steps or tolerance",
+            EMWarning,
+            stacklevel=2,
+        )
+        last = _expected_counts(network, rows, together)[1] + self._log_prior(network)
+        return EMFit(network, (*log_posteriors, last))
+
+    def _log_prior(self, network: DiscreteNetwork) -> float:
+        tables = network.tables.values()
+        return float(sum(xlogy(self.sample_size / table.size, table).sum() for table in tables))
+
+    def _maximised(self, network: DiscreteNetwork, expected: dict[str, Table]) -> DiscreteNetwork:
+        tables = {node: frequencies(smoothed(found, self.sample_size)) for node, found in expected.items()}
+        return DiscreteNetwork(network.dag, network.levels, tables)
+
+
+def _start(
+    dag: DAG, data: Categories, intervened: Sequence[str | None], rng: np.random.Generator
+) -> tuple[DiscreteNetwork, Rows]:
+    """Tables drawn given the rows that are complete for each, and the rows."""
+    shapes = {node: family_shape(dag, data.levels, node) for node in dag.nodes}
+    for node, shape in shapes.items():
+        refuse_large_table(node, shape)
+    uniform = {node: np.full(shape, 1 / shape[-1]) for node, shape in shapes.items()}
+    rows = different_rows(DiscreteNetwork(dag, data.levels, uniform), data, intervened)
+    tables = {}
+    for column, node in enumerate(dag.nodes):
+        family = rows.codes[:, [dag.nodes.index(each) for each in (*dag.parents[node], node)]]
+        complete = (family >= 0).all(1) & (rows.outside != column)
+        seen = np.zeros(shapes[node])
+        np.add.at(seen, tuple(family[complete].T), rows.times[complete])
+        tables[node] = dirichlet_rows(1.0 + seen, rng)
+    return DiscreteNetwork(dag, data.levels, tables), rows
+
+
+def _expected_counts(network: DiscreteNetwork, rows: Rows, together: Sequence[Batch]) -> tuple[dict[str, Table], float]:
+    """Of every table given what is known, and the log likelihood of that."""
+    total, log_likelihood = {node: np.zeros(table.shape) for node, table in network.tables.items()}, 0.0
+    for batch in together:
+        found = eliminated_batch(network, rows, batch)
+        add_expected_counts(total, network.dag, rows, batch, found)
+        log_likelihood += float((rows.times[batch.rows] * found.log_prob).sum())
+    return total, log_likelihood

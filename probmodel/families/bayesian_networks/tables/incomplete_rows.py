@@ -1,0 +1,252 @@
+"""Rows with missing values: their probabilities, what they say of every table, and draws of what is missing.
+
+Rows that lack the same variables are eliminated together.  Where few rows do, a plan of their own costs more than it saves;
+such rows go together too, and their known values enter as factors that are one at the value and zero elsewhere.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
+from probmodel.families.bayesian_networks.tables.elimination import (
+    Eliminated,
+    Factor,
+    Plan,
+    ancestors,
+    draw,
+    eliminate,
+    family_factors,
+    min_fill,
+    rows_at_once,
+    scope_marginals,
+    summed,
+)
+from probmodel.protocols.integers import checked_seed
+
+ENTRIES_WORTH_A_PLAN = 2**18
+"""Table entries that cost about what a plan and its calls do, some milliseconds."""
+NOBODY = -1
+"""Where no variable was set from outside."""
+
+
+class Batch(NamedTuple):
+    """Rows that are eliminated together.
+
+    Args:
+        rows: their positions.
+        known: variables that are known in all of them.
+        partly: variables that are known in some.
+        families: variables whose tables count.
+        plan: over the variables that are not known in all.
+    """
+
+    rows: Int[np.ndarray, " B"]
+    known: tuple[str, ...]
+    partly: tuple[str, ...]
+    families: tuple[str, ...]
+    plan: Plan
+
+
+class Rows(NamedTuple):
+    """Different rows of a data set by a network's own columns and levels.
+
+    Args:
+        codes: (R, n) each row once, −1 for what is missing.
+        outside: of each the column that was set from outside, or −1.
+        times: how often each occurs.
+        of: (N,) which of them each row of the data is.
+    """
+
+    codes: Int[np.ndarray, "R n"]
+    outside: Int[np.ndarray, " R"]
+    times: Int[np.ndarray, " R"]
+    of: Int[np.ndarray, " N"]
+
+
+Relevant = Callable[[DAG, Iterable[str]], Iterable[str]]
+"""Graph and the variables that are known in a row → those whose tables count."""
+
+
+def log_prob(
+    network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None] = ()
+) -> Float[np.ndarray, " N"]:
+    """Log probability of each row, in nats, summed over what is missing; −∞ for a row that cannot occur.
+
+    Args:
+        network: of the rows' variables; those without a column are missing in all rows.
+        data: rows.
+        intervened: for each row the variable that was set from outside, or None: its own table does not count there.
+
+    Raises:
+        ValueError: for unknown variables or levels, interventions of another number, or where what was set is missing.
+        MemoryError: where a table on the way does not fit.
+    """
+    rows = different_rows(network, data, intervened)
+    found = np.zeros(len(rows.codes))
+    for batch in batches(network.dag, network.cardinalities, rows, ancestors):
+        found[batch.rows] = eliminated_batch(network, rows, batch).log_prob
+    return found[rows.of]
+
+
+def impute(
+    network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None] = (), *, seed: int
+) -> Categories:
+    """The rows with a draw of what is missing given what is not; several seeds give several imputations.
+
+    Columns are the network's, in its order, those that the rows lack included.
+
+    Args:
+        network, data, intervened: as in `log_prob`.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as `log_prob` does, and for rows that cannot occur.
+        MemoryError: as `log_prob` does.
+    """
+    rng = np.random.default_rng(checked_seed(seed))
+    rows = different_rows(network, data, intervened)
+    # Rows that are equal are drawn each by itself.
+    rows = Rows(rows.codes[rows.of], rows.outside[rows.of], np.ones_like(rows.of), np.arange(len(rows.of)))
+    codes = rows.codes.copy()
+    for batch in batches(network.dag, network.cardinalities, rows, every_node):
+        found = eliminated_batch(network, rows, batch)
+        _refuse_impossible(found, batch)
+        for node, values in draw(found, np.arange(len(batch.rows)), rng).items():
+            codes[batch.rows, network.nodes.index(node)] = values
+    return Categories({node: network.levels[node] for node in network.nodes}, codes)
+
+
+def every_node(dag: DAG, known: Iterable[str]) -> Iterable[str]:
+    """All variables: what is missing is asked for."""
+    return dag.nodes
+
+
+def different_rows(network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None]) -> Rows:
+    """Rows by a network's columns, equal ones once.
+
+    Raises:
+        ValueError: as `log_prob` does.
+    """
+    codes = network.codes(data)
+    outside = _outside(network, len(codes), intervened)
+    is_set = outside >= 0
+    absent = is_set.copy()
+    absent[is_set] = codes[is_set, outside[is_set]] < 0
+    if absent.any():
+        raise ValueError(f"expected the value that was set in each row, got none in rows {np.flatnonzero(absent)[:5]}")
+    both = np.column_stack([codes, outside])
+    kept, of, times = np.unique(both, axis=0, return_inverse=True, return_counts=True)
+    return Rows(kept[:, :-1], kept[:, -1], times, of.reshape(-1))
+
+
+def _outside(network: DiscreteNetwork, num_rows: int, intervened: Sequence[str | None]) -> Int[np.ndarray, " N"]:
+    if not len(intervened):
+        return np.full(num_rows, NOBODY)
+    if len(intervened) != num_rows:
+        raise ValueError(
+            f"expected {num_rows} interventions, one a row, got {len(intervened)}; None where there is none"
+        )
+    column = {None: NOBODY} | {node: column for column, node in enumerate(network.nodes)}
+    unknown = sorted({str(name) for name in intervened if name not in column})
+    if unknown:
+        raise ValueError(f"expected interventions on {sorted(network.nodes)}, got {unknown}")
+    return np.array([column[name] for name in intervened], dtype=np.int64)
+
+
+# ------------------------------------------------------------------------------------------ rows that go together
+
+
+def batches(dag: DAG, sizes: Mapping[str, int], rows: Rows, relevant: Relevant) -> list[Batch]:
+    """All rows, in batches that fit into memory.
+
+    Raises:
+        MemoryError: where one row does not.
+    """
+    found = list[Batch]()
+    for column in np.unique(rows.outside):
+        is_set = () if column == NOBODY else (dag.nodes[column],)
+        after = DAG({node: () if node in is_set else parents for node, parents in dag.parents.items()})
+        members = np.flatnonzero(rows.outside == column)
+        whole = _planned(after, sizes, rows.codes, members, is_set, relevant)
+        for some in _groups(rows.codes, members, whole.plan.entries):
+            batch = _planned(after, sizes, rows.codes, some, is_set, relevant)
+            step = rows_at_once(batch.plan)
+            found += [batch._replace(rows=some[start : start + step]) for start in range(0, len(some), step)]
+    return found
+
+
+def _groups(codes: Int[np.ndarray, "R n"], members: Int[np.ndarray, " M"], entries: int) -> list[Int[np.ndarray, " _"]]:
+    """Rows that lack the same variables, where they are worth a plan; the others all together."""
+    _, of, times = np.unique(codes[members] < 0, axis=0, return_inverse=True, return_counts=True)
+    of = of.reshape(-1)
+    alone = times * float(entries) > ENTRIES_WORTH_A_PLAN
+    by_pattern = np.split(members[np.argsort(of, kind="stable")], np.cumsum(times)[:-1])
+    groups = [some for some, is_alone in zip(by_pattern, alone, strict=True) if is_alone]
+    rest = members[~alone[of]]
+    return [*groups, rest] if len(rest) else groups
+
+
+def _planned(
+    dag: DAG,
+    sizes: Mapping[str, int],
+    codes: Int[np.ndarray, "R n"],
+    members: Int[np.ndarray, " M"],
+    is_set: tuple[str, ...],
+    relevant: Relevant,
+) -> Batch:
+    seen = codes[members] >= 0
+    known = tuple(node for node, all_ in zip(dag.nodes, seen.all(0), strict=True) if all_)
+    partly = tuple(node for node, any_ in zip(dag.nodes, seen.any(0), strict=True) if any_ and node not in known)
+    nodes = set(relevant(dag, (*known, *partly)))
+    families = tuple(node for node in dag.nodes if node in nodes and node not in is_set)
+    scopes = [[each for each in (*dag.parents[node], node) if each not in known] for node in families]
+    return Batch(members, known, partly, families, min_fill(scopes, sizes))
+
+
+def eliminated_batch(network: DiscreteNetwork, rows: Rows, batch: Batch) -> Eliminated:
+    """All that is missing in a batch summed out."""
+    codes = dict(zip(network.nodes, rows.codes[batch.rows].T, strict=True))
+    factors = family_factors(network, batch.families, {node: codes[node] for node in batch.known}, batch.plan)
+    seen = [_seen(node, codes[node], len(network.levels[node])) for node in batch.partly]
+    return eliminate(batch.plan, [*factors, *seen])
+
+
+def _seen(node: str, codes: Int[np.ndarray, " B"], size: int) -> Factor:
+    """One at the value of a row, zero elsewhere; one everywhere where it is missing."""
+    possible = (codes < 0) | (codes == np.arange(size)[:, None])
+    return Factor((node,), np.where(possible, 0.0, -np.inf))
+
+
+def add_expected_counts(
+    total: Mapping[str, Float[np.ndarray, "..."]], dag: DAG, rows: Rows, batch: Batch, found: Eliminated
+) -> None:
+    """Add to counts, of the shapes of the tables, what a batch is expected to hold given what is known in it."""
+    of_scopes, place = scope_marginals(found), {node: position for position, node in enumerate(found.plan.order)}
+    times, codes = rows.times[batch.rows].astype(float), dict(zip(dag.nodes, rows.codes[batch.rows].T, strict=True))
+    for node in batch.families:
+        family = (*dag.parents[node], node)
+        known = [each for each in family if each in batch.known]
+        free = sorted((each for each in family if each not in batch.known), key=lambda each: -place[each])
+        by_row = np.ones(1)
+        if free:
+            # The first of them to be eliminated was so beside the others.
+            by_row = summed(of_scopes[free[-1]], (*found.plan.neighbours[free[-1]], free[-1]), free)
+        cells = total[node].transpose([family.index(each) for each in (*known, *free)])
+        if known:
+            np.add.at(cells, tuple(codes[each] for each in known), np.moveaxis(by_row * times, -1, 0))
+        else:
+            cells += (by_row * times).sum(-1)
+
+
+def _refuse_impossible(found: Eliminated, batch: Batch) -> None:
+    zero = np.isneginf(np.broadcast_to(found.log_prob, len(batch.rows)))
+    if zero.any():
+        raise ValueError(
+            f"expected rows that can occur, got probability zero of {int(zero.sum())}, the first of them"
+            f" {batch.rows[zero][:5].tolist()}; drop those where log_prob is −∞, or take tables with a prior"
+        )

@@ -1,0 +1,196 @@
+"""Exact answers of a discrete network: joint tables and marginals given evidence and interventions (Pearl, 2009, ch. 1 and 3)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from probmodel.families.bayesian_networks.tables.discrete_network import NOTHING, DiscreteNetwork, intervene
+from probmodel.families.bayesian_networks.tables.elimination import (
+    CPU,
+    Eliminated,
+    ancestors,
+    eliminate,
+    family_factors,
+    joint,
+    min_fill,
+    rows_at_once,
+    scope_marginals,
+    summed,
+)
+from probmodel.protocols.memory import refuse_above_memory
+
+
+class JointTable(NamedTuple):
+    """p(variables | evidence, interventions).
+
+    Args:
+        levels: variable → its values, in the order of the axes.
+        table: probabilities, one axis a variable.
+        log_evidence: log probability of the evidence under the interventions, in nats; 0 without evidence.
+    """
+
+    levels: Mapping[str, tuple[str, ...]]
+    table: Float[np.ndarray, "..."]
+    log_evidence: float
+
+    def __repr__(self) -> str:
+        return _text(self.to_series(), self.log_evidence)
+
+    def to_series(self) -> pd.Series:
+        """By the variables' values."""
+        if len(self.levels) == 1:
+            ((name, values),) = self.levels.items()
+            return pd.Series(self.table, index=pd.Index(values, name=name), name="probability")
+        index = pd.MultiIndex.from_product(list(self.levels.values()), names=list(self.levels))
+        return pd.Series(self.table.ravel(), index=index, name="probability")
+
+    def probability(self, values: Mapping[str, object]) -> float:
+        """Of some of the variables' values, summed over the others.
+
+        Raises:
+            ValueError: for an unknown variable or value.
+        """
+        unknown = sorted(set(values) - set(self.levels))
+        if unknown:
+            raise ValueError(f"expected variables among {list(self.levels)}, got {unknown}")
+        at = [
+            _position(name, found, values[name]) if name in values else slice(None)
+            for name, found in self.levels.items()
+        ]
+        return float(self.table[tuple(at)].sum())
+
+
+class Marginals(NamedTuple):
+    """p(variable | evidence, interventions) of every variable.
+
+    Args:
+        levels: variable → its values.
+        tables: variable → their probabilities; of those that are known, one and zeros.
+        log_evidence: log probability of the evidence under the interventions, in nats; 0 without evidence.
+    """
+
+    levels: Mapping[str, tuple[str, ...]]
+    tables: Mapping[str, Float[np.ndarray, " r"]]
+    log_evidence: float
+
+    def __repr__(self) -> str:
+        return _text(self.to_series(), self.log_evidence)
+
+    def to_series(self) -> pd.Series:
+        """By variable and value."""
+        index = pd.MultiIndex.from_tuples(
+            [(name, value) for name, values in self.levels.items() for value in values], names=["variable", "value"]
+        )
+        return pd.Series(np.concatenate([self.tables[name] for name in self.levels]), index=index, name="probability")
+
+
+def query(
+    network: DiscreteNetwork,
+    targets: Sequence[str],
+    *,
+    given: Mapping[str, object] = NOTHING,
+    do: Mapping[str, object] = NOTHING,
+) -> JointTable:
+    """The joint table of some variables, by elimination of all others.
+
+    Variables that neither targets nor evidence descend from are left out; those that were set lose their parents.
+
+    Args:
+        network: its tables are taken as they are; `posterior_mean` says when the answer is exact for tables of means.
+        targets: variables.
+        given: variable → the value seen.
+        do: variable → the value it was set to from outside, which `given` was seen after.
+
+    Raises:
+        ValueError: for unknown variables or values, one named twice, no target, or evidence of probability zero.
+        MemoryError: where a table on the way, or the answer, does not fit; nothing is allocated before.
+    """
+    targets = tuple(targets)
+    check_names(network, targets, given, do)
+    if not targets:
+        raise ValueError("expected one target at least, got none; `marginals` takes none")
+    sizes = network.cardinalities
+    needed = 16 * math.prod(sizes[each] for each in targets)
+    refuse_above_memory(needed, CPU, f"the joint table of {len(targets)} variables", "ask for fewer, or sample")
+    found = eliminated(network, targets, given, do)
+    table = joint(found, targets)[..., 0]
+    return JointTable({each: network.levels[each] for each in targets}, table, log_evidence(found, given, do))
+
+
+def marginals(
+    network: DiscreteNetwork, *, given: Mapping[str, object] = NOTHING, do: Mapping[str, object] = NOTHING
+) -> Marginals:
+    """The distribution of every variable, by one pass of elimination and one back (Lauritzen & Spiegelhalter, 1988).
+
+    Args:
+        network, given, do: as in `query`.
+
+    Raises:
+        ValueError: for unknown variables or values, one named twice, or evidence of probability zero.
+        MemoryError: where a table on the way does not fit; nothing is allocated before.
+    """
+    check_names(network, (), given, do)
+    found = eliminated(network, None, given, do)
+    of_evidence = log_evidence(found, given, do)
+    tables = {
+        node: summed(table, (*found.plan.neighbours[node], node), {node})[..., 0]
+        for node, table in scope_marginals(found).items()
+    }
+    tables |= {name: np.eye(len(network.levels[name]))[network.code(name, at)] for name, at in {**given, **do}.items()}
+    return Marginals({node: network.levels[node] for node in network.nodes}, tables, of_evidence)
+
+
+def eliminated(
+    network: DiscreteNetwork,
+    targets: tuple[str, ...] | None,
+    given: Mapping[str, object],
+    do: Mapping[str, object],
+) -> Eliminated:
+    """All variables summed out, the targets last, barren ones left out; None for all variables in any order."""
+    after = intervene(network, do)
+    evidence = {name: np.array([network.code(name, value)]) for name, value in {**given, **do}.items()}
+    nodes = network.nodes if targets is None else sorted(ancestors(after.dag, {*targets, *evidence}))
+    families = [(*after.dag.parents[node], node) for node in nodes]
+    free = [[each for each in family if each not in evidence] for family in families]
+    plan = min_fill(free, network.cardinalities, frozenset(targets or ()))
+    rows_at_once(plan)
+    return eliminate(plan, family_factors(after, nodes, evidence, plan))
+
+
+def log_evidence(found: Eliminated, given: Mapping[str, object], do: Mapping[str, object]) -> float:
+    """Log probability of the evidence, in nats.
+
+    Raises:
+        ValueError: where it is −∞.
+    """
+    value = float(found.log_prob[0])
+    if value == -math.inf:
+        after = f" after setting {dict(do)}" if do else ""
+        raise ValueError(f"expected evidence that can occur{after}, got {dict(given)} of probability zero")
+    return value if given else 0.0
+
+
+def _text(probabilities: pd.Series, log_evidence: float) -> str:
+    evidence = f"\nlog probability of the evidence: {log_evidence:.6g}" if log_evidence else ""
+    return probabilities.to_string() + evidence
+
+
+def _position(name: str, values: tuple[str, ...], value: object) -> int:
+    if str(value) not in values:
+        raise ValueError(f"expected a value of {name!r} among {list(values)}, got {value!r}")
+    return values.index(str(value))
+
+
+def check_names(network: DiscreteNetwork, targets: tuple[str, ...], given: Iterable[str], do: Iterable[str]) -> None:
+    """Raise ValueError for unknown variables, or one named twice."""
+    named = [*targets, *given, *do]
+    unknown = sorted(set(named) - set(network.nodes))
+    if unknown:
+        raise ValueError(f"expected variables among {sorted(network.nodes)}, got {unknown}")
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected each variable as target, as evidence or as set, got {twice} twice; name it once")

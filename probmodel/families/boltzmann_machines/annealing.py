@@ -1,0 +1,153 @@
+"""Annealing a Boltzmann machine from independent units, and back (Salakhutdinov & Murray, 2008; Grosse et al., 2015).
+
+A path of densities f_β(v) starts at units whose sum is known, β = 0, and ends at the machine, β = 1.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.families.boltzmann_machines.machine import Machine, Path
+from probmodel.tracing.randomness import isolated, spawn
+
+PILOT_CHAINS = 500
+PILOT_STEPS = 64
+MAX_STEPS = 10_000
+MAX_PILOTS = 12
+GROWTH = (1.25, 8.0)
+"""Times the temperatures of a pilot that the next one takes, at least and at most."""
+VARIANCE = 0.5
+"""Variance of the log weights, nats², that the number of temperatures is chosen for: more chains then beat more steps."""
+
+
+class Pilot(NamedTuple):
+    """A path and how far apart, in standard deviations of the log weight, its temperatures are."""
+
+    path: Path
+    spread: Float[Tensor, " K"]
+
+    def betas(self, num_steps: int) -> Float[Tensor, " L"]:
+        """Temperatures with steps of equal thermodynamic length."""
+        # A tenth of the mean everywhere: the pilot's spread is an estimate, and no stretch may be skipped.
+        spread = (self.spread + 0.1 * self.spread.mean() + 1e-12).numpy(force=True)
+        covered = np.concatenate([[0.0], np.cumsum(spread)])
+        grid = np.linspace(0, 1, len(covered))
+        betas = np.interp(np.linspace(0, 1, num_steps + 1), covered / covered[-1], grid)
+        return torch.as_tensor(betas, dtype=self.spread.dtype, device=self.spread.device)
+
+
+class Way(NamedTuple):
+    """A path, the temperatures along it, and fewer ones between which states are exchanged."""
+
+    path: Path
+    betas: Float[Tensor, " K"]
+    rungs: Float[Tensor, " T"]
+
+
+def frozen_way(
+    machine: Machine,
+    base_bias: Float[Tensor, " K"] | None,
+    *,
+    num_steps: int | None,
+    draws: Callable[[int, int], Float[Tensor, "S U"]] | None,
+    seed: int,
+) -> Way:
+    """Base and temperatures, fixed by a pilot run before any weight is computed.
+
+    Args:
+        machine: the machine.
+        base_bias: natural parameters of the visible units at β = 0, all other units being even there; None fits the base of
+            all to a short annealed run.
+        num_steps: temperatures; None takes as many as bring the variance of the log weights to .5 nats², 10,000 at most.
+        draws: number, seed → exact draws of the machine, so that reverse weights count too; None where there are none.
+        seed: of the pilot run.
+
+    Raises:
+        ValueError: for a base that does not fit.
+    """
+    pilot = _pilot(machine, base_bias, spawn(seed, 61))
+    # One standard deviation of the log weight apart, about half of the exchanges are accepted.
+    rungs = pilot.betas(2 + math.ceil(float(pilot.spread.sum())))
+    if num_steps is not None:
+        return Way(pilot.path, pilot.betas(num_steps), rungs)
+    count, (least, most) = PILOT_STEPS, GROWTH
+    for attempt in range(MAX_PILOTS):
+        way = Way(pilot.path, pilot.betas(count), rungs)
+        variance = _variance(way, draws, spawn(spawn(seed, 62), attempt))
+        if variance <= VARIANCE or count == MAX_STEPS:
+            break
+        count = min(MAX_STEPS, math.ceil(count * min(most, max(least, variance / VARIANCE))))
+    return way
+
+
+def forward(way: Way, num_chains: int, seed: int) -> Float[Tensor, "S 1"]:
+    """Log weights with mean Z, of independent chains from the base."""
+    with isolated(seed), torch.no_grad():
+        return way.path.log_z0 + _annealed(way.path, way.betas, way.path.base(num_chains))
+
+
+def backward(way: Way, v: Float[Tensor, "S U"], seed: int) -> Float[Tensor, "S 1"]:
+    """Log weights with E exp(−log w) = 1/Z, of chains that start at draws of the machine."""
+    with isolated(seed), torch.no_grad():
+        return way.path.log_z0 - _annealed(way.path.reversed, way.betas.flip(0), v)
+
+
+def _pilot(machine: Machine, base_bias: Float[Tensor, " K"] | None, seed: int) -> Pilot:
+    """Fit the base to an annealed run from even units, unless it is given; then measure the path from it."""
+    bias = machine.visible_bias
+    betas = torch.linspace(0, 1, PILOT_STEPS + 1, dtype=bias.dtype, device=bias.device)
+    with isolated(seed), torch.no_grad():
+        path = _fitted_base(machine, betas) if base_bias is None else _given_base(machine, base_bias)
+        steps = torch.stack(list(_increments(path, betas, path.base(PILOT_CHAINS))))
+    return Pilot(path, steps.std(1))
+
+
+def _increments(path: Path, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Iterator[Float[Tensor, " S"]]:
+    """Log f_after(v) − log f_before(v) from one temperature to the next, a block Gibbs step after each.
+
+    Their sum has E exp = Z_last / Z_first where v is drawn at the first temperature; run backwards it is the reverse chain.
+    """
+    for before, after in pairwise(betas):
+        fields = path.fields(v)
+        yield path.log_f(after, fields) - path.log_f(before, fields)
+        v = path.gibbs(after, fields)
+
+
+def _annealed(path: Path, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Float[Tensor, "S 1"]:
+    log_w = v.new_zeros(len(v))
+    for increment in _increments(path, betas, v):
+        log_w = log_w + increment
+    return log_w[:, None]
+
+
+def _given_base(machine: Machine, base_bias: Float[Tensor, " K"]) -> Path:
+    if base_bias.shape != machine.visible_bias.shape or not bool(torch.isfinite(base_bias).all()):
+        raise ValueError(
+            f"expected finite base biases of shape {tuple(machine.visible_bias.shape)}, got {tuple(base_bias.shape)}; "
+            "give log_odds(training rows), or None"
+        )
+    return machine.path(base_bias.detach().to(machine.visible_bias))
+
+
+def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> Path:
+    """The base whose units have the means of those at the end of an annealed run from even units."""
+    path = machine.path(None)
+    v = path.base(PILOT_CHAINS)
+    for beta in betas[1:]:
+        v = path.gibbs(beta, path.fields(v))
+    return path.fitted(v)
+
+
+def _variance(way: Way, draws: Callable[[int, int], Float[Tensor, "S U"]] | None, seed: int) -> float:
+    """Variance of the log weights of a few chains, the larger of both ways where exact draws are to be had."""
+    variance = float(forward(way, PILOT_CHAINS, spawn(seed, 1)).var())
+    if draws is None:
+        return variance
+    v = draws(PILOT_CHAINS, spawn(seed, 2))
+    return max(variance, float(backward(way, v, spawn(seed, 3)).var()))

@@ -1,0 +1,164 @@
+"""Deep Boltzmann machine with two hidden layers of {0, 1} units (Salakhutdinov & Hinton, 2009).
+
+p(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂).  No coupling joins v and h₂, so that between h₁ on one side and
+both of them on the other it is a restricted machine, whose partition function it shares.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
+from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, check_finite, check_width
+from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, bits
+from probmodel.protocols.dataset import digest
+
+UNITS = BernoulliUnits()
+MEAN_FIELD_STEPS = 50
+"""Rounds over both layers; they stop to move after about 25 (Salakhutdinov & Hinton, 2009)."""
+MAX_ROW_SIDE = 14
+"""Units of the smaller hidden layer up to which a row's sum runs over all their states."""
+ROW_NUMBERS = 2**24
+"""Of the larger hidden layer, states and rows together, at once."""
+
+
+class MeanField(NamedTuple):
+    """Probabilities of the units of both hidden layers under an independent distribution near the posterior."""
+
+    first: Float[Tensor, "*S H"]
+    second: Float[Tensor, "*S K"]
+
+
+class DeepMachine(NamedTuple):
+    """Parameters: W₁ (V, H), W₂ (H, K), b (V,), c₁ (H,), c₂ (K,)."""
+
+    first: Float[Tensor, "V H"]
+    second: Float[Tensor, "H K"]
+    visible_bias: Float[Tensor, " V"]
+    first_bias: Float[Tensor, " H"]
+    second_bias: Float[Tensor, " K"]
+
+    @property
+    def machine(self) -> "DeepMachine":
+        """Itself: what the evidence room asks a model for."""
+        return self
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters by name."""
+        return self._asdict()
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the parameters: what a partition function belongs to."""
+        return digest(list(self))
+
+    @property
+    def double(self) -> "DeepMachine":
+        """The machine in float64, detached."""
+        return DeepMachine(*(each.detach().double() for each in self))
+
+    def check(self) -> None:
+        """Raise ValueError for parameters that are not finite."""
+        check_finite(self.tensors)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of the three layers."""
+        return *self.first.shape, self.second.shape[1]
+
+    @property
+    def bipartite(self) -> Harmonium:
+        """The restricted machine with h₁ as its visible units and (v, h₂) as its hidden ones."""
+        weight = torch.cat([self.first.T, self.second], 1)
+        return Harmonium(weight, self.first_bias, torch.cat([self.visible_bias, self.second_bias]), UNITS)
+
+    @property
+    def num_enumerated(self) -> int:
+        """Units that an exact sum runs over: h₁, or v and h₂ if they are fewer."""
+        return self.bipartite.num_enumerated
+
+    def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
+        """Log f of states of the enumerated units, the others summed out; nats."""
+        return self.bipartite.log_masses(states)
+
+    def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S H"]:
+        """States of h₁ given those of the enumerated units."""
+        return self.bipartite.given(states)
+
+    def visible(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
+        """A draw of the visible units given states of the enumerated ones."""
+        return bernoulli(self.visible_bias + self.given(states) @ self.first.T)
+
+    def path(self, base_bias: Float[Tensor, " V"] | None) -> HarmoniumPath:
+        """Over states of h₁, from visible units with these log odds and hidden fair coins; None takes fair coins for all."""
+        even = self.bipartite.path(None)
+        if base_bias is None:
+            return even
+        return even._replace(hidden_base=torch.cat([base_bias, torch.zeros_like(self.second_bias)]))
+
+    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+        """Log odds of the rows' means, one row of each value added."""
+        UNITS.check(visible)
+        return UNITS.natural(visible.to(self.visible_bias))
+
+    def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Log f of each row: exact, twice, where the smaller hidden layer can be enumerated; else by mean field, and infinity."""
+        check_width(visible, len(self.visible_bias))
+        UNITS.check(visible)
+        v = visible.to(self.visible_bias)
+        if min(self.second.shape) <= MAX_ROW_SIDE:
+            log_f = self.log_unnormalised(v)
+            return log_f, log_f
+        low = self.mean_field_bound(v, self.mean_field(v))
+        return low, torch.full_like(low, math.inf)
+
+    def log_unnormalised(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+        """Log f(v) = log Σ_{h₁, h₂} f(v, h₁, h₂), nats a row, over all states of the smaller hidden layer.
+
+        Raises:
+            ValueError: where that has more than 14 units.
+        """
+        inputs, units = self.first_bias + v @ self.first, min(self.second.shape)
+        if units > MAX_ROW_SIDE:
+            raise ValueError(
+                f"expected a hidden layer of at most {MAX_ROW_SIDE} units to sum over, got {tuple(self.second.shape)}; take "
+                "the mean-field bound"
+            )
+        states = bits(torch.arange(2**units, device=v.device), units).to(v)
+        rows = max(1, ROW_NUMBERS // (len(states) * max(self.second.shape)))
+        sums = [torch.logsumexp(self._log_joint(part[:, None], states), 1) for part in inputs.split(rows)]
+        return v @ self.visible_bias + torch.cat(sums)
+
+    def mean_field(self, v: Float[Tensor, "*S V"]) -> MeanField:
+        """Probabilities of the hidden units, layer after layer given the other's, from a pass upwards with doubled weights."""
+        inputs = self.first_bias + v @ self.first
+        first = torch.sigmoid(self.first_bias + 2 * v @ self.first)
+        for _ in range(MEAN_FIELD_STEPS):
+            second = torch.sigmoid(self.second_bias + first @ self.second)
+            first = torch.sigmoid(inputs + second @ self.second.T)
+        return MeanField(first, second)
+
+    def mean_field_bound(self, v: Float[Tensor, "*S V"], q: MeanField) -> Float[Tensor, "*S"]:
+        """E_q log f(v, h₁, h₂) + the entropy of q, nats a row: at most log f(v)."""
+        first, second = q
+        pairs = (v @ self.first * first).sum(-1) + (first @ self.second * second).sum(-1)
+        biases = v @ self.visible_bias + first @ self.first_bias + second @ self.second_bias
+        return pairs + biases + _entropy(first).sum(-1) + _entropy(second).sum(-1)
+
+    def _log_joint(self, inputs: Float[Tensor, "N 1 H"], states: Float[Tensor, "M U"]) -> Float[Tensor, "N M"]:
+        """Log of the sum over the larger hidden layer given the smaller, whose states these are."""
+        if self.second.shape[1] <= self.second.shape[0]:
+            open_layer = softplus(inputs + states @ self.second.T, threshold=THRESHOLD).sum(-1)
+            return states @ self.second_bias + open_layer
+        upper = softplus(self.second_bias + states @ self.second, threshold=THRESHOLD).sum(-1)
+        return (inputs * states).sum(-1) + upper
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    """Nats of {0, 1} units."""
+    return -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability))

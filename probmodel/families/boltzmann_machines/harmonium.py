@@ -1,0 +1,210 @@
+"""Restricted Boltzmann machine with {0, 1} hidden units and visible ones of an exponential family (Welling et al., 2005).
+
+With T the visible units' statistic and m their base measure, p(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), and with the hidden
+units summed out f(v) = m(v) exp(b T(v)) ∏_j (1 + exp(c_j + T(v) W_j)).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from probmodel.families.boltzmann_machines.machine import Path
+from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
+from probmodel.families.boltzmann_machines.units import Units
+from probmodel.protocols.dataset import digest
+
+
+class Harmonium(NamedTuple):
+    """Parameters of the machine: W (V, H), b (V,), c (H,), and the family of its visible units."""
+
+    weight: Float[Tensor, "V H"]
+    visible_bias: Float[Tensor, " V"]
+    hidden_bias: Float[Tensor, " H"]
+    units: Units
+
+    @property
+    def machine(self) -> "Harmonium":
+        """Itself: what the evidence room asks a model for."""
+        return self
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters by name."""
+        own = {"weight": self.weight, "visible_bias": self.visible_bias, "hidden_bias": self.hidden_bias}
+        return own | self.units.tensors
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the parameters: what a partition function belongs to."""
+        return f"{digest(list(self.tensors.values()))} {self.units}"
+
+    @property
+    def double(self) -> "Harmonium":
+        """The machine in float64, detached."""
+        weight, visible, hidden = (
+            each.detach().double() for each in (self.weight, self.visible_bias, self.hidden_bias)
+        )
+        return Harmonium(weight, visible, hidden, self.units.detached)
+
+    def check(self) -> None:
+        """Raise ValueError for parameters that are not finite."""
+        check_finite(self.tensors)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Visible and hidden units."""
+        return tuple(self.weight.shape)
+
+    @property
+    def num_enumerated(self) -> int:
+        """Units of the side that an exact sum runs over: the smaller one, or the hidden one where it alone is {0, 1}."""
+        return min(self.sizes) if self.units.binary else self.sizes[1]
+
+    def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
+        """Log f of states of the enumerated side, the other one summed out; nats."""
+        return self.log_unnormalised(states) if self._over_visible else self.log_unnormalised_hidden(states)
+
+    def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
+        """Visible states given those of the enumerated side."""
+        return states if self._over_visible else self.units.sample(self.visible_inputs(states))
+
+    def path(self, base_bias: Float[Tensor, " V"] | None) -> "HarmoniumPath":
+        """From visible units with these natural parameters and hidden fair coins; None takes 0 for all."""
+        visible = torch.zeros_like(self.visible_bias) if base_bias is None else base_bias
+        return HarmoniumPath(self, visible, torch.zeros_like(self.hidden_bias))
+
+    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+        """Natural parameters of independent units with the rows' means."""
+        self.units.check(visible)
+        return self.units.natural(visible.to(self.visible_bias))
+
+    def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Log f of each row, exact, twice."""
+        check_width(visible, len(self.visible_bias))
+        self.units.check(visible)
+        log_f = self.log_unnormalised(visible.to(self.visible_bias))
+        return log_f, log_f
+
+    @property
+    def _over_visible(self) -> bool:
+        return self.units.binary and self.sizes[0] <= self.sizes[1]
+
+    def hidden_inputs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """Log odds of the hidden units given v."""
+        return self.hidden_bias + self.units.statistic(v) @ self.weight
+
+    def visible_inputs(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S V"]:
+        """Natural parameters of the visible units given h."""
+        return self.visible_bias + h @ self.weight.T
+
+    def log_unnormalised(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """Log f(v) = −free energy, nats."""
+        statistic = self.units.statistic(v)
+        inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=THRESHOLD).sum(-1)
+        return self.units.log_base(v) + statistic @ self.visible_bias + inputs
+
+    def log_unnormalised_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
+        """Log Σ_v f(v, h) = c h + log partition of the visible units at b + W h, nats."""
+        return h @ self.hidden_bias + self.units.log_partition(self.visible_inputs(h))
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """The next v: hidden units given v, then visible ones given those; reversible with respect to f."""
+        return self.units.sample(self.visible_inputs(bernoulli(self.hidden_inputs(v))))
+
+
+class HarmoniumPath(NamedTuple):
+    """f_β(v) from independent units with biases a and d at β = 0 to the machine at β = 1; it draws from the global state.
+
+    f_β(v) = m(v) exp(((1 − β) a + β b) T(v)) ∏_j (1 + exp((1 − β) d_j + β (c_j + T(v) W_j))).
+    """
+
+    machine: Harmonium
+    visible_base: Float[Tensor, " V"]
+    hidden_base: Float[Tensor, " H"]
+
+    @property
+    def log_z0(self) -> float:
+        """Log Σ_v f_0(v)."""
+        hidden = softplus(self.hidden_base, threshold=THRESHOLD).sum()
+        return float(self.machine.units.log_partition(self.visible_base) + hidden)
+
+    @property
+    def reversed(self) -> "HarmoniumPath":
+        """The path whose steps are these backwards in time: itself, since each step is reversible."""
+        return self
+
+    def base(self, *size: int) -> Tensor:
+        """Draws at β = 0."""
+        return self.machine.units.sample(self.visible_base.expand(*size, -1))
+
+    def log_base(self, v: Tensor) -> Tensor:
+        """Log m(v), which every f_β has."""
+        return self.machine.units.log_base(v)
+
+    def fields(self, v: Tensor) -> Tensor:
+        """The products of T(v) that every f_β needs: with W, a and b, along the last axis."""
+        columns = torch.stack([self.visible_base, self.machine.visible_bias], 1)
+        return self.machine.units.statistic(v) @ torch.cat([self.machine.weight, columns], 1)
+
+    def hidden_inputs(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """(1 − β) d + β (c + T(v) W), log odds of the hidden units given v."""
+        beta = beta[..., None]
+        return (1 - beta) * self.hidden_base + beta * (self.machine.hidden_bias + fields[..., :-2])
+
+    def log_f(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """Log f_β less log m, which is the same at every β, nats."""
+        inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(-1)
+        return (1 - beta) * fields[..., -2] + beta * fields[..., -1] + inputs
+
+    def gibbs(self, beta: Tensor, fields: Tensor) -> Tensor:
+        """The next v: hidden units given v, then visible ones given those; reversible with respect to f_β."""
+        h = bernoulli(self.hidden_inputs(beta, fields))
+        beta = beta[..., None]
+        return self.machine.units.sample((1 - beta) * self.visible_base + beta * self.machine.visible_inputs(h))
+
+    def fitted(self, v: Float[Tensor, "N V"]) -> "HarmoniumPath":
+        """From units whose means are those of v and of the hidden units given v."""
+        hidden = torch.sigmoid(self.machine.hidden_inputs(v))
+        return HarmoniumPath(self.machine, self.machine.units.natural(v), logit_of_mean(hidden))
+
+
+class Tempered(NamedTuple):
+    """Machines at several temperatures side by side: v has one more axis, one entry a temperature."""
+
+    path: Path
+    betas: Float[Tensor, " T"]
+
+    def free_energy(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T"]:
+        """−log f_β(v), nats; differentiable in the machine's parameters."""
+        return -self.path.log_base(v) - self.path.log_f(self.betas, self.path.fields(v))
+
+    def gibbs(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T V"]:
+        """One block Gibbs step at each temperature, without gradients; draws from the global random state."""
+        with torch.no_grad():
+            return self.path.gibbs(self.betas, self.path.fields(v))
+
+    def base(self, *size: int) -> Float[Tensor, "*S V"]:
+        """Independent draws at β = 0."""
+        with torch.no_grad():
+            return self.path.base(*size)
+
+
+def check_width(visible: Tensor, num_units: int) -> None:
+    """Raise ValueError unless visible is (N, num_units)."""
+    if visible.dim() != 2 or visible.shape[1] != num_units:
+        got = visible.shape[1] if visible.dim() == 2 else f"shape {tuple(visible.shape)}"
+        raise ValueError(f"expected rows of {num_units} visible units, got {got}; pass (N, V), one row a datum")
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for parameters that are not finite floating-point numbers."""
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"expected finite floating-point numbers in {name}, got {value.dtype} with "
+                f"{int((~torch.isfinite(value)).sum())} not finite; train with a smaller step, or convert"
+            )

@@ -1,0 +1,76 @@
+"""Visible units of several exponential families side by side, as in a machine of features and their class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.families.boltzmann_machines.units import Units, frozen
+
+
+class JoinedUnits(nn.Module):
+    """Units of several families side by side, such as {0, 1} features beside the one-hot code of their class.
+
+    Args:
+        parts: the families.
+        widths: how many columns each has; V is their sum.
+    """
+
+    binary = False
+
+    def __init__(self, parts: Sequence[Units], widths: Sequence[int]) -> None:
+        super().__init__()
+        if not parts or len(parts) != len(widths) or min(widths) < 1:
+            raise ValueError(f"expected a width of 1 or more for each of {len(parts)} families, got {list(widths)}")
+        wrong = [
+            (part.num_units, width)
+            for part, width in zip(parts, widths, strict=True)
+            if part.num_units not in (None, width)
+        ]
+        if wrong:
+            raise ValueError(f"expected widths of the families' own numbers of units, got (own, width) {wrong}")
+        self.parts, self.widths = nn.ModuleList(_modules(parts)), tuple(widths)
+        self.num_units: int | None = sum(widths)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    @property
+    def detached(self) -> "JoinedUnits":
+        return frozen(self)
+
+    def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        return torch.cat([part.statistic(each) for part, each in self._split(v)], -1)
+
+    def log_base(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        return torch.stack([part.log_base(each) for part, each in self._split(v)]).sum(0)
+
+    def log_partition(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        return torch.stack([part.log_partition(each) for part, each in self._split(eta)]).sum(0)
+
+    def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        return torch.cat([part.sample(each) for part, each in self._split(eta)], -1)
+
+    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+        return torch.cat([part.natural(each) for part, each in self._split(v)], -1)
+
+    def check(self, v: Tensor) -> None:
+        if v.shape[-1] != sum(self.widths):
+            raise ValueError(f"expected rows of {sum(self.widths)} numbers, got {v.shape[-1]}; join the parts' columns")
+        for part, each in self._split(v):
+            part.check(each)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"parts": list(self.parts), "widths": self.widths}
+
+    def _split(self, v: Tensor) -> list[tuple[Any, Tensor]]:
+        return list(zip(self.parts, v.split(self.widths, -1), strict=True))
+
+
+def _modules(parts: Sequence[Any]) -> list[nn.Module]:
+    """Families as the modules that hold their parameters."""
+    return list(parts)

@@ -1,0 +1,115 @@
+"""Draws of a Boltzmann machine: exact ones by enumeration, else by parallel tempering (Desjardins et al., 2010)."""
+
+import math
+import time
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.families.boltzmann_machines.annealing import Way
+from probmodel.families.boltzmann_machines.machine import Machine, Path
+from probmodel.families.boltzmann_machines.states import bits
+from probmodel.tracing.randomness import isolated
+
+MAX_SIDE = 25
+"""Units of the smaller side up to which its 2^units states are summed."""
+CHUNK = 2**13
+"""States summed at once; 64 units on the other side then take 4 MB, which stays in the cache."""
+TEMPERED_CHAINS = 40
+SWEEPS_A_DRAW = 5
+LEFT_OUT = 200
+"""Sweeps of parallel tempering before its first draw, at least."""
+
+
+class Enumerated(NamedTuple):
+    """A machine whose sum is known: log Z in nats, and the distribution function over the states of the enumerated units."""
+
+    machine: Machine
+    log_z: float
+    cumulative: Float[Tensor, " M"]
+    seconds: float
+    """That the sum took."""
+
+    def draws(self, count: int, seed: int) -> Float[Tensor, "S U"]:
+        """Exact states: the enumerated units by inversion of their distribution function, the others given them."""
+        with isolated(seed), torch.no_grad():
+            uniform = torch.rand(count, dtype=self.cumulative.dtype, device=self.cumulative.device)
+            index = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1], right=True)
+            return self.machine.given(bits(index.clamp(max=len(self.cumulative) - 1), self.machine.num_enumerated))
+
+
+def enumerated(machine: Machine, max_side: int) -> Enumerated | None:
+    """Sum over the states of the units that need it; None where these are more than `max_side`.
+
+    Raises:
+        ValueError: for max_side above 25.
+    """
+    if not 0 <= max_side <= MAX_SIDE:
+        raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; 2^units states are summed")
+    if machine.num_enumerated > max_side:
+        return None
+    begin = time.perf_counter()
+    log_f = log_masses(machine)
+    log_z = torch.logsumexp(log_f, 0)
+    cumulative = torch.exp(log_f - log_z).cumsum(0)
+    return Enumerated(machine, float(log_z), cumulative, time.perf_counter() - begin)
+
+
+def log_masses(machine: Machine) -> Float[Tensor, " M"]:
+    """Log f of all states of the enumerated units, everything else summed out; nats."""
+    index = torch.arange(2**machine.num_enumerated, device=machine.visible_bias.device)
+    with torch.no_grad():
+        return torch.cat([machine.log_masses(bits(part, machine.num_enumerated)) for part in index.split(CHUNK)])
+
+
+def tempered_draws(way: Way, count: int, seed: int) -> Float[Tensor, "S U"]:
+    """States by parallel tempering over block Gibbs, chain by chain, `count` rounded up to whole chains.
+
+    They start at states annealed along the way, and as many sweeps as give the draws, 200 at least, are left out first.
+    """
+    with isolated(seed), torch.no_grad():
+        return _tempered(way.path, way.rungs, _started(way), math.ceil(count / TEMPERED_CHAINS))
+
+
+def _started(way: Way) -> Float[Tensor, "C T U"]:
+    """Chains annealed once along the way, each held fast as it passes a rung."""
+    v = way.path.base(TEMPERED_CHAINS)
+    rungs = way.rungs.tolist()
+    held: list[Tensor] = []
+    for number, beta in zip(way.betas.tolist(), way.betas, strict=True):
+        if number > 0:
+            v = way.path.gibbs(beta, way.path.fields(v))
+        while len(held) < len(rungs) and rungs[len(held)] <= number:
+            held.append(v)
+    return torch.stack(held, 1)
+
+
+def _tempered(
+    path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], num_draws: int
+) -> Float[Tensor, "S U"]:
+    """Draws of the last temperature."""
+    kept = []
+    left_out = max(LEFT_OUT, num_draws * SWEEPS_A_DRAW)
+    for sweep in range(left_out + num_draws * SWEEPS_A_DRAW):
+        v = path.gibbs(betas, path.fields(v))
+        # Independent units can be drawn afresh, so that new states keep entering at the first temperature.
+        v = torch.cat([path.base(TEMPERED_CHAINS, 1), v[:, 1:]], 1)
+        v = _exchanged(path, betas, v, sweep % 2)
+        if sweep >= left_out and (sweep - left_out) % SWEEPS_A_DRAW == 0:
+            kept.append(v[:, -1])
+    return torch.stack(kept, 1).flatten(0, 1)
+
+
+def _exchanged(path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
+    """Neighbours `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
+    low = torch.arange(first, len(betas) - 1, 2, device=betas.device)
+    cold, warm = path.fields(v[:, low + 1]), path.fields(v[:, low])
+    ratio = path.log_f(betas[low + 1], warm) + path.log_f(betas[low], cold)
+    ratio = ratio - path.log_f(betas[low + 1], cold) - path.log_f(betas[low], warm)
+    swap = torch.rand_like(ratio).log() < ratio
+    order = torch.arange(len(betas), device=betas.device).repeat(len(v), 1)
+    order[:, low] += swap.long()
+    order[:, low + 1] -= swap.long()
+    return torch.take_along_dim(v, order[..., None], 1)

@@ -1,0 +1,83 @@
+"""What a Gaussian process says about new rows, and about each row left out (Rasmussen & Williams, 2006, sec. 2.2 and 5.4.2)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
+from gpytorch.means import Mean
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.families.gaussian_processes.covariances import check_rows, covariance, mean_at, noise_by_row
+from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
+from probmodel.families.gaussian_processes.stationary_kernels import stationary
+
+
+class Marginals(NamedTuple):
+    """Independent normals, one a row."""
+
+    mean: Float[Tensor, " m"]
+    variance: Float[Tensor, " m"]
+
+
+class Factored(NamedTuple):
+    """A process given its observations: what every prediction needs."""
+
+    upper: Float[Tensor, "n n"]
+    """U of K + Σ = Uᵀ U."""
+    alpha: Float[Tensor, " n"]
+    """(K + Σ)⁻¹ (y − m)."""
+
+
+def factored(
+    mean: Mean,
+    kernel: Kernel,
+    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood,
+    x: Float[Tensor, "n D"],
+    y: Float[Tensor, " n"],
+) -> Factored:
+    """Factor the covariance of the observations.
+
+    Raises:
+        ValueError: as `gp_log_marginal` does.
+    """
+    check_rows(kernel, x, y)
+    k = covariance(kernel, x)
+    upper = factor_with_jitter(k, noise_by_row(likelihood, y))
+    return Factored(upper, torch.cholesky_solve((y - mean_at(mean, x))[:, None], upper, upper=True)[:, 0])
+
+
+def conditional(
+    mean: Mean, kernel: Kernel, given: Factored, x: Float[Tensor, "n D"], new: Float[Tensor, "m D"]
+) -> Marginals:
+    """Mean and variance of f at new rows: eqs. (2.25) and (2.26)."""
+    k = covariance(kernel, x, new)
+    white = torch.linalg.solve_triangular(given.upper.mT, k, upper=False)
+    return Marginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
+
+
+def unexplained(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
+    """Variance of f at each row that is left beside its whitened covariances with what is known; above 0."""
+    prior = prior_variance(kernel, new)
+    # Rounding may take more than the prior variance away.
+    return (prior - white.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
+
+
+def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, " m"]:
+    """Variance of f at each row before anything is observed."""
+    parts = stationary(kernel)
+    # GPyTorch's own looks at values, which keeps it out of a recorded graph.
+    return kernel(new, diag=True).to(new) if parts is None else parts.outputscale.to(new).expand(len(new))
+
+
+def leave_one_out(given: Factored, y: Float[Tensor, " n"]) -> Marginals:
+    """Mean and variance of each y_i given all others, at the same hyperparameters: eqs. (5.10) to (5.12)."""
+    precision = torch.cholesky_inverse(given.upper, upper=True).diagonal()
+    return Marginals(y - given.alpha / precision, 1 / precision)
+
+
+def log_normal(y: Float[Tensor, " n"], at: Marginals) -> Float[Tensor, " n"]:
+    """Log density of each row, in nats."""
+    return -0.5 * ((y - at.mean).square() / at.variance + at.variance.log() + math.log(2 * math.pi))

@@ -1,0 +1,1 @@
+"""Products of Gaussian-process experts on shards of the rows."""

@@ -1,0 +1,197 @@
+"""Gaussian processes with the same hyperparameters on shards of the data, side by side (Deisenroth & Ng, 2015, sec. 3.1)."""
+
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import joblib
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import Mean, ZeroMean
+from gpytorch.utils.warnings import NumericalWarning
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.families.gaussian_processes.conditional import Factored, Marginals, conditional, factored, prior_variance
+from probmodel.families.gaussian_processes.covariances import mean_at
+from probmodel.families.gaussian_processes.exact import gp_log_marginal
+from probmodel.families.gaussian_processes.experts.aggregation import Aggregation
+from probmodel.families.gaussian_processes.stationary_kernels import refuse_second_derivative
+from probmodel.protocols.memory import budget, refuse_above_memory
+from probmodel.protocols.structural import Structural
+from probmodel.tracing.programs.graphs import functional
+
+BUFFERS = 4
+"""Matrices of shard rows × new rows held at a time for one expert's prediction."""
+
+
+@runtime_checkable
+class Parts(Protocol, metaclass=Structural):
+    """What a process is made of; its parameters are those of all experts."""
+
+    mean: Mean
+    kernel: Kernel
+    likelihood: GaussianLikelihood
+
+
+class Expert(NamedTuple):
+    """A process given its shard."""
+
+    x: Float[Tensor, "n D"]
+    factored: Factored
+
+
+def experts_log_marginal(
+    parts: Parts,
+    names: Sequence[str],
+    x: Float[Tensor, "n D"],
+    y: Float[Tensor, " n"],
+    shards: Sequence[Int[Tensor, " _"]],
+) -> Float[Tensor, ""]:
+    """Σ_k log N(y_k; m(x_k), K_k + Σ_k) over the shards, nats, with its gradient in parameters, x and y.
+
+    Experts run in one process, or in as many as `joblib.parallel_config` says, each on one thread, so that the numbers do
+    not depend on how many there are.  Where a graph is recorded they become part of it, and run in its process.
+
+    Args:
+        parts: mean, kernel and likelihood, which all experts share.
+        names: dotted names of the tensors in parts to differentiate by.
+        x, y: as `gp_log_marginal` takes them.
+        shards: row numbers of each.
+
+    Raises:
+        MemoryError, TypeError, ValueError: as `gp_log_marginal` does for the rows of a shard.
+    """
+    if functional():
+        each = [gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x[rows], y[rows]) for rows in shards]
+        return torch.stack(each).sum()
+    tensors = [attrgetter(name)(parts) for name in names]
+    return _Summed.apply(parts, tuple(names), tuple(shards), torch.is_grad_enabled(), x, y, *tensors)
+
+
+def experts_given(
+    parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+) -> tuple[Expert, ...]:
+    """Each expert's process given its rows, found side by side as in `experts_log_marginal`; without gradients.
+
+    Raises:
+        MemoryError: where the factors of all experts exceed the free memory.
+        ValueError: as `factored` does.
+    """
+    needed = sum(len(each) ** 2 for each in rows) * y.element_size()
+    what = f"factored covariances of {len(rows)} experts"
+    refuse_above_memory(needed, y.device, what, "take more shards, so that each is smaller")
+    return tuple(_side_by_side(_given, [(parts, x[each], y[each]) for each in rows]))
+
+
+def experts_drawn(
+    parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+) -> tuple[Expert, ...]:
+    """As `experts_given`, in this process, with gradients and as part of a recorded graph: for drawn hyperparameters."""
+    return tuple(Expert(x[each], _factored(parts, x[each], y[each])) for each in rows)
+
+
+def joined(parts: Parts, aggregation: Aggregation, experts: Sequence[Expert], new: Float[Tensor, "m D"]) -> Marginals:
+    """What the experts together say of f at new rows, as many rows at a time as the memory budget allows."""
+    largest = max(len(expert.x) for expert in experts)
+    bytes_per_row = (BUFFERS * largest + 2 * BUFFERS * len(experts)) * new.element_size()
+    each = max(1, budget(new.device) // bytes_per_row)
+    # Kernels that look at values can be recorded at the caller's own rows, not at parts of them.
+    chunks = new.split(each) if each < len(new) else (new,)
+    pieces = [_joined(parts, aggregation, experts, chunk) for chunk in chunks]
+    return Marginals(torch.cat([each.mean for each in pieces]), torch.cat([each.variance for each in pieces]))
+
+
+def _joined(parts: Parts, aggregation: Aggregation, experts: Sequence[Expert], new: Tensor) -> Marginals:
+    # Means above the prior's, which is what the aggregations take.
+    above = [conditional(ZeroMean(), parts.kernel, expert.factored, expert.x, new) for expert in experts]
+    means, variances = torch.stack([each.mean for each in above]), torch.stack([each.variance for each in above])
+    found = aggregation(means, variances, prior_variance(parts.kernel, new))
+    return Marginals(mean_at(parts.mean, new) + found.mean, found.variance)
+
+
+class _Summed(torch.autograd.Function):
+    """Σ_k log marginals, the gradient found along with them where the experts run."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, parts: Parts, names: tuple[str, ...], shards: Sequence[Tensor], grad_enabled: bool, *tensors: Tensor
+    ) -> Tensor:
+        wanted = tuple(needs and grad_enabled for needs in ctx.needs_input_grad[4:])
+        x, y = (tensor.detach() for tensor in tensors[:2])
+        jobs = [(parts, names, x[rows], y[rows], wanted) for rows in shards]
+        values, slopes = zip(*_side_by_side(_log_marginal, jobs), strict=True)
+        by_tensor = [list(each) for each in zip(*slopes, strict=True)]
+        gradients = [torch.cat(by_tensor.pop(0))[torch.cat(list(shards)).argsort()] for by_row in wanted[:2] if by_row]
+        gradients += [torch.stack(each).sum(0) for each in by_tensor]
+        ctx.wanted = wanted
+        ctx.save_for_backward(*gradients)
+        return torch.stack(values).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        saved = iter(ctx.saved_tensors)
+        return None, None, None, None, *(grad * next(saved) if wanted else None for wanted in ctx.wanted)
+
+
+def _log_marginal(
+    parts: Parts, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Log marginal of one expert and its gradient in what is wanted of x, y and the named tensors."""
+    x, y = x.requires_grad_(wanted[0]), y.requires_grad_(wanted[1])
+    tensors = [x, y, *(attrgetter(name)(parts) for name in names)]
+    by = [tensor for tensor, wants in zip(tensors, wanted, strict=True) if wants]
+    with torch.set_grad_enabled(bool(by)):
+        value = gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x, y)
+        slopes = torch.autograd.grad(value, by, allow_unused=True, materialize_grads=True) if by else ()
+    return value.detach(), slopes
+
+
+def _given(parts: Parts, x: Tensor, y: Tensor) -> Expert:
+    with torch.no_grad():
+        return Expert(x, _factored(parts, x, y))
+
+
+def _factored(parts: Parts, x: Tensor, y: Tensor) -> Factored:
+    return factored(parts.mean, parts.kernel, parts.likelihood, x, y)
+
+
+def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """One result a job, in their order; what workers warn of is warned of here."""
+    with _one_thread():  # Threads that joblib starts take over the number.
+        found = joblib.Parallel()(joblib.delayed(_told)(_here(), function, job) for job in jobs)
+    messages = [message for _, told in found for message in told]
+    if messages:
+        warnings.warn(f"{len(messages)} experts: {messages[0]}", NumericalWarning, stacklevel=3)
+    return [result for result, _ in found]
+
+
+def _told(caller: tuple[str, int], function: Callable[..., Any], job: tuple[Any, ...]) -> tuple[Any, list[str]]:
+    """A job's result, and the warnings that would be lost in another process."""
+    with _one_thread():
+        if _here() == caller:
+            return function(*job), []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NumericalWarning)
+            result = function(*job)
+    return result, [str(each.message) for each in caught if issubclass(each.category, NumericalWarning)]
+
+
+def _here() -> tuple[str, int]:
+    return platform.node(), os.getpid()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""Rows of a data set divided among experts: at random, or by where they lie (k-means; Lloyd, 1982)."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from probmodel.protocols.integers import checked_seed, integer
+
+
+def random_shards(num_rows: int, number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
+    """Shard 0 … number − 1 of each row, at random, of sizes that differ by one at most.
+
+    >>> random_shards(5, 2, seed=1).bincount()
+    tensor([3, 2])
+
+    Args:
+        num_rows: how many rows there are.
+        number: of shards.
+        seed: decides all.
+
+    Raises:
+        ValueError: for more shards than rows.
+    """
+    number = _checked(num_rows, number)
+    order = np.random.default_rng(checked_seed(seed)).permutation(num_rows)
+    return torch.from_numpy(order % number)
+
+
+def kmeans_shards(x: Float[Tensor, "n D"], number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
+    """Shard 0 … number − 1 of each row by k-means: rows that lie together; sizes differ, and the largest costs most.
+
+    Args:
+        x: inputs, in units in which distances mean something.
+        number: of shards.
+        seed: of the first centres.
+
+    Raises:
+        ValueError: for more shards than distinct rows.
+    """
+    number = _checked(len(torch.unique(x.detach(), dim=0)), number)
+    rows = x.detach().cpu().numpy()
+    return torch.from_numpy(KMeans(number, n_init=1, random_state=checked_seed(seed)).fit_predict(rows)).long()
+
+
+def rows_of(assignment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " _"], ...]:
+    """The row numbers of each shard.
+
+    Raises:
+        ValueError: for anything but one number for each row, or numbers without rows below the largest.
+    """
+    if assignment.dim() != 1 or assignment.is_floating_point() or assignment.is_complex() or not len(assignment):
+        got = f"{assignment.dtype} of shape {tuple(assignment.shape)}"
+        raise ValueError(f"expected an integer shard for each row, of shape (n,), got {got}; give kmeans_shards(x, K)")
+    numbers = assignment.detach().cpu().long().numpy()
+    if numbers.min() < 0:
+        raise ValueError(f"expected shards 0 … K − 1, got {numbers.min()}; number them from 0")
+    sizes = np.bincount(numbers)
+    if not sizes.all():
+        empty = np.flatnonzero(sizes == 0).tolist()
+        raise ValueError(
+            f"expected rows in each of the shards 0 … {len(sizes) - 1}, got none in {empty[:10]}; number those in use "
+            "without gaps, as torch.unique(shards, return_inverse=True)[1] does"
+        )
+    ends = np.cumsum(sizes)[:-1]
+    return tuple(torch.from_numpy(rows) for rows in np.split(np.argsort(numbers, kind="stable"), ends))
+
+
+def _checked(num_rows: int, number: int) -> int:
+    number = integer("shards", number)
+    if number > num_rows:
+        raise ValueError(f"expected at most {num_rows} shards, one distinct row each, got {number}; take fewer")
+    return number

@@ -1,0 +1,265 @@
+"""Gaussian-process experts with rows assigned to them, the processes integrated out (Rasmussen & Ghahramani, 2002).
+
+y | c ~ ∏_k N(y_k; m_k, K_k + Σ_k) over the rows of each expert, c from a gate.  The evidence is a sum over all c; it goes from
+one expert to the next over sets of rows, K 3^n terms in place of K^n.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import Mean
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.families.gaussian_processes.covariances import check_rows, covariance, mean_at, noise_by_row
+from probmodel.families.gaussian_processes.mixtures.gates import Coupling, Gate
+from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.protocols.errors import NotPositiveDefiniteError
+from probmodel.protocols.memory import refuse_above_memory
+from probmodel.protocols.structural import Structural
+
+MAX_ROWS_OF_TWO = 16
+"""Rows up to which two experts are enumerated: 2^16 sets of rows, each factored once an expert."""
+MAX_ROWS = 13
+"""The same for more experts: 3^13 = 1.6 million pairs of a set and its subset."""
+
+
+@runtime_checkable
+class Expert(Protocol, metaclass=Structural):
+    """One Gaussian process: GPyTorch's kernel, mean and Gaussian likelihood."""
+
+    kernel: Kernel
+    mean: Mean
+    likelihood: GaussianLikelihood
+
+
+class Assigned(NamedTuple):
+    """K experts and a gate, evaluated at n rows."""
+
+    residual: Float[Tensor, "K n"]
+    """y − m_k(x)."""
+    covariance: Float[Tensor, "K n n"]
+    """Of the function, without noise."""
+    noise: Float[Tensor, "K n"]
+    log_rows: Float[Tensor, "n K"]
+    """What each row's input says about its expert, nats."""
+    coupling: Coupling
+
+    @property
+    def noisy(self) -> Float[Tensor, "K n n"]:
+        """K_k + Σ_k."""
+        return self.covariance + torch.diag_embed(self.noise)
+
+    def detach(self) -> "Assigned":
+        residual, covariance, noise, log_rows = (each.detach() for each in self[:4])
+        return Assigned(residual, covariance, noise, log_rows, self.coupling)
+
+    def double(self) -> "Assigned":
+        """In float64: inverses kept by rank-one changes, and sums over many assignments, lose digits."""
+        residual, covariance, noise, log_rows = (each.double() for each in self[:4])
+        return Assigned(residual, covariance, noise, log_rows, self.coupling)
+
+
+def assigned(experts: Sequence[Expert], gate: Gate, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
+    """Evaluate experts and gate at the rows.
+
+    Raises:
+        ValueError: for rows that no Gaussian process takes, a gate of another number of experts, or a covariance that is not
+            positive definite with the largest of `JITTERS` added; a smaller one is warned of.
+    """
+    if len(experts) != gate.num_experts:
+        raise ValueError(f"expected a gate of {len(experts)} experts, got one of {gate.num_experts}; make them equal")
+    for each in experts:
+        check_rows(each.kernel, x, y)
+    covariances = [covariance(each.kernel, x) for each in experts]
+    noises = [noise_by_row(each.likelihood, y) for each in experts]
+    return Assigned(
+        torch.stack([y - mean_at(each.mean, x) for each in experts]),
+        torch.stack(covariances),
+        torch.stack([with_jitter(k, noise) for k, noise in zip(covariances, noises, strict=True)]),
+        gate.log_rows(x),
+        gate.coupling,
+    )
+
+
+def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The noise, with as much of the ladder of jitters added as all rows together need to have a Cholesky factor."""
+    added = []
+
+    def build(jitter: float) -> Tensor:
+        added.append(jitter * k.detach().diagonal().mean())
+        return upper_factor(k.detach() + torch.diag_embed(noise.detach() + added[-1]))
+
+    factorised(build, JITTERS[k.dtype], "the mean variance")
+    return noise + added[-1]
+
+
+def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
+    """Log p(y | x) in nats, exactly: the sum over all assignments; differentiable.
+
+    With L_k(A) the marginal of expert k on the rows A,  Z_k(S) = Σ_{A ⊆ S} p_k(|A|, |S − A|) L_k(A) Z_{k+1}(S − A).
+
+    Raises:
+        ValueError: above 16 rows with two experts, 13 with more.
+    """
+    num_experts, n = model.residual.shape
+    most = most_rows(num_experts)
+    if n > most:
+        raise ValueError(
+            f"expected at most {most} rows to enumerate {num_experts} experts, got {n}; take evidence.assignments_smc, and fit "
+            "by VariationalEM or CollapsedGibbs to predict"
+        )
+    if num_experts == 1:
+        return _log_normal(model.noisy, model.residual)[0] + model.log_rows.sum()
+    log_l = subset_log_marginals(model)
+    whole, subset = _pairs(n, log_l.device) if num_experts > 2 else (log_l.new_zeros(0).long(),) * 2
+    size = _popcount(torch.arange(2**n, device=log_l.device), n).to(log_l)
+    log_z = log_l[-1]
+    for k in range(num_experts - 2, 0, -1):
+        split = model.coupling.log_split(k, size[subset], size[whole - subset])
+        log_z = _segment_logsumexp(split + log_l[k][subset] + log_z[whole - subset], whole, 2**n)
+    return torch.logsumexp(model.coupling.log_split(0, size, n - size) + log_l[0] + log_z.flip(0), 0)
+
+
+def most_rows(num_experts: int) -> int:
+    """Rows up to which the evidence is summed exactly; one expert has nothing to sum."""
+    return {1: sys.maxsize, 2: MAX_ROWS_OF_TWO}.get(num_experts, MAX_ROWS)
+
+
+def subset_log_marginals(model: Assigned) -> Float[Tensor, "K M"]:
+    """Log marginal of each expert on each of the M = 2^n sets of rows, in the order of their bit masks, nats."""
+    num_experts, n = model.residual.shape
+    noisy, masks, values = model.noisy, [0], [model.residual.new_zeros(num_experts, 1)]
+    for size in range(1, n + 1):
+        rows = torch.tensor(list(combinations(range(n), size)), device=noisy.device)
+        sub = noisy[:, rows[:, :, None], rows[:, None, :]]
+        gate = model.log_rows.mT[:, rows].sum(-1)
+        values.append(_log_normal(sub, model.residual[:, rows]) + gate)
+        masks += (2**rows).sum(-1).tolist()
+    order = torch.tensor(masks, device=noisy.device).argsort()
+    return torch.cat(values, 1)[:, order]
+
+
+def log_joint(model: Assigned, c: Int[Tensor, "S n"]) -> Float[Tensor, " S"]:
+    """Log p(y | c) in nats of each assignment; the gate is not in it."""
+    held = torch.nn.functional.one_hot(c, len(model.residual)).mT.to(model.residual)
+    return _masked(model, held).log_p.sum(1)
+
+
+class Swept(NamedTuple):
+    """Assignments after a sweep, and log p(y | c) before it."""
+
+    c: Int[Tensor, "S n"]
+    log_likelihood: Float[Tensor, " S"]
+
+
+def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -> Swept:
+    """One sweep over the rows, S chains side by side, invariant for p(c) p(y | c)^power.
+
+    Each row is taken out of its expert and put back by p(c_i | c_{−i}) N(y_i | rows of the expert)^power, with the inverses
+    of all experts' covariances kept by rank-one changes: K n³ operations a chain.
+
+    Raises:
+        NotPositiveDefiniteError: for noise below the rounding of these changes.
+
+    Reference:
+        Neal (2000), "Markov chain sampling methods for Dirichlet process mixture models", algorithm 3.
+    """
+    num_experts, n = model.residual.shape
+    noisy, chains = model.noisy, torch.arange(len(c), device=c.device)
+    held = torch.nn.functional.one_hot(c, num_experts).mT.to(noisy).contiguous()
+    log_likelihood, inverse = _masked(model, held)
+    c, log_likelihood, tiny = c.clone(), log_likelihood.sum(1), torch.finfo(noisy.dtype).tiny
+    # The rows of a chain depend on each other, hence the loop.
+    for i in torch.randperm(n, device=c.device).tolist():
+        old = c[:, i]
+        q = inverse[chains, old]
+        column = q[:, :, i]
+        # 1 / Var(y_i | the expert's other rows), which is below 1 / noise but for rounding.
+        own = torch.minimum(column[:, i], 1 / model.noise[old, i]).clamp(min=tiny)
+        q = q - column[:, :, None] * column[:, None, :] / own[:, None, None]
+        q[:, i], q[:, :, i] = 0.0, 0.0
+        inverse[chains, old], held[chains, old, i] = q, 0.0
+        k = noisy[:, i] * held
+        solved = (inverse @ k[..., None])[..., 0]
+        mean = (solved * model.residual).sum(-1)
+        variance = torch.maximum(noisy[:, i, i] - (solved * k).sum(-1), model.noise[:, i])
+        log_p = _log_normal_1d(model.residual[:, i] - mean, variance)
+        logits = power * log_p + model.coupling.log_next(held.sum(-1)) + model.log_rows[i]
+        if bool(logits.isnan().any()):
+            noise = float(model.noise.min())
+            raise NotPositiveDefiniteError(
+                f"expected covariances that a row can be taken out of, got NaN at row {i}: a noise of {noise:.2g} is below their "
+                "rounding; raise the noise, or drop duplicate rows"
+            )
+        new = torch.distributions.Categorical(logits=logits).sample()
+        b, v = -solved[chains, new], variance[chains, new]
+        b[:, i] = 1.0
+        inverse[chains, new] += b[:, :, None] * b[:, None, :] / v[:, None, None]
+        held[chains, new, i] = 1.0
+        c[:, i] = new
+    return Swept(c, log_likelihood)
+
+
+def prior_assignments(model: Assigned, num_draws: int) -> Int[Tensor, "S n"]:
+    """Independent draws of c from the gate."""
+    num_experts, n = model.residual.shape
+    counts, columns = model.residual.new_zeros(num_draws, num_experts), []
+    for i in range(n):
+        logits = model.coupling.log_next(counts) + model.log_rows[i]
+        columns.append(torch.distributions.Categorical(logits=logits).sample())
+        counts = counts + torch.nn.functional.one_hot(columns[-1], num_experts)
+    return torch.stack(columns, 1)
+
+
+class _Masked(NamedTuple):
+    log_p: Float[Tensor, "S K"]
+    inverse: Float[Tensor, "S K n n"]
+    """Of each expert's covariance on its own rows; zero elsewhere."""
+
+
+def _masked(model: Assigned, held: Float[Tensor, "S K n"]) -> _Masked:
+    needed = 3 * held.numel() * held.shape[-1] * held.element_size()
+    what = f"{len(held)} assignments of {held.shape[-1]:,} rows to {held.shape[1]} experts"
+    refuse_above_memory(needed, held.device, what, "take fewer chains or draws")
+    out = torch.diag_embed(1 - held)
+    factor = torch.linalg.cholesky(model.noisy * held[..., :, None] * held[..., None, :] + out)
+    white = torch.linalg.solve_triangular(factor, (model.residual * held)[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_p = -0.5 * (white.square().sum(-1) + held.sum(-1) * math.log(2 * math.pi)) - log_det
+    return _Masked(log_p, torch.cholesky_inverse(factor) - out)
+
+
+def _log_normal(noisy: Tensor, residual: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky(noisy)
+    white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * (white.square().sum(-1) + residual.shape[-1] * math.log(2 * math.pi)) - log_det
+
+
+def _log_normal_1d(residual: Tensor, variance: Tensor) -> Tensor:
+    return -0.5 * (residual.square() / variance + variance.log() + math.log(2 * math.pi))
+
+
+def _pairs(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All 3^n pairs of a set and a subset of it, as bit masks."""
+    whole = subset = torch.zeros(1, dtype=torch.long, device=device)
+    for bit in (2**i for i in range(n)):
+        whole = torch.cat([whole, whole + bit, whole + bit])
+        subset = torch.cat([subset, subset, subset + bit])
+    return whole, subset
+
+
+def _popcount(masks: Tensor, n: int) -> Tensor:
+    return sum(((masks >> i) & 1 for i in range(n)), torch.zeros_like(masks))
+
+
+def _segment_logsumexp(values: Tensor, segment: Tensor, count: int) -> Tensor:
+    top = values.new_full((count,), -math.inf).scatter_reduce(0, segment, values.detach(), "amax")
+    return top + values.new_zeros(count).index_add(0, segment, (values - top[segment]).exp()).log()

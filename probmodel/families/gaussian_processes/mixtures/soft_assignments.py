@@ -1,0 +1,120 @@
+"""Rows shared among Gaussian-process experts by responsibilities r: the bound on the evidence, its best r, and predictions.
+
+With q(c) = ∏_i r_{i c_i}, processes and shares integrated out under it, W_k = r_k / σ_k² the expected precision of the noise,
+    L = Σ_k log ∫ p(f_k) ∏_i N(y_i | f_ki, σ_k²)^{r_ik} df_k + log ∫ p(π) ∏ π_k^{Σ_i r_ik} dπ − Σ_ik r_ik log r_ik ≤ log p(y).
+Responsibilities of 0 and 1 make it log p(y, c | x) itself, so that draws of c are served by the same code.
+
+Reference:
+    Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), "Overlapping mixtures of Gaussian processes for the data association
+    problem"; King & Lawrence (2006); Tresp (2001), "Mixtures of Gaussian processes".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.families.gaussian_processes.conditional import prior_variance
+from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_of_new_rows
+from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, Expert
+from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_sizes
+from probmodel.families.normal_mixture import NormalMixture
+from probmodel.protocols.memory import refuse_above_memory
+
+BUFFERS = 3
+"""Matrices a set and expert: the scaled covariance, its factor, and what predictions solve for."""
+SMALLEST = 1e-30
+"""Responsibility in place of 0, at which the square root and the logarithm have no slope."""
+
+
+class Predicted(NamedTuple):
+    """What a mixture says of new rows."""
+
+    y: NormalMixture
+    noise_variance: Float[Tensor, " m"]
+    """What would be left of y's variance if the functions were known."""
+
+
+class Shared(NamedTuple):
+    """Experts given rows that they share by r; S sets of responsibilities, K experts."""
+
+    root: Float[Tensor, "S K n"]
+    """W^½."""
+    factor: Float[Tensor, "S K n n"]
+    """L of I + W^½ K W^½ = L Lᵀ."""
+    white: Float[Tensor, "S K n"]
+    """L⁻¹ W^½ (y − m)."""
+
+
+def shared(model: Assigned, r: Float[Tensor, "S n K"]) -> Shared:
+    """Factor what the bound and every prediction need; an expert without rows keeps its prior.
+
+    Raises:
+        MemoryError: where the factors of all sets and experts exceed the free memory.
+    """
+    num_experts, n = model.residual.shape
+    needed = BUFFERS * len(r) * num_experts * n**2 * model.residual.element_size()
+    what = f"{len(r)} sets of responsibilities of {n:,} rows to {num_experts} experts"
+    refuse_above_memory(needed, model.residual.device, what, "keep fewer draws of assignments, or take fewer rows")
+    root = r.mT.clamp(min=SMALLEST).sqrt() / model.noise.sqrt()
+    scaled = root[..., :, None] * model.covariance * root[..., None, :]
+    factor = torch.linalg.cholesky(scaled + torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device))
+    white = torch.linalg.solve_triangular(factor, (root * model.residual)[..., None], upper=False)[..., 0]
+    return Shared(root, factor, white)
+
+
+def bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
+    """L of each set of responsibilities, in nats over the whole data set."""
+    r = r.clamp(min=SMALLEST)
+    found = shared(model, r)
+    log_det = found.factor.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+    noise = (r.mT * (2 * math.pi * model.noise).log()).sum((-1, -2))
+    fit = -0.5 * (found.white.square().sum((-1, -2)) + noise) - log_det
+    gate = (r * model.log_rows).sum((-1, -2)) + log_sizes(model.coupling, r.sum(-2))
+    return fit + gate - (r * r.log()).sum((-1, -2))
+
+
+def improved(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K"]:
+    """The best responsibilities for the processes and shares that r implies: one step of coordinate ascent on the bound."""
+    found = shared(model, r)
+    cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * model.covariance, upper=False)
+    mean = (cross * found.white[..., None]).sum(-2)
+    variance = model.covariance.diagonal(dim1=-2, dim2=-1) - cross.square().sum(-2)
+    misfit = ((model.residual - mean).square() + variance) / model.noise
+    log_y = -0.5 * (misfit + (2 * math.pi * model.noise).log())
+    prior = model.log_rows + model.coupling.expected_log(r.sum(-2))[..., None, :]
+    return (log_y.mT + prior).softmax(-1)
+
+
+def predicted(
+    experts: Sequence[Expert],
+    gate: Gate,
+    model: Assigned,
+    r: Float[Tensor, "S n K"],
+    x: Float[Tensor, "n D"],
+    new: Float[Tensor, "m D"],
+) -> "Predicted":
+    """p(y | new x, data), one normal for each expert and set of responsibilities; batch shape (m,)."""
+    found = shared(model, r)
+    k = torch.stack([covariance(each.kernel, x, new) for each in experts])
+    cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
+    prior_mean = torch.stack([mean_at(each.mean, new) for each in experts])
+    prior = torch.stack([prior_variance(each.kernel, new) for each in experts])
+    noise = torch.stack([noise_of_new_rows(each.likelihood, new) for each in experts])
+    mean = prior_mean + (cross * found.white[..., None]).sum(-2)
+    # Rounding may take more than the prior variance away.
+    variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
+    shares = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
+    log_weights = gate.log_rows(new) + shares - math.log(len(r))
+    every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
+    logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
+    mixture = NormalMixture(logits, loc, scale)
+    # With the functions known E[y | f] = Σ_k π_k f_k of a set, whose variance is what more rows would remove.
+    share = mixture.logits.exp().unflatten(1, (len(r), -1)) * len(r)
+    of_function = (scale.square() - noises).unflatten(1, (len(r), -1))
+    means = (share * loc.unflatten(1, (len(r), -1))).sum(-1)
+    removed = (share.square() * of_function).sum(-1).mean(-1) + means.var(-1, correction=0)
+    return Predicted(mixture, mixture.variance - removed)

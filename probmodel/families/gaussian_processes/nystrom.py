@@ -1,0 +1,198 @@
+"""A covariance matrix from a few of its columns, and what that leaves open about log p(y) (Burt et al., 2020).
+
+With K̃ = Σ^-½ K Σ^-½ and ỹ = Σ^-½ (y − m) a process has −2 log p(y) = n log 2π + log|Σ| + log|I + K̃| + ỹᵀ (I + K̃)⁻¹ ỹ, and
+Q̃ = Wᵀ W ⪯ K̃ of rank M bounds both terms from both sides.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from gpytorch.kernels import Kernel
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.families.gaussian_processes.conditional import prior_variance
+from probmodel.families.gaussian_processes.covariances import covariance
+from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
+from probmodel.protocols.memory import budget, refuse_above_memory
+from probmodel.protocols.structural import Structural
+
+BUFFERS = 4
+"""Matrices of block rows × n held at a time for a product with the covariance."""
+
+
+class Observed(NamedTuple):
+    """What a Gaussian process is conditioned on: y = m + f + ε, f ~ GP(0, scale · k), ε ~ N(0, noise)."""
+
+    inputs: Float[Tensor, "n D"]
+    y: Float[Tensor, " n"]
+    mean: Float[Tensor, " n"]
+    noise: Float[Tensor, " n"]
+    kernel: Kernel
+    scale: Float[Tensor, ""]
+
+    @property
+    def residual(self) -> Float[Tensor, " n"]:
+        """Y − m."""
+        return self.y - self.mean
+
+    def covariance(self, a: Float[Tensor, "p D"], b: Float[Tensor, "q D"]) -> Float[Tensor, "p q"]:
+        """Of the function."""
+        return self.scale * covariance(self.kernel, a, b)
+
+    @property
+    def variance(self) -> Float[Tensor, " n"]:
+        """Of the function at the inputs."""
+        return self.scale * prior_variance(self.kernel, self.inputs)
+
+
+@runtime_checkable
+class Processed(Protocol, metaclass=Structural):
+    """A model whose observations are those of one Gaussian process."""
+
+    def process(self, data: object) -> Observed:
+        """Evaluated at the data; a ValueError where the model is of another kind."""
+        ...
+
+
+def chosen(observed: Observed, count: int) -> Float[Tensor, "M n"]:
+    """W of the Nyström approximation at up to `count` rows, each the one of largest variance given those before: greedy.
+
+    It is a pivoted Cholesky factor of K̃: Wᵀ W equals K̃ in the rows chosen, and is below it in all others.
+
+    Raises:
+        MemoryError: where W does not fit.
+
+    Reference:
+        Burt, Rasmussen & van der Wilk (2020), Convergence of Sparse Variational Inference in Gaussian Processes
+        Regression, JMLR, sec. 4; Fine & Scheinberg (2001).
+    """
+    x, root = observed.inputs, observed.noise.rsqrt()
+    count = min(count, len(x))
+    _refuse_if_large(count, observed)
+    left = observed.variance * root.square()
+    least = torch.finfo(x.dtype).eps * len(x) * left.max()
+    w = x.new_zeros(count, len(x))
+    for i in range(count):
+        row = int(left.argmax())
+        if left[row] <= least:
+            return w[:i]
+        k = observed.covariance(x[row, None], x)[0] * root * root[row]
+        w[i] = (k - w[:i, row] @ w[:i]) / left[row].sqrt()
+        left = (left - w[i].square()).clamp(min=0.0)
+        left[row] = 0.0
+    return w
+
+
+def projected(observed: Observed, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
+    """W of the Nyström approximation at given inputs; the jitter that Kuu needs keeps it below K̃.
+
+    Raises:
+        MemoryError: where W does not fit.
+        ValueError: where Kuu is not positive definite with the largest jitter.
+    """
+    _refuse_if_large(len(inducing), observed)
+    kuu = observed.covariance(inducing, inducing)
+    upper = factor_with_jitter(kuu, kuu.new_zeros(()))
+    kux = observed.covariance(inducing, observed.inputs) * observed.noise.rsqrt()
+    return torch.linalg.solve_triangular(upper.mT, kux, upper=False)
+
+
+class Bounds(NamedTuple):
+    """On log p(y), nats."""
+
+    lower: float
+    upper: float
+    trace: float
+    """tr(K̃ − Q̃): what the approximation misses."""
+    num_products: int
+    """With the covariance of all rows."""
+
+
+def bounds(observed: Observed, w: Float[Tensor, "M n"], *, num_steps: int, tolerance: float) -> Bounds:
+    """Both sides of log p(y), without Monte Carlo and without n × n numbers in memory.
+
+    With t = tr(K̃ − Q̃), which is below λ_max:  log|I + Q̃| ≤ log|I + K̃| ≤ log|I + Q̃| + n log(1 + t / n),  and for any v, with
+    r = ỹ − (I + K̃) v,  ỹᵀ (I + K̃)⁻¹ ỹ = vᵀ (I + K̃) v + 2 rᵀ v + rᵀ (I + K̃)⁻¹ r, of which the last term lies between
+    rᵀ ((1 + t) I + Q̃)⁻¹ r and rᵀ (I + Q̃)⁻¹ r.  Conjugate gradients choose v, and stop once these differ by 2 `tolerance`.
+    At v = 0 the upper side is Titsias' (2014), and the lower one is above his of 2009.
+
+    Args:
+        observed: the process.
+        w: of `chosen` or `projected`.
+        num_steps: of conjugate gradients at most, each a product with K̃ in n² kernel evaluations; 0 takes v = 0.
+        tolerance: nats that the quadratic term may leave open.
+
+    Reference:
+        Titsias (2009, 2014); Artemev, Burt & van der Wilk (2021), Tighter Bounds on the Log Marginal Likelihood of Gaussian
+        Process Regression Using Conjugate Gradients, ICML.
+    """
+    n, white = len(observed.y), observed.residual * observed.noise.rsqrt()
+    trace = float((observed.variance / observed.noise).sum() - w.square().sum())
+    trace = max(0.0, trace)
+    gram = w @ w.mT
+    near, far = _Shifted.of(w, gram, 1.0), _Shifted.of(w, gram, 1.0 + trace)
+    constant = n * math.log(2 * math.pi) + float(observed.noise.log().sum())
+    low, high, products = _quadratic(lambda v: v + _product(observed, v), white, near, far, num_steps, 2 * tolerance)
+    upper = -0.5 * (constant + near.log_det + low)
+    lower = -0.5 * (constant + near.log_det + n * math.log1p(trace / n) + high)
+    return Bounds(lower, upper, trace, products)
+
+
+class _Shifted(NamedTuple):
+    """(s I + Wᵀ W)⁻¹ by the M × M factor of s I + W Wᵀ."""
+
+    w: Tensor
+    shift: float
+    factor: Tensor
+
+    @classmethod
+    def of(cls, w: Tensor, gram: Tensor, shift: float) -> "_Shifted":
+        return cls(w, shift, torch.linalg.cholesky(gram + shift * torch.eye(len(gram), dtype=w.dtype, device=w.device)))
+
+    def solve(self, r: Tensor) -> Tensor:
+        inside = torch.cholesky_solve((self.w @ r)[:, None], self.factor)[:, 0]
+        return (r - inside @ self.w) / self.shift
+
+    @property
+    def log_det(self) -> float:
+        """Of s I + Wᵀ W, at s = 1."""
+        return 2 * float(self.factor.diagonal().log().sum())
+
+
+def _quadratic(
+    product: Callable[[Tensor], Tensor], y: Tensor, near: _Shifted, far: _Shifted, num_steps: int, tolerance: float
+) -> tuple[float, float, int]:
+    """Both sides of yᵀ A⁻¹ y by conjugate gradients preconditioned with I + Q̃, and how many products were taken."""
+    v, r, done = torch.zeros_like(y), y, 0
+    z = near.solve(r)
+    p, rz = z, r @ z
+    for _ in range(num_steps):
+        if float(rz - r @ far.solve(r)) <= tolerance:
+            break
+        ap = product(p)
+        step = rz / (p @ ap)
+        v, r, done = v + step * p, r - step * ap, done + 1
+        z = near.solve(r)
+        fresh = r @ z
+        p, rz = z + (fresh / rz) * p, fresh
+    if done:
+        r = y - product(v)  # The recursion's residual drifts, and the bounds hold for the true one.
+        done += 1
+    known = float(v @ (y - r) + 2 * r @ v)
+    return known + float(r @ far.solve(r)), known + float(r @ near.solve(r)), done
+
+
+def _product(observed: Observed, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """K̃ v, some rows of K̃ at a time."""
+    x, root = observed.inputs, observed.noise.rsqrt()
+    each = max(1, budget(x.device) // (BUFFERS * len(x) * x.element_size()))
+    return root * torch.cat([observed.covariance(part, x) @ (root * v) for part in x.split(each)])
+
+
+def _refuse_if_large(count: int, observed: Observed) -> None:
+    needed = 2 * count * len(observed.inputs) * observed.inputs.element_size()
+    what = f"a Nyström factor of {count} × {len(observed.inputs)} numbers"
+    refuse_above_memory(needed, observed.inputs.device, what, "take fewer inducing inputs")

@@ -1,0 +1,1 @@
+"""Learning of Boltzmann machines: positive and negative phase, gradients, monitors of convergence."""

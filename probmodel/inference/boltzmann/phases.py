@@ -1,0 +1,208 @@
+"""The model's half of a Boltzmann machine's gradient: states of it by chains that start at the data, that persist, or that
+are tempered (Hinton, 2002; Tieleman, 2008; Desjardins et al., 2010).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.protocols.integers import integer
+from probmodel.protocols.structural import Structural
+
+
+@runtime_checkable
+class Machine(Protocol, metaclass=Structural):
+    """What learning needs of a Boltzmann machine: p(v) = exp(−free_energy(v)) / Z, and a step that leaves it invariant."""
+
+    def parameters(self, recurse: bool = True) -> Any: ...
+
+    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]: ...
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]: ...
+
+
+@runtime_checkable
+class Deep(Protocol, metaclass=Structural):
+    """What learning needs of a machine whose chains run over a hidden layer: a bound for rows, the layer's own free energy."""
+
+    def parameters(self, recurse: bool = True) -> Any: ...
+
+    def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]: ...
+
+    def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]: ...
+
+    def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """States of the layer near the posterior given rows, without gradients."""
+        ...
+
+    def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]: ...
+
+
+class Energies(NamedTuple):
+    """Whose slopes the two halves are."""
+
+    of_rows: Callable[[Tensor], Tensor]
+    of_states: Callable[[Tensor], Tensor]
+
+
+def energies(machine: Machine | Deep) -> Energies:
+    """The free energy, twice; of a deep machine its bound and that of the layer which the chains run over."""
+    if isinstance(machine, Deep):
+        return Energies(machine.free_energy_bound, machine.hidden_free_energy)
+    return Energies(machine.free_energy, machine.free_energy)
+
+
+@runtime_checkable
+class Phase(Protocol, metaclass=Structural):
+    """How the model's states are drawn; `chains` are what passes from one step to the next."""
+
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Tensor:
+        """Chains before the first step."""
+        ...
+
+    def advance(self, machine: Any, chains: Tensor, batch: Float[Tensor, "B V"]) -> Tensor:
+        """Chains one step later."""
+        ...
+
+    def states(self, chains: Tensor) -> Float[Tensor, "S U"]:
+        """Those of the chains that count as the model's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """CD-k: chains start anew at each minibatch and take k block Gibbs steps, so that they stop short of the model.
+
+    The gradient is biased; past the point where the chains still mix the likelihood may fall (Fischer & Igel, 2010).
+
+    Args:
+        num_sweeps: k.
+
+    Reference:
+        Hinton (2002), "Training products of experts by minimizing contrastive divergence".
+    """
+
+    num_sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        integer("num_sweeps", self.num_sweeps)
+
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "S U"]:
+        return _states(machine, rows[:1])
+
+    def advance(self, machine: Any, chains: Float[Tensor, "S U"], batch: Float[Tensor, "B V"]) -> Float[Tensor, "B W"]:
+        return _swept(machine, _states(machine, batch), self.num_sweeps)
+
+    def states(self, chains: Float[Tensor, "S U"]) -> Float[Tensor, "S U"]:
+        return chains
+
+
+@dataclass(frozen=True)
+class Persistent:
+    """PCD: chains go on where the last step left them, and follow the model as long as it moves slower than they do.
+
+    Args:
+        num_chains: which start at rows of the data.
+        num_sweeps: block Gibbs steps between two steps of the parameters.
+
+    Reference:
+        Younes (1989), "Parametric inference for imperfectly observed Gibbsian fields"; Tieleman (2008), "Training
+        restricted Boltzmann machines using approximations to the likelihood gradient".
+    """
+
+    num_chains: int = 100
+    num_sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        integer("num_chains", self.num_chains)
+        integer("num_sweeps", self.num_sweeps)
+
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C U"]:
+        return _states(machine, _some(rows, self.num_chains))
+
+    def advance(self, machine: Any, chains: Float[Tensor, "C U"], batch: Float[Tensor, "B V"]) -> Float[Tensor, "C U"]:
+        return _swept(machine, chains, self.num_sweeps)
+
+    def states(self, chains: Float[Tensor, "C U"]) -> Float[Tensor, "C U"]:
+        return chains
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """Persistent chains at several temperatures that exchange states, for machines whose own chains stay in one mode.
+
+    Args:
+        num_chains: at each temperature; they start at rows of the data.
+        num_temperatures: evenly from independent units (β = 0) to the machine (β = 1).
+        num_sweeps: block Gibbs steps at each temperature, each followed by exchanges between neighbours.
+
+    Reference:
+        Desjardins, Courville, Bengio, Vincent & Delalleau (2010), "Tempered Markov chain Monte Carlo for training of
+        restricted Boltzmann machines"; Cho, Raiko & Ilin (2010), "Parallel tempering is efficient for learning restricted
+        Boltzmann machines".
+    """
+
+    num_chains: int = 100
+    num_temperatures: int = 10
+    num_sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        integer("num_chains", self.num_chains)
+        integer("num_temperatures", self.num_temperatures, least=2)
+        integer("num_sweeps", self.num_sweeps)
+
+    def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "C T U"]:
+        chosen = _some(rows, self.num_chains * self.num_temperatures)
+        return _states(machine, chosen).unflatten(0, (self.num_chains, -1))
+
+    def advance(
+        self, machine: Any, chains: Float[Tensor, "C T U"], batch: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "C T U"]:
+        betas = torch.linspace(0, 1, self.num_temperatures, dtype=batch.dtype, device=batch.device)
+        tempered = machine.tempered(betas)
+        for sweep in range(self.num_sweeps):
+            chains = _swept(tempered, chains, 1)
+            for first in (sweep % 2, 1 - sweep % 2):
+                chains = exchanged(tempered, chains, first)
+        return chains
+
+    def states(self, chains: Float[Tensor, "C T U"]) -> Float[Tensor, "C U"]:
+        return chains[:, -1]
+
+
+def exchanged(tempered: Any, v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
+    """Temperatures `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
+    swapped = _swapped(v.shape[1], first).to(v.device)
+    own = torch.arange(v.shape[1], device=v.device)
+    gain = tempered.free_energy(v) - tempered.free_energy(v[:, swapped])
+    # Both of a pair read one uniform number and one ratio, so that they go together or stay.
+    uniform = torch.rand_like(gain)[:, torch.minimum(own, swapped)]
+    accepted = (torch.log(uniform) < gain + gain[:, swapped]) & (swapped != own)
+    return torch.where(accepted[..., None], v[:, swapped], v)
+
+
+def _swapped(num_temperatures: int, first: int) -> Int[Tensor, " T"]:
+    """Which temperature each one's new state would come from."""
+    order = torch.arange(num_temperatures)
+    low = torch.arange(first, num_temperatures - 1, 2)
+    return order.index_copy(0, low, low + 1).index_copy(0, low + 1, low)
+
+
+def _states(machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "N U"]:
+    """Where chains may start: at the rows, or in the layer above them."""
+    return machine.upward(rows) if isinstance(machine, Deep) else rows
+
+
+def _swept(machine: Any, v: Tensor, num_sweeps: int) -> Tensor:
+    for _ in range(num_sweeps):
+        v = machine.gibbs(v)
+    return v
+
+
+def _some(rows: Float[Tensor, "N V"], count: int) -> Float[Tensor, "C V"]:
+    """Rows at random, with replacement."""
+    return rows[torch.randint(len(rows), (count,), device=rows.device)]

@@ -1,0 +1,229 @@
+"""Learning of Boltzmann machines by stochastic ascent of the likelihood (Ackley, Hinton & Sejnowski, 1985; Hinton, 2002).
+
+With free energy F and p(v) = exp(−F(v)) / Z, the slope of the mean log likelihood is E_model ∂F(v) − E_data ∂F(v); the model's
+half is taken at states of Markov chains.  Of a deep machine the data's half is that of a bound, the model's one of hidden states.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from probmodel.inference.boltzmann.gradients import Average, Offsets, Slope, Sloped, free_bonds, put
+from probmodel.inference.boltzmann.phases import Deep, Machine, Persistent, Phase, energies
+from probmodel.inference.boltzmann.watch import Looks, Watch
+from probmodel.inference.descent.minibatches import minibatches
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import NonFiniteError
+from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.ownership import placed
+from probmodel.tracing.randomness import isolated, spawn
+
+
+def linear(share: float) -> float:
+    """From 1 at the start of training to 0 at its end."""
+    return 1 - share
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steps of the parameters and how long they are.
+
+    Args:
+        num_steps: in all.
+        rate: of the first step; the slope is of the mean log likelihood a row, in nats.
+        decay: share of training done → what the rate is multiplied by.  It should end at 0, where chains follow best
+            (Younes, 1999).
+        averaged: share of the steps, the last ones, over which the parameters returned are averaged; 0 for the last alone.
+
+    Reference:
+        Robbins & Monro (1951); Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
+    """
+
+    num_steps: int = 10_000
+    rate: float = 0.1
+    decay: Callable[[float], float] = linear
+    averaged: float = 0.2
+
+    def __post_init__(self) -> None:
+        integer("num_steps", self.num_steps)
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"expected a rate above 0, got {self.rate}; .1 suits units of {{0, 1}}")
+        if not 0 <= self.averaged <= 1:
+            raise ValueError(f"expected averaged to be a share of the steps, 0 to 1, got {self.averaged}; .2 is usual")
+
+    def rate_at(self, step: int) -> float:
+        """Of one step."""
+        return self.rate * self.decay(step / self.num_steps)
+
+
+@dataclass(frozen=True)
+class BoltzmannLearning:
+    """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the model's half of the slope sampled.
+
+    Where the machine names its `bonds` (all of ours do), the slope is that of the machine written in units less their means
+    over data and model, which makes it independent of which of its two values a unit calls 0.  A `DeepBoltzmannMachine` climbs
+    the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), its chains those of the first hidden layer.
+
+    >>> settings = BoltzmannLearning(Persistent(num_chains=500), Descent(num_steps=20_000, rate=0.05))
+
+    Args:
+        phase: how the model's states are drawn: Contrastive (CD-k), Persistent (PCD) or Tempered.
+        descent: steps and their rate.
+        batch_size: rows a step, without replacement within an epoch; None takes all.
+        watch: how to notice that the likelihood falls; None never looks.
+        precision: of matrix products (`torch.autocast`), such as torch.bfloat16, which some processors multiply faster;
+            None takes that of the data.
+        progress: show a progress bar.
+
+    Reference:
+        Hinton (2012), "A practical guide to training restricted Boltzmann machines"; Cho, Raiko & Ilin (2011), "Enhanced
+        gradient and adaptive learning rate"; Montavon & Müller (2012); Melchior, Fischer & Wiskott (2016), "How to center
+        deep Boltzmann machines".
+    """
+
+    phase: Phase = Persistent()  # noqa: RUF009 - a value that nothing changes
+    descent: Descent = Descent()
+    batch_size: int | None = 100
+    watch: Watch | None = Watch()  # noqa: RUF009
+    precision: torch.dtype | None = None
+    progress: bool = True
+
+    def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
+        """Fit a copy of the machine on the device and in the dtype of the data; the one passed in stays as it was.
+
+        Returns:
+            Posterior without latents.  `info["log_likelihood"]` has the mean a row at the steps `info["looks"]`, and
+            `info["diverged"]` says whether training stopped early; the best parameters seen are returned then.
+
+        Raises:
+            ValueError: for rows or settings that do not fit, or a model that is no Boltzmann machine.
+            NonFiniteError: when the free energy or its slope stops being finite.
+        """
+        rows, seed = _checked(self, model, data), checked_seed(seed)
+        begin = time.perf_counter()
+        fitted = placed(deepcopy(model), data)
+        looks = Looks(self.watch, fitted, _leaves(fitted), rows, spawn(seed, 1))
+        with isolated(seed):
+            num_steps = _learn(self, fitted, data, looks)
+        if looks.diverged:
+            put(looks.best, looks.leaves)
+            looks.warn()
+        info = {
+            "method": f"BoltzmannLearning ({type(self.phase).__name__})",
+            "seed": seed,
+            "looks": looks.steps,
+            "log_likelihood": looks.values,
+            "diverged": looks.diverged,
+            "num_steps": num_steps,
+            "num_parameters": sum(leaf.numel() for leaf in looks.leaves.values()),
+            "seconds": time.perf_counter() - begin,
+        }
+        return Posterior(fitted, data, {}, info)
+
+
+def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Looks) -> int:
+    """Move the machine's parameters in place; the number of steps taken."""
+    descent, leaves, rows = settings.descent, looks.leaves, data.tensors()[0]
+    order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
+    chains = settings.phase.start(machine, rows)
+    bonds = free_bonds(machine, leaves)
+    with tqdm(total=descent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
+        for step in range(descent.num_steps):
+            if looks.due(step):
+                bar.set_postfix_str(looks.look(step))
+                if looks.diverged:
+                    return step
+            batch = _taken(rows, next(order))
+            with _precision(settings, rows), torch.no_grad():
+                chains = settings.phase.advance(machine, chains, batch)
+            slope = _slope(settings, machine, leaves, batch, settings.phase.states(chains))
+            towards = slope.plain
+            if bonds:
+                offsets = Offsets.of(slope, bonds) if offsets is None else offsets.moved(slope)
+                towards = offsets.centred(towards)
+            _step(leaves, towards, descent.rate_at(step), step)
+            if step >= (1 - descent.averaged) * descent.num_steps:
+                mean.add(leaves)
+            bar.update()
+    mean.put(leaves)
+    looks.look(descent.num_steps)
+    return descent.num_steps
+
+
+def _slope(
+    settings: BoltzmannLearning,
+    machine: Machine | Deep,
+    leaves: Mapping[str, Tensor],
+    batch: Float[Tensor, "B V"],
+    states: Float[Tensor, "S U"],
+) -> Slope:
+    sides = []
+    of_rows, of_states = energies(machine)
+    for rows, energy in ((batch, of_rows), (states, of_states)):
+        with _precision(settings, rows):
+            if isinstance(machine, Sloped):
+                known = machine.slopes(rows)
+                sides.append({name: known[name].to(leaf) for name, leaf in leaves.items()})
+                continue
+            log_f = -energy(rows).mean()
+        slopes = torch.autograd.grad(log_f, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        sides.append(dict(zip(leaves, slopes, strict=True)))
+    return Slope(*sides)
+
+
+def _step(leaves: Mapping[str, Tensor], slope: Mapping[str, Tensor], rate: float, step: int) -> None:
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            # A sum is not finite where any of its terms is not.
+            if not math.isfinite(float(slope[name].sum())):
+                raise NonFiniteError(
+                    f"expected a finite slope, got NaN or infinity at step {step} in {name}; lower the rate, draw more "
+                    "chains, or scale the data"
+                )
+            leaf.add_(slope[name], alpha=rate)
+
+
+def _precision(settings: BoltzmannLearning, rows: Tensor) -> torch.autocast:
+    # Without the cache: weights cast where no slope is wanted would be taken where one is.
+    on = settings.precision is not None
+    return torch.autocast(rows.device.type, settings.precision or torch.bfloat16, enabled=on, cache_enabled=False)
+
+
+def _leaves(machine: Any) -> dict[str, Tensor]:
+    return {name: leaf for name, leaf in machine.named_parameters() if leaf.requires_grad}
+
+
+def _taken(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B V"]:
+    return rows if index is None else rows.index_select(0, index)
+
+
+def _checked(settings: BoltzmannLearning, model: Model, data: Dataset) -> Float[Tensor, "N V"]:
+    """The rows, once data and model are known to fit."""
+    if not isinstance(model, nn.Module) or not isinstance(model, Machine | Deep):
+        raise ValueError(
+            f"expected a Boltzmann machine with free_energy and gibbs, got {type(model).__name__}; build an RBM, or fit a "
+            "directed model by SVI"
+        )
+    if settings.batch_size is not None:
+        integer("batch_size", settings.batch_size)
+    if not _leaves(model):
+        raise ValueError("expected a machine with parameters to fit, got none; requires_grad_(True) frees them")
+    tensors = data.tensors()
+    if not tensors or not tensors[0].is_floating_point() or tensors[0].dim() != 2 or data.num_rows is None:
+        got = f"{tensors[0].dtype} {tuple(tensors[0].shape)}" if tensors else "none"
+        raise ValueError(
+            f"expected rows (N, V) of floating-point numbers, got {got}; pass Dataset((x.float(),), {{}}, N)"
+        )
+    check_training(model, data)
+    return tensors[0]

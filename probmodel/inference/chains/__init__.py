@@ -1,0 +1,1 @@
+"""Markov chains: warm start, adaptation, trees, recording."""

@@ -1,0 +1,194 @@
+"""What every Markov chain sampler begins and ends with: its settings, starting points, draws by site, and a warning."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probmodel.draws.diagnostics import rhat
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior, Target
+from probmodel.tracing.checks import check_training
+from probmodel.tracing.ownership import placed
+from probmodel.tracing.randomness import isolated, spawn
+from probmodel.tracing.target import target as make_target
+
+MAX_STARTS = 100
+"""Prior draws beyond the number of chains that are tried."""
+
+REACH = 10.0
+"""Largest coordinate of a start: a heavy-tailed prior draws where no step size is right."""
+
+R_HAT_LIMIT = 1.05
+"""Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
+
+DIVERGENT = 1000.0
+"""Nats of energy error that mark a divergence (Stan's)."""
+
+SMALLEST_STEP = 1e-5
+"""Standard deviations: with a step below it a thousand leapfrogs cover a hundredth of one."""
+
+FEWEST_MOVES = 10
+"""Draws of which a chain that is not stuck accepts one at least."""
+
+NON_CENTRED = "write a centred hierarchy as a non-centred one (pyro.infer.reparam.LocScaleReparam)"
+
+
+class Sampled(NamedTuple):
+    """What the chains found."""
+
+    theta: Float[Tensor, "C N D"]
+    stats: dict[str, Tensor]
+    """(chain, draw) by ArviZ's names; "diverging" and "acceptance_rate" among them."""
+    learnt: dict[str, Any]
+    """What the warm-up has set, as plain numbers."""
+    compiled: bool
+    execution: str
+    """How the steps ran, and why."""
+    seconds: float
+    """From the first step to the last, compiling left out."""
+
+
+def check_acceptance(target_accept: float) -> None:
+    """Raise ValueError for a target outside (0, 1)."""
+    if not 0 < target_accept < 1:
+        raise ValueError(f"expected target_accept between 0 and 1, got {target_accept}; the default suits most models")
+
+
+def posterior(
+    method: str,
+    sample: Callable[[Target, Float[Tensor, "C D"]], Sampled],
+    model: Model,
+    data: Dataset,
+    num_chains: int,
+    seed: int,
+) -> Posterior:
+    """Start chains, sample, and say how it went.
+
+    Args:
+        method: the sampler's name.
+        sample: density and starts → what the chains found.
+        model: any Pyro model.
+        data: what it is conditioned on.
+        num_chains: independent chains.
+        seed: of all random numbers.
+
+    Raises:
+        ValueError: as `starting` does.
+    """
+    begin = time.perf_counter()
+    model, target, theta = starting(model, data, num_chains, seed)
+    with isolated(spawn(seed, 0)), torch.no_grad():
+        found = sample(target, theta)
+    draws = by_site(target, found.theta)
+    divergences = int(found.stats["diverging"].sum())
+    stuck = int(is_stuck(found).sum())
+    warn_if_untrusted(method, draws, divergences, stuck)
+    info = {
+        "method": method,
+        "seed": seed,
+        "divergences": divergences,
+        "stuck_chains": stuck,
+        "sample_stats": {name: value.tolist() for name, value in found.stats.items()},
+        "acceptance": found.stats["acceptance_rate"].mean(1).tolist(),
+        **found.learnt,
+        "fallback": target.fallback,
+        "compiled": found.compiled,
+        "execution": found.execution,
+        "seconds": time.perf_counter() - begin,
+        "seconds_sampling": found.seconds,
+    }
+    return Posterior(model, data, draws, info, None)
+
+
+def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[Model, Target, Float[Tensor, "C D"]]:
+    """The model where the data are, its density, and overdispersed starts with a finite density and slope.
+
+    Starts are prior draws, or uniform on (−2, 2)^D where the prior is improper.
+
+    Raises:
+        ValueError: for data no model can use, a model without latents, or one for which too few prior draws will do.
+    """
+    check_training(model, data)
+    model = placed(model, data)
+    target = make_target(model, data)
+    if target.dim == 0:
+        raise ValueError(
+            "expected continuous latents to sample, got a model with none (discrete ones are summed out); add pyro.sample "
+            "or use lift"
+        )
+    theta = _candidates(target, MAX_STARTS + num_chains, seed)
+    good = torch.cat([_is_finite(target, piece) for piece in theta.split(num_chains)])
+    if int(good.sum()) < num_chains:
+        raise ValueError(
+            f"expected prior draws with a finite log joint and gradient, got {int(good.sum())} of {len(theta)}; "
+            "check the likelihood's domain"
+        )
+    return model, target, theta[good][:num_chains]
+
+
+def _candidates(target: Target, count: int, seed: int) -> Float[Tensor, "S D"]:
+    if not target.improper:
+        return target.sample_prior(count, seed).clamp(-REACH, REACH)
+    # Nothing can be drawn from a prior that does not integrate; Stan's starts, uniform on (−2, 2), take its place.
+    with isolated(seed):
+        return 4 * torch.rand(count, target.dim, dtype=target.dtype, device=target.device) - 2
+
+
+def _is_finite(target: Target, theta: Float[Tensor, "C D"]) -> Tensor:
+    theta = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        value = target.log_joint(theta)
+        (slope,) = torch.autograd.grad(value.sum(), theta)
+    return value.isfinite() & slope.isfinite().all(-1)
+
+
+def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:
+    """Constrained draws (chain, draw, *shape) by site."""
+    flat = target.constrain(theta.reshape(-1, target.dim))
+    return {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
+
+
+def is_stuck(found: Sampled) -> Bool[Tensor, " C"]:
+    """Chains whose draws are all the same, or whose step is too small to lead anywhere."""
+    unmoved = (found.theta == found.theta[:, :1]).flatten(1).all(1)
+    step = torch.as_tensor(found.learnt["step_size"], device=unmoved.device)
+    return (unmoved & (found.theta.shape[1] >= FEWEST_MOVES)) | (step < SMALLEST_STEP)
+
+
+def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int) -> None:
+    """Warn where chains disagree or are stuck, one has no other to disagree with, or trajectories have diverged."""
+    arrays = {name: value.numpy(force=True) for name, value in draws.items()}
+    chains = min(len(value) for value in arrays.values())
+    worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
+    if worst > R_HAT_LIMIT or divergences or stuck or chains == 1:
+        found = "unknown (it needs two chains or more)" if chains == 1 else f"{worst:.3f} (limit {R_HAT_LIMIT})"
+        unmoved = f", {stuck} of {chains} chains stuck" if stuck else ""
+        warnings.warn(
+            f"{method}: largest R-hat {found}, {divergences} divergences{unmoved}; {_remedy(divergences, stuck, chains)}",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def _remedy(divergences: int, stuck: int, chains: int) -> str:
+    if stuck:
+        return (
+            "the density has places too narrow for any step, as in the neck of the funnel of a centred hierarchy: "
+            f"{NON_CENTRED}, or take pb.NUTS with a higher target_accept"
+        )
+    if divergences:
+        return f"raise target_accept, or {NON_CENTRED}" + ("; take more chains" if chains == 1 else "")
+    if chains == 1:
+        return "take more chains"
+    return (
+        "take a longer warm-up and more draws, or reparametrise; where each chain keeps to a mode of its own, their shares "
+        "are not the modes' weights, which pb.evidence.smc finds"
+    )

@@ -1,0 +1,240 @@
+"""The no-U-turn sampler as a machine that makes one leapfrog step of every chain at a time.
+
+Chains do not wait for each other: while one doubles its tree, another begins its next draw, so a step of the machine is
+one batched gradient whatever the trees look like, and the machine is a flat loop that compiles.  Multinomial sampling and
+the generalised criterion as in Betancourt (2017); subtrees are checked iteratively (Phan, Pradhan & Jankowiak, 2019).
+Momenta are in units of the mass matrix, so that their distribution is standard normal.
+
+Reference:
+    Hoffman & Gelman (2014), "The No-U-Turn Sampler"; Betancourt (2017), "A conceptual introduction to HMC".
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from probmodel.inference.chains.adaptation import Adaptation, Gradient, Schedule, adapt, choose
+from probmodel.inference.chains.chains import DIVERGENT
+from probmodel.tracing.programs.compiling import Tensors
+
+
+class Point(NamedTuple):
+    """An end of a trajectory."""
+
+    theta: Float[Tensor, "C D"]
+    momentum: Float[Tensor, "C D"]
+    slope: Float[Tensor, "C D"]
+
+
+class Proposal(NamedTuple):
+    """A state of the chain."""
+
+    theta: Float[Tensor, "C D"]
+    log_prob: Float[Tensor, " C"]
+    slope: Float[Tensor, "C D"]
+
+
+class Tree(NamedTuple):
+    """What a set of neighbouring states is summed up by."""
+
+    proposal: Proposal
+    log_weight: Float[Tensor, " C"]
+    momentum_sum: Float[Tensor, "C D"]
+
+
+class State(NamedTuple):
+    """C chains, each somewhere in a tree of its own."""
+
+    whole: Tree
+    left: Point
+    right: Point
+    depth: Int[Tensor, " C"]
+    start: Float[Tensor, " C"]
+    """Log density of position and momentum where the trajectory began."""
+    part: Tree
+    """The subtree that is growing."""
+    end: Point
+    """Its last state."""
+    forward: Bool[Tensor, " C"]
+    leaf: Int[Tensor, " C"]
+    """Its number of states."""
+    saved_momentum: Float[Tensor, "C K D"]
+    saved_sum: Float[Tensor, "C K D"]
+    accepted: Float[Tensor, " C"]
+    leapfrogs: Float[Tensor, " C"]
+    draws: Int[Tensor, " C"]
+    """Finished draws, warm-up included."""
+
+
+class Finished(NamedTuple):
+    """What one step of the machine may bring to an end: a draw of each chain."""
+
+    theta: Float[Tensor, "C D"]
+    numbers: Float[Tensor, "C 6"]
+    """Whether the draw is new, whether divergent, mean acceptance, depth, leapfrog steps, log density."""
+
+
+def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> State:
+    """Trees of one state, with fresh momenta."""
+    log_prob, slope = gradient(theta)
+    noise = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
+    forward = torch.rand(len(theta), dtype=theta.dtype, device=theta.device) < 0.5
+    memory = theta.new_zeros(len(theta), max_depth, theta.shape[1])
+    none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
+    return _planted(Proposal(theta, log_prob, slope), noise, forward, memory, memory.clone(), none)
+
+
+def _planted(
+    proposal: Proposal,
+    noise: Float[Tensor, "C D"],
+    forward: Bool[Tensor, " C"],
+    saved_momentum: Float[Tensor, "C K D"],
+    saved_sum: Float[Tensor, "C K D"],
+    draws: Int[Tensor, " C"],
+) -> State:
+    zero, none = torch.zeros_like(proposal.log_prob), torch.zeros_like(draws)
+    point = Point(proposal.theta, noise, proposal.slope)
+    empty = Tree(proposal, zero - torch.inf, torch.zeros_like(noise))
+    start = proposal.log_prob - 0.5 * noise.square().sum(-1)
+    whole = Tree(proposal, zero, noise)
+    return State(
+        whole, point, point, none, start, empty, point, forward, none, saved_momentum, saved_sum, zero, zero, draws
+    )
+
+
+def advance(
+    state: State, adaptation: Adaptation, gradient: Gradient, plan: Schedule, target_accept: float
+) -> tuple[State, Adaptation, Finished]:
+    """One leapfrog step of every chain, and whatever it completes."""
+    theta = state.end.theta
+    kind: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
+    uniforms = torch.rand(3, len(theta), **kind)
+    noise = torch.randn(theta.shape, **kind)
+    grown, divergent, turned = _grow(state, adaptation, gradient, uniforms[0])
+    complete = turned | divergent | (grown.leaf == torch.ones_like(grown.depth) << grown.depth)
+    good = complete & ~turned & ~divergent
+    joined, round_trip = _join(grown, uniforms[1])
+    joined = choose(good, joined, grown)
+    finished = complete & (~good | round_trip | (joined.depth == state.saved_sum.shape[1]))
+    forward = uniforms[2] < 0.5
+    regrown = choose(good, _sprout(joined, forward), joined)
+    replanted = _planted(
+        joined.whole.proposal, noise, forward, joined.saved_momentum, joined.saved_sum, joined.draws + 1
+    )
+    mean = joined.accepted / joined.leapfrogs
+    adapted = adapt(adaptation, joined.whole.proposal.theta, mean, state.draws, plan, target_accept)
+    learns = finished & (state.draws < len(plan.ends))
+    columns = (finished, divergent, mean, joined.depth, joined.leapfrogs, joined.whole.proposal.log_prob)
+    numbers = torch.stack([column.to(theta.dtype) for column in columns], -1)
+    return (
+        choose(finished, replanted, regrown),
+        choose(learns, adapted, adaptation),
+        Finished(joined.whole.proposal.theta, numbers),
+    )
+
+
+def _grow(
+    state: State, adaptation: Adaptation, gradient: Gradient, uniform: Float[Tensor, " C"]
+) -> tuple[State, Bool[Tensor, " C"], Bool[Tensor, " C"]]:
+    """Add a state to the growing subtree; whether it diverged, and whether some subtree of it has turned."""
+    step = torch.where(state.forward, 1.0, -1.0).to(adaptation.scale.dtype) * adaptation.log_step.exp()
+    push = 0.5 * step[:, None] * adaptation.scale
+    half = state.end.momentum + push * state.end.slope
+    theta = state.end.theta + 2 * push * half
+    log_prob, slope = gradient(theta)
+    momentum = half + push * slope
+    gain = log_prob - 0.5 * momentum.square().sum(-1) - state.start
+    gain = torch.where(gain.isnan(), -torch.inf, gain)
+    log_weight = torch.logaddexp(state.part.log_weight, gain)
+    taken = uniform < (gain - log_weight).exp()
+    proposal = choose(taken, Proposal(theta, log_prob, slope), state.part.proposal)
+    part = Tree(proposal, log_weight, state.part.momentum_sum + momentum)
+    saved_momentum, saved_sum, turned = _checked(state, momentum, part.momentum_sum)
+    grown = state._replace(
+        part=part,
+        end=Point(theta, momentum, slope),
+        leaf=state.leaf + 1,
+        saved_momentum=saved_momentum,
+        saved_sum=saved_sum,
+        accepted=state.accepted + gain.clamp(max=0).exp(),
+        leapfrogs=state.leapfrogs + 1,
+    )
+    return grown, gain < -DIVERGENT, turned
+
+
+def _checked(
+    state: State, momentum: Float[Tensor, "C D"], total: Float[Tensor, "C D"]
+) -> tuple[Float[Tensor, "C K D"], Float[Tensor, "C K D"], Bool[Tensor, " C"]]:
+    """Even leaves are kept, one a level; odd ones close subtrees, which are checked against the kept ones.
+
+    Leaf n closes as many subtrees as it ends in ones; their first leaves are the last kept ones, and leaf n is kept
+    at the level that counts the ones of n / 2.
+    """
+    levels = torch.arange(state.saved_sum.shape[1], device=momentum.device)
+    bits = (state.leaf[:, None] >> levels) & 1
+    level = bits[:, 1:].sum(-1)
+    closes = bits.cumprod(-1).sum(-1)
+    odd = bits[:, 0] == 1
+    keep = ((levels == level[:, None]) & ~odd[:, None])[..., None]
+    saved_momentum = torch.where(keep, momentum[:, None], state.saved_momentum)
+    saved_sum = torch.where(keep, total[:, None], state.saved_sum)
+    inside = (levels <= level[:, None]) & (levels > (level - closes)[:, None]) & odd[:, None]
+    span = total[:, None] - saved_sum + saved_momentum
+    turned = _turned(saved_momentum, momentum[:, None], span)
+    return saved_momentum, saved_sum, (turned & inside).any(-1)
+
+
+def _turned(
+    first: Float[Tensor, "*#B D"], last: Float[Tensor, "*#B D"], total: Float[Tensor, "*#B D"]
+) -> Bool[Tensor, "*_"]:
+    """Whether one end has stopped moving away from the other; the ends count half, which steadies short trajectories.
+
+    Momenta point forward in time in both directions of growth, so which end comes first makes no difference.
+    """
+    inner = total - 0.5 * (first + last)
+    return ((first * inner).sum(-1) <= 0) | ((last * inner).sum(-1) <= 0)
+
+
+def _join(state: State, uniform: Float[Tensor, " C"]) -> tuple[State, Bool[Tensor, " C"]]:
+    """The completed subtree becomes part of the tree; whether the whole has turned."""
+    taken = uniform < (state.part.log_weight - state.whole.log_weight).exp()
+    whole = Tree(
+        choose(taken, state.part.proposal, state.whole.proposal),
+        torch.logaddexp(state.whole.log_weight, state.part.log_weight),
+        state.whole.momentum_sum + state.part.momentum_sum,
+    )
+    left = choose(state.forward, state.left, state.end)
+    right = choose(state.forward, state.end, state.right)
+    turned = _turned(left.momentum, right.momentum, whole.momentum_sum)
+    return state._replace(whole=whole, left=left, right=right, depth=state.depth + 1), turned
+
+
+def _sprout(state: State, forward: Bool[Tensor, " C"]) -> State:
+    """An empty subtree at one of the ends."""
+    end = choose(forward, state.right, state.left)
+    empty = Tree(
+        state.part.proposal,
+        torch.full_like(state.part.log_weight, -torch.inf),
+        torch.zeros_like(state.part.momentum_sum),
+    )
+    return state._replace(part=empty, end=end, forward=forward, leaf=torch.zeros_like(state.leaf))
+
+
+def flatten(state: tuple) -> Tensors:
+    """All tensors of a state in order."""
+    return tuple(t for field in state for t in (flatten(field) if isinstance(field, tuple) else (field,)))
+
+
+def unflatten(tensors: Tensors) -> State:
+    """The way back from `flatten`."""
+    t = iter(tensors)
+
+    def tree() -> Tree:
+        return Tree(Proposal(next(t), next(t), next(t)), next(t), next(t))
+
+    def point() -> Point:
+        return Point(next(t), next(t), next(t))
+
+    return State(tree(), point(), point(), next(t), next(t), tree(), point(), *t)

@@ -1,0 +1,214 @@
+"""Steps of many chains at once, a window of them in one compiled call, and what each step puts out."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+from tqdm.auto import tqdm
+
+from probmodel.protocols.posterior import Target
+from probmodel.tracing.programs.compiling import Native, Plan, Tensors, plan, repeat
+from probmodel.tracing.programs.gradients import batched_graph, slope_and_outputs
+
+SAVED = 0.95
+"""Share of an uncompiled step's time that compilation saves: most of it is calling small operations."""
+SMALL = 2**20
+"""Bytes of a step's intermediate tensors below which one thread is faster than several."""
+WINDOW_NUMBERS = 4_096
+"""Numbers that a window's outputs may hold: a compiled step copies them."""
+
+
+class ChainGradient(NamedTuple):
+    """Log density of C chains, in nats, with its slope: `at(constants, theta (C, D)) → (C,), (C, D)`."""
+
+    at: Callable[[Tensors, Tensor], tuple[Tensor, Tensor]]
+    constants: Tensors
+    reason: str | None
+    """Why the model runs eagerly and cannot be compiled; None for a traced one."""
+    threads: int | None
+    """1 where the chains are so small that a second thread would cost more than it does."""
+
+    def here(self, theta: Float[Tensor, "C D"]) -> tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]:
+        """With the constants as they are."""
+        return self.at(self.constants, theta)
+
+
+def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient:
+    """For as many chains as theta has; a slope that is not finite counts as none, and NaN as no density."""
+
+    def density(theta: Tensor) -> tuple[Tensor, tuple[Tensor]]:
+        # Pyro's handlers run one draw at a time where the model could not be traced.
+        value = vmap(target.log_joint_at)(theta) if target.fallback is None else target.log_joint(theta)
+        return value.sum(), (value,)
+
+    def eagerly(_: Tensors, theta: Tensor) -> tuple[Tensor, Tensor]:
+        # A trajectory may leave the support by rounding, which is a density of zero and no mistake of the model.
+        with pyro.validation_enabled(False):
+            return _tamed(*slope_and_outputs(density, theta))
+
+    if target.fallback is not None:
+        return ChainGradient(eagerly, (), target.fallback, None)
+    pure = batched_graph(density, theta)
+    threads = 1 if len(theta) * target.bytes_per_draw < SMALL else None
+    return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None, threads)
+
+
+def _tamed(slope: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
+    return torch.where(value.isnan(), -torch.inf, value), torch.nan_to_num(slope, 0.0, 0.0, 0.0)
+
+
+class Prelude(NamedTuple):
+    """What is repeated before the first step, on a state of its own: `body(i, *state, *constants) → state`."""
+
+    body: Callable[..., Tensors] = lambda i, *tensors: ()
+    state: Tensors = ()
+
+
+class Recording:
+    """`step(state, constants) → (state, outputs)`, a window of steps a call; prelude and steps are compiled together.
+
+    Args:
+        step: pure function of flat tuples of tensors.
+        state: a state to compile for.
+        outputs: tensors of the shapes and dtypes that a step puts out.
+        constants: what it reads and never changes.
+        reason: why it cannot be compiled; None where it can.
+        prelude: what comes before the first step.
+        threads: of the compiled code; None takes PyTorch's.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]],
+        state: Tensors,
+        outputs: Tensors,
+        constants: Tensors,
+        reason: str | None,
+        prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
+        threads: int | None = None,
+    ) -> None:
+        self.constants, self.reason, self.device = constants, reason, state[0].device
+        # One vector for all that changes: a loop passes each tensor on at every turn, which costs more than reading it.
+        self.layouts = tuple(Layout.of(part) for part in (prelude.state, state, outputs))
+        first, now, told = self.layouts
+        self.first, self.state = first.pack(prelude.state).to(self.device), now.pack(state)
+        self.window = min(64, max(8, WINDOW_NUMBERS // max(1, told.size)))
+        self.blank = self.state.new_zeros(self.window, told.size)
+
+        def climb(i: Tensor, packed: Tensor, *fixed: Tensor) -> Tensors:
+            return (first.pack(prelude.body(i, *first.unpack(packed), *fixed)),)
+
+        def once(i: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
+            changed, outputs = step(now.unpack(packed), fixed)
+            # Scattered, not chosen by `where`: a fused choice would compute the outputs anew for every row.
+            return now.pack(changed), rows.index_copy(0, i.reshape(1), told.pack(outputs)[None])
+
+        def run(climbs: Tensor, count: Tensor, before: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
+            ready = repeat(climbs, climb, (before,), fixed) if prelude.state else (before.clone(),)
+            return (*ready, *repeat(count, once, (packed, rows), fixed))
+
+        few = self._count(2)
+
+        def parts(results: Tensors) -> Tensors:
+            ready, packed, rows = results
+            return (*first.unpack(ready), *now.unpack(packed), *told.unpack(rows))
+
+        examples = (few, few, self.first, self.state, self.blank, *constants)
+        self.native = Native(run, examples, threads, parts=parts)
+        self.seconds, self.steps, self.compiling, self.why = 0.0, 0, 0.0, ""
+
+    def _count(self, count: int) -> Tensor:
+        return torch.tensor(count, device=self.device)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether windows run as machine code."""
+        return self.native.compiled
+
+    @property
+    def execution(self) -> str:
+        """How the steps ran, and why."""
+        uncompiled = "traced graph, uncompiled" if self.reason is None else "uncompiled, step by step"
+        way = f"compiled loop of {self.window} steps a call" if self.compiled else uncompiled
+        return f"{way}: {'refused by the compiler' if self.native.refused else self.why}"
+
+    def compile_where_it_pays(self, remaining: int, wish: bool | None, bar: tqdm) -> None:
+        """Compile for `remaining` further steps, by the time the uncompiled ones have taken so far.
+
+        Args:
+            remaining: steps still to come.
+            wish: True compiles at once, False never, None decides.
+            bar: says that it compiles, which takes a while.
+        """
+        if self.compiled or self.native.refused:
+            return
+        begin = time.perf_counter()
+        chosen = self._plan(remaining, wish)
+        if chosen.compile or self.steps <= self.window:  # Later estimates are of the last steps only.
+            self.why = chosen.reason
+        if chosen.compile:
+            bar.set_postfix_str("compiling")
+            self.native.compile()
+            bar.set_postfix_str("")
+        self.compiling += time.perf_counter() - begin
+
+    def _plan(self, remaining: int, wish: bool | None) -> Plan:
+        if self.reason is not None:
+            return Plan(False, self.reason)
+        if wish is not None:
+            return Plan(wish, "as asked")
+        if not self.steps:
+            return Plan(False, "too few steps to time")
+        return plan(SAVED * remaining * self.seconds / self.steps, self.native.on_disk)
+
+    def prelude(self, count: int) -> Tensors:
+        """The prelude's state after `count` repetitions."""
+        ready, *_ = self._run(count, 0, self.state)
+        return self.layouts[0].unpack(ready)
+
+    def __call__(self, state: Tensors) -> tuple[Tensors, Tensors]:
+        """A window of steps: the state after it, and the outputs (window, …) of each."""
+        begin = time.perf_counter()
+        _, packed, rows = self._run(0, self.window, self.layouts[1].pack(state))
+        self.seconds += time.perf_counter() - begin
+        self.steps += self.window
+        return self.layouts[1].unpack(packed), self.layouts[2].unpack(rows)
+
+    def _run(self, climbs: int, count: int, packed: Tensor) -> Tensors:
+        return self.native(self._count(climbs), self._count(count), self.first, packed, self.blank, *self.constants)
+
+
+class Layout(NamedTuple):
+    """How tensors of several shapes and dtypes lie in one vector; whole numbers and truth values stay exact below 2²⁴."""
+
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @staticmethod
+    def of(tensors: Tensors) -> "Layout":
+        """That of these tensors."""
+        return Layout(tuple(t.shape for t in tensors), tuple(t.dtype for t in tensors))
+
+    @property
+    def size(self) -> int:
+        """Numbers in all."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def pack(self, tensors: Tensors) -> Float[Tensor, " size"]:
+        """Into one vector, of the first floating-point dtype laid out."""
+        kind = next((dtype for dtype in self.dtypes if dtype.is_floating_point), torch.get_default_dtype())
+        return torch.cat([t.to(kind).reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
+
+    def unpack(self, packed: Float[Tensor, "*rows size"]) -> Tensors:
+        """The tensors again, each with the leading axes of `packed`."""
+        parts = packed.split([shape.numel() for shape in self.shapes], -1)
+        lead = packed.shape[:-1]
+        return tuple(
+            part.reshape((*lead, *shape)).to(dtype)
+            for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
+        )

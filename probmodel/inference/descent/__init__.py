@@ -1,0 +1,1 @@
+"""Gradient descent on a loss: optimisers, minibatches, whole steps in one loop, trend of the loss."""

@@ -1,0 +1,88 @@
+"""Adam as a pure function, so that a whole step can be compiled (Kingma & Ba, 2015)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+
+from probmodel.tracing.internals import has_step_hooks
+from probmodel.tracing.programs.compiling import Tensors
+
+
+class Moments(NamedTuple):
+    """What Adam remembers: parameters, mean and mean square of the gradient, steps taken."""
+
+    parameters: Float[Tensor, " P"]
+    mean: Float[Tensor, " P"]
+    square: Float[Tensor, " P"]
+    steps: Float[Tensor, ""]
+
+
+def start(parameters: Float[Tensor, " P"]) -> Moments:
+    """Before the first step."""
+    nothing = torch.zeros_like(parameters)
+    return Moments(parameters, nothing, nothing.clone(), parameters.new_zeros(()))
+
+
+def refusal(optimizer: Optimizer) -> str | None:
+    """Why its step is not the one written here; None for an Adam with one rate for all."""
+    if type(optimizer) not in (Adam, AdamW):
+        return type(optimizer).__name__
+    # A hook may change the rate from step to step (a schedule), which a compiled loop would not see.
+    if has_step_hooks(optimizer):
+        return "a hook on the optimiser"
+    if len(optimizer.param_groups) != 1:
+        return "several parameter groups"
+    group: dict[str, Any] = optimizer.param_groups[0]
+    varied = group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor)
+    return "amsgrad, maximize or a tensor as rate" if varied else None
+
+
+def settings_of(optimizer: Optimizer) -> list[float]:
+    """Rate, two decays, epsilon, coupled and decoupled weight decay of an Adam that is not refused."""
+    group: dict[str, Any] = optimizer.param_groups[0]
+    decay, decoupled = float(group["weight_decay"]), group["decoupled_weight_decay"]
+    numbers = (group["lr"], *group["betas"], group["eps"], *((0.0, decay) if decoupled else (decay, 0.0)))
+    return [float(number) for number in numbers]
+
+
+def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
+    """The numbers of one step, the first being step 1: shrinkage, size and root of the correction for a start at zero, …
+
+    … two decays, epsilon and coupled weight decay; in the order of PyTorch's own Adam, so that both give the same
+    parameters up to rounding.
+    """
+    rate, first, second, epsilon, coupled, decoupled = settings
+    size, root = rate / (1 - first**steps), (1 - second**steps) ** 0.5
+    return 1 - rate * decoupled, size, root, first, second, epsilon, coupled
+
+
+Moved = tuple[Tensor, Tensor, Tensor]
+"""Parameters, mean and mean square of the gradient."""
+
+
+def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Moved:
+    """One step down the slope, with the numbers that `rates` gives; all tensors of one shape."""
+    shrink, size, root, first, second, epsilon, coupled = numbers
+    slope = slope + coupled * parameters
+    mean = mean + (1 - first) * (slope - mean)
+    square = second * square + (1 - second) * slope * slope
+    return parameters * shrink - size * mean / (square.sqrt() / root + epsilon), mean, square
+
+
+def step(state: Moments, slope: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> Moments:
+    """One step down the slope."""
+    steps = state.steps + 1
+    parameters, mean, square = moved(*state[:3], slope, rates(settings.unbind(), steps))
+    return Moments(parameters, mean, square, steps)
+
+
+def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
+    """Means, mean squares and the number of steps that PyTorch's own Adam has come to; zeros before its first step."""
+    states = [optimizer.state.get(leaf, {}) for leaf in leaves]
+    means = tuple(s.get("exp_avg", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))
+    squares = tuple(s.get("exp_avg_sq", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))
+    return means, squares, max(int(s.get("step", 0)) for s in states)

@@ -1,0 +1,89 @@
+"""What a fit asks of a PyTorch optimiser."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from probmodel.tracing.internals import has_post_step_hooks
+
+RECIPE = "return the optimiser alone, after optimizer.register_step_post_hook(lambda *_: scheduler.step())"
+"""How a schedule is obeyed at every step."""
+
+
+def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str, Tensor]) -> Optimizer:
+    """The optimiser of these parameters.
+
+    Raises:
+        ValueError: for what is no function of parameters, or makes an optimiser that would leave some of them where
+            they are, that needs a closure, or that has a schedule and no hook after its steps.  A `ReduceLROnPlateau`
+            leaves no trace on its optimiser and is not noticed.
+    """
+    _check_maker(make)
+    optimizer = make(list(leaves.values()))
+    _check_kind(optimizer)
+    _check_held(optimizer, leaves)
+    if any("initial_lr" in group for group in optimizer.param_groups) and not has_post_step_hooks(optimizer):
+        raise ValueError(
+            f"expected a schedule that is stepped, got {_name(optimizer)} with one attached that nobody steps; {RECIPE}"
+        )
+    return optimizer
+
+
+def _name(optimizer: Any) -> str:
+    return type(optimizer).__name__
+
+
+def _check_maker(make: Any) -> None:
+    expected = "expected a function of parameters that makes a torch optimiser"
+    if isinstance(make, PyroOptim):
+        inner: Any = make.pt_optim_constructor
+        settings = make.pt_optim_args if isinstance(make.pt_optim_args, Mapping) else {}
+        given = "".join(f", {name}={value!r}" for name, value in settings.items())
+        raise ValueError(
+            f"{expected}, got pyro.optim's wrapper of {inner.__name__}; pass partial({inner.__module__}.{inner.__name__}{given})"
+        )
+    if isinstance(make, Optimizer):
+        rate = make.defaults.get("lr", 1e-3)
+        raise ValueError(
+            f"{expected}, got {_name(make)} of parameters chosen before; pass partial(torch.optim.{_name(make)}, lr={rate})"
+        )
+    if not callable(make):
+        raise ValueError(f"{expected}, got {make!r}; pass partial(torch.optim.Adam, lr=0.003), or leave it out")
+
+
+def _check_kind(optimizer: Any) -> None:
+    if isinstance(optimizer, tuple | list | LRScheduler):
+        raise ValueError(f"expected one torch optimiser, got a {_name(optimizer)}; {RECIPE}")
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(
+            f"expected a torch optimiser, got {_name(optimizer)} from optimizer(parameters); return the optimiser"
+        )
+    _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
+    needed = [each.name for each in arguments if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if needed:
+        raise ValueError(
+            f"expected an optimiser that steps by one gradient, got {_name(optimizer)}, whose step needs a {needed[0]}; take "
+            "torch.optim.Adam, or Laplace for a mode"
+        )
+
+
+def _check_held(optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
+    held = [leaf for group in optimizer.param_groups for leaf in group["params"]]
+    known, ids = {id(leaf) for leaf in leaves.values()}, {id(leaf) for leaf in held}
+    strangers = [tuple(leaf.shape) for leaf in held if id(leaf) not in known]
+    if strangers:
+        raise ValueError(
+            f"expected an optimiser of the parameters given to it, which are copies of the model's, got others "
+            f"of shapes {strangers[:3]}; pass on what it is called with, as partial(torch.optim.Adam, lr=0.003) does"
+        )
+    missed = [name for name, leaf in leaves.items() if id(leaf) not in ids]
+    if missed:
+        raise ValueError(
+            f"expected an optimiser of all {len(leaves)} parameters, got one without {missed[:5]}; give it all, and freeze "
+            "those of a network by requires_grad_(False)"
+        )

@@ -1,0 +1,144 @@
+"""A function of parameters climbed in place by L-BFGS-B, restarted where a line search meets what cannot be computed.
+
+Reference:
+    Byrd, Lu, Nocedal & Zhu (1995), "A limited memory algorithm for bound constrained optimization".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from probmodel.protocols.errors import NotPositiveDefiniteError
+
+WORST = 1e25
+"""Stands for a value that cannot be computed: the line search comes back from there."""
+BOX = 10.0
+"""How far a restarted search may go in each parameter, and in units of the parameter where that is above 1."""
+
+
+class Climb(NamedTuple):
+    """Where a climb ended."""
+
+    value: float
+    num_steps: int
+    num_evaluations: int
+    settled: bool
+    """Whether it ended by itself, where a new search gains nothing."""
+    message: str
+
+
+def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Climb:
+    """Move the leaves to a maximum of the value.
+
+    A line search that meets NaN, infinity or a covariance without a Cholesky factor may take its last point for the maximum;
+    the search is then begun anew from the best point, in a box, until it meets none or gains less than the tolerance.  Where
+    it ends, large parameters are doubled and halved, since a scale far from its best value has hardly any slope.
+
+    Args:
+        value: what to climb, at the leaves as they are.
+        leaves: changed in place.
+        max_steps: of all searches together.
+        tolerance: a step that gains less is a search's last.
+
+    Raises:
+        ValueError: for a negative tolerance.
+        ArithmeticError: where value or gradient cannot be computed at the start.
+    """
+    if not tolerance >= 0.0:
+        raise ValueError(f"expected a tolerance of 0 or more nats, got {tolerance}; 1e-3 is usual")
+    search = _Search(value, leaves)
+    theta = search.start()
+    first, _ = search(theta)
+    if first == WORST:
+        raise ArithmeticError(
+            "expected a finite value and gradient at the start, got none; scale the data, start parameters elsewhere, or fit a "
+            "mixture of more rows than can be enumerated by VariationalEM"
+        )
+    if not len(theta):
+        return Climb(-first, 0, 1, True, "nothing to move")
+    best, num_steps, bounds = first, 0, None
+    while True:
+        search.failures, scale = 0, max(1.0, abs(best))
+        # SciPy's is relative to the value, which may grow.
+        options = {"maxiter": max_steps - num_steps, "ftol": tolerance / scale, "gtol": 0.0}
+        found = minimize(search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        gained, theta, best, num_steps = best - found.fun, found.x, found.fun, num_steps + int(found.nit)
+        stopped = num_steps >= max_steps
+        # At the edge of its box a search has not ended by itself.
+        within = bounds is None or bool((np.abs(found.x - bounds.mean(1)) < 0.99 * np.ptp(bounds, 1) / 2).all())
+        ended = found.success and not search.failures and within
+        coarse = abs(best) > 2 * scale and gained > tolerance
+        if ended and not coarse and not stopped:
+            before, bounds = best, None
+            theta, best = search.stretched(theta, best, tolerance)
+            coarse = before - best > tolerance
+        if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):
+            break
+        if ended:
+            continue
+        reach = BOX * np.maximum(1.0, np.abs(theta))
+        bounds = np.stack([theta - reach, theta + reach], 1)
+    search.place(theta)
+    return Climb(-float(best), num_steps, search.evaluations, ended and not stopped, str(found.message))
+
+
+class _Search:
+    """The negative of a value, and its gradient, as a function of one vector."""
+
+    def __init__(self, value: Callable[[], Tensor], leaves: Sequence[Tensor]) -> None:
+        self.value, self.leaves = value, leaves
+        self.sizes = [leaf.numel() for leaf in leaves]
+        self.failures = self.evaluations = 0
+
+    def start(self) -> np.ndarray:
+        return _vector([leaf.detach() for leaf in self.leaves])
+
+    def place(self, theta: np.ndarray) -> None:
+        with torch.no_grad():
+            for leaf, part in zip(self.leaves, torch.as_tensor(theta).split(self.sizes), strict=True):
+                leaf.copy_(part.view_as(leaf))
+
+    def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
+        """Large parameters, one after the other, doubled or halved for as long as each time gains more than the tolerance.
+
+        Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to go on.
+        """
+        theta = theta.copy()
+        for i in np.flatnonzero(np.abs(theta) > BOX):
+            for factor in (2.0, 0.5):
+                while True:
+                    tried = theta.copy()
+                    tried[i] *= factor
+                    found, _ = self(tried)
+                    if not found < value - tolerance:
+                        break
+                    theta, value = tried, found
+        return theta, value
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        self.place(theta)
+        self.evaluations += 1
+        try:
+            value = self.value()
+        except (ValueError, torch.linalg.LinAlgError) as error:
+            # Pyro wraps what a site raises.
+            if not {type(error), type(error.__cause__)} & {NotPositiveDefiniteError, torch.linalg.LinAlgError}:
+                raise
+            return self._failed(theta)
+        slope = np.zeros_like(theta)
+        if self.leaves and value.requires_grad:
+            slope = -_vector(torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True))
+        number = -float(value.detach())
+        return (number, slope) if np.isfinite(number) and np.isfinite(slope).all() else self._failed(theta)
+
+    def _failed(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        self.failures += 1
+        return WORST, np.zeros_like(theta)
+
+
+def _vector(tensors: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat([each.reshape(-1) for each in tensors] or [torch.zeros(0)]).double().numpy(force=True)

@@ -1,0 +1,80 @@
+"""A step of Adam with its gradient as one graph that works in place, for models of many parameters (Kingma & Ba, 2015)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from probmodel.inference.descent import adam
+from probmodel.inference.descent.minibatches import Batches, Rows
+from probmodel.tracing.programs.compiling import Native, Tensors
+from probmodel.tracing.programs.graphs import Lifted
+
+
+class WholeStep:
+    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies.
+
+    A step with a loss that is not finite changes nothing; a gradient that is not finite does not move its own tensor,
+    while the others go their step.
+
+    Args:
+        pure: graph of gradients and loss.
+        leaves: the parameters that the graph reads.
+        batches: the data.
+        rows: an example of the rows of a step.
+        optimizer: PyTorch's own Adam, whose settings the steps take and whose moments they go on from.
+    """
+
+    def __init__(self, pure: Lifted, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
+        self.leaves, self.settings = leaves, adam.settings_of(optimizer)
+        self.constants = (*pure.constants, *batches.tensors)
+        self.go_on_from(optimizer)
+        self.native = Native(
+            _whole(pure, batches, len(leaves), batched=rows is not None),
+            self._arguments(rows),
+            in_place=3 * len(leaves),
+        )
+
+    def go_on_from(self, optimizer: Optimizer) -> None:
+        """Take over the moments of PyTorch's optimiser."""
+        self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
+
+    def __call__(self, rows: Rows) -> float:
+        """The loss, in nats; NaN or infinite where it or its gradient is."""
+        loss = float(self.native(*self._arguments(rows))[0])
+        self.steps += math.isfinite(loss)
+        return loss
+
+    def _arguments(self, rows: Rows) -> Tensors:
+        state = (*(leaf.detach() for leaf in self.leaves), *self.means, *self.squares)
+        numbers = state[0].new_tensor(adam.rates(self.settings, self.steps + 1))
+        return (*state, numbers, *(() if rows is None else (rows,)), *self.constants)
+
+
+def _whole(pure: Lifted, batches: Batches, size: int, *, batched: bool) -> Callable[..., Tensors]:
+    """(*leaves, *means, *squares, numbers of Adam, rows if batched, *constants of the graph, *data) → (loss,)."""
+
+    def step(*tensors: Tensor) -> Tensors:
+        state, (numbers, *rest) = tensors[: 3 * size], tensors[3 * size :]
+        rows, constants = (rest[0], rest[1:]) if batched else (None, rest)
+        ends = len(pure.constants)
+        slopes, loss = pure.graph(*constants[:ends], *state[:size], *batches.among(constants[ends:], rows))
+        rates = numbers.unbind()
+        total = torch.zeros_like(loss)
+        for i, slope in enumerate(slopes):
+            # Each by itself, so that no gradient has to wait, in memory, for the last one.
+            own = slope.sum()
+            good, total = (loss + own).isfinite(), total + own
+            held = state[i::size]
+            for old, new in zip(held, adam.moved(*held, slope, rates), strict=True):  # type: ignore[call-arg,arg-type]
+                old.copy_(torch.where(good, new, old))
+        return (judged(loss, total),)
+
+    return step
+
+
+def judged(loss: Tensor, total: Tensor) -> Tensor:
+    """The loss; NaN where it, or the sum of all gradients, is not finite. (Compilers fold 0 · ∞ into 0.)"""
+    return torch.where((loss + total).isfinite(), loss, torch.nan)

@@ -1,0 +1,1 @@
+"""Guides that inference makes itself: exact posteriors, and draws of any guide."""

@@ -1,0 +1,48 @@
+"""Draws of a guide, all at once, by `vmap` over its traced graph; of latents of many rows one by one."""
+
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+from probmodel.tracing.density import Density, loops
+from probmodel.tracing.devices import traced_run
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
+
+
+def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed: int) -> dict[str, Tensor]:
+    """Draws of the model's continuous latents from its guide: site → (1, num_draws, *event).
+
+    Args:
+        model: whose latents are wanted.
+        guide: that draws them.
+        data: for the call of both.
+        num_draws: of each latent.
+        seed: of the draws; they are the same for every memory budget.
+    """
+    with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
+        latents = sites(model, data).latents
+        if not latents:
+            return {}
+
+        def draw(_: Tensor) -> Tensor:
+            run = traced_run(guide, data)
+            values: list[Any] = [run.nodes[latent.name]["value"] for latent in latents]
+            return torch.cat([value.reshape(-1) for value in values])
+
+        start = latents[0].value.new_zeros(())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in data.tensors())
+        # A guide of rows reads them all: one call keeps the processor busy, and a graph of it would save nothing.  A guide
+        # of shared latents is cheap however many rows there are, and Pyro's handlers would cost more than its draws.
+        if any(latent.row_dim is not None for latent in latents) and loops(size, start.device):
+            flat = torch.stack([draw(start) for _ in range(num_draws)])
+        else:
+            flat = Density(draw, start)(start.new_zeros(num_draws))
+    pieces = flat.split([latent.shape.numel() for latent in latents], -1)
+    return {
+        latent.name: piece.reshape(1, num_draws, *latent.shape) for latent, piece in zip(latents, pieces, strict=True)
+    }

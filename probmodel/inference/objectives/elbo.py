@@ -1,0 +1,76 @@
+"""Evidence lower bound as a loss (Jordan et al., 1999; Kingma & Welling, 2014)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import MultiFrameTensor
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+from probmodel.tracing.guided_runs import guide_sites, guided_runs, unreparametrised
+from probmodel.tracing.internals import is_subsample
+
+
+def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
+    """−ELBO = E_q[log q(z) − log p(z)] − E_q[log p(data | z)], one draw of z, in nats over the whole data set.
+
+    The first term is the closed-form Kullback–Leibler divergence for each site where PyTorch knows one and a difference
+    of log-probabilities elsewhere.  Discrete latents without a guide are summed out; those a guide draws, as all that
+    cannot be reparametrised, get the score-function gradient (Williams, 1992): unbiased, and noisier.
+
+    Args:
+        model: Pyro model.
+        guide: Pyro guide for its continuous latents.
+        data: all rows or a minibatch; the rows' terms are scaled by size / rows.
+
+    Raises:
+        ValueError: naming a latent that the guide does not draw, or for a minibatch of a model without a plate over rows.
+    """
+    drawn, replayed, joint = guided_runs(model, guide, data)
+    loss = -joint
+    for name, q in guide_sites(drawn).items():
+        p = replayed.nodes.get(name)
+        divergence = None if p is None else _closed_form(q, p)
+        closed = None if p is None or divergence is None else divergence + p["log_prob"].sum()
+        # The joint already holds log p(z); the closed form replaces it and log q(z) together.
+        loss = loss + (q["log_prob"].sum() if closed is None else closed)
+    return loss + _score_terms(drawn, replayed, loss)
+
+
+def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) -> Tensor:
+    """0, with the gradient that draws which cannot be reparametrised would miss (Ranganath et al., 2014).
+
+    Each draw answers for the terms inside its own plates and for those outside of all plates: rows cannot be blamed for
+    each other.  Where discrete latents are summed out beside them the terms are not separate, and each answers for all.
+    """
+    fixed, nothing = unreparametrised(drawn), torch.zeros_like(loss)
+    model = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
+    summed_out = any((n["infer"] or {}).get("_enumerate_dim") is not None for n in model)
+    costs = MultiFrameTensor(*((n["cond_indep_stack"], -n["log_prob"].detach()) for n in model))
+    costs.add(*((q["cond_indep_stack"], q["log_prob"].detach()) for q in guide_sites(drawn).values()))
+    for q in fixed.values():
+        # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
+        score = q["unscaled_log_prob"]
+        cost = loss.detach() if summed_out else costs.sum_to(q["cond_indep_stack"])
+        nothing = nothing + (cost * (score - score.detach())).sum()
+    return nothing
+
+
+def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:
+    if isinstance(q["fn"], Delta):
+        return None  # Pyro's divergence of a Delta leaves out its log density: the Jacobian of an automatic guide.
+    try:
+        divergence = kl_divergence(q["fn"], p["fn"])
+    except NotImplementedError:
+        return None
+    # A divergence of batch shape means the sites' plates agree; anything else is left to log-probabilities.
+    if divergence.shape != torch.Size(p["fn"].batch_shape):
+        return None
+    return scale_and_mask(divergence, p["scale"], p["mask"]).sum()

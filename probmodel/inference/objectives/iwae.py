@@ -1,0 +1,48 @@
+"""Importance-weighted bound as a loss (Burda, Grosse & Salakhutdinov, 2016)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+from probmodel.tracing.guided_runs import log_weights
+
+
+def iwae(num_particles: int) -> Callable[[Model, Model, Dataset], Float[Tensor, ""]]:
+    """The objective −Σ log (1/k Σ_j w_j), w_j = p(data, z_j) / q(z_j), with k = `num_particles`.
+
+    Where every latent is local to a row the outer sum runs over rows, which is far tighter than one weight for all.
+
+    Args:
+        num_particles: draws k; 1 is the ELBO without closed-form divergences.
+
+    Returns:
+        Objective: (model, guide, data) → loss in nats over the whole data set.
+
+    Raises:
+        ValueError: for `num_particles` below 1; on the call, naming a site of the guide that is not reparametrised.
+    """
+    if num_particles < 1:
+        raise ValueError(f"num_particles needs to be 1 or more, got {num_particles}")
+
+    def objective(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
+        # Handlers take one draw a run; the loop is unrolled into the traced graph.
+        particles = [log_weights(model, guide, data) for _ in range(num_particles)]
+        if particles[0].unreparametrised:
+            raise ValueError(
+                f"expected a guide whose draws follow its parameters, got site(s) {list(particles[0].unreparametrised)} "
+                "that cannot be reparametrised; fit with the elbo"
+            )
+        if num_particles > 1 and particles[0].values.numel() == 1 and data.num_rows != data.size:
+            raise ValueError(
+                f"expected all {data.size} rows, got a minibatch of {data.num_rows} for latents that rows share: the "
+                "logarithm of an average cannot be scaled; fit without batch_size or with the elbo"
+            )
+        log_w = torch.stack([particle.values for particle in particles])
+        return -particles[0].scale * (torch.logsumexp(log_w, 0) - math.log(num_particles)).sum()
+
+    return objective

@@ -1,0 +1,46 @@
+"""Fully connected features, and none at all."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.layers.features.cnn import connected
+
+
+class MLP(nn.Module):
+    """Linear layers with rectifiers between them, on flattened rows.
+
+    Args:
+        in_features: numbers a row.
+        out_features: width of h.
+        hidden: widths of the layers between.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        self.connected = connected(in_features, out_features, self.hidden)
+
+    def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
+        x = x.flatten(1)
+        if x.shape[1] != self.in_features:
+            raise ValueError(
+                f"x needs {self.in_features} numbers a row, got {x.shape[1]}; set in_features={x.shape[1]}"
+            )
+        return self.connected(x)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}
+
+
+class Identity(nn.Module):
+    """The rows themselves, flattened: h = x."""
+
+    def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
+        return x.flatten(1)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {}

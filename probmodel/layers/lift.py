@@ -1,0 +1,116 @@
+"""Parameters → latents under a prior: a CNN becomes a Bayesian CNN (MacKay, 1992; Blundell et al., 2015)."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.layers import Decision, brings_guide
+from probmodel.protocols.model import Checked, Guided, Learner
+
+Prior = Callable[[str, Tensor], TorchDistributionMixin]
+"""Name and value of a parameter → its prior, with the whole parameter as one event."""
+
+
+def scaled_normal(name: str, parameter: Tensor) -> TorchDistributionMixin:
+    """N(0, 2 / fan-in) for weights (He et al., 2015: keeps activations of one size through rectifiers), N(0, 1) for biases."""
+    fan_in = parameter[0].numel() if parameter.dim() > 1 else 2
+    scale = torch.full_like(parameter, math.sqrt(2 / fan_in))
+    return dist.Normal(torch.zeros_like(parameter), scale).to_event(parameter.dim())
+
+
+def generative(name: str) -> bool:
+    """Every parameter the model reads: all but those of an amortised guide's `encoder`."""
+    return "encoder" not in name.split(".")
+
+
+def lift(
+    module: nn.Module, *, prior: Prior = scaled_normal, where: Callable[[str], bool] = generative, spread: float = 0.02
+) -> "Lifted":
+    """Treat parameters as latents: the evidence then integrates them instead of being conditional on their estimates.
+
+    Args:
+        module: a model or a part of one; it is copied and stays as it was.
+        prior: (name, parameter) → prior distribution over the whole parameter.
+        where: name → whether to lift that parameter.
+        spread: standard deviation the mean-field guide starts with, around the parameter's present value.
+
+    Returns:
+        Lifted, a model called as `module` is, with a `guide`.
+
+    Raises:
+        ValueError: where no parameter is chosen.
+
+    Reference:
+        Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), "Weight uncertainty in neural networks".
+    """
+    return Lifted(deepcopy(module), prior, where, spread)
+
+
+class Lifted(nn.Module):
+    """A module whose chosen parameters are sampled, with a mean-field normal guide around where they stood.
+
+    Made by `lift`.  The parameters that are not lifted, and those that only the guide reads, stay point estimates.
+    """
+
+    def __init__(self, module: nn.Module, prior: Prior, where: Callable[[str], bool], spread: float) -> None:
+        super().__init__()
+        self.module, self.prior, self.where, self.spread = module, prior, where, spread
+        self.names = tuple(name for name, _ in module.named_parameters() if where(name))
+        if not self.names:
+            raise ValueError(f"expected parameters to lift, got none of {[n for n, _ in module.named_parameters()]}")
+        values = [module.get_parameter(name).detach().clone() for name in self.names]
+        self.loc = nn.ParameterList(nn.Parameter(value) for value in values)
+        self.log_scale = nn.ParameterList(nn.Parameter(torch.full_like(v, math.log(spread))) for v in values)
+        for name in self.names:
+            module.get_parameter(name).requires_grad_(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = {name: pyro.sample(name, self.prior(name, self.module.get_parameter(name))) for name in self.names}
+        return functional_call(self.module, values, args, kwargs)
+
+    def guide(self, *args: Any, **kwargs: Any) -> None:
+        """Mean-field normal over the lifted parameters, then the module's own guide with them in place."""
+        values = {}
+        for name, loc, log_scale in zip(self.names, self.loc, self.log_scale, strict=True):
+            values[name] = pyro.sample(name, dist.Normal(loc, log_scale.exp()).to_event(loc.dim()))
+        if brings_guide(self.module):
+            functional_call(_Guide(self.module), {f"module.{name}": v for name, v in values.items()}, args, kwargs)
+
+    def check(self, data: Dataset) -> None:
+        """As the module checks."""
+        if isinstance(self.module, Checked):
+            self.module.check(data)
+
+    def check_training(self, data: Dataset) -> None:
+        """As the module checks."""
+        if isinstance(self.module, Learner):
+            self.module.check_training(data)
+
+    @property
+    def decision(self) -> Decision:
+        """The module's decision layer."""
+        return self.module.decision  # type: ignore[return-value]
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"module": self.module, "prior": self.prior, "where": self.where, "spread": self.spread}
+
+
+class _Guide(nn.Module):
+    """A module's guide as a module's forward, so that `functional_call` can put lifted values in place."""
+
+    def __init__(self, module: Guided) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        self.module.guide(*args, **kwargs)

@@ -1,0 +1,78 @@
+"""Categorical variables with Dirichlet priors of their conditional probabilities (Heckerman, Geiger & Chickering, 1995)."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
+from probmodel.layers.representations.bayesian_network.mixed import (
+    Interventions,
+    MixedDAG,
+    Priors,
+    exact_posterior,
+    is_whole,
+    observe,
+    rows_of,
+)
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import ExactPosterior
+
+
+class CategoricalNetwork(nn.Module):
+    """A network of categorical variables, each conditional distribution under a symmetric Dirichlet prior.
+
+        θ_ij ~ Dirichlet(α, …, α),   x_ni | parents in their combination j ~ Categorical(θ_ij),   α = sample_size / (q_i r_i).
+
+    Called as `model(x)`, x (N, n) whole numbers by the graph's own order of nodes, or `model(x, intervened)`, (N, n), true
+    where a value was set from outside: such a row says nothing of that variable's own family.  Its log evidence is
+    `score(dag, data, BDeu(sample_size))`, and its posterior is exact.  Latents are float64:
+    probabilities of cells without rows are too small for float32.
+
+    Args:
+        dag: the graph.
+        cardinalities: variable → how many values it has.
+        sample_size: rows that the prior counts for.
+
+    Raises:
+        ValueError: for cardinalities of other variables, or below 2.
+
+    Reference:
+        Heckerman, Geiger & Chickering (1995), "Learning Bayesian networks: the combination of knowledge and statistical
+        data", Machine Learning; Cooper & Yoo (1999), "Causal discovery from a mixture of experimental and observational
+        data", UAI.
+    """
+
+    def __init__(self, dag: DAG, cardinalities: Mapping[str, int], sample_size: float = 1.0) -> None:
+        super().__init__()
+        if set(cardinalities) != set(dag.nodes):
+            raise ValueError(f"expected cardinalities of {sorted(dag.nodes)}, got them of {sorted(cardinalities)}")
+        check_prior_rows("sample_size", sample_size)
+        self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
+        self.centre: Tensor
+        # Whole numbers say nothing of the dtype of probabilities; those of cells without rows reach 1e-24, which float32 rounds.
+        self.register_buffer("centre", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
+
+    @property
+    def priors(self) -> Priors:
+        """Of the tables."""
+        return Priors(self.sample_size, BGe())
+
+    def forward(self, x: Shaped[Tensor, "N n"], intervened: Interventions = None) -> None:
+        observe(self.mixed, self.priors.families(self.mixed, self.centre), x, intervened)
+
+    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
+        """Of all tables; None for a minibatch."""
+        families = self.priors.families(self.mixed, self.centre)
+        return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError for another call, columns of another number, or values out of range."""
+        rows_of(self.mixed, data)
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"dag": self.mixed.dag, "cardinalities": self.mixed.cardinalities, "sample_size": self.sample_size}

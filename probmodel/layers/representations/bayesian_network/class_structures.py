@@ -1,0 +1,114 @@
+"""Graphs of a class and its codes: naive Bayes, tree-augmented naive Bayes (Friedman, Geiger & Goldszmidt, 1997), and ones
+learnt by score.
+"""
+
+from collections.abc import Sequence
+
+import networkx as nx
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
+from probmodel.families.bayesian_networks.structure.exact_search import optimum
+
+SINGULAR = 1e-12
+"""Of 1 − ρ²: two codes that say the same share finitely much all the same."""
+
+
+def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
+    """Codes that are independent given the class.
+
+    >>> str(naive_bayes(["a", "b"]))
+    '[a|class][b|class][class]'
+    """
+    return DAG({**dict.fromkeys(codes, (label,)), label: ()})
+
+
+def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], label: str = "class") -> DAG:
+    """Codes that follow the class and one other code each: the tree of largest likelihood (Chow & Liu, 1968).
+
+    >>> str(tree_augmented(np.array([[0, 2.0, 1], [2, 0, 0], [1, 0, 0]]), ["a", "b", "c"]))
+    '[a|class][b|a:class][c|a:class][class]'
+
+    Args:
+        information: of each pair of codes about each other given the class, nats; see `conditional_information` and
+            `gaussian_conditional_information`.
+        codes: their names; the tree is directed away from the first.
+        label: name of the class.
+
+    Raises:
+        ValueError: for information that is no symmetric matrix of so many codes.
+    """
+    if information.shape != (len(codes), len(codes)) or not np.allclose(information, information.T):
+        raise ValueError(f"expected a symmetric matrix of {len(codes)} codes, got shape {information.shape}")
+    graph = nx.Graph()
+    graph.add_nodes_from(range(len(codes)))
+    pairs = zip(*np.triu_indices(len(codes), 1), strict=True)
+    graph.add_weighted_edges_from((int(i), int(j), float(information[i, j])) for i, j in pairs)
+    tree = nx.bfs_predecessors(nx.maximum_spanning_tree(graph), 0)
+    parent = {codes[child]: codes[known] for child, known in tree}
+    return DAG({**{code: (parent[code], label) if code in parent else (label,) for code in codes}, label: ()})
+
+
+def augmented(families: FamilyScores, codes: Sequence[str], label: str = "class") -> DAG:
+    """The graph of highest score among those where every code follows the class, and the class follows nothing.
+
+    Args:
+        families: scores of codes and, last, the class, from `family_scores` or `gaussian_family_scores`.
+        codes: their names.
+        label: name of the class.
+    """
+    allowed, last = families.copy(), len(codes)
+    masks = np.arange(families.shape[1])
+    allowed[:last, masks >> last & 1 == 0] = -np.inf
+    allowed[last, masks > 0] = -np.inf
+    return optimum(allowed, [*codes, label]).dag
+
+
+def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
+    """I(h_i; h_j | y) of discrete codes at their empirical probabilities, nats; 0 on the diagonal.
+
+    Args:
+        h: whole numbers from 0.
+        y: classes.
+    """
+    codes, labels = h.long().cpu().numpy(), y.cpu().numpy()
+    found = np.zeros((codes.shape[1], codes.shape[1]))
+    for label in np.unique(labels):
+        rows = codes[labels == label]
+        for i in range(codes.shape[1]):
+            for j in range(i):
+                found[i, j] += len(rows) / len(codes) * _information(rows[:, i], rows[:, j])
+    return found + found.T
+
+
+def gaussian_conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
+    """The same of normal codes: −½ Σ_k p(k) log(1 − ρ_ijk²), ρ their correlation in class k (Pérez et al., 2006).
+
+    Raises:
+        ValueError: for a class of a single row.
+    """
+    found = h.new_zeros(h.shape[1], h.shape[1], dtype=torch.double)
+    for label in y.unique():
+        rows = h[y == label].double()
+        if len(rows) < 2:
+            raise ValueError(
+                f"expected two rows of each class at least, got one of class {int(label)}; drop it or add rows"
+            )
+        spread = rows - rows.mean(0)
+        scale = spread.norm(dim=0).clamp(min=torch.finfo(torch.double).tiny)
+        squared = (spread.T @ spread / (scale[:, None] * scale)).square()
+        found -= 0.5 * len(rows) / len(h) * (1 - squared).clamp(min=SINGULAR).log()
+    return found.fill_diagonal_(0.0).cpu().numpy()
+
+
+def _information(a: Int[np.ndarray, " M"], b: Int[np.ndarray, " M"]) -> float:
+    """I(a; b) in nats."""
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1.0 / len(a))
+    apart = joint.sum(1, keepdims=True) * joint.sum(0)
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())

@@ -1,0 +1,204 @@
+"""Rows of a network with discrete and real nodes, their families, and the model and the posterior that all networks share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import pyro
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
+from probmodel.layers.representations.bayesian_network.families import (
+    DirichletTable,
+    Family,
+    FamilyGuide,
+    NormalInverseGamma,
+    Rows,
+)
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import integer
+from probmodel.protocols.model import ExactPosterior
+
+
+@dataclass(frozen=True)
+class MixedDAG:
+    """A graph whose nodes are discrete where they have a cardinality and real elsewhere.
+
+    Args:
+        dag: the graph.
+        cardinalities: discrete node → how many values it has.
+
+    Raises:
+        ValueError: for a cardinality of something else than a node, or below 2.
+    """
+
+    dag: DAG
+    cardinalities: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        strangers = sorted(set(self.cardinalities) - set(self.dag.nodes))
+        if strangers:
+            raise ValueError(f"expected cardinalities of the nodes {sorted(self.dag.nodes)}, got them of {strangers}")
+        for node, r in self.cardinalities.items():
+            integer(f"the cardinality of {node!r}", r, least=2)
+
+    def refuse_real_parents_of_discrete_nodes(self) -> None:
+        """Raise ValueError for a discrete node with a real parent, which no conjugate family is known for."""
+        for node in self.cardinalities:
+            real = self.real_parents(node)
+            if real:
+                raise ValueError(
+                    f"expected discrete parents of the discrete node {node!r}, got {real}; reverse these edges, discretise "
+                    "the parents, or take a NonlinearNetwork"
+                )
+
+    def column(self, node: str) -> int:
+        """Position of a node's values in a row."""
+        return self.dag.nodes.index(node)
+
+    def discrete_parents(self, node: str) -> list[str]:
+        """Those with a cardinality."""
+        return [parent for parent in self.dag.parents[node] if parent in self.cardinalities]
+
+    def real_parents(self, node: str) -> list[str]:
+        """The others."""
+        return [parent for parent in self.dag.parents[node] if parent not in self.cardinalities]
+
+    def num_combinations(self, node: str) -> int:
+        """Of the discrete parents' values."""
+        return prod(self.cardinalities[parent] for parent in self.discrete_parents(node))
+
+    def columns(self, x: Tensor) -> dict[str, Tensor]:
+        """Values by node, those of discrete nodes as whole numbers."""
+        found = dict(zip(self.dag.nodes, x.unbind(-1), strict=True))
+        return {node: value.long() if node in self.cardinalities else value for node, value in found.items()}
+
+    def rows(self, node: str, columns: Mapping[str, Tensor]) -> Rows:
+        """What the node's family sees; columns of any shapes that broadcast against each other."""
+        child, discrete = columns[node], self.discrete_parents(node)
+        real = [columns[parent] for parent in self.real_parents(node)]
+        none = child.new_zeros(*child.shape, 0, dtype=torch.get_default_dtype())
+        regressors = torch.stack(torch.broadcast_tensors(*real), -1) if real else none
+        if node not in self.cardinalities and not discrete:
+            return Rows(child, ..., regressors)
+        combination = torch.zeros((), dtype=torch.long, device=child.device) if discrete else torch.zeros_like(child)
+        for parent in discrete:
+            combination = combination * self.cardinalities[parent] + columns[parent]
+        return Rows(child, combination, regressors)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError for columns of another number, and values that their nodes cannot have."""
+        n = len(self.dag.nodes)
+        if x.dim() != 2 or x.shape[1] != n:
+            raise ValueError(f"expected rows (N, {n}), columns {list(self.dag.nodes)}, got {tuple(x.shape)}")
+        for node, column in zip(self.dag.nodes, x.unbind(1), strict=True):
+            r = self.cardinalities.get(node)
+            if r is not None and not bool(((column >= 0) & (column < r) & (column == column.round())).all()):
+                low, high = float(column.min()), float(column.max())
+                raise ValueError(
+                    f"expected whole numbers 0 … {r - 1} of {node!r}, got values from {low:g} to {high:g}; number its values "
+                    "from 0 (Categories.of does), or raise its cardinality"
+                )
+            if r is None and not x.is_floating_point():
+                raise ValueError(f"expected real numbers of {node!r}, got {x.dtype}; convert x with x.double()")
+
+    def check_training(self, x: Tensor) -> None:
+        """Raise ValueError for a real column without spread."""
+        for node, column in self.columns(x).items():
+            if node not in self.cardinalities and bool((column == column[0]).all()):
+                raise ValueError(
+                    f"expected values of {node!r} that differ, got {float(column[0]):g} in all {len(x)} rows; drop the node"
+                )
+
+
+@dataclass(frozen=True)
+class Priors:
+    """How families of a mixed graph are made.
+
+    Args:
+        sample_size: rows that the prior of each table counts for, spread evenly over its cells.
+        regression: strength of the prior of each regression.
+    """
+
+    sample_size: float
+    regression: BGe
+
+    def family(self, mixed: MixedDAG, node: str, centre: Float[Tensor, " n"]) -> Family:
+        """The prior of a node's parameters, in the dtype and on the device of `centre`."""
+        q = mixed.num_combinations(node)
+        if node in mixed.cardinalities:
+            r = mixed.cardinalities[node]
+            return DirichletTable(centre.new_full((q, r), self.sample_size / (q * r)))
+        parents = [mixed.column(parent) for parent in mixed.real_parents(node)]
+        axes, p, given = (q,) if mixed.discrete_parents(node) else (), len(parents), self.regression
+        return NormalInverseGamma(
+            shape=centre.new_full(axes, 0.5 * (given.extra_rows + p + 1)),
+            rate=centre.new_full(axes, 0.5 * given.scale),
+            slopes=centre.new_zeros(*axes, p),
+            scale_tril=(torch.eye(p).to(centre) / given.scale**0.5).expand(*axes, p, p),
+            centre=centre[mixed.column(node)].expand(axes),
+            regressors=centre[parents].expand(*axes, p),
+            rows=centre.new_full(axes, given.mean_rows),
+        )
+
+    def families(self, mixed: MixedDAG, centre: Float[Tensor, " n"]) -> dict[str, Family]:
+        """Of every node, parents first."""
+        return {node: self.family(mixed, node, centre) for node in mixed.dag.order}
+
+
+Interventions = Bool[Tensor, "N n"] | None
+"""Where a value was set from outside; None where none was."""
+
+
+def observe(mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, intervened: Interventions) -> None:
+    """The Pyro model of rows: parameters from their priors, then every node given its parents."""
+    columns = mixed.columns(x)
+    parameters = {node: family.drawn(node) for node, family in families.items()}
+    with pyro.plate("rows", len(x)):
+        for node, family in families.items():
+            likelihood = family.likelihood(parameters[node], mixed.rows(node, columns))  # type: ignore[arg-type]
+            if intervened is not None:
+                likelihood = likelihood.mask(~intervened[:, mixed.column(node)])
+            pyro.sample(node, likelihood, obs=columns[node])
+
+
+def exact_posterior(
+    mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, intervened: Interventions
+) -> ExactPosterior:
+    """Of all parameters, family by family, and the log evidence of the rows."""
+    columns = mixed.columns(x)
+    log_evidence, after = 0.0, dict[str, Family]()
+    for node, family in families.items():
+        rows = mixed.rows(node, columns)
+        if intervened is not None:
+            rows = rows.kept(~intervened[:, mixed.column(node)])
+        after[node], term = family.posterior(rows)
+        log_evidence += term
+    return ExactPosterior(log_evidence, FamilyGuide(after))
+
+
+def rows_of(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
+    """The arguments of a network's call.
+
+    Raises:
+        ValueError: for any other call, and rows that the nodes cannot have.
+    """
+    values = data.named("x", "intervened")
+    x, intervened = values.get("x"), values.get("intervened")
+    if not isinstance(x, Tensor) or set(values) - {"x", "intervened"} or len(data.args) > 2:
+        raise ValueError(f"expected a call with x and intervened, got {sorted(values)}; pass Dataset((x,), {{}}, N)")
+    mixed.check(x)
+    if intervened is not None and (intervened.shape != x.shape or intervened.dtype != torch.bool):
+        raise ValueError(
+            f"expected intervened of shape {tuple(x.shape)} and dtype bool, true where a value was set from outside, got "
+            f"{tuple(intervened.shape)} of {intervened.dtype}"
+        )
+    return x, intervened
+
+
+def is_whole(data: Dataset) -> bool:
+    """Whether all rows are here: the evidence of a minibatch is no share of that of all."""
+    return data.size is None or data.size == data.num_rows

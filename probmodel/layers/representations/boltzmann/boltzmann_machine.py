@@ -1,0 +1,144 @@
+"""Boltzmann machine with couplings between visible units (Ackley, Hinton & Sejnowski, 1985; Osindero & Hinton, 2008)."""
+
+import pyro
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from probmodel.families.boltzmann_machines.coupled import UNITS, CoupledMachine, coupled_path
+from probmodel.families.boltzmann_machines.couplings import colours
+from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
+from probmodel.families.boltzmann_machines.harmonium import Tempered, check_width
+from probmodel.layers.representations.boltzmann.rows import check_call
+from probmodel.protocols.dataset import Dataset
+
+START_SCALE = 0.01
+"""Standard deviation of couplings and weights at the start (Hinton, 2012)."""
+
+
+class BoltzmannMachine(nn.Module):
+    """P(v, h) ∝ exp(½ v J v + v W h + b v + c h) of {0, 1} units: fully visible without hidden units, else semi-restricted.
+
+    **Normalised where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
+    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
+
+    Args:
+        in_features: visible units, V.
+        out_features: hidden units, H, which are not coupled with each other; 0 for a fully visible machine.
+        edges: which pairs of visible units are coupled, (V, V), symmetric; None couples all.
+
+    Raises:
+        ValueError: for edges that are no graph of the visible units.
+
+    Reference:
+        Ackley, Hinton & Sejnowski (1985), "A learning algorithm for Boltzmann machines"; Osindero & Hinton (2008), "Modeling
+        image patches with a directed hierarchy of Markov random fields".
+    """
+
+    def __init__(self, in_features: int, out_features: int = 0, *, edges: Bool[Tensor, "V V"] | None = None) -> None:
+        super().__init__()
+        if in_features < 1 or out_features < 0:
+            raise ValueError(f"expected a visible unit or more, got {in_features} and {out_features} hidden; add units")
+        self.in_features, self.out_features, self.given_edges = in_features, out_features, edges is not None
+        self.edges: Tensor
+        self.register_buffer("edges", _checked(edges, in_features))
+        self.colours: Tensor
+        self.register_buffer("colours", colours(self.edges))
+        self.pairs: Tensor
+        self.register_buffer("pairs", torch.nonzero(self.edges.triu(1)))
+        self.upper = nn.Parameter(START_SCALE * torch.randn(len(self.pairs)))
+        self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
+        self.visible_bias = nn.Parameter(torch.zeros(in_features))
+        self.hidden_bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def couplings(self) -> Float[Tensor, "V V"]:
+        """J, from one number a pair of units with an edge."""
+        low, high = self.pairs.T
+        empty = self.upper.new_zeros(self.in_features, self.in_features)
+        return empty.index_put((low, high), self.upper).index_put((high, low), self.upper)
+
+    @property
+    def bonds(self) -> dict[str, tuple[str, str]]:
+        """Weights → the biases of the two layers that they join."""
+        return {"weight": ("visible_bias", "hidden_bias")}
+
+    @property
+    def machine(self) -> CoupledMachine:
+        """The parameters as they are now, with what follows from them."""
+        return CoupledMachine(self.couplings, self.weight, self.visible_bias, self.hidden_bias)
+
+    @property
+    def classes(self) -> list[Int[Tensor, " B"]]:
+        """Visible units without edges between them, drawn together."""
+        return [torch.nonzero(self.colours == colour)[:, 0] for colour in range(int(self.colours.max()) + 1)]
+
+    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
+        return -self.machine.log_unnormalised(v)
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """One step without gradients: hidden units, then uncoupled visible ones together; draws from the global random state."""
+        with torch.no_grad():
+            return self.machine.gibbs(v, self.classes)
+
+    def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """P(h = 1 | v)."""
+        return torch.sigmoid(self.machine.hidden_inputs(v))
+
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+        """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
+
+        Args:
+            betas: inverse temperatures.
+            base_bias: log odds of the visible units at β = 0, the hidden ones being fair coins there; None keeps the biases
+                b and c and tempers couplings and weights alone.
+        """
+        visible = self.visible_bias if base_bias is None else base_bias
+        hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
+        return Tempered(coupled_path(self.machine, visible, hidden), betas)
+
+    def forward(self, x: Float[Tensor, "N V"]) -> None:
+        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        machine = self.machine
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
+        check_call("a BoltzmannMachine", data, self._check_rows)
+
+    def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
+        """Probabilities of the hidden units given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
+        return self.hidden(h)
+
+    def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
+        """Nothing is latent: the hidden units are summed out."""
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        edges = self.edges if self.given_edges else None
+        return {"in_features": self.in_features, "out_features": self.out_features, "edges": edges}
+
+    def _check_rows(self, v: Tensor) -> None:
+        check_width(v, self.in_features)
+        UNITS.check(v)
+
+
+def _checked(edges: Bool[Tensor, "V V"] | None, num_units: int) -> Bool[Tensor, "V V"]:
+    every = ~torch.eye(num_units, dtype=torch.bool)
+    if edges is None:
+        return every
+    if edges.dtype != torch.bool:
+        raise ValueError(f"expected edges of dtype bool, got {edges.dtype}; pass edges.bool()")
+    if edges.shape != every.shape or bool((edges != edges.T).any()) or bool(edges.diagonal().any()):
+        raise ValueError(
+            f"expected edges ({num_units}, {num_units}), symmetric with an empty diagonal, got {tuple(edges.shape)}; take "
+            "edges | edges.T and clear the diagonal"
+        )
+    return edges

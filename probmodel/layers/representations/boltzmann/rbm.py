@@ -1,0 +1,134 @@
+"""Restricted Boltzmann machine (Smolensky, 1986; Hinton, 2002) with visible units of any exponential family.
+
+Welling, Rosen-Zvi & Hinton (2005) call it an exponential-family harmonium.
+"""
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
+from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
+from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered, check_width
+from probmodel.families.boltzmann_machines.units import Units
+from probmodel.layers.representations.boltzmann.rows import check_call
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import integer
+
+START_SCALE = 0.01
+"""Standard deviation of the weights at the start (Hinton, 2012)."""
+
+
+class RBM(nn.Module):
+    """P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), hidden units {0, 1}; T and m are those of the visible units' family.
+
+    **Normalised where it can be**: called as `rbm(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
+    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
+
+    As a representation it gives the hidden units' probabilities given the features.
+
+    Args:
+        in_features: visible units, V.
+        out_features: hidden units, H.
+        units: family of the visible units; {0, 1} by default.
+
+    Raises:
+        ValueError: for layers without units, or a family of another number of columns.
+
+    Reference:
+        Hinton (2012), "A practical guide to training restricted Boltzmann machines".
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, units: Units | None = None) -> None:
+        super().__init__()
+        integer("in_features", in_features)
+        integer("out_features", out_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.units = BernoulliUnits() if units is None else units
+        if self.units.num_units not in (None, in_features):
+            raise ValueError(
+                f"expected visible units of {in_features} columns, got a family of {self.units.num_units}; pass "
+                f"in_features={self.units.num_units}"
+            )
+        self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
+        self.visible_bias = nn.Parameter(torch.zeros(in_features))
+        self.hidden_bias = nn.Parameter(torch.zeros(out_features))
+
+    @property
+    def bonds(self) -> dict[str, tuple[str, str]]:
+        """Weights → the biases of the two layers that they join."""
+        return {"weight": ("visible_bias", "hidden_bias")}
+
+    @property
+    def machine(self) -> Harmonium:
+        """The parameters as they are now, with what follows from them."""
+        return Harmonium(self.weight, self.visible_bias, self.hidden_bias, self.units)
+
+    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
+        return -self.machine.log_unnormalised(v)
+
+    def slopes(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+        """Slope of the mean of −free_energy over rows by each parameter, in closed form: ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v."""
+        own = dict(self.units.named_parameters()) if isinstance(self.units, nn.Module) else {}
+        of_units = torch.autograd.grad(-self.free_energy(v).mean(), list(own.values())) if own else ()
+        with torch.no_grad():
+            statistic, hidden = self.units.statistic(v), self.hidden(v)
+            return {
+                "weight": statistic.T @ hidden / len(v),
+                "visible_bias": statistic.mean(0),
+                "hidden_bias": hidden.mean(0),
+                **{f"units.{name}": slope for name, slope in zip(own, of_units, strict=True)},
+            }
+
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """One block Gibbs step, hidden units then visible ones, without gradients; draws from the global random state."""
+        with torch.no_grad():
+            return self.machine.gibbs(v)
+
+    def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """P(h = 1 | v)."""
+        return torch.sigmoid(self.machine.hidden_inputs(v))
+
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+        """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
+
+        Args:
+            betas: inverse temperatures.
+            base_bias: natural parameters of the visible units at β = 0, such as `units.natural(training rows)`, the hidden
+                ones being fair coins there; None keeps the biases b and c and tempers the weights alone.
+        """
+        visible = self.visible_bias if base_bias is None else base_bias
+        hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
+        return Tempered(HarmoniumPath(self.machine, visible, hidden), betas)
+
+    def forward(self, x: Float[Tensor, "N V"]) -> None:
+        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        machine = self.machine
+        with pyro.plate("rows", len(x), dim=-1):
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that the visible units can take."""
+        check_call("an RBM", data, self._check_rows)
+
+    def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
+        """Probabilities of the hidden units given the features.
+
+        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        """
+        check_width(h, self.in_features)
+        return self.hidden(h)
+
+    def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
+        """Nothing is latent: the hidden units are summed out."""
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {"in_features": self.in_features, "out_features": self.out_features, "units": self.units}
+
+    def _check_rows(self, v: Tensor) -> None:
+        check_width(v, self.in_features)
+        self.units.check(v)

@@ -1,0 +1,1 @@
+"""Representations by Gaussian processes: exact, sparse, products and mixtures of experts."""

@@ -1,0 +1,250 @@
+"""An exact Gaussian process: f ~ GP(m, k), y = f(x) + noise, with f integrated out (Rasmussen & Williams, 2006).
+
+Hyperparameters are parameters (type II maximum likelihood), or latents where GPyTorch's modules carry a prior of them.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ConstantMean, Mean
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probmodel.families.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
+from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row, noise_of_new_rows
+from probmodel.families.gaussian_processes.exact import gp_log_marginal
+from probmodel.families.gaussian_processes.nystrom import Observed
+from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
+from probmodel.families.gaussian_processes.relations import check_above_noise, check_related
+from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
+from probmodel.layers.representations.gaussian_process.hyperparameters import (
+    Hyperparameter,
+    drawn,
+    guided,
+    hyperparameters,
+)
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import inputs_and_observations
+from probmodel.protocols.errors import NotPositiveDefiniteError
+from probmodel.protocols.integers import integer
+from probmodel.protocols.model import NOISE_VARIANCE
+
+
+class GaussianProcess(nn.Module):
+    """y ~ N(m(x), K(x, x) + σ² I), a Pyro model called as `process(x, y)`; its rows are not independent.
+
+    A parameter of a GPyTorch module with a registered prior (`lengthscale_prior=`, `register_prior`) is a latent at the
+    site of its dotted name, as `kernel.base_kernel.lengthscale`: the evidence then integrates it.  All others are point
+    estimates that the evidence is conditional on.
+
+    >>> import gpytorch
+    >>> kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3))
+    >>> GaussianProcess(kernel).num_parameters
+    6
+
+    In a `Pipeline` it is a representation: K = `out_features` functions with one kernel between them, z_nk = f_k(h_n), drawn at
+    the site "u" in whitened coordinates, and the decision's noise in place of its own likelihood.  Its guide is normal with
+    one weight a row and output, exact for a linear decision of one number; the data's size is None, since rows are linked.
+
+    With features, kernel and mean take h = features(x), a deep kernel whose network is fitted by the evidence alone; such a
+    fit needs `diagnose`, since a network can raise the evidence by fitting the data (Ober et al., 2021).
+
+    Args:
+        kernel: of GPyTorch, without batch dimensions.
+        mean: of GPyTorch; a constant by default.
+        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
+        features: module x → h (n, D) such as a `CNN`; x itself by default.  A pipeline has its own.
+        out_features: functions, in a pipeline.
+
+    Reference:
+        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Opper & Archambeau (2009), The
+        Variational Gaussian Approximation Revisited, Neural Computation 21; Wilson, Hu, Salakhutdinov & Xing
+        (2016), Deep Kernel Learning, AISTATS; Ober, Rasmussen & van der Wilk (2021), The Promises and Pitfalls of Deep
+        Kernel Learning, UAI.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        mean: Mean | None = None,
+        likelihood: GaussianLikelihood | None = None,
+        features: nn.Module | None = None,
+        out_features: int = 1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                f"expected a kernel of GPyTorch, got {kernel!r}; give RBFKernel() or ScaleKernel(MaternKernel())"
+            )
+        self.out_features = integer("out_features", out_features)
+        self.features = features
+        self.kernel = kernel
+        self.mean = ConstantMean() if mean is None else mean
+        self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
+        self.hyperparameters = hyperparameters(self)
+
+    def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        observations = Observations(self._drawn(), self.coded(x), is_latent=bool(self.hyperparameters))
+        return pyro.sample("y", observations, obs=y)
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        parts = self.drawn_for_code()
+        upper = whitening(parts.kernel, h)
+        u = pyro.sample("u", standard(h, self.out_features, len(h)))
+        return mean_at(parts.mean, h)[:, None] + (u @ upper).mT
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        parts = self.guided_for_code()
+        guess("u", whitening(parts.kernel, h), self.out_features)
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]:
+        """Codes of new rows, drawn given those of the known ones, whose latents are the model's."""
+        parts = self.drawn_for_code()
+        u = pyro.sample("u", standard(known, self.out_features, len(known)))
+        above, variance = continued(parts.kernel, whitening(parts.kernel, known), u, known, new)
+        with rows:
+            return pyro.sample("z", code(mean_at(parts.mean, new) + above, variance))
+
+    def given(self, data: Dataset) -> "Conditioned":
+        """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
+        x, y = inputs_and_observations(data)
+        return Conditioned(self, x, y)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
+        x, y = inputs_and_observations(data)
+        if data.size is not None:
+            raise ValueError(
+                f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
+                "Dataset((x,), {'y': y}), or take a sparse process for minibatches"
+            )
+        if (x.dim() != 2 and self.features is None) or x.dim() < 2 or y.shape != x.shape[:1]:
+            raise ValueError(
+                f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them, or give features "
+                "that make numbers of images"
+            )
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart, and a y below the noise."""
+        if not self.hyperparameters:
+            x, y = inputs_and_observations(data)
+            check_above_noise(self.likelihood, y)
+            with torch.no_grad():
+                check_related(self.kernel, self.coded(x))
+
+    def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
+        """What the kernel takes: h of deep kernels, x of others."""
+        return x if self.features is None else self.features(x)
+
+    def process(self, data: Dataset) -> Observed:
+        """The process that the observations are of, at the parameters' present values.
+
+        Raises:
+            ValueError: for hyperparameters that are latents.
+        """
+        latents = [each.site for each in self.hyperparameters]
+        if latents:
+            raise ValueError(
+                f"expected hyperparameters that are point estimates, got latents {latents}; take evidence.sandwich"
+            )
+        x, y = inputs_and_observations(data)
+        h = self.coded(x)
+        return Observed(h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(()))
+
+    def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
+        """Log p(y_i | all other y) of each row in nats, at one value of the hyperparameters, in closed form."""
+        x, y = inputs_and_observations(data)
+        parts, h = self._drawn(), self.coded(x)
+        return log_normal(y, leave_one_out(factored(parts.mean, parts.kernel, parts.likelihood, h, y), y))
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that fitting sets."""
+        return sum(p.numel() for p in self.parameters())
+
+    def drawn_for_code(self) -> Any:
+        """Kernel and mean with their latents drawn from the priors.
+
+        Raises:
+            ValueError: for features of its own, which a pipeline would not see.
+        """
+        if self.features is not None:
+            raise ValueError("expected a representation without features, got some; give them to the Pipeline")
+        return drawn(self, self._of_code)
+
+    def guided_for_code(self) -> Any:
+        """Kernel and mean with their latents drawn by a guide."""
+        return guided(self, self._of_code)
+
+    @property
+    def _of_code(self) -> list[Hyperparameter]:
+        """Latents that the code depends on: the noise is the decision's in a pipeline."""
+        return [each for each in self.hyperparameters if each.module.split(".")[0] in ("kernel", "mean")]
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {
+            "kernel": self.kernel,
+            "mean": self.mean,
+            "likelihood": self.likelihood,
+            "features": self.features,
+            "out_features": self.out_features,
+        }
+
+    def _drawn(self) -> Any:
+        return drawn(self, self.hyperparameters)
+
+
+class Conditioned(nn.Module):
+    """A Gaussian process given its observations, as a model of new rows; made by `GaussianProcess.given`."""
+
+    def __init__(self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"]) -> None:
+        super().__init__()
+        self.process, self.x, self.y = process, x, y
+
+    def forward(self, new: Float[Tensor, "m *shape"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+        parts = drawn(self.process, self.process.hyperparameters)
+        known, h = self.process.coded(self.x), self.process.coded(new)
+        found = factored(parts.mean, parts.kernel, parts.likelihood, known, self.y)
+        at = conditional(parts.mean, parts.kernel, found, known, h)
+        noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, h), event_dim=1)
+        with pyro.plate("rows", len(new), dim=-1):
+            return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
+
+
+class Observations(TorchDistribution):
+    """N(m(x), K(x, x) + Σ) whose log density comes with its gradient in closed form."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"], *, is_latent: bool = False) -> None:
+        self.parts, self.x, self.is_latent = parts, x, is_latent
+        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """In nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
+        try:
+            return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
+        except NotPositiveDefiniteError:
+            if not self.is_latent:
+                raise
+            return value.new_full((), math.nan)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draws (*sample_shape, n)."""
+        x, k = self.x, covariance(self.parts.kernel, self.x)
+        upper = factor_with_jitter(k, noise_by_row(self.parts.likelihood, x[:, 0]))
+        white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
+        return mean_at(self.parts.mean, x) + white @ upper

@@ -1,0 +1,243 @@
+"""Gaussian-process experts on shards of the data, fitted together and joined at prediction (Deisenroth & Ng, 2015)."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, ClassVar, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from gpytorch.kernels import Kernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import Mean
+from jaxtyping import Float, Int
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from probmodel.families.gaussian_processes.conditional import prior_variance
+from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows
+from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
+from probmodel.families.gaussian_processes.experts.experts import (
+    Parts,
+    experts_drawn,
+    experts_given,
+    experts_log_marginal,
+    joined,
+)
+from probmodel.families.gaussian_processes.experts.shards import random_shards, rows_of
+from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
+from probmodel.layers.representations.gaussian_process.exact import GaussianProcess, Observations
+from probmodel.layers.representations.gaussian_process.hyperparameters import drawn
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import integer
+from probmodel.protocols.model import NOISE_VARIANCE
+
+
+class GPProduct(nn.Module):
+    """Experts y_k ~ N(m(x_k), K(x_k, x_k) + σ² I) on shards k of the rows, a Pyro model called as `product(x, y)`.
+
+    The experts share mean, kernel and noise and are independent otherwise: log p(y) = Σ_k log p(y_k), nats, is what
+    fitting climbs, and the evidence is that of independent experts, below which the exact process usually is not.
+    Predictions join what the experts say of f, as `aggregation` does it; with one expert they are the exact process's.
+
+    In a `Pipeline` it is a representation: K = `out_features` functions by the experts, drawn at one site a shard, "u.0", "u.1"
+    …, independent but for rows that the aggregation lets several experts see; for new rows what the experts say of them,
+    joined.  The data's size is None, as rows are linked.
+
+    Experts run side by side in as many processes as `joblib.parallel_config` says, one by default; the numbers are the
+    same.  Priors on parameters make latents, as in `GaussianProcess`; the density is then one recorded graph, which
+    runs in this process.
+
+    >>> import gpytorch
+    >>> kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3))
+    >>> product = GPProduct(kernel, shards=4)
+    >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    >>> tuple(product.given(Dataset((x,), {"y": x.sum(1)}))(x[:5]).shape)
+    (5,)
+
+    Args:
+        kernel: of GPyTorch, without batch dimensions.
+        mean: of GPyTorch; a constant by default.
+        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
+        shards: how many to divide the rows into at random, or the shard 0 … K − 1 of each row of the data, as from
+            `random_shards` under another seed or `kmeans_shards`.
+        aggregation: how predictions are joined; `generalised_robust_bcm` shows shard 0 to all, best a random one.
+        out_features: functions, in a pipeline.
+
+    Raises:
+        ValueError: for shards without rows; on the call, for more shards than rows or an assignment of other rows.
+
+    Reference:
+        Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        mean: Mean | None = None,
+        likelihood: GaussianLikelihood | None = None,
+        shards: int | Int[Tensor, " n"],
+        aggregation: Aggregation = robust_bcm,
+        out_features: int = 1,
+    ) -> None:
+        super().__init__()
+        if not isinstance(aggregation, Aggregation):
+            raise TypeError(
+                f"expected an aggregation, got {aggregation!r}; pass pb.poe, pb.gpoe, pb.bcm or pb.robust_bcm"
+            )
+        self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
+        self.out_features = self.expert.out_features
+        self.shards, self.aggregation = shards, aggregation
+        self.by_shard = rows_of(shards) if isinstance(shards, Tensor) else ()
+        self.number = len(self.by_shard) or integer("shards", shards)
+
+    def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
+        return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
+
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        parts = self.expert.drawn_for_code()
+        return mean_at(parts.mean, h)[:, None] + self._above(parts, h).mT
+
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        parts = self.expert.guided_for_code()
+        for number, shard in enumerate(self.rows(h)):
+            guess(f"u.{number}", whitening(parts.kernel, h[shard]), self.out_features)
+
+    def continued(
+        self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
+    ) -> Float[Tensor, "m K"]:
+        """Codes of new rows, drawn from what the experts together say of them given those of their own rows."""
+        parts = self.expert.drawn_for_code()
+        white = self._white(known)
+        seen = self.aggregation.rows(self.rows(known))
+        said = [_said(parts.kernel, white[:, rows_of_one], known[rows_of_one], new) for rows_of_one in seen]
+        means, variances = (torch.stack([each.flatten() for each in sides]) for sides in zip(*said, strict=True))
+        prior = prior_variance(parts.kernel, new).expand(self.out_features, len(new)).flatten()
+        at = self.aggregation(means, variances, prior)
+        mean, variance = at.mean.view(self.out_features, -1), at.variance.view(self.out_features, -1)
+        with rows:
+            return pyro.sample("z", code(mean_at(parts.mean, new) + mean, variance))
+
+    def _white(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
+        """Whitened functions in the rows' order, drawn shard by shard."""
+        shards = self.rows(h)
+        drawn_u = [
+            pyro.sample(f"u.{number}", standard(h, self.out_features, len(shard)))
+            for number, shard in enumerate(shards)
+        ]
+        return torch.cat(drawn_u, 1)[:, torch.cat(list(shards)).argsort()]
+
+    def _above(self, parts: Any, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
+        """The functions above their mean: each shard's given the rows that its expert sees beside it."""
+        white, shards = self._white(h), self.rows(h)
+        seen = self.aggregation.rows(shards)
+        found = [
+            (white[:, rows_of_one] @ whitening(parts.kernel, h[rows_of_one]))[:, -len(shard) :]
+            for shard, rows_of_one in zip(shards, seen, strict=True)
+        ]
+        return torch.cat(found, 1)[:, torch.cat(list(shards)).argsort()]
+
+    def given(self, data: Dataset) -> "ConditionedProduct":
+        """The model of new rows once these are observed: `model(x) → y`, with parameters as they are now."""
+        self.check(data)
+        observed = self.expert.given(data)
+        return ConditionedProduct(self, observed.x, observed.y)
+
+    def rows(self, x: Float[Tensor, "n D"]) -> tuple[Int[Tensor, " _"], ...]:
+        """The row numbers of each shard.
+
+        Raises:
+            ValueError: for more shards than rows, or an assignment of another number of rows.
+        """
+        found = self.by_shard or rows_of(random_shards(len(x), self.number))
+        if sum(map(len, found)) != len(x):
+            raise ValueError(
+                f"expected the shards of {len(x)} rows as the data have, got those of {sum(map(len, found))}; assign the rows "
+                "that the model is called with"
+            )
+        return tuple(each.to(x.device) for each in found)
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows, as many as the shards are of."""
+        self.expert.check(data)
+        self.rows(self.expert.given(data).x)
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError as `GaussianProcess.check_training` does."""
+        self.expert.check_training(data)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that fitting sets."""
+        return self.expert.num_parameters
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that build the same piece again."""
+        return {
+            "kernel": self.expert.kernel,
+            "mean": self.expert.mean,
+            "likelihood": self.expert.likelihood,
+            "shards": self.shards,
+            "aggregation": self.aggregation,
+            "out_features": self.out_features,
+        }
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Of the tensors in the drawn parts that a gradient flows into."""
+        latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.expert.hyperparameters]
+        return tuple(name for name, _ in self.expert.named_parameters() if name not in latent) + tuple(latent)
+
+
+def _said(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    mean, variance = continued(kernel, whitening(kernel, known), white, known, new)
+    return mean, variance.expand_as(mean)
+
+
+class ConditionedProduct(nn.Module):
+    """Experts given their observations, as a model of new rows; made by `GPProduct.given`."""
+
+    def __init__(self, product: GPProduct, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
+        super().__init__()
+        self.expert = deepcopy(product.expert).requires_grad_(False)
+        self.aggregation, self.x, self.y = product.aggregation, x.detach(), y.detach()
+        self.rows = product.aggregation.rows(product.rows(x))
+        # Hyperparameters that are latents are known in the call only.
+        self.known = (
+            () if self.expert.hyperparameters else experts_given(cast(Parts, self.expert), self.x, self.y, self.rows)
+        )
+
+    def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
+        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
+        experts = self.known or experts_drawn(parts, self.x, self.y, self.rows)
+        at = joined(parts, self.aggregation, experts, new)
+        noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, new), event_dim=1)
+        with pyro.plate("rows", len(new), dim=-1):
+            return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
+
+
+class ExpertObservations(TorchDistribution):
+    """Independent N(m(x_k), K(x_k, x_k) + σ² I) on the shards of the rows, in the rows' order."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, parts: Parts, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
+    ) -> None:
+        self.parts, self.names, self.x, self.shards = parts, names, x, shards
+        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
+
+    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """In nats, over all shards."""
+        return experts_log_marginal(self.parts, self.names, self.x, value, self.shards)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Draws (*sample_shape, n)."""
+        parts = cast(nn.Module, self.parts)
+        draws = [Observations(parts, self.x[rows]).rsample(torch.Size(sample_shape)) for rows in self.shards]
+        return torch.cat(draws, -1)[..., torch.cat(list(self.shards)).argsort()]

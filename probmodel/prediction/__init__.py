@@ -1,0 +1,1 @@
+"""Posterior + new rows → predictive distribution; how good it is."""

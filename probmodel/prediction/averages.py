@@ -1,0 +1,90 @@
+"""The average of a predictive distribution over posterior draws, in closed form or as a mixture."""
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import Normal as PyroNormal
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Multinomial,
+    Normal,
+)
+from torch.nn.functional import logsigmoid
+
+from probmodel.families.normal_mixture import NormalMixture
+
+
+def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = None) -> Distribution:
+    """The mixture over the first batch axis; a Categorical stays one, its probabilities averaged.
+
+    Normals, and mixtures of them, make a `NormalMixture`, whose quantiles and modes are known.
+
+    Args:
+        by_draw: one distribution a draw and row.
+        log_weights: of the draws at each row, up to a constant; equal parts by default.
+    """
+    weights = (
+        torch.zeros(by_draw.batch_shape).to(distribution_parameters(by_draw)[0]) if log_weights is None else log_weights
+    )
+    if isinstance(by_draw, Categorical):
+        return Categorical(logits=(by_draw.logits + weights[..., None]).logsumexp(0))
+    if isinstance(by_draw, Bernoulli):
+        tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
+        return Bernoulli(logits=heads - tails)
+    if isinstance(by_draw, NormalMixture):
+        logits = by_draw.logits.log_softmax(-1) + weights[..., None]
+        logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (logits, by_draw.loc, by_draw.scale))
+        return NormalMixture(logits, loc, scale)
+    if type(by_draw) is Normal or type(by_draw) is PyroNormal:
+        loc, scale = (p.movedim(0, -1) for p in (by_draw.loc, by_draw.scale))
+        return NormalMixture(weights.movedim(0, -1), loc, scale)
+    moved = with_parameters(by_draw, [_draw_axis_last(p, by_draw) for p in distribution_parameters(by_draw)])
+    return MixtureSameFamily(Categorical(logits=weights.movedim(0, -1)), moved)
+
+
+def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
+    """Draws of shape (S, N, *event) as (N, S, *event), which is where a mixture keeps its components."""
+    return parameter.movedim(0, len(distribution.batch_shape) - 1)
+
+
+def has_finite_support(distribution: Distribution) -> bool:
+    return isinstance(distribution, Categorical | Bernoulli)
+
+
+def distribution_parameters(distribution: Distribution) -> list[Tensor]:
+    if isinstance(distribution, Independent):
+        return distribution_parameters(distribution.base_dist)
+    return [attrgetter(name)(distribution) for name in _names(distribution)]
+
+
+def _names(distribution: Distribution) -> Sequence[str]:
+    names = list(distribution.arg_constraints)
+    if not names:
+        raise ValueError(
+            f"expected a likelihood with parameters to average, got {type(distribution).__name__}; write it as one of "
+            "PyTorch's distributions, or draw from the model with pyro.infer.Predictive"
+        )
+    twice = {"probs", "logits"} <= set(names)
+    twice_scale = {"covariance_matrix", "precision_matrix", "scale_tril"} <= set(names)
+    return [
+        n
+        for n in names
+        if not ((twice and n == "probs") or (twice_scale and n in ("covariance_matrix", "precision_matrix")))
+    ]
+
+
+def with_parameters(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
+    if isinstance(distribution, Independent):
+        return Independent(with_parameters(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, Multinomial):  # The number of trials is no parameter to PyTorch.
+        return type(distribution)(distribution.total_count, logits=values[0])
+    family: Callable[..., Any] = type(distribution)
+    return cast(Distribution, family(**dict(zip(_names(distribution), values, strict=True))))

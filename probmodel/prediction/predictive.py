@@ -1,0 +1,181 @@
+"""Posterior + new rows → predictive distribution and action."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from probmodel.prediction.averages import average, distribution_parameters, has_finite_support, with_parameters
+from probmodel.prediction.new_rows import check_columns, shared_arguments, without_observations
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import integer
+from probmodel.protocols.layers import Deciding
+from probmodel.protocols.model import NOISE_VARIANCE, Marginal
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.density import Density
+from probmodel.tracing.devices import beside, traced_run
+from probmodel.tracing.error_messages import explained
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import Sites, sites
+
+
+class Prediction(NamedTuple):
+    """Predictive distribution of new rows, and what to do about them.
+
+    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.  A Gaussian
+    process integrates its function inside each draw: `noise_by_draw` (S, N) is the part of that variance that is not the
+    function's, None for other models.  A model that is a density of the new rows' features too makes some draws likelier
+    than others there: `log_weights` (S, N), whose exponentials sum to 1 over the draws, None for other models.
+    """
+
+    distribution: Distribution
+    action: Tensor
+    by_draw: Distribution
+    noise_by_draw: Tensor | None = None
+    log_weights: Float[Tensor, "S N"] | None = None
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Uncertainty that stays when the latents are known: mean over draws of the variance, or of the entropy in nats."""
+        return self._mean(self._spread(self.by_draw) if self.noise_by_draw is None else self.noise_by_draw)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Uncertainty that more data would remove: variance over draws of the mean, or mutual information in nats."""
+        if has_finite_support(self.by_draw):
+            return self.distribution.entropy() - self.aleatoric
+        loc = self.by_draw.mean
+        between = self._mean((loc - self._mean(loc)).square())
+        return between if self.noise_by_draw is None else between + self.by_draw.variance.mean(0) - self.aleatoric
+
+    def _mean(self, by_draw: Float[Tensor, "S N *event"]) -> Float[Tensor, "N *event"]:
+        if self.log_weights is None:
+            return by_draw.mean(0)
+        weights = self.log_weights.exp()
+        return (weights.reshape(*weights.shape, *(1,) * (by_draw.dim() - 2)) * by_draw).sum(0)
+
+    @staticmethod
+    def _spread(distribution: Distribution) -> Tensor:
+        return distribution.entropy() if has_finite_support(distribution) else distribution.variance
+
+
+def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int = 0) -> Prediction:
+    """p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
+
+    Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new row,
+    since nothing has been observed there.  Where the model is a density of the new rows' features too, as a `ClassNetwork` is,
+    each draw of the latents counts by the density that it gives to them: p(y | h, data) ∝ E_posterior[p(h, y | latents)].
+
+    Args:
+        posterior: from any inference.
+        args: the model's positional arguments for the new rows, without the observations; on any device.
+        num_draws: draws to average; all that the posterior has where it has fewer.
+        seed: of the local draws.
+
+    Returns:
+        Prediction.
+
+    Raises:
+        ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
+    """
+    return predict_rows(posterior, Dataset(args, shared_arguments(posterior), None), num_draws=num_draws, seed=seed)
+
+
+def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
+    """As `predict`, for rows given as a data set; observations in it are not looked at."""
+    check_columns(posterior, data)
+    data = beside(data, posterior.data)
+    num_draws = integer("num_draws", num_draws)
+    with isolated(seed):
+        found = sites(posterior.model, posterior.data)
+        data = without_observations(posterior, found, data)
+        draws = _SharedDraws(posterior, found, num_draws)
+        known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
+
+        def likelihood(theta: Tensor) -> _Likelihood:
+            run = traced_run(poutine.condition(known, draws.split(theta)), data)
+            return _likelihood(run, found.observed)
+
+        with torch.no_grad():
+            with explained(data):
+                template = likelihood(draws.flat[0])
+            if len(draws.flat) > 1 or draws.flat.shape[1]:
+                packed = Density(lambda theta: likelihood(theta).packed, draws.flat[0])(draws.flat)
+            else:  # Nothing is drawn, and one evaluation is all there is.
+                packed = template.packed[None]
+    shapes = [parameter.shape for parameter in template.tensors]
+    pieces = packed.split([shape.numel() for shape in shapes], -1)
+    values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
+    by_draw = with_parameters(template.distribution, values[: len(distribution_parameters(template.distribution))])
+    noise, density = (values.pop() if each is not None else None for each in (template.noise, template.log_density))
+    log_weights = None if density is None else density.log_softmax(0)
+    distribution = average(by_draw, log_weights)
+    return Prediction(distribution, _act(posterior, distribution), by_draw, noise, log_weights)
+
+
+class _Likelihood(NamedTuple):
+    """Of the new rows at one draw."""
+
+    distribution: Distribution
+    log_density: Tensor | None
+    """Of what stays observed of the new rows, (N,); None where nothing does."""
+    noise: Tensor | None
+    """Variance of the noise alone where the model says so."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        others = [each for each in (self.log_density, self.noise) if each is not None]
+        return [*distribution_parameters(self.distribution), *others]
+
+    @property
+    def packed(self) -> Float[Tensor, " P"]:
+        return torch.cat([each.reshape(-1) for each in self.tensors])
+
+
+def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
+    """Raise ValueError for several sites to predict."""
+    open_sites = [name for name in observed if len(observed) == 1 or not run.nodes[name]["is_observed"]]
+    if len(open_sites) != 1:
+        raise ValueError(
+            f"expected one observed site, got {list(observed)}; predict each with its own model, score whole rows by diagnose "
+            "or compare, or ask a discrete network by bayesian_networks.query"
+        )
+    node: Any = run.nodes[open_sites[0]]
+    noise = cast(Any, run.nodes.get(NOISE_VARIANCE))
+    seen: list[Any] = [run.nodes[name] for name in observed if name not in open_sites]
+    terms = [each["fn"].log_prob(each["value"]) for each in seen]
+    density = torch.stack(terms).sum(0) if terms else None
+    return _Likelihood(cast(Distribution, node["fn"]), density, None if noise is None else noise["value"])
+
+
+class _SharedDraws:
+    """Draws of the latents that rows share, side by side in one matrix (S, D); D = 0 where there are none."""
+
+    def __init__(self, posterior: Posterior, found: Sites, num_draws: int) -> None:
+        self.latents = [latent for latent in found.latents if latent.row_dim is None]
+        values = [_thinned(posterior.draws[latent.name], num_draws) for latent in self.latents]
+        # Without any latent one evaluation is the predictive; with local ones alone each draw draws them anew.
+        count = len(values[0]) if values else (num_draws if found.latents else 1)
+        floating = [t for t in posterior.data.tensors() if t.is_floating_point()]
+        like = found.latents[0].value if found.latents else floating[0] if floating else torch.zeros(())
+        self.flat = torch.cat([value.reshape(len(value), -1) for value in values] or [like.new_zeros(count, 0)], -1)
+
+    def split(self, theta: Float[Tensor, " D"]) -> dict[str, Tensor]:
+        pieces = theta.split([latent.shape.numel() for latent in self.latents]) if self.latents else ()
+        return {latent.name: p.reshape(latent.shape) for latent, p in zip(self.latents, pieces, strict=True)}
+
+
+def _act(posterior: Posterior, distribution: Distribution) -> Tensor:
+    if isinstance(posterior.model, Deciding):
+        return posterior.model.decision.act(distribution)
+    return distribution.probs.argmax(-1) if isinstance(distribution, Categorical) else distribution.mean
+
+
+def _thinned(draws: Float[Tensor, "chain draw *event"], count: int) -> Float[Tensor, "S *event"]:
+    """At most `count` draws, evenly spaced over all chains."""
+    flat = draws.flatten(0, 1)
+    return flat[torch.linspace(0, len(flat) - 1, min(count, len(flat)), device=flat.device).long()]

@@ -1,0 +1,1 @@
+"""Posterior ↔ folder on disk; posterior → ArviZ."""

@@ -1,0 +1,1 @@
+"""Serializable components: what a saved fit may name, and how each is built again."""

@@ -1,0 +1,52 @@
+"""What a model and its data have to satisfy before anything runs."""
+
+import torch
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_form
+from probmodel.protocols.model import Checked, Learner, Model
+from probmodel.tracing.ownership import placed
+
+
+def check(model: Model, data: Dataset) -> None:
+    """Raise for data no model can use: no rows, or numbers that are not finite; then ask the model itself.
+
+    Raises:
+        TypeError: for anything but a Dataset of tensors.
+        ValueError: for everything else.
+    """
+    check_form(data)
+    for position, tensor in enumerate(data.tensors()):
+        if tensor.numel() == 0:
+            raise ValueError(
+                f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"expected finite numbers, got {bad} NaN or infinite ones in tensor {position} of shape "
+                f"{tuple(tensor.shape)}; drop or impute those rows"
+            )
+    if data.size is not None and not data.tensors():
+        raise ValueError(f"expected tensors with {data.size} rows, got none; give the data as PyTorch tensors")
+    if data.size is not None and data.tensors()[0].dim() == 0:
+        raise ValueError(
+            f"expected rows in the first tensor, got one number with size={data.size}; pass it by name, after the rows"
+        )
+    rows = data.num_rows
+    if rows is not None and data.size is not None and rows > data.size:
+        raise ValueError(
+            f"size needs to be the rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
+        )
+    if isinstance(model, Checked):
+        model.check(data)
+
+
+def check_training(model: Model, data: Dataset) -> None:
+    """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
+    check_form(data)
+    if isinstance(model, Checked | Learner):
+        model = placed(model, data)
+    check(model, data)
+    if isinstance(model, Learner):
+        model.check_training(data)

@@ -1,0 +1,207 @@
+"""Exact posterior and evidence of conjugate models, recognised by numbers instead of by names.
+
+A posterior stays in the family of its prior exactly when the log joint is linear in that family's sufficient statistics.
+This is solved at random points and verified at others, so it holds for any way the model may be written.
+
+Reference:
+    Bernardo & Smith (1994), "Bayesian theory", section 5.2.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import NotConjugateError
+from probmodel.protocols.model import ClosedForm, ExactGuide, Model
+from probmodel.protocols.posterior import Target
+from probmodel.tracing.curvature import Gaussian, gaussian_at, gradient
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import Latent, sites
+from probmodel.tracing.target import target as make_target
+
+RELATIVE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Largest misfit of the family at fresh points, relative to the spread of the log joint there: rounding only."""
+NUM_CHECKS = 8
+NUM_PRIOR_CHECKS = 200
+REACHES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
+"""Standard deviations of the posterior at which the quadratic is held to, beside the prior's own draws."""
+
+
+class Conjugate(NamedTuple):
+    """An exact posterior: one normal over all latents, one distribution a site, or the model's own guide."""
+
+    log_z: float
+    gaussian: Gaussian | None
+    by_site: Mapping[str, TorchDistributionMixin]
+    guide: ExactGuide | None = None
+
+
+def conjugate(model: Model, data: Dataset) -> Conjugate:
+    """Exact posterior and log evidence, in nats.
+
+    Asks a model that knows its own; else covers normal latents with a quadratic log joint (any linear Gaussian model, also
+    one code a row), and independent beta, Dirichlet and gamma sites.
+
+    Raises:
+        NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
+    """
+    known = told(model, data)
+    if known is not None:
+        return known
+    with isolated(seed=0):
+        latents = sites(model, data).latents
+    return conjugate_target(make_target(model, data), latents)
+
+
+def told(model: Model, data: Dataset) -> Conjugate | None:
+    """What the model itself says; None where it says nothing."""
+    found = model.exact_posterior(data) if isinstance(model, ClosedForm) else None
+    return None if found is None else Conjugate(found.log_evidence, None, {}, found.guide)
+
+
+def conjugate_target(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
+    """As `conjugate`, of a target that is there already, and what its coordinates stand for."""
+    if not latents:
+        return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
+    if all(_is_real(latent) for latent in latents):
+        return normal_posterior(target)
+    return _independent(target, latents)
+
+
+def _is_real(latent: Latent) -> bool:
+    return latent.shape == latent.unconstrained_shape and latent.support is constraints.real
+
+
+def normal_posterior(target: Target) -> Conjugate:
+    """The normal posterior of a target whose log joint is quadratic in its coordinates.
+
+    Raises:
+        NotConjugateError: where it is not.
+    """
+    start = torch.zeros(target.dim, dtype=target.dtype, device=target.device)
+    base = gaussian_at(target, start)
+    # One Newton step from anywhere reaches the maximum of a quadratic.
+    step = torch.zeros_like(start)
+    slope = gradient(target, start)[base.coordinates]
+    step[base.coordinates] = torch.linalg.solve(base.precision, slope[..., None]).squeeze(-1)
+    gaussian = gaussian_at(target, start + step)
+    top = target.log_joint_at(gaussian.loc)
+    with isolated(seed=0):
+        offsets = gaussian.sample(NUM_CHECKS) - gaussian.loc
+    # Near the mode, and so far out that another mode would show: each direction and its opposite.
+    points = torch.cat([gaussian.loc + reach * offsets for reach in REACHES])
+    if not target.improper:
+        points = torch.cat([points, target.sample_prior(NUM_PRIOR_CHECKS, 0)])
+    offset = (points - gaussian.loc)[:, gaussian.coordinates]
+    quadratic = top - 0.5 * torch.einsum("sri,rij,srj->s", offset, gaussian.precision, offset)
+    _verify(target.log_joint(points), quadratic)
+    return Conjugate(float(top + gaussian.log_normaliser()), gaussian, {})
+
+
+def _verify(log_joint: Float[Tensor, " S"], predicted: Float[Tensor, " S"]) -> None:
+    scale = max(1.0, float(log_joint.abs().max()))
+    misfit = float((log_joint - predicted).abs().max()) / scale
+    if not misfit < RELATIVE_ERROR.get(log_joint.dtype, 1e-3):
+        raise NotConjugateError(
+            f"expected a log joint linear in sufficient statistics of a normal, beta, Dirichlet or gamma posterior, got "
+            f"a relative misfit of {misfit:.2g}; use NUTS, SVI or Laplace instead of an exact method"
+        )
+
+
+def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
+    families = {latent.name: _family(latent) for latent in latents}
+    count = 1 + sum(family.num_statistics(latent) for latent, family in zip(latents, families.values(), strict=True))
+    with isolated(seed=0):
+        theta = torch.randn(2 * count + NUM_CHECKS, target.dim, dtype=target.dtype, device=target.device)
+    values = target.constrain(theta)
+    statistics = [families[latent.name].statistics(values[latent.name]).flatten(1) for latent in latents]
+    design = torch.cat([torch.ones_like(theta[:, :1]), *statistics], -1)
+    log_density = target.log_joint(theta) - _log_jacobian(latents, theta)
+    fit = len(theta) - NUM_CHECKS
+    natural = torch.linalg.lstsq(design[:fit], log_density[:fit, None], driver="gelsd").solution[:, 0]
+    _verify(log_density[fit:], design[fit:] @ natural)
+    log_z, position = natural[0], 1
+    by_site: dict[str, TorchDistributionMixin] = {}
+    for latent, block in zip(latents, statistics, strict=True):
+        eta = natural[position : position + block.shape[1]]
+        position += block.shape[1]
+        by_site[latent.name], log_partition = families[latent.name].posterior(eta, latent)
+        log_z = log_z + log_partition
+    return Conjugate(float(log_z), None, by_site)
+
+
+def _log_jacobian(latents: tuple[Latent, ...], theta: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
+    total = theta.new_zeros(len(theta))
+    pieces = theta.split([latent.unconstrained_shape.numel() for latent in latents], -1)
+    for latent, piece in zip(latents, pieces, strict=True):
+        u = piece.reshape(len(theta), *latent.unconstrained_shape)
+        total = total + latent.transform.log_abs_det_jacobian(u, latent.transform(u)).reshape(len(theta), -1).sum(-1)
+    return total
+
+
+class _Beta:
+    """log x and log(1 − x)."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return 2 * latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return torch.stack([value.log(), torch.log1p(-value)], -1)
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
+        a, b = (eta.reshape(*latent.shape, 2) + 1).unbind(-1)
+        log_partition = (a.lgamma() + b.lgamma() - (a + b).lgamma()).sum()
+        return dist.Beta(a, b).to_event(latent.event_dim), log_partition
+
+
+class _Gamma:
+    """log x and x."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return 2 * latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return torch.stack([value.log(), value], -1)
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
+        shape, rate = eta.reshape(*latent.shape, 2).unbind(-1)
+        shape, rate = shape + 1, -rate
+        return dist.Gamma(shape, rate).to_event(latent.event_dim), (shape.lgamma() - shape * rate.log()).sum()
+
+
+class _Dirichlet:
+    """log x."""
+
+    def num_statistics(self, latent: Latent) -> int:
+        return latent.shape.numel()
+
+    def statistics(self, value: Tensor) -> Tensor:
+        return value.log()
+
+    def posterior(self, eta: Tensor, latent: Latent) -> tuple[TorchDistributionMixin, Tensor]:
+        concentration = eta.reshape(latent.shape) + 1
+        log_partition = (concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()).sum()
+        return dist.Dirichlet(concentration).to_event(latent.event_dim - 1), log_partition
+
+
+def _family(latent: Latent) -> _Beta | _Gamma | _Dirichlet:
+    families: dict[Constraint, _Beta | _Gamma | _Dirichlet] = {
+        constraints.unit_interval: _Beta(),
+        constraints.positive: _Gamma(),
+        constraints.nonnegative: _Gamma(),
+        constraints.simplex: _Dirichlet(),
+    }
+    if latent.support not in families:
+        raise NotConjugateError(
+            f"expected normal latents alone, or beta, gamma and Dirichlet ones, got site {latent.name!r} on {latent.support}"
+            " beside them; use NUTS, SVI or Laplace"
+        )
+    return families[latent.support]

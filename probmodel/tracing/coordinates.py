@@ -1,0 +1,58 @@
+"""Which coordinates of R^D belong to which latent, and the map to its support."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probmodel.tracing.sites import Latent
+
+
+class Coordinates:
+    """Which coordinates of theta belong to which latent."""
+
+    def __init__(self, latents: tuple[Latent, ...]) -> None:
+        self.latents = latents
+        self.sizes = [latent.unconstrained_shape.numel() for latent in latents]
+        self.dim = sum(self.sizes)
+
+    def split(self, theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+        """Constrained values by site, each (S, *shape)."""
+        return {latent.name: latent.transform(u) for latent, u in self._unconstrained(theta)}
+
+    def join(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S D"]:
+        """Unconstrained coordinates of constrained values (S, *shape) by site."""
+        missing = [latent.name for latent in self.latents if latent.name not in values]
+        if missing:
+            raise ValueError(f"expected values for every latent, got none for {missing}; sites: {list(values)}")
+        parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
+        if not parts:
+            return torch.zeros(1, 0, dtype=dtype, device=device)
+        return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
+
+    def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
+        """Log |det T'(theta)|, summed, or by row (N,)."""
+        total = theta.new_zeros(())
+        for latent, u in self._unconstrained(theta[None]):
+            value = latent.transform(u)
+            part = latent.transform.log_abs_det_jacobian(u, value)[0]
+            if by_row:
+                part = part.movedim(len(latent.shape) + (latent.row_dim or 0), 0)
+                part = part.reshape(len(part), -1).sum(-1)
+            total = total + (part if by_row else part.sum())
+        return total
+
+    def by_row(self, rows: int) -> Int[Tensor, "N d"]:
+        """Coordinates of each row."""
+        parts = []
+        for latent, index in self._unconstrained(torch.arange(self.dim)[None]):
+            parts.append(index[0].movedim(len(latent.shape) + (latent.row_dim or 0), 0).reshape(rows, -1))
+        return torch.cat(parts, -1)
+
+    def _unconstrained(self, theta: Tensor) -> list[tuple[Latent, Tensor]]:
+        pieces = theta.split(self.sizes, -1)
+        return [
+            (latent, piece.reshape(len(theta), *latent.unconstrained_shape))
+            for latent, piece in zip(self.latents, pieces, strict=True)
+        ]

@@ -1,0 +1,98 @@
+"""A function of the coordinates traced on first use, and evaluated on many draws at once."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+
+from probmodel.protocols.memory import budget, refuse_above_memory
+from probmodel.tracing.programs.graphs import Parts, draws_numbers, parts, recording
+from probmodel.tracing.programs.program import Program, bytes_of_result, bytes_per_call, trace
+
+DRAWN_AT_ONCE = 2**29
+"""Bytes at once on an accelerator, of the random numbers where they can be taken apart, else of the call: fixed, since the
+numbers depend on where draws are split."""
+
+CLAIMED_AT_ONCE = 2**26
+"""Bytes of one vectorised call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
+
+LARGE_CALL = 2**22
+"""Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
+
+
+class Density:
+    """A function of theta traced on first use, evaluated on many draws at once.
+
+    Args:
+        function: theta → tensor.
+        start: a theta to trace at.
+        like: a density of the same model; where that one runs eagerly, this one does without a second warning.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor, like: "Density | None" = None) -> None:
+        self.function, self.start, self.like = function, start, like
+
+    @cached_property
+    def program(self) -> Program:
+        if self.like is not None and self.like.program.run is None:
+            return self.like.program
+        return trace(self.function, self.start)
+
+    @cached_property
+    def _random(self) -> bool:
+        return draws_numbers(self.program.run)
+
+    @cached_property
+    def _parts(self) -> Parts | None:
+        return parts(self.program.run, len(self.program.leaves))
+
+    def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
+        """At one point; differentiable."""
+        if self.program.run is None:
+            return self.function(theta)
+        return self.program.run(*self.program.detached, theta)
+
+    def __call__(self, theta: Float[Tensor, "S *D"]) -> Tensor:
+        if self.program.run is None:
+            # The model could not be traced, and Pyro's handlers run one draw at a time.
+            return torch.stack([self.function(draw) for draw in theta])
+        each = max(1, bytes_per_call(self.program))
+        if loops(each, theta.device):
+            return torch.stack([self.at(draw) for draw in theta])
+        result = len(theta) * bytes_of_result(self.program)
+        shape = f"a result for {len(theta):,} draws at once"
+        refuse_above_memory(
+            result, theta.device, shape, "ask for fewer draws (num_draws), thin them, or state more by memory_budget"
+        )
+        chunk = max(1, _allowed(theta.device) // each)
+        if not self._random:
+            return vmap(self.at, randomness="different", chunk_size=chunk)(theta)
+        return torch.cat([self._drawn(block, chunk) for block in theta.split(self._block(each, theta.device))])
+
+    def _block(self, each: int, device: torch.device) -> int:
+        """Draws whose random numbers are drawn at once, of any budget: seeded numbers depend on it."""
+        if device.type == "cpu":
+            return max(1, CLAIMED_AT_ONCE // each)
+        return max(1, DRAWN_AT_ONCE // (each if self._parts is None else max(1, self._parts.num_bytes)))
+
+    def _drawn(self, theta: Float[Tensor, "S *D"], chunk: int) -> Tensor:
+        """One block; where the budget is for fewer draws, what is made of its random numbers comes in chunks."""
+        if len(theta) <= chunk or self._parts is None:
+            return vmap(self.at, randomness="different")(theta)
+        leaves, (draw, rest, _) = self.program.detached, self._parts
+        noise = vmap(lambda each: draw(*leaves, each), randomness="different")(theta)
+        return vmap(lambda *each: rest(*leaves, *each), chunk_size=chunk)(theta, *noise)
+
+
+def _allowed(device: torch.device) -> int:
+    """Bytes of one vectorised call; inside a graph more calls would mean a larger graph, so one takes all of the budget."""
+    whole = device.type != "cpu" or recording()
+    return budget(device) if whole else min(budget(device), CLAIMED_AT_ONCE)
+
+
+def loops(memory: int, device: torch.device) -> bool:
+    """Whether draws are better evaluated one by one than in a batch."""
+    return memory > LARGE_CALL and device.type == "cpu"

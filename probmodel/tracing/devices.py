@@ -1,0 +1,40 @@
+"""Models and rows on the device of the data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from pyro import poutine
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+
+
+def device_of(data: Dataset) -> torch.device:
+    """Where the first tensor is; the default device for data without tensors."""
+    tensors = data.tensors()
+    return tensors[0].device if tensors else torch.get_default_device()
+
+
+def beside(data: Dataset, others: Dataset) -> Dataset:
+    """The data on the device of others; as they are where those are on several."""
+    devices = {tensor.device for tensor in others.tensors()}
+    return data.to(devices.pop()) if len(devices) == 1 else data
+
+
+@contextmanager
+def placing(data: Dataset) -> Iterator[None]:
+    """Around a call of a model: tensors made of Python's numbers, as in Normal(0, 1), come to be where the data are.
+
+    On another device than the default one each operation costs some microseconds more, which a traced graph does not pay;
+    and a model that draws from a generator of its own has to make it there.
+    """
+    device = device_of(data)
+    with nullcontext() if device == torch.get_default_device() else device:
+        yield
+
+
+def traced_run(model: Model, data: Dataset) -> poutine.Trace:
+    """One run of a model or guide on its data, with all its sites."""
+    with placing(data):
+        return poutine.trace(model).get_trace(*data.args, **data.kwargs)

@@ -1,0 +1,28 @@
+"""What PyTorch raises at wrong shapes, in the words of the model and its data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from probmodel.protocols.dataset import Dataset
+
+
+@contextmanager
+def explained(data: Dataset) -> Iterator[None]:
+    """Around a call of a model: turn what PyTorch and Python raise at wrong shapes or names into a ValueError that says so."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
+        named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
+        devices = sorted({str(t.device) for t in data.tensors()})
+        first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
+        raise ValueError(
+            f"expected a model that runs on its data, got {type(error).__name__}: {first}; check names and shapes of the "
+            f"data, positional {shapes} and named {named} on {' and '.join(devices) or 'no device'}, against the model's "
+            "arguments and sites"
+        ) from error

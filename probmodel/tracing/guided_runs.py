@@ -1,0 +1,106 @@
+"""A model run with the draws of its guide, and the log weights of these draws."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+from probmodel.tracing.devices import traced_run
+from probmodel.tracing.internals import is_subsample
+from probmodel.tracing.minibatch_scale import row_scaled, scaled_if_possible
+from probmodel.tracing.randomness import unnoticed
+from probmodel.tracing.site_densities import axis_of_rows, enumerated, log_joint, reduce_to_rows
+from probmodel.tracing.sites import row_axis, sites
+
+
+def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
+    """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
+    with unnoticed():
+        found = sites(model, data)
+    drawn = traced_run(scaled_if_possible(guide, found, data, required=False), data)
+    replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
+    summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
+    replayed = traced_run(enumerated(replayed_model, summed), data)
+    drawn.compute_log_prob()
+    joint = log_joint(replayed, summed)
+    unguided = [latent.name for latent in found.latents if latent.name not in drawn.nodes]
+    if unguided:
+        raise ValueError(
+            f"expected a guide for every latent, got none for {unguided}; add pyro.sample statements for them"
+        )
+    return drawn, replayed, joint
+
+
+class LogWeights(NamedTuple):
+    """Log importance weights log p(data, z) − log q(z) of one draw, and what their sum over rows is multiplied by."""
+
+    values: Tensor
+    """(N,) where every latent is local to a row, else (1,)."""
+    scale: float
+    """size / rows for a minibatch of independent rows, else 1."""
+    unreparametrised: tuple[str, ...]
+    """Sites of the guide whose draw does not follow its parameters: the weight's gradient misses a term there."""
+
+
+def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
+    """Weigh one draw of the guide; by row where rows are independent given the parameters."""
+    with unnoticed():
+        found = sites(model, data)
+    rows, size = data.num_rows, data.size
+    if not found.row_local or found.discrete or rows is None or size is None:
+        drawn, _, joint = guided_runs(model, guide, data)
+        paid_whole = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
+        return LogWeights((joint - paid_whole).reshape(1), 1.0, tuple(unreparametrised(drawn)))
+    # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
+    drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
+    scored = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
+    gained = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
+    paid = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
+    return LogWeights(
+        torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows, tuple(unreparametrised(drawn))
+    )
+
+
+def _is_latent(node: Mapping[str, Any]) -> bool:
+    return node["type"] == "sample" and not node["is_observed"] and not is_subsample(node["fn"])
+
+
+def guide_sites(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
+    """The latents a guide drew, auxiliary ones included."""
+    return {name: node for name, node in run.nodes.items() if _is_latent(node)}
+
+
+def unreparametrised(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
+    """The latents of a guide whose draws carry no gradient to its parameters (discrete ones, for example)."""
+    return {name: node for name, node in guide_sites(run).items() if not node["fn"].has_rsample}
+
+
+def first_bad_site(model: Model, guide: Model, data: Dataset, leaves: Mapping[str, Tensor]) -> str:
+    """Name the first site whose value, log-probability or gradient is not finite, in the order the model runs."""
+    with pyro.validation_enabled(False):
+        drawn, replayed, _ = guided_runs(model, guide, data)
+    for kind, run in (("guide", drawn), ("model", replayed)):
+        for name, node in run.nodes.items():
+            if node["type"] != "sample" or "log_prob" not in node:
+                continue
+            if not torch.isfinite(torch.as_tensor(node["value"])).all():
+                return f"site {name!r} of the {kind}: its value is not finite"
+            if not torch.isfinite(node["log_prob"]).all():
+                return f"site {name!r} of the {kind}: its log-probability is not finite"
+            bad = _bad_gradient(node["log_prob"].sum(), leaves)
+            if bad:
+                return f"site {name!r} of the {kind}: the gradient of its log-probability by {bad!r} is not finite"
+    return "no single site; the sum overflows"
+
+
+def _bad_gradient(log_prob: Tensor, leaves: Mapping[str, Tensor]) -> str | None:
+    if not log_prob.requires_grad or not leaves:
+        return None
+    gradients = torch.autograd.grad(log_prob, list(leaves.values()), allow_unused=True, retain_graph=True)
+    pairs = zip(leaves, gradients, strict=True)
+    return next((name for name, g in pairs if g is not None and not torch.isfinite(g).all()), None)

@@ -1,0 +1,57 @@
+"""Minibatches: sites inside the plate over rows count size / rows times."""
+
+import math
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import Model
+from probmodel.tracing.sites import Sites, row_axis
+
+
+class _RowScale(Messenger):
+    """Scales every site inside a plate over the batch's rows by size / rows: an unbiased estimate of the full sum."""
+
+    def __init__(self, found: Sites, rows: int, size: int) -> None:
+        super().__init__()
+        self.sites, self.factor, self.found = found, size / rows, False
+        # A guide may name its plates as it likes; what it draws for all rows it shares with the model by name.
+        self.shared = {latent.name for latent in found.latents if latent.row_dim is None}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.shared and row_axis(msg, self.sites) is not None:
+            if isinstance(msg["scale"], float | int) and math.isclose(msg["scale"], self.factor):
+                raise ValueError(
+                    f"expected rows that the fit scales from the minibatch to all, got site {msg['name']!r} scaled by "
+                    f"{msg['scale']:g} already; remove poutine.scale from the model"
+                )
+            msg["scale"] = msg["scale"] * self.factor
+            self.found = True
+
+
+def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
+    """The model with its rows' sites scaled from the minibatch to the full set; itself where there is nothing to scale.
+
+    Raises:
+        ValueError: on the call, when no plate runs over the rows of a minibatch, since nothing could be scaled.
+    """
+    return scaled_if_possible(model, found, data, required=True)
+
+
+def scaled_if_possible(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
+    rows, size = data.num_rows, data.size
+    if rows is None or size is None or rows == size:
+        return model
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        with _RowScale(found, rows, size) as scale:
+            value = model(*args, **kwargs)
+        if required and not scale.found:
+            raise ValueError(
+                f"expected a plate over the {rows} rows of the minibatch, got none; write "
+                "`with pyro.plate('rows', len(x)):` (without subsample) around the observations, or fit without batch_size"
+            )
+        return value
+
+    return scaled

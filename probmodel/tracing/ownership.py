@@ -1,0 +1,185 @@
+"""Models that own their parameters: copies of a model and its guide that share nothing with the caller or Pyro's store."""
+
+import types
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.layers import brings_guide
+from probmodel.protocols.model import Model
+from probmodel.tracing.devices import device_of, placing
+from probmodel.tracing.error_messages import explained
+
+
+class _Substituted(Messenger):
+    """Answers `pyro.param` statements from given values, so the global store is never asked."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class _Copied(Messenger):
+    """Gives the parameter store copies of initial values: it would turn on the gradient of the caller's tensors."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *initial = msg["args"]
+        copies = (
+            v.detach().clone() if isinstance(v, Tensor) and not isinstance(v, nn.Parameter) else v for v in initial
+        )
+        msg["args"] = (name, *copies)
+
+
+class Owned(nn.Module):
+    """A Pyro function as a module: the values of its `pyro.param` statements and the networks it uses live here."""
+
+    def __init__(
+        self, function: Model, networks: Sequence[nn.Module], values: dict[str, tuple[nn.Parameter, Constraint]]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.networks = nn.ModuleList(networks)
+        self.sites = tuple(values)
+        self.constraints = tuple(constraint for _, constraint in values.values())
+        self.unconstrained = nn.ParameterList(value for value, _ in values.values())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = {
+            name: transform_to(constraint)(value)
+            for name, constraint, value in zip(self.sites, self.constraints, self.unconstrained, strict=True)
+        }
+        with _Substituted(values):
+            return self.function(*args, **kwargs)
+
+
+def own(
+    model: Model, guide: Model | None, autoguide: Callable[[Model], Model], data: Dataset
+) -> tuple[Model, Model, dict[str, Tensor]]:
+    """Copies of a model and its guide that own every parameter: fitting them changes nothing the caller holds.
+
+    Call it inside `isolated`.  Networks that a model reaches by attribute, closure or module-level name are copied too,
+    and stay shared where model and guide share them.
+
+    Args:
+        model: any Pyro model.
+        guide: its guide; None takes the guide the model brings, else `autoguide(model)`.
+        autoguide: makes a guide from a model.
+        data: one call, so that parameters made on first use exist.
+
+    Returns:
+        Model, guide, and their trainable parameters by name.
+    """
+    memo: dict[int, Any] = {}
+    model, model_networks = _copy(model, memo)
+    _move(model, model_networks, data)
+    values = _param_statements(model, data, {})
+    owned: Model = Owned(model, model_networks, values) if values or model_networks else model
+    guide_networks: list[nn.Module] = []
+    if guide is not None:
+        guide, guide_networks = _copy(guide, memo)
+        _move(guide, guide_networks, data)
+    else:
+        # An automatic guide runs the model inside a PyroModule, where a `pyro.param` that nobody answers is refused.
+        guide = model.guide if brings_guide(model) else autoguide(owned)
+    values = {**values, **_param_statements(guide, data, values)}
+    if values or guide_networks:
+        guide = Owned(guide, guide_networks, values)
+    return owned, guide, parameters(owned, guide)
+
+
+def placed(model: Model, data: Dataset) -> Model:
+    """The model on the device of the data and in their dtype: itself where it is there already, else a copy."""
+    owner = model.__self__ if isinstance(model, types.MethodType) else model
+    if not isinstance(owner, nn.Module):
+        return model
+    device, dtype = _place(data)
+    held = [tensor for tensor in owner.state_dict().values() if tensor.is_floating_point()]
+    if all(tensor.device == device and dtype in (None, tensor.dtype) for tensor in held):
+        return model
+    copied = deepcopy(model)
+    _move(copied, [], data)
+    return copied
+
+
+def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
+    """Device and floating-point dtype of the data; no dtype where all are whole numbers."""
+    floating = [tensor.dtype for tensor in data.tensors() if tensor.is_floating_point()]
+    return device_of(data), floating[0] if floating else None
+
+
+def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:
+    """Bring copied networks to the device and dtype of the data."""
+    owner = function.__self__ if isinstance(function, types.MethodType) else function
+    device, dtype = _place(data)
+    for network in (owner, *networks):
+        if isinstance(network, nn.Module):
+            network.to(device=device, dtype=dtype)
+
+
+_Values = dict[str, tuple[nn.Parameter, Constraint]]
+"""Name of a `pyro.param` statement → its unconstrained value and its constraint."""
+
+
+def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
+    """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
+    with explained(data), placing(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+        function(*data.args, **data.kwargs)
+    return _drain_store()
+
+
+def _constrained(values: _Values) -> dict[str, Tensor]:
+    return {name: transform_to(constraint)(value) for name, (value, constraint) in values.items()}
+
+
+def _drain_store() -> _Values:
+    """Take all values out of Pyro's store; a network's own parameters by identity, plain tensors as copies."""
+    store = pyro.get_param_store()
+    state = store.get_state()
+    store.clear()
+    return {
+        name: (
+            value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone()),
+            state["constraints"][name],
+        )
+        for name, value in state["params"].items()
+    }
+
+
+def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
+    """A deep copy for modules and their methods; a function is rebuilt around copies of the networks it names."""
+    if not isinstance(function, types.FunctionType):
+        return deepcopy(function, memo), []
+    named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    networks = {name: deepcopy(value, memo) for name, value in named.items() if isinstance(value, nn.Module)}
+    cells = tuple(
+        types.CellType(deepcopy(cell.cell_contents, memo)) if isinstance(cell.cell_contents, nn.Module) else cell
+        for cell in function.__closure__ or ()
+    )
+    copied = types.FunctionType(
+        function.__code__, {**function.__globals__, **networks}, function.__name__, function.__defaults__, cells
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied, [*networks.values(), *(c.cell_contents for c in cells if isinstance(c.cell_contents, nn.Module))]
+
+
+def parameters(*owners: Model) -> dict[str, Tensor]:
+    """Trainable parameters by name, each once, of the models that are modules (or methods of one)."""
+    modules = nn.ModuleDict()
+    for name, owner in zip(("model", "guide"), owners, strict=False):
+        holder = owner.__self__ if isinstance(owner, types.MethodType) else owner
+        if isinstance(holder, nn.Module):
+            modules[name] = holder
+    return {name: value for name, value in modules.named_parameters() if value.requires_grad}

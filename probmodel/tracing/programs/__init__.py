@@ -1,0 +1,1 @@
+"""Tensor programs: graphs recorded, made pure, differentiated, compiled, and held to their rounding errors."""

@@ -1,0 +1,165 @@
+"""Gradients of traced programs, as graphs that can be compiled."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import pyro
+import torch
+from torch import Tensor
+from torch.func import functionalize, grad, grad_and_value
+from torch.fx import GraphModule
+
+from probmodel.tracing.programs.compiling import BUILD_SECONDS, Native
+from probmodel.tracing.programs.graphs import Lifted, lifted, recorded
+from probmodel.tracing.programs.program import Program, trace
+from probmodel.tracing.randomness import isolated
+
+
+class Gradient:
+    """A scalar function's `inputs → value, gradients of leaves`, as one traced graph that can be compiled.
+
+    Without a trace the function runs eagerly under autograd; the numbers are the same.
+
+    Args:
+        function: tensors → scalar; reads `leaves` from outside.
+        leaves: what to differentiate by.
+        inputs: one call's tensors.
+        fallback: why the function is known not to be traceable; it then runs eagerly without another warning.
+
+    Raises:
+        ValueError: when the function reads parameters that are not among `leaves`.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], leaves: Sequence[Tensor], *inputs: Tensor, fallback: str | None = None
+    ) -> None:
+        self.function, self.leaves = function, tuple(leaves)
+        self.program = Program(None, (), fallback) if fallback is not None else trace(function, *inputs)
+        captured = self.program.leaves
+        strangers = {id(leaf) for leaf in captured} - {id(leaf) for leaf in leaves}
+        if strangers:
+            raise ValueError(
+                f"expected parameters of the model or its guide, got {len(strangers)} that belong to neither (a network "
+                "reached through a helper function?); make the model an nn.Module that holds the network"
+            )
+        order = {id(leaf): i for i, leaf in enumerate(captured)}
+        self.positions = [order.get(id(leaf)) for leaf in self.leaves]
+        self.graph: Lifted | None = None
+        self.native: Native | None = None
+        if self.program.run is not None and captured:
+            self.graph = pure = lifted(_gradient_graph(self.program, inputs))
+            leaves = [leaf.detach() for leaf in captured]
+            self.native = Native(
+                lambda *tensors: _value_first(pure.graph(*tensors)), (*pure.constants, *leaves, *inputs)
+            )
+
+    def on_disk(self) -> bool:
+        """Whether an earlier process has compiled this graph."""
+        return self.native is not None and self.native.on_disk()
+
+    def compile(self) -> None:
+        """Compile the graph, once for all processes; on a CUDA device as a CUDA graph, without a host in between."""
+        if self.native is not None:
+            self.native.compile()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self.native is None or self.graph is None:
+            value = self.function(*inputs)
+            if not self.leaves or not value.requires_grad:
+                return value.detach(), [torch.zeros_like(leaf) for leaf in self.leaves]
+            found = torch.autograd.grad(value, self.leaves, allow_unused=True, materialize_grads=True)
+            return value.detach(), list(found)
+        leaves = [leaf.detach() for leaf in self.program.leaves]
+        value, *gradients = self.native(*self.graph.constants, *leaves, *inputs)
+        pairs = zip(self.positions, self.leaves, strict=True)
+        return value, [torch.zeros_like(leaf) if i is None else gradients[i] for i, leaf in pairs]
+
+
+def _value_first(found: tuple[tuple[Tensor, ...], Tensor]) -> tuple[Tensor, ...]:
+    gradients, value = found
+    return value, *gradients
+
+
+def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
+    leaves = [leaf.detach() for leaf in program.leaves]
+    value_and_grad = grad_and_value(program.run, argnums=tuple(range(len(leaves))))  # type: ignore[arg-type]
+    with isolated(seed=0):
+        graph = recorded(functionalize(value_and_grad), *leaves, *inputs)
+    return graph
+
+
+class Batched:
+    """`theta (S, D), … → gradient by theta, *further outputs` of a function of a whole batch, as one flat graph a shape.
+
+    The graphs are compiled once they have run for as long as compiling takes.
+
+    Args:
+        function: (theta, *inputs) → (scalar, further outputs); the scalar is differentiated by theta.
+        eager: run it under autograd instead: for models that cannot be traced, or that loop over draws.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *, eager: bool) -> None:
+        self.function, self.eager = function, eager
+        self.graphs: dict[tuple[torch.Size, torch.dtype], tuple[Native, tuple[Tensor, ...]]] = {}
+        self.compiled = False
+        self.seconds = 0.0
+
+    def __call__(self, theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.eager:
+            return slope_and_outputs(self.function, theta, *inputs)
+        if self.seconds > BUILD_SECONDS and not self.compiled:
+            self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
+        theta = theta.detach().contiguous()  # Machine code is made for one layout.
+        key = theta.shape, theta.dtype
+        if key not in self.graphs:
+            self.graphs[key] = self._native(theta, *inputs)
+        native, constants = self.graphs[key]
+        begin = time.perf_counter()
+        found = native(*constants, theta, *inputs)
+        self.seconds += time.perf_counter() - begin
+        return found
+
+    def compile(self) -> None:
+        """Compile the graphs; the first call of a new shape pays for it."""
+        self.compiled = True
+        for native, _ in self.graphs.values():
+            native.compile()
+
+    def _native(self, theta: Tensor, *inputs: Tensor) -> tuple[Native, tuple[Tensor, ...]]:
+        pure = batched_graph(self.function, theta, *inputs)
+        native = Native(pure.graph, (*pure.constants, theta.detach(), *inputs))
+        if self.compiled:
+            native.compile()
+        return native, pure.constants
+
+
+def batched_graph(function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor) -> Lifted:
+    """`(theta (S, D), *inputs) → (gradient by theta, *further outputs)` as one graph.
+
+    Args:
+        function: (theta, *inputs) → (scalar, further outputs); densities inside it are traced already or trace
+            themselves on first use.
+        theta: a batch of the size that the graph is for.
+        inputs: examples of the further ones.
+    """
+    with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
+        function(theta[:1].detach(), *inputs)  # Densities inside it trace themselves now, not within a trace.
+        differentiated = functionalize(grad(function, has_aux=True))
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            slope, outputs = differentiated(*tensors)
+            return (slope, *outputs)
+
+        graph = recorded(flat, theta.detach(), *inputs)
+    return lifted(graph)
+
+
+def slope_and_outputs(
+    function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """What `batched_graph` computes, by autograd."""
+    with torch.enable_grad():
+        theta = theta.detach().requires_grad_()
+        value, outputs = function(theta, *inputs)
+        (slope,) = torch.autograd.grad(value, theta)
+    return slope, *(output.detach() for output in outputs)

@@ -1,0 +1,134 @@
+"""Log-probabilities of a run's sites, summed or by row, discrete latents summed out (Obermeyer et al., 2019)."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.ops import packed
+from pyro.ops.contract import contract_to_tensor
+from torch import Tensor
+
+from probmodel.protocols.model import Model
+from probmodel.tracing.internals import is_subsample
+from probmodel.tracing.sites import Sites, is_over_rows, row_axis
+
+
+def enumerated(model: Model, found: Sites) -> Model:
+    """The model with its discrete latents enumerated in parallel."""
+    if not found.discrete:
+        return model
+    return poutine.enum(config_enumerate(model), first_available_dim=-1 - found.max_plate_nesting)
+
+
+def log_joint(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
+    """Log joint of a trace of the `enumerated` model, in nats."""
+    run.compute_log_prob()
+    names = [name for name, node in run.nodes.items() if "log_prob" in node and not is_subsample(node["fn"])]
+    return _total(run, names, found)
+
+
+def log_prior(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
+    """Log density of the continuous latents, in nats."""
+    run.compute_log_prob()
+    return _total(run, [*(latent.name for latent in found.latents), *found.discrete], found)
+
+
+def log_prior_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
+    """As `log_prior`, by row; for a model whose every latent is local to a row."""
+    run.compute_log_prob()
+    names = [latent.name for latent in found.latents]
+    if _coupled(run, names, found):
+        return _summed_out_by_row(run, [*names, *found.discrete], found)
+    rows = [reduce_to_rows(run.nodes[name]["log_prob"], row_axis(run.nodes[name], found)) for name in names]
+    return torch.stack(rows).sum(0)
+
+
+def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
+    """Log-probability of the observations given the continuous latents, by row (by observed number without rows).
+
+    Raises:
+        ValueError: naming the sites, where discrete latents couple the rows.
+    """
+    run.compute_log_prob()
+    if found.discrete:
+        hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
+        # The probabilities of the hidden sites alone need not sum to 1: densities of codes, values that are masked out.
+        return _summed_out_by_row(run, [*found.observed, *hidden], found) - _summed_out_by_row(run, hidden, found)
+    nodes = [run.nodes[name] for name in found.observed]
+    parts = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in nodes]
+    if not parts:
+        return _zero(run, found).reshape(1)[:0]
+    if len({part.shape for part in parts}) == 1 and found.num_rows is not None:
+        return torch.stack(parts).sum(0)
+    return torch.cat(parts)
+
+
+def _zero(run: poutine.Trace, found: Sites) -> Tensor:
+    return next((run.nodes[latent.name]["log_prob"].new_zeros(()) for latent in found.latents), torch.zeros(()))
+
+
+def _coupled(run: poutine.Trace, names: Sequence[str], found: Sites) -> list[str]:
+    """Sites whose log-probability varies with a discrete latent: enumeration takes the axes beyond the plates'."""
+    return [name for name in names if run.nodes[name]["log_prob"].dim() > found.max_plate_nesting]
+
+
+def _total(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
+    coupled = _coupled(run, names, found)
+    total = sum((run.nodes[name]["log_prob"].sum() for name in names if name not in coupled), _zero(run, found))
+    return total + _summed_out(run, coupled, frozenset()) if coupled else total
+
+
+def reduce_to_rows(log_prob: Tensor, axis: int | None) -> Tensor:
+    if axis is None:
+        return log_prob.reshape(-1)
+    log_prob = log_prob.movedim(axis, 0)
+    return log_prob.reshape(len(log_prob), -1).sum(-1)
+
+
+def axis_of_rows(node: Mapping[str, Any], found: Sites) -> int | None:
+    """As `row_axis`, and for observations written without a plate the last axis if it has one entry a row."""
+    axis = row_axis(node, found)
+    rows = found.num_rows
+    if axis is None and rows is not None and node["log_prob"].dim() and node["log_prob"].shape[-1] == rows:
+        return -1
+    return axis
+
+
+def _summed_out(run: poutine.Trace, names: Sequence[str], rows: frozenset[str]) -> Tensor:
+    """Product of the sites' probabilities, discrete latents summed out and every plate but `rows` multiplied out."""
+    run.pack_tensors()
+    scales = [run.nodes[name]["scale"] for name in names]
+    if any(scale is not scales[0] and scale != scales[0] for scale in scales):
+        raise ValueError(
+            f"expected sites around a discrete latent to share one scale, got several among {list(names)}; a sum over "
+            "its values cannot be scaled part by part, so give all rows or draw it inside the plate over rows"
+        )
+    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    for name in names:
+        # The sum over a discrete latent is scaled, not its terms: log Σ pˢ is not s log Σ p.
+        unscaled = packed.scale_and_mask(run.nodes[name]["packed"]["log_prob"], scale=1 / scales[0])
+        factors.setdefault(_ordinal(run, name), []).append(unscaled)
+    summed = set(run.symbol_to_dim) - set(run.plate_to_symbol.values())
+    return scales[0] * contract_to_tensor(factors, summed, target_ordinal=rows)
+
+
+def _ordinal(run: poutine.Trace, name: str) -> frozenset[str]:
+    return frozenset(run.plate_to_symbol[f.name] for f in run.nodes[name]["cond_indep_stack"] if f.vectorized)
+
+
+def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
+    run.pack_tensors()
+    frames = [f for name in found.observed for f in run.nodes[name]["cond_indep_stack"] if f.vectorized]
+    over_rows = (f for f in frames if found.num_rows is None or is_over_rows(f, found))
+    rows = frozenset(run.plate_to_symbol[f.name] for f in over_rows)
+    shared = [name for name in names if not rows <= _ordinal(run, name)]
+    if shared or not rows:
+        raise ValueError(
+            f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
+            "several rows; the likelihood does not factorise over rows"
+        )
+    return _summed_out(run, names, rows).reshape(-1)

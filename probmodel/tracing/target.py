@@ -1,0 +1,135 @@
+"""Model + data → `Target`: one density on R^D, vectorised over draws by `vmap` over the traced graph."""
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from torch import Tensor
+
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import TracingWarning
+from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.tracing.checks import check
+from probmodel.tracing.coordinates import Coordinates
+from probmodel.tracing.density import Density
+from probmodel.tracing.devices import traced_run
+from probmodel.tracing.minibatch_scale import row_scaled
+from probmodel.tracing.ownership import parameters
+from probmodel.tracing.programs.program import Program, bytes_per_call
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
+from probmodel.tracing.sites import Sites, sites
+
+
+def target(model: Model, data: Dataset) -> Target:
+    """The joint density of a model's latents with its data, on unconstrained coordinates theta in R^D.
+
+    log p(theta) = log p(data, T(theta)) + log |det T'(theta)|, T the map from R^D to the support of the latents.
+
+    Args:
+        model: any Pyro model whose latents are continuous or can be summed out.
+        data: how to call it.
+
+    Returns:
+        Target; its functions take draws of shape (S, D), return nats, and split into chunks that fit the memory.
+
+    Raises:
+        ValueError: naming the site, where a discrete latent cannot be summed out or the model subsamples itself; naming
+            the tensor, where the data are not finite.
+    """
+    check(model, data)
+    with isolated(seed=0):
+        found = sites(model, data)
+    layout = Coordinates(found.latents)
+    dtype, device = _kind(found, data)
+    start = layout.join({latent.name: latent.value[None] for latent in found.latents}, dtype, device)[0]
+
+    def run(theta: Tensor) -> poutine.Trace:
+        values = {name: value[0] for name, value in layout.split(theta[None]).items()}
+        conditioned = poutine.condition(row_scaled(model, found, data), values)
+        return traced_run(enumerated(conditioned, found), data)
+
+    def prior_by_row(theta: Tensor) -> Tensor:
+        if not found.row_local:
+            raise ValueError("expected a model whose every latent is local to a row, got latents that rows share")
+        return log_prior_by_row(run(theta), found) + layout.log_jacobian(theta, by_row=True)
+
+    def joint_by_row(theta: Tensor) -> Tensor:
+        return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
+
+    def draw(_: Tensor) -> Tensor:
+        ran = traced_run(model, data)
+        values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
+        return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
+
+    prior_draw = Density(draw, start.new_zeros(()))
+
+    def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
+        with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
+            # A sampler that rejects cannot be traced; its draws come one by one, which is slow and no reason to warn.
+            warnings.simplefilter("ignore", TracingWarning)
+            nothing = start.new_zeros(num_samples)
+            try:
+                return prior_draw(nothing)
+            except RuntimeError:
+                return torch.stack([draw(each) for each in nothing])
+
+    joint = Density(lambda theta: log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)
+
+    def density(function: Callable[[Tensor], Tensor]) -> Density:
+        return Density(function, start, like=joint)
+
+    prior = density(lambda theta: log_prior(run(theta), found) + layout.log_jacobian(theta).sum())
+    return Target(
+        dim=layout.dim,
+        log_prior=prior,
+        log_likelihood=lambda theta: joint(theta) - prior(theta),
+        log_joint=joint,
+        log_likelihood_by_row=density(lambda theta: log_likelihood_by_row(run(theta), found)),
+        log_prior_by_row=density(prior_by_row),
+        log_joint_by_row=density(joint_by_row),
+        log_joint_at=joint.at,
+        log_jacobian=density(lambda theta: layout.log_jacobian(theta).sum()),
+        sample_prior=sample_prior,
+        constrain=layout.split,
+        unconstrain=lambda values: layout.join(values, dtype, device),
+        by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
+        bytes_per_draw=bytes_per_call(joint.program),
+        digest=found.digest,
+        dtype=dtype,
+        device=device,
+        fallback=joint.program.reason,
+        given=_given(model, joint.program),
+        improper=found.improper,
+        factors=found.factors,
+    )
+
+
+def target_of(subject: Subject) -> Target:
+    """The target itself, or that of a posterior's model and data; kept for a few posteriors, since tracing costs seconds."""
+    return _target_of_posterior(subject) if isinstance(subject, Posterior) else subject
+
+
+@lru_cache(maxsize=8)
+def _target_of_posterior(posterior: Posterior) -> Target:
+    return target(posterior.model, posterior.data)
+
+
+def _given(model: Model, program: Program) -> tuple[str, ...]:
+    """Names of the point estimates that the log joint reads; all of the model's where no graph can tell."""
+    named = parameters(model)
+    read = {id(leaf) for leaf in program.leaves}
+    return tuple(name for name, value in named.items() if program.run is None or id(value) in read)
+
+
+def _kind(found: Sites, data: Dataset) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of the latents, else of the first floating-point tensor of the data."""
+    candidates = [latent.value for latent in found.latents] + [t for t in data.tensors() if t.is_floating_point()]
+    first = candidates[0] if candidates else torch.zeros(())
+    return first.dtype, first.device
