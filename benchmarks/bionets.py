@@ -21,14 +21,14 @@ from probmodel.data.signalling import (
     protein_signalling,
     protein_signalling_interventions,
 )
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
 from probmodel.families.bayesian_networks.kinetics import LinearKinetics, SteadyStates, Trajectories
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, moments
-from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs
-from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_dags
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 
 TREES = 1_000
 FOREST = "GENIE3"
@@ -54,7 +54,7 @@ def _signalling_rows(
     names = tuple(cells.frame.columns)
     begin = time.perf_counter()
     scores = families()
-    best = optimum(scores, names)
+    best = best_dag(scores, names)
     seconds = time.perf_counter() - begin
     published = DAG.from_edges(names, sorted(cells.published))
     distance = structural_hamming_distance(best.dag, published)
@@ -62,7 +62,7 @@ def _signalling_rows(
         f"{task}: best graph, Hamming distance", distance, "edges", seconds=seconds, graph=str(best.dag), **bounds
     )
     begin = time.perf_counter()
-    found = over_graphs(scores)
+    found = posterior_over_dags(scores)
     seconds = time.perf_counter() - begin
     roc, precision = areas(found.edges, _matrix(cells))
     yield row(f"{task}: edge probabilities, AUROC", roc, "", seconds=seconds)
@@ -88,7 +88,7 @@ def signalling_rows() -> Iterator[Row]:
             at_most=16,
         )
     cells = protein_signalling_interventions()
-    data = Categories.of(cells.frame)
+    data = CategoricalData.of(cells.frame)
     for task, intervened in (("interventions told", cells.intervened), ("interventions not told", ())):
         yield from _signalling_rows(
             f"5,400 cells, BDe, {task}", cells, lambda intervened=intervened: family_scores(data, BDeu(1.0), intervened)

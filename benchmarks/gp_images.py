@@ -91,7 +91,7 @@ def fitted(images: Images, size: Size) -> pb.Posterior:
         size.batch_size,
         optimizer=partial(one_cycle, size.num_steps),
         num_particles=8,
-        num_draws=DRAWS,
+        num_samples=DRAWS,
         progress=False,
     )
     return settings(model, images.train, seed=0)
@@ -99,7 +99,7 @@ def fitted(images: Images, size: Size) -> pb.Posterior:
 
 def predicted(fit: pb.Posterior, x: Tensor) -> Categorical:
     """Class probabilities of many images, a thousand at a time."""
-    parts = [pb.predict(fit, part, num_draws=DRAWS).distribution.probs for part in x.split(1_000)]
+    parts = [pb.predict(fit, part, num_samples=DRAWS).distribution.probs for part in x.split(1_000)]
     return Categorical(probs=torch.cat(parts))
 
 

@@ -154,7 +154,7 @@ def heteroscedastic(data: pb.Dataset, seed: int) -> pb.Posterior:
         noise = nn.Linear(2, 1)
         nn.init.constant_(noise.bias, -1.0)
         model = pb.Pipeline(pb.Identity(), code, pb.Regress(2, 1, noise=noise)).double()
-    settings = pb.NaturalGradients(600, None, rate=0.2, num_draws=400, progress=False)
+    settings = pb.NaturalGradients(600, None, rate=0.2, num_samples=400, progress=False)
     return settings(model, data._replace(size=len(x)), seed=seed)
 
 
@@ -176,7 +176,7 @@ def nlpd(name: str, seed: int) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jitter of a line search's wild steps.
         fit = FITS[name](pb.Dataset((x[train],), {"y": y[train]}), seed)
-    found = pb.predict(fit, x[test], num_draws=400).distribution
+    found = pb.predict(fit, x[test], num_samples=400).distribution
     return math.log(unit) - float(found.log_prob(y[test].reshape(found.mean.shape)).mean())
 
 
@@ -229,7 +229,7 @@ def _crossing(quick: bool) -> Iterator[Row]:
 def _twelve() -> Iterator[Row]:
     """Too few rows to learn hyperparameters from: the assignments at known ones, and how many experts by evidence."""
     data, truth = alternating(), torch.arange(12) % 2
-    fit = pb.CollapsedGibbs(num_draws=500)(known_experts(2), data, seed=0)
+    fit = pb.CollapsedGibbs(num_samples=500)(known_experts(2), data, seed=0)
     draws = fit.draws["assignments"].flatten(0, 1)
     together = (draws[:, :, None] == draws[:, None]).double().mean(0)
     apart = data.kwargs["y"].abs() > 0.3

@@ -25,7 +25,7 @@ def draw(folder: Path) -> None:
 
 def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: Any, to_y: Any) -> None:
     """The predictive density of each column as shades, relative to its highest, and its modes as dots."""
-    found = pb.predict(fit, grid[:, None], num_draws=400).distribution
+    found = pb.predict(fit, grid[:, None], num_samples=400).distribution
     shape = (len(levels), *found.batch_shape, *found.event_shape)
     p = found.log_prob(levels.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)).exp().numpy()
     axes.pcolormesh(

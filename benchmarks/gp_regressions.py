@@ -183,9 +183,9 @@ def svgp(given: Split) -> Distribution:
         start = nn.Parameter(x[torch.randperm(len(x))[:INDUCING]].clone())
         code = pb.SparseGP(columns, 1, inducing=start, kernel=kernel(columns))
         model = pb.Pipeline(pb.Identity(), code, pb.Regress(1, 1, noise=0.5))
-    settings = pb.NaturalGradients(STEPS, BATCH, optimizer=cosine, num_draws=100, progress=False)
+    settings = pb.NaturalGradients(STEPS, BATCH, optimizer=cosine, num_samples=100, progress=False)
     fit = settings(model, data._replace(size=len(x)), seed=0)
-    return pb.predict(fit, given.x.float(), num_draws=100).distribution
+    return pb.predict(fit, given.x.float(), num_samples=100).distribution
 
 
 def cosine(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:

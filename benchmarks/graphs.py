@@ -19,7 +19,7 @@ import pandas as pd
 from rows import Row, near, options, row, status, tabulate, verdict
 
 from probmodel.data.locate import locate
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
 from probmodel.families.bayesian_networks.scores.all_families import family_scores, gaussian_family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
@@ -32,8 +32,8 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, gaussian_score, moments
 from probmodel.families.bayesian_networks.structure.candidates import all_candidates
-from probmodel.families.bayesian_networks.structure.exact_posterior import over_orders
-from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_orders
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC
 
 TERMS: dict[str, CategoricalScore] = {
@@ -76,7 +76,7 @@ def table(name: str) -> pd.DataFrame:
 def score_rows() -> Iterator[Row]:
     """Scores of the true graphs."""
     for name, values in PUBLISHED.items():
-        data, graph = Categories.of(table(name)), DAG.from_string(GRAPHS[name])
+        data, graph = CategoricalData.of(table(name)), DAG.from_string(GRAPHS[name])
         for term, expected in values.items():
             yield near(f"{name}, {term}", score(graph, data, TERMS[term]), "nats", reference=expected, tolerance=1e-4)
     frame = table("gaussian.test").astype(float)
@@ -89,10 +89,10 @@ def score_rows() -> Iterator[Row]:
 
 def search_rows() -> Iterator[Row]:
     """Optima over all graphs."""
-    data = Categories.of(table("asia"))
+    data = CategoricalData.of(table("asia"))
     for term, expected in OPTIMA.items():
         begin = time.perf_counter()
-        best = optimum(family_scores(data, TERMS[term]), data.names)
+        best = best_dag(family_scores(data, TERMS[term]), data.names)
         seconds = time.perf_counter() - begin
         apart = abs(score(best.dag, data, TERMS[term]) - best.score)
         yield near(
@@ -109,18 +109,18 @@ def sachs_rows() -> Iterator[Row]:
     graph = DAG.from_edges(names, [(names[i], names[j]) for i, j in zip(*np.nonzero(truth), strict=True)])
     begin = time.perf_counter()
     families = gaussian_family_scores(moments(x), BGe())
-    best = optimum(families, names)
+    best = best_dag(families, names)
     seconds = time.perf_counter() - begin
     yield row(
         "Sachs, BGe, structural Hamming distance", structural_hamming_distance(best.dag, graph), "edges", at_most=16
     )
     yield row("Sachs, BGe, exact search", seconds, "s", at_most=1.0)
-    edges = over_orders(families).edges
+    edges = posterior_over_orders(families).edges
     either = edges + edges.T
     yield row("Sachs, pairs joined with probability above .5", float((np.triu(either) > 0.5).sum()), "pairs")
 
 
-def binary(n: int) -> Categories:
+def binary(n: int) -> CategoricalData:
     """Rows of a random network: each variable follows up to three before it."""
     rng = np.random.default_rng(n)
     codes = np.zeros((ROWS, n), dtype=np.int64)
@@ -129,7 +129,7 @@ def binary(n: int) -> Categories:
         weights = rng.normal(scale=2.0, size=len(parents))
         logits = (2 * codes[:, parents] - 1) @ weights + rng.normal()
         codes[:, i] = rng.random(ROWS) < 1 / (1 + np.exp(-logits))
-    return Categories({f"x{i}": ("0", "1") for i in range(n)}, codes)
+    return CategoricalData({f"x{i}": ("0", "1") for i in range(n)}, codes)
 
 
 def posterior_rows(n: int) -> Iterator[Row]:
@@ -138,7 +138,7 @@ def posterior_rows(n: int) -> Iterator[Row]:
     begin = time.perf_counter()
     families = family_scores(data, BDeu(1.0))
     counted = time.perf_counter() - begin
-    found = over_orders(families)
+    found = posterior_over_orders(families)
     seconds = time.perf_counter() - begin
     task = f"{n} binary variables, {ROWS:,} rows"
     yield row(f"{task}, exact posterior of edges", seconds, "s", at_most=SECONDS[n], seconds_of_counting=counted)

@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from probmodel.inference.boltzmann.monitor import Monitor
 from rows import Row, row
 from scipy.ndimage import convolve
 from sklearn.datasets import load_digits
@@ -22,9 +23,8 @@ from torch import Tensor
 
 import probmodel as pb
 from probmodel.data.locate import locate
-from probmodel.inference.boltzmann.phases import Persistent, Phase
-from probmodel.inference.boltzmann.watch import Watch
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, Descent
+from probmodel.families.boltzmann_machines.learning.phases import Persistent, Phase
+from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
 from probmodel.layers.representations.boltzmann.rbm import RBM
 
 PATTERNS = 30
@@ -54,9 +54,9 @@ def learnt(rbm: RBM, rows: Tensor, settings: BoltzmannLearning, seed: int = 0) -
     return fit.model, fit
 
 
-def quadratic(share: float) -> float:
+def quadratic(fraction: float) -> float:
     """From 1 to 0, slowly at the end."""
-    return (1 - share) ** 2
+    return (1 - fraction) ** 2
 
 
 def bars_and_stripes(side: int = 4) -> Tensor:
@@ -76,14 +76,14 @@ def bars_rows(*, quick: bool) -> Iterator[Row]:
     """Sampled gradients on bars and stripes: where they arrive, and the lowest they fall to after that."""
     rows = bars_and_stripes()
     steps, goal = (300, -math.inf) if quick else (24_000, -105.0)
-    watch = Watch(every=steps // 40, rows=rows.unique(dim=0), log_partition=all_states)
+    monitor = Monitor(every=steps // 40, rows=rows.unique(dim=0), log_partition=all_states)
     phase: Phase = Persistent(num_chains=2_000, num_sweeps=5)
-    settings = BoltzmannLearning(phase, Descent(steps, rate=0.1, decay=quadratic), None, watch, progress=False)
+    settings = BoltzmannLearning(phase, GradientAscent(steps, rate=0.1, decay=quadratic), None, monitor, progress=False)
     for seed in range(1 if quick else 3):
         _, fit = learnt(started(16, rows, scale=0.1, seed=seed), rows, settings, seed)
         sums = [PATTERNS * value for value in fit.info["log_likelihood"]]
         there = next((number for number, value in enumerate(sums) if value >= goal), len(sums) - 1)
-        common = {"reference": BOUND, "seconds": fit.info["seconds"], "steps": fit.info["looks"], "sums": sums}
+        common = {"reference": BOUND, "seconds": fit.info["seconds"], "steps": fit.info["evaluations"], "sums": sums}
         name = f"bars and stripes 4×4, 16 hidden, persistent chains, seed {seed}: sum over the 30 patterns"
         yield row(f"{name}, at the end", sums[-1], "nats", at_least=goal, **common)
         yield row(f"{name}, lowest once there", min(sums[there:]), "nats", at_least=goal - FALL, **common)
@@ -126,7 +126,7 @@ def hidden_features(train: np.ndarray, others: np.ndarray, hidden_bias: float, n
     rbm = started(100, rows)
     with torch.no_grad():
         rbm.hidden_bias.fill_(hidden_bias)
-    settings = BoltzmannLearning(Persistent(100), Descent(num_steps, rate=0.15), watch=None, progress=False)
+    settings = BoltzmannLearning(Persistent(100), GradientAscent(num_steps, rate=0.15), monitor=None, progress=False)
     rbm, _ = learnt(rbm, rows, settings)
     return [rbm.hidden(torch.from_numpy(each)).detach().double().numpy() for each in (train, others)]
 
@@ -171,7 +171,7 @@ def size_rows(*, quick: bool) -> Iterator[Row]:
     train, test = pb.data.problems.binary_digits()
     for hidden in (4, 16) if quick else (2, 4, 8, 12, 16, 20):
         settings = BoltzmannLearning(
-            Persistent(200, 2), Descent(100 if quick else 8_000, rate=0.1), watch=None, progress=False
+            Persistent(200, 2), GradientAscent(100 if quick else 8_000, rate=0.1), monitor=None, progress=False
         )
         rbm, fit = learnt(started(hidden, train), train, settings)
         partition = pb.evidence.log_partition(rbm)
@@ -233,8 +233,8 @@ def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
     for name, (steps, phase, rate, bounds) in runs.items():
         settings = BoltzmannLearning(
             phase,
-            Descent(num_steps=steps, rate=rate),
-            watch=None,
+            GradientAscent(num_steps=steps, rate=rate),
+            monitor=None,
             precision=torch.bfloat16,
             progress=False,
         )

@@ -16,11 +16,11 @@ from rows import Row, options, row, status, tabulate
 from torch import Tensor, nn
 
 import probmodel as pb
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu
-from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 from probmodel.layers.decisions import ClassifyJoint
 from probmodel.layers.features import Discretise, Standardise
 from probmodel.layers.representations import ClassNetwork
@@ -31,7 +31,7 @@ from probmodel.layers.representations.bayesian_network import (
     naive_bayes,
     tree_augmented,
 )
-from probmodel.prediction.scores import accuracy, log_score_per_datum
+from probmodel.prediction.scores.scoring_rules import accuracy, log_score_per_datum
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Posterior
 
@@ -48,7 +48,7 @@ def trained_cnn(train: Dataset, num_steps: int) -> Posterior:
         cnn = pb.CNN(1, NUM_CODES)
         model = pb.Pipeline(cnn, pb.DNN(NUM_CODES, 32), pb.Classify(32, NUM_CLASSES))
     adam = partial(torch.optim.Adam, lr=0.003)
-    return pb.SVI(num_steps=num_steps, batch_size=128, optimizer=adam, num_draws=1, progress=False)(
+    return pb.SVI(num_steps=num_steps, batch_size=128, optimizer=adam, num_samples=1, progress=False)(
         model, train, seed=0
     )
 
@@ -56,12 +56,12 @@ def trained_cnn(train: Dataset, num_steps: int) -> Posterior:
 def discrete_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
     """Of discretised codes."""
     levels = {**dict.fromkeys(CODES, tuple(map(str, range(BINS)))), "class": tuple(map(str, range(NUM_CLASSES)))}
-    data = Categories(levels, np.column_stack([h.long().numpy(), y.numpy()]))
+    data = CategoricalData(levels, np.column_stack([h.long().numpy(), y.numpy()]))
     families = family_scores(data, BDeu(SAMPLE_SIZE))
     yield "naive Bayes", naive_bayes(CODES)
     yield "tree-augmented", tree_augmented(conditional_information(h, y), CODES)
     yield "augmented, best of all", augmented(families, CODES)
-    yield "best of all graphs", optimum(families, data.names).dag
+    yield "best of all graphs", best_dag(families, data.names).dag
 
 
 def real_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
@@ -100,7 +100,7 @@ def class_rows(*, quick: bool = False) -> Iterator[Row]:
             begin = time.perf_counter()
             representation = ClassNetwork(dag, NUM_CLASSES, cardinalities=cardinalities, sample_size=SAMPLE_SIZE)
             model = pb.Pipeline(features, representation, ClassifyJoint(NUM_CLASSES))
-            fit = pb.Exact(num_draws=200)(model, train, seed=0)
+            fit = pb.Exact(num_samples=200)(model, train, seed=0)
             bound = None if quick else REQUIRED
             yield from scored(fit, f"{name} of {kind}", test, time.perf_counter() - begin, bound)
 

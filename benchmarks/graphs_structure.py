@@ -52,8 +52,8 @@ class Task(NamedTuple):
     """Rows of a published network, fresh ones, and the score's prior sample size."""
 
     network: bn.DiscreteNetwork
-    data: bn.Categories
-    fresh: bn.Categories
+    data: bn.CategoricalData
+    fresh: bn.CategoricalData
     sample_size: float
 
 
@@ -62,12 +62,12 @@ def published(name: str) -> bn.DiscreteNetwork:
     return bn.read_bif(locate(f"bayesnets/{name}.bif"))
 
 
-def log_score(dag: bn.DAG, data: bn.Categories, fresh: bn.Categories, sample_size: float) -> float:
+def log_score(dag: bn.DAG, data: bn.CategoricalData, fresh: bn.CategoricalData, sample_size: float) -> float:
     """Mean log probability of fresh rows under the posterior means of a graph's tables, nats a row."""
     return float(bn.log_prob(bn.posterior_mean(dag, data, sample_size), fresh).mean())
 
 
-def pgmpy_graph(data: bn.Categories, sample_size: float) -> bn.DAG:
+def pgmpy_graph(data: bn.CategoricalData, sample_size: float) -> bn.DAG:
     """By pgmpy alone: its search with its own score, as it comes."""
     frame = pd.DataFrame(
         {
@@ -97,7 +97,7 @@ def speed_rows() -> Iterator[Row]:
     seconds = time.perf_counter() - begin
     yield row("alarm, 20,000 rows, families of one parent", 37 * 36 / seconds, "families/s", seconds=seconds)
     begin = time.perf_counter()
-    bn.screened(families, 8)
+    bn.candidate_parents(families, 8)
     seconds = time.perf_counter() - begin
     yield row("alarm, 20,000 rows, all sets of 8 candidates", 37 * 2**8 / seconds, "families/s", seconds=seconds)
 

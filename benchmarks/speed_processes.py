@@ -68,7 +68,7 @@ def _first_step(problem: SVIProblem) -> float:
     """What a user waits for: ten steps of a compiled fit."""
     begin = time.perf_counter()
     settings = pb.SVI(
-        num_steps=10, batch_size=problem.batch_size, guide=problem.guide, compile=True, num_draws=1, progress=False
+        num_steps=10, batch_size=problem.batch_size, guide=problem.guide, compile=True, num_samples=1, progress=False
     )
     settings(problem.model, problem.data, seed=0)
     return time.perf_counter() - begin

@@ -11,16 +11,16 @@ from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from speed_models import Drawn, Run, Sampler, SamplingProblem, Settings, SVIProblem, batches
 
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 
 
 def svi(problem: SVIProblem, device: str = "cpu") -> Run:
     """`pyro.infer.SVI` with `Trace_ELBO`; minibatches by index."""
     data = problem.data.to(device)
-    model = placed(problem.model, data)
+    model = copied_to_data(problem.model, data)
     store = pyro.get_param_store()
     with store.scope() as kept:
-        guide = AutoNormal(model) if problem.guide is None else placed(problem.guide, data)
+        guide = AutoNormal(model) if problem.guide is None else copied_to_data(problem.guide, data)
         optimizer = pyro.optim.Adam({"lr": problem.learning_rate})
         steps = SVI(model, guide, optimizer, Trace_ELBO())
     state = {"store": kept}

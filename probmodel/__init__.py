@@ -12,7 +12,7 @@ from probmodel.comparison.models import Comparison, compare
 from probmodel.comparison.posteriors import PosteriorComparison, compare_posteriors
 from probmodel.comparison.report import report
 from probmodel.diagnosis import Diagnosis, conditional_evidence, diagnose, diagnose_ladder, inference_gaps
-from probmodel.diagnosis.experiments import prequential, prior_sensitivity, widened
+from probmodel.diagnosis.experiments import prequential, prior_sensitivity, recalibrated
 from probmodel.families import bayesian_networks
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits, CountUnits
 from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
@@ -186,5 +186,5 @@ __all__ = [
     "save",
     "target",
     "to_arviz",
-    "widened",
+    "recalibrated",
 ]

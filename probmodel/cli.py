@@ -22,7 +22,7 @@ from probmodel.storage.fits import load, save
 from probmodel.storage.folder import refusing
 from probmodel.tracing.target import target_of
 
-HELD_OUT = "held_out.safetensors"
+HELD_OUT_FILE = "held_out.safetensors"
 PACKAGES = ("probmodel", "torch", "pyro-ppl", "gpytorch", "arviz", "numpy", "scikit-learn")
 
 
@@ -60,7 +60,7 @@ def _demo(out: Path, seed: int, *, quick: bool) -> None:
         print(f"{name}: fitting {study.data.size} rows", flush=True)
         fits[name] = study.inference(study.model, study.data, seed=seed)
         save(fits[name], out / "fits" / _file_name(name))
-    _save_rows(test, out / "fits" / HELD_OUT)
+    _save_rows(test, out / "fits" / HELD_OUT_FILE)
     _finish(fits, test, out)
     print(f"{time.perf_counter() - begin:.0f} s in all")
 
@@ -72,7 +72,7 @@ def _report(folder: Path) -> None:
     found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
         raise ValueError(f"expected saved fits in {root}, got none; write them with probmodel.save(fit, folder)")
-    rows = root / HELD_OUT
+    rows = root / HELD_OUT_FILE
     _finish({path.name: load(path) for path in found}, _load_rows(rows) if rows.exists() else None, folder)
 
 

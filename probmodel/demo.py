@@ -54,9 +54,9 @@ def studies(*, seed: int, quick: bool) -> tuple[Mapping[str, Study], Dataset]:
     draws = 200
     return {
         "cnn → dnn": Study(dnn, SVI(steps(300), batch_size=128, optimizer=decayed), train),
-        "cnn → vae": Study(vae, SVI(steps(400), batch_size=128, num_draws=draws), train),
+        "cnn → vae": Study(vae, SVI(steps(400), batch_size=128, num_samples=draws), train),
         "bayesian cnn": Study(
-            lift(small), SVI(steps(4_000), batch_size=128, optimizer=partial(Adam, lr=1e-2), num_draws=draws), train
+            lift(small), SVI(steps(4_000), batch_size=128, optimizer=partial(Adam, lr=1e-2), num_samples=draws), train
         ),
         "too large, 200 rows": Study(large, SVI(steps(600), batch_size=50, patience=None), few),
     }, test

@@ -133,8 +133,8 @@ def test_corrupt_held_out_rows_are_refused(demo, tmp_path, capsys):
     folder, _, _ = demo
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    (copy / "fits" / cli.HELD_OUT).write_bytes(b"not a tensor")
-    fails(["report", str(copy)], capsys, cli.HELD_OUT)
+    (copy / "fits" / cli.HELD_OUT_FILE).write_bytes(b"not a tensor")
+    fails(["report", str(copy)], capsys, cli.HELD_OUT_FILE)
 
 
 def test_no_folder_is_an_error_that_says_what_to_do(tmp_path, capsys):

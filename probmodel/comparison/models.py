@@ -14,8 +14,8 @@ from probmodel.diagnosis import Diagnosis, diagnose
 from probmodel.diagnosis.densities import predicts_one_site
 from probmodel.diagnosis.scored import Scored, scored
 from probmodel.evidence import best
-from probmodel.prediction.calibration import Calibration, expected_calibration_error
-from probmodel.prediction.scores import accuracy, rmse
+from probmodel.prediction.scores.calibration import Calibration, expected_calibration_error
+from probmodel.prediction.scores.scoring_rules import accuracy, rmse
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence

@@ -15,7 +15,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
 from probmodel.protocols.integers import checked_seed, integer
 
-ROUNDING = 8.0
+CONSTANT_COLUMN = 8.0
 """A standard deviation below this many machine epsilons of the largest value is the rounding error of the mean."""
 
 SHOWN = 10
@@ -45,7 +45,7 @@ def standardise(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     _check_scalable(train, others)
     sd, mean = torch.std_mean(train, dim=0, correction=0)
     _check_finite(sd, "the variance of train")
-    constant = sd <= ROUNDING * torch.finfo(train.dtype).eps * train.abs().amax(0)
+    constant = sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().amax(0)
     if constant.any():
         warnings.warn(f"constant in train, scaled to zero: {_names(constant)}", UserWarning, stacklevel=2)
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
@@ -76,7 +76,7 @@ def standardise_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
     _check_scalable(train, others)
     sd, mean = torch.std_mean(train, correction=0)
     _check_finite(sd, "the variance of train")
-    if sd <= ROUNDING * torch.finfo(train.dtype).eps * train.abs().max():
+    if sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().max():
         warnings.warn("constant in train, scaled to zero: all pixels", UserWarning, stacklevel=2)
         return tuple(torch.zeros_like(x) for x in (train, *others))
     return tuple((x - mean) / sd for x in (train, *others))

@@ -6,7 +6,7 @@ from probmodel.diagnosis.experiments.gaps import Gaps, inference_gaps
 from probmodel.diagnosis.experiments.ladder import Ladder, diagnose_ladder
 from probmodel.diagnosis.experiments.prequential import Block, Prequential, prequential
 from probmodel.diagnosis.experiments.prior_sensitivity import PriorSensitivity, prior_sensitivity
-from probmodel.diagnosis.experiments.widened import Widened, widened
+from probmodel.diagnosis.experiments.recalibrated import Recalibrated, recalibrated
 from probmodel.diagnosis.findings import Diagnosis, Finding, Verdict
 
 __all__ = [
@@ -18,12 +18,12 @@ __all__ = [
     "Prequential",
     "PriorSensitivity",
     "Verdict",
-    "Widened",
+    "Recalibrated",
     "conditional_evidence",
     "diagnose",
     "diagnose_ladder",
     "inference_gaps",
     "prequential",
     "prior_sensitivity",
-    "widened",
+    "recalibrated",
 ]

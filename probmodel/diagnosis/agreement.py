@@ -6,7 +6,7 @@ from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.evidence.weighing.agreement import DISAGREEMENT
 from probmodel.protocols.evidence import Evidence
 
-ROUNDING = 1e-9
+AGREEMENT_ROUNDING = 1e-9
 """Relative excess of a lower over an upper bound that float64 alone explains."""
 
 
@@ -26,7 +26,7 @@ def _bounds(evidence: Evidence) -> list[Finding]:
     width = evidence.upper - evidence.lower
     if not math.isfinite(width) and not evidence.lower > evidence.upper:
         return []
-    crossed = width < -ROUNDING * max(1.0, abs(evidence.log_z))
+    crossed = width < -AGREEMENT_ROUNDING * max(1.0, abs(evidence.log_z))
     message = (
         "the lower bound is above the upper one" if crossed else f"nats between the bounds at {evidence.level:.0%}"
     )

@@ -21,7 +21,7 @@ from probmodel.tracing.target import target_of
 
 PRIOR_PRECISION = 1.0
 """α of a parameter for which the model states no prior."""
-ROUNDING = 1e-5
+COMPLEXITY_ROUNDING = 1e-5
 """Share of the largest curvature below which an eigenvalue is rounding, not curvature."""
 CURVATURE_ROWS = 256
 
@@ -58,15 +58,15 @@ def num_parameters(posterior: Posterior, target: Target) -> int:
 
 
 def _spectral(curvature: Spectrum, count: int) -> list[Finding]:
-    limit = ROUNDING * curvature.largest
+    limit = COMPLEXITY_ROUNDING * curvature.largest
     effective, stderr = curvature.trace(lambda v: v.clamp_min(0) / (v.clamp_min(0) + PRIOR_PRECISION))
     total, _ = curvature.trace(torch.abs)
     upward, _ = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v)))
-    share = upward / total if total > 0 else 0.0
+    fraction = upward / total if total > 0 else 0.0
     message = "share of curvature that points up: above 0.1 the fit is no minimum of its loss"
     return [
         finding("effective dimension", effective, f"directions of {count} that the data determine", stderr=stderr),
-        finding("negative curvature", share, message, flag=CAUTION if share > 0.1 else ""),
+        finding("negative curvature", fraction, message, flag=CAUTION if fraction > 0.1 else ""),
     ]
 
 

@@ -6,7 +6,7 @@ import torch
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.draws.diagnostics import ess_bulk, rhat
 from probmodel.evidence.weighing.weights import K_HAT_LIMIT, guide_weights, weighted_mean
-from probmodel.inference.descent.trend import fall
+from probmodel.inference.descent.trend import loss_trend
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
 
@@ -14,7 +14,7 @@ R_HAT_LIMIT = 1.01
 """Vehtari et al. (2021)."""
 R_HAT_FAILURE = 1.1
 """Gelman & Rubin's limit: beyond it chains sample different distributions."""
-ESS_LIMIT = 400
+LEAST_ESS = 400
 """Vehtari et al. (2021): below it R-hat itself is not to be trusted."""
 K_HAT_DRAWS = 300
 UNFINISHED = 0.05
@@ -39,7 +39,7 @@ def optimization_findings(posterior: Posterior) -> list[Finding]:
         found.append(finding("descent", losses[0] - tail.mean(), "the loss ends above its start", flag=Verdict.FAILED))
     if posterior.info.get("plateau", True):
         return [*found, finding("plateau", 1.0, "the loss has levelled out")]
-    fell = fall(tail.tolist())
+    fell = loss_trend(tail.tolist())
     error = f" ± {fell.stderr:.1f}" if np.isfinite(fell.stderr) else ""
     more = ": more would lower it" if fell.exceeds(0.0) else ""
     size = f"{max(0.0, fell.size):.1f}{error}"
@@ -67,13 +67,13 @@ def _chains(posterior: Posterior) -> list[Finding]:
     else:
         found.append(finding("R-hat", np.nan, "one chain cannot show whether it has converged; run 4", flag=CAUTION))
     ess = float(np.fmin.reduce(np.concatenate([value.ravel() for value in ess_bulk(draws).values()])))
-    flag = "" if ess >= ESS_LIMIT else CAUTION  # It is nan below four draws.
-    found.append(finding("ESS", ess, f"smallest bulk effective sample size; {ESS_LIMIT} or more is enough", flag=flag))
+    flag = "" if ess >= LEAST_ESS else CAUTION  # It is nan below four draws.
+    found.append(finding("ESS", ess, f"smallest bulk effective sample size; {LEAST_ESS} or more is enough", flag=flag))
     total = next(iter(draws.values())).shape[0] * next(iter(draws.values())).shape[1]
-    share = float(posterior.info.get("divergences", 0)) / total
-    if share > 0:
+    fraction = float(posterior.info.get("divergences", 0)) / total
+    if fraction > 0:
         message = "share of divergent transitions: regions the sampler cannot enter; reparametrise"
-        found.append(finding("divergences", share, message, flag=Verdict.FAILED if share > 0.1 else CAUTION))
+        found.append(finding("divergences", fraction, message, flag=Verdict.FAILED if fraction > 0.1 else CAUTION))
     return found
 
 

@@ -25,12 +25,12 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import Deciding
 from probmodel.protocols.model import Marginal, Model
 from probmodel.protocols.posterior import Posterior
-from probmodel.tracing.devices import beside, traced_run
+from probmodel.tracing.devices import on_device_of, traced_run
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target, target_of
 
-DRAWS = 500
+NUM_SCORED_DRAWS = 500
 SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Of independent columns in the mixture with the model."""
 
@@ -93,7 +93,7 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
 
 def scored_rows(posterior: Posterior, data: Dataset) -> ScoredRows:
     """Rows under the fit, and under independent columns of the training rows."""
-    data = beside(data, posterior.data)
+    data = on_device_of(data, posterior.data)
     known = observed_sites(posterior.model, posterior.data)
     new = observed_sites(posterior.model, data)
     base = [_base_rate(old, each.value) for old, each in zip(known, new, strict=True)]
@@ -122,22 +122,22 @@ def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
 
 def some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:
     """Up to 500 draws, evenly spread."""
-    return theta[torch.linspace(0, len(theta) - 1, min(DRAWS, len(theta)), device=theta.device).long()]
+    return theta[torch.linspace(0, len(theta) - 1, min(NUM_SCORED_DRAWS, len(theta)), device=theta.device).long()]
 
 
-class Observed(NamedTuple):
+class ObservedSite(NamedTuple):
     """A site's distribution and what was observed."""
 
     fn: Distribution
     value: Tensor
 
 
-def observed_sites(model: Model, data: Dataset) -> list[Observed]:
+def observed_sites(model: Model, data: Dataset) -> list[ObservedSite]:
     """All that the model observes, in its order."""
     with isolated(seed=0), torch.no_grad():
         found, run = sites(model, data), traced_run(model, data)
     nodes: list[Any] = [run.nodes[name] for name in found.observed]
-    return [Observed(node["fn"], node["value"]) for node in nodes]
+    return [ObservedSite(node["fn"], node["value"]) for node in nodes]
 
 
 def _has_parameters(distribution: Distribution) -> bool:
@@ -152,7 +152,7 @@ def mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
     return cross_fitted(mixed)[0] - test.log_score
 
 
-def _base_rate(known: Observed, value: Tensor) -> Float[Tensor, " N"]:
+def _base_rate(known: ObservedSite, value: Tensor) -> Float[Tensor, " N"]:
     """Log score by row of independent columns: frequencies of whole numbers, each counted once more than seen, or normal ones."""
     columns = [each.reshape(len(each), -1).double().unbind(1) for each in (known.value, value)]
     return torch.stack([_column_score(old, new) for old, new in zip(*columns, strict=True)]).sum(0)

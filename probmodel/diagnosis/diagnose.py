@@ -13,7 +13,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check
-from probmodel.tracing.devices import beside
+from probmodel.tracing.devices import on_device_of
 
 ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
 """The first of these that any finding is flagged with is the verdict."""
@@ -54,7 +54,7 @@ def diagnose(
         Gabry (2017), "Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC".
     """
     if held_out is not None:
-        held_out = beside(held_out, posterior.data)
+        held_out = on_device_of(held_out, posterior.data)
         check_columns(posterior, held_out)
         check(posterior.model, held_out)
     found = [*convergence(posterior, evidence), *complexity(posterior), *evidence_findings(evidence)]

@@ -109,9 +109,9 @@ def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:
     rows = len(left_out.elpd_by_row)
     bad = float(np.mean(left_out.pareto_k > K_HAT_LIMIT))
     trusted = bad == 0
-    share = left_out.p_loo / rows
+    per_row = left_out.p_loo / rows
     message = f"of {rows} rows; above half of them the model follows single rows"
-    flag = Verdict.OVERFITS if decisive and trusted and share > 0.5 else CAUTION if share > 0.5 else ""
+    flag = Verdict.OVERFITS if decisive and trusted and per_row > 0.5 else CAUTION if per_row > 0.5 else ""
     found = [
         finding(
             "elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se

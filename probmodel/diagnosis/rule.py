@@ -9,7 +9,7 @@ from probmodel.protocols.evidence import Evidence
 
 P_LOO_RATIO = 1.5
 """p_loo over effective dimension from which single rows move the fit more than its own curvature says."""
-BAD_SHARE = 0.05
+BAD_FRACTION = 0.05
 """Share of rows with k-hat above .7 from which they are no outliers but a pattern."""
 
 
@@ -49,8 +49,8 @@ def against_smaller(
     name = max(smaller, key=lambda name: smaller[name].log_z)
     lead = smaller[name].log_z - conditional.log_z
     stderr = math.hypot(smaller[name].stderr, conditional.stderr)
-    ahead = higher(smaller[name], conditional)
-    settled = [_settled(each, confirmed=ahead) for each in found]
+    ahead = has_higher_evidence(smaller[name], conditional)
+    settled = [_confirmed(each, confirmed=ahead) for each in found]
     overfits = any(each.flag == Verdict.OVERFITS for each in settled)
     message = f"nats of conditional evidence that the smaller model {name} is {'ahead' if lead > 0 else 'behind'}"
     flag = Verdict.OVERFITS if overfits else ""
@@ -67,7 +67,7 @@ def check_conditional(evidences: Mapping[Hashable, Evidence]) -> None:
         )
 
 
-def higher(a: Evidence, b: Evidence) -> bool:
+def has_higher_evidence(a: Evidence, b: Evidence) -> bool:
     """Whether one evidence is above another by more than twice the error of their difference."""
     stderr = math.hypot(a.stderr, b.stderr)
     return a.log_z - b.log_z > (0.0 if math.isnan(stderr) else SIGNIFICANT * stderr)
@@ -77,7 +77,7 @@ def _given_rows(conditional: Evidence) -> str:
     return f"log probability of the later rows given the first {conditional.info['num_rows']}, nats"
 
 
-def _settled(each: Finding, *, confirmed: bool) -> Finding:
+def _confirmed(each: Finding, *, confirmed: bool) -> Finding:
     if not _is_symptom(each):
         return each
     return each._replace(flag=Verdict.OVERFITS if confirmed else CAUTION)
@@ -87,5 +87,5 @@ def _is_symptom(each: Finding) -> bool:
     if each.name == "p_loo ratio":
         return each.value > P_LOO_RATIO
     if each.name == "loo k-hat":
-        return each.value > BAD_SHARE
+        return each.value > BAD_FRACTION
     return each.flag == Verdict.OVERFITS

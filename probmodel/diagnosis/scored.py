@@ -12,7 +12,7 @@ from probmodel.families.normal_mixture import NormalMixture
 from probmodel.prediction.predictive import Prediction, predict_rows
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Posterior
-from probmodel.tracing.devices import beside
+from probmodel.tracing.devices import on_device_of
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
@@ -33,7 +33,7 @@ class Scored(NamedTuple):
 
 def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     """Predict rows and score the observations in them."""
-    data = beside(data, posterior.data)
+    data = on_device_of(data, posterior.data)
     with isolated(seed):
         observations = sites(posterior.model, data).observations
     if not observations:

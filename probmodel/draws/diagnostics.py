@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from probmodel.draws.arrays import Arrays, encoded_name, xarray_dataset
-from probmodel.draws.pareto import ROUNDING
+from probmodel.draws.pareto import WEIGHT_ROUNDING
 from probmodel.draws.versions import ARVIZ, az
 
 FEWEST_DRAWS = 25
@@ -92,7 +92,7 @@ def loo(log_likelihood: np.ndarray) -> Loo:
     elpd_by_row = log_count - logsumexp(-draws, axis=0)
     finite = np.isfinite(draws).all(0)
     enough = len(draws) >= FEWEST_DRAWS
-    varies = finite & (_tail_spread(np.where(finite, draws, 0.0)) > ROUNDING)
+    varies = finite & (_tail_spread(np.where(finite, draws, 0.0)) > WEIGHT_ROUNDING)
     pareto_k = np.where(finite & ~varies & enough, -np.inf, np.inf)
     if enough and varies.any():
         elpd_by_row[varies], pareto_k[varies] = ARVIZ.loo(values[..., varies])

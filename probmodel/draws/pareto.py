@@ -5,7 +5,7 @@ from math import ceil, sqrt
 import numpy as np
 from scipy.special import logsumexp
 
-ROUNDING = 1e-6
+WEIGHT_ROUNDING = 1e-6
 """Log weights this close are equal: float32 log densities of order ten differ by as much through rounding alone."""
 
 
@@ -50,7 +50,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     log_w = raw - raw.max()
     order = np.argsort(log_w, kind="stable")
     log_cut = log_w[order[-size - 1]]
-    if log_cut >= -ROUNDING:
+    if log_cut >= -WEIGHT_ROUNDING:
         return raw, float("-inf")
     excess = np.exp(log_w[order[-size:]]) - np.exp(log_cut)
     tail, excess = order[-size:][excess > 0], excess[excess > 0]

@@ -2,7 +2,12 @@
 
 import time
 
-from probmodel.evidence.weighing.annealed_weights import backward_weights, forward_weights, way_in, way_out
+from probmodel.evidence.weighing.annealed_weights import (
+    backward_weights,
+    forward_schedule,
+    forward_weights,
+    reverse_schedule,
+)
 from probmodel.evidence.weighing.bounds import lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.starting_draws import start
@@ -35,8 +40,8 @@ def ais(
     if target.dim == 0:
         return plain_evidence(target, "ais")
     begin = time.perf_counter()
-    way = way_in(start(subject, seed), spawn(seed, 11), num_steps)
-    log_w = forward_weights(way, num_chains, spawn(seed, 12))
+    schedule = forward_schedule(start(subject, seed), spawn(seed, 11), num_steps)
+    log_w = forward_weights(schedule, num_chains, spawn(seed, 12))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, "take more temperatures (num_steps) or chains")
     return Evidence(
@@ -50,9 +55,9 @@ def ais(
         certified="the lower bound holds at finite sample size",
         info={
             "num_chains": len(log_w),
-            "num_steps": len(way.kernels),
+            "num_steps": len(schedule.kernels),
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )
@@ -79,8 +84,8 @@ def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None
         return plain_evidence(target, "reverse ais")
     begin = time.perf_counter()
     first = start(subject, seed)
-    way = way_out(first, spawn(seed, 13), num_steps)
-    log_w = backward_weights(way, first.scored, spawn(seed, 14))
+    schedule = reverse_schedule(first, spawn(seed, 13), num_steps)
+    log_w = backward_weights(schedule, first.scored, spawn(seed, 14))
     mean = weighted_mean(-log_w)
     warn_if_untrusted("reverse ais", mean, "take more temperatures (num_steps) or posterior draws")
     kept = thinned(log_w, first.theta.shape[0], exact=first.exact)
@@ -96,9 +101,9 @@ def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None
         info={
             "num_chains": len(log_w),
             "num_independent": len(kept),
-            "num_steps": len(way.kernels),
+            "num_steps": len(schedule.kernels),
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )

@@ -66,7 +66,7 @@ def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> E
         given=target.given,
         digest=target.digest,
         info={
-            "num_draws": len(at_draws),
+            "num_samples": len(at_draws),
             "num_proposals": num_proposals,
             "iterations": iterations,
             "seconds": time.perf_counter() - begin,
@@ -100,8 +100,8 @@ def _fixed_point(
     """Iterate r = Σ_B l / (s₁ l + s₂ r) / B ÷ Σ_A 1 / (s₁ l + s₂ r) / A on the log scale, eq. (4.1) of Meng & Wong."""
     a, b = len(at_draws), len(at_proposals)
     effective = np.full(at_draws.shape[1], float(a)) if exact else _effective(at_draws, num_chains)
-    share = torch.as_tensor(effective / (effective + b), dtype=torch.float64, device=at_draws.device)
-    log_s1, log_s2 = share.log(), torch.log1p(-share)
+    proportion = torch.as_tensor(effective / (effective + b), dtype=torch.float64, device=at_draws.device)
+    log_s1, log_s2 = proportion.log(), torch.log1p(-proportion)
     log_r = at_draws.median(0).values
     iterations = 0
     moved = math.inf

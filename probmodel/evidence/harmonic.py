@@ -27,7 +27,7 @@ DRAWS_A_COORDINATE = 5
 """Draws needed for each coordinate of a full covariance matrix; with fewer it is diagonal."""
 FEWEST_DRAWS = 40
 """Below these neither half of the draws can train a density or show the spread of its weights."""
-HELD_OUT = 0.25
+HELD_OUT_FRACTION = 0.25
 """Share of the training half that decides when training stops."""
 PATIENCE = 20
 """Steps of the optimiser without progress on the held-out draws before training stops."""
@@ -128,7 +128,7 @@ def harmonic(
         info={
             "num_samples": len(rest),
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "temperature": temperature,
         },
     )
@@ -144,7 +144,7 @@ def _fit(
     theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int, num_steps: int
 ) -> tuple[nn.Module, Matched]:
     """The flow that is likeliest on held-out draws, from the identity on: never worse there than a matched normal."""
-    held_out = max(1, int(HELD_OUT * len(theta)))
+    held_out = max(1, int(HELD_OUT_FRACTION * len(theta)))
     affine = matched(theta[held_out:])
     test, train = affine.inverse(theta).split([held_out, len(theta) - held_out])
     flow = _identity(theta, num_layers, hidden_features)

@@ -62,7 +62,7 @@ def importance(
         info={
             "num_samples": num_samples,
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "smoothed_log_z": _smoothed(log_w) if log_w.shape[1] == 1 else math.nan,
         },
     )

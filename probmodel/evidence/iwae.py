@@ -38,5 +38,5 @@ def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Eviden
         method="iwae",
         given=target.given,
         digest=target.digest,
-        info={"num_samples": num_samples, "k_hat": mean.k_hat, "ess_share": mean.ess_share},
+        info={"num_samples": num_samples, "k_hat": mean.k_hat, "relative_ess": mean.relative_ess},
     )

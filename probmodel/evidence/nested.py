@@ -41,7 +41,7 @@ EDGE = 1e-12
 """Nearest to the faces of the unit cube: the quantiles there are infinite, and the mass beyond is nothing."""
 WALKED = 20
 """Coordinates up to which live points are renewed by random walks, and beyond by slices (dynesty's own border)."""
-SHARE_A_BATCH = 8
+BATCH_FRACTION = 8
 """Live points for each point evaluated at once: proposals made together are against one threshold, which meanwhile rises."""
 
 
@@ -80,7 +80,7 @@ def nested(
     start = time.perf_counter()
     base = matched(posterior_draws(subject, seed).detach())
     base = base._replace(scale_tril=WIDTH * base.scale_tril)
-    with isolated(seed), torch.no_grad(), _LockStep(_likelihood(target, base), num_live // SHARE_A_BATCH or 1) as pool:
+    with isolated(seed), torch.no_grad(), _LockStep(_likelihood(target, base), num_live // BATCH_FRACTION or 1) as pool:
         found = _run(pool, target.dim, num_live, tolerance, max_calls, seed)
     if pool.num_calls >= max_calls:
         warnings.warn(

@@ -16,13 +16,19 @@ from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.smc import smc
 from probmodel.evidence.weighing.agreement import agreement_p_value
-from probmodel.evidence.weighing.annealed_weights import Way, backward_weights, forward_weights, way_in, way_out
+from probmodel.evidence.weighing.annealed_weights import (
+    AnnealingSchedule,
+    backward_weights,
+    forward_schedule,
+    forward_weights,
+    reverse_schedule,
+)
 from probmodel.evidence.weighing.bounds import MANY, lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.starting_draws import Explored, Start, explored, start
 from probmodel.evidence.weighing.verdict import (
-    ROUNDING,
+    CLOSED_FORM_ROUNDING,
     Side,
     certified_sides,
     combined_estimate,
@@ -116,7 +122,7 @@ def sandwich(
     log_z, stderr = combined_estimate(estimates, failed)
     exact = next((each for each in estimates if each.method == "exact"), None)
     if exact is not None and not failed:
-        allowance = ROUNDING * max(1.0, abs(exact.log_z))
+        allowance = CLOSED_FORM_ROUNDING * max(1.0, abs(exact.log_z))
         lower, upper = exact.log_z - allowance, exact.log_z + allowance
     findings = findings_of(first, seen)
     for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
@@ -139,7 +145,7 @@ def sandwich(
             "num_chains": len(below.log_w),
             "num_steps": (below.num_steps, above.num_steps),
             "k_hat": below.estimate.k_hat,
-            "ess_share": below.estimate.ess_share,
+            "relative_ess": below.estimate.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )
@@ -154,13 +160,17 @@ def _explored(target: Target, seed: int) -> Explored | None:
 
 
 def _forward(
-    first: Start, seen: Explored | None, seed: int, num_steps: int | None, weigh: Callable[[Way, int, int], Tensor]
+    first: Start,
+    seen: Explored | None,
+    seed: int,
+    num_steps: int | None,
+    weigh: Callable[[AnnealingSchedule, int, int], Tensor],
 ) -> Side:
     def attempt(steps: int | None) -> Side:
         begin = time.perf_counter()
-        way = way_in(first, seed, steps, seen=None if seen is None else seen.theta)
-        log_w = weigh(way, NUM_CHAINS, spawn(seed, 1))
-        return Side(estimate_of("ais", weighted_mean(log_w), begin), log_w, len(way.kernels))
+        schedule = forward_schedule(first, seed, steps, seen=None if seen is None else seen.theta)
+        log_w = weigh(schedule, NUM_CHAINS, spawn(seed, 1))
+        return Side(estimate_of("ais", weighted_mean(log_w), begin), log_w, len(schedule.kernels))
 
     return _trusted(attempt, num_steps)
 
@@ -168,12 +178,12 @@ def _forward(
 def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
     def attempt(steps: int | None) -> Side:
         begin = time.perf_counter()
-        way = way_out(first, seed, steps)
-        log_w = backward_weights(way, first.scored, spawn(seed, 1))
+        schedule = reverse_schedule(first, seed, steps)
+        log_w = backward_weights(schedule, first.scored, spawn(seed, 1))
         mean = weighted_mean(-log_w)
         stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
         estimate = estimate_of("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
-        return Side(estimate, log_w, len(way.kernels))
+        return Side(estimate, log_w, len(schedule.kernels))
 
     return _trusted(attempt, num_steps)
 
@@ -213,10 +223,10 @@ def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Esti
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EvidenceWarning)  # The table says it.
         found = estimator(subject, seed=seed)
-    ess_share, k_hat = found.info.get("ess_share", math.nan), found.info.get("k_hat", math.nan)
-    caveat = "" if found.method == "smc" else untrusted(ess_share, k_hat)
+    relative_ess, k_hat = found.info.get("relative_ess", math.nan), found.info.get("k_hat", math.nan)
+    caveat = "" if found.method == "smc" else untrusted(relative_ess, k_hat)
     seconds = time.perf_counter() - begin
-    return Estimate(found.method, found.log_z, found.stderr, ess_share, k_hat, seconds, caveat)
+    return Estimate(found.method, found.log_z, found.stderr, relative_ess, k_hat, seconds, caveat)
 
 
 def _importance(first: Start, seed: int) -> Estimate:

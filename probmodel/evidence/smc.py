@@ -61,7 +61,7 @@ def smc(
         info={
             "num_particles": num_groups * size,
             "num_steps": len(kernels),
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "log_z_by_group": torch.sum(log_z_by_group, 1).tolist(),
             "seconds": time.perf_counter() - begin,
         },

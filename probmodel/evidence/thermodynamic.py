@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probmodel.evidence.annealing.population import Populations, populations
 from probmodel.evidence.annealing.transitions import Kernel
-from probmodel.evidence.weighing.annealed_weights import way_normal
+from probmodel.evidence.weighing.annealed_weights import schedule_from_normal
 from probmodel.evidence.weighing.starting_draws import population, start
 from probmodel.evidence.weighing.weights import plain_evidence
 from probmodel.protocols.evidence import Evidence
@@ -79,11 +79,11 @@ def _along(
     if target.dim == 0:
         return plain_evidence(target, method)
     begin = time.perf_counter()
-    way = way_normal(start(subject, seed), spawn(seed, 31), num_steps)
-    kernels = (*_towards_the_base(way.kernels[0]), *way.kernels)
+    schedule = schedule_from_normal(start(subject, seed), spawn(seed, 31), num_steps)
+    kernels = (*_towards_the_base(schedule.kernels[0]), *schedule.kernels)
     size = max(20, 2 * population(target) // num_groups)
     with isolated(spawn(seed, 32)):
-        by_group = rule(populations(way.path, kernels, num_groups, size))
+        by_group = rule(populations(schedule.path, kernels, num_groups, size))
     return Evidence(
         float(by_group.mean()),
         float(by_group.std() / num_groups**0.5),

@@ -139,8 +139,8 @@ def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tenso
     at = loc
     for _ in range(CLIMBS):
         log_p = logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None])
-        share = log_p.softmax(-1) * precision[:, None]
-        at = (share * loc[:, None]).sum(-1) / share.sum(-1)
+        weight = log_p.softmax(-1) * precision[:, None]
+        at = (weight * loc[:, None]).sum(-1) / weight.sum(-1)
     height = _log_density(logits, loc, scale, at)
     resolution = SAME_MODE * scale.amin(-1)
     parts = zip(at, height, resolution, logits, loc, scale, strict=True)

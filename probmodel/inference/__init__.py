@@ -1,8 +1,8 @@
 """(model, data, seed) → Posterior: one method a file."""
 
-from probmodel.inference.boltzmann.phases import Contrastive, Persistent, Tempered
-from probmodel.inference.boltzmann.watch import Watch
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, Descent
+from probmodel.families.boltzmann_machines.learning.phases import Contrastive, Persistent, Tempered
+from probmodel.families.boltzmann_machines.learning.monitor import Monitor
+from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
 from probmodel.inference.chees import ChEES
 from probmodel.inference.collapsed_gibbs import CollapsedGibbs
 from probmodel.inference.exact import Exact

@@ -16,9 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from probmodel.inference.boltzmann.gradients import Average, Offsets, Slope, Sloped, free_bonds, put
-from probmodel.inference.boltzmann.phases import Deep, Machine, Persistent, Phase, energies
-from probmodel.inference.boltzmann.watch import Looks, Watch
+from probmodel.families.boltzmann_machines.learning.gradients import (
+    Average,
+    Offsets,
+    PhaseGradients,
+    SuppliesGradients,
+    free_couplings,
+    put,
+)
+from probmodel.inference.boltzmann.monitor import Evaluations, Monitor
+from probmodel.families.boltzmann_machines.learning.phases import LearnableDeepMachine, LearnableMachine, Persistent, Phase, energies
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
@@ -26,17 +33,17 @@ from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 
-def linear(share: float) -> float:
+def linear(fraction: float) -> float:
     """From 1 at the start of training to 0 at its end."""
-    return 1 - share
+    return 1 - fraction
 
 
 @dataclass(frozen=True)
-class Descent:
+class GradientAscent:
     """Steps of the parameters and how long they are.
 
     Args:
@@ -71,7 +78,7 @@ class Descent:
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the model's half of the slope sampled.
 
-    Where the machine names its `bonds` (all of ours do), the slope is that of the machine written in units less their means
+    Where the machine names its `layer_couplings` (all of ours do), the slope is that of the machine written in units less their means
     over data and model, which makes it independent of which of its two values a unit calls 0.  A `DeepBoltzmannMachine` climbs
     the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), its chains those of the first hidden layer.
 
@@ -93,9 +100,9 @@ class BoltzmannLearning:
     """
 
     phase: Phase = Persistent()  # noqa: RUF009 - a value that nothing changes
-    descent: Descent = Descent()
+    descent: GradientAscent = GradientAscent()
     batch_size: int | None = 100
-    watch: Watch | None = Watch()  # noqa: RUF009
+    monitor: Monitor | None = Monitor()  # noqa: RUF009
     precision: torch.dtype | None = None
     progress: bool = True
 
@@ -103,7 +110,7 @@ class BoltzmannLearning:
         """Fit a copy of the machine on the device and in the dtype of the data; the one passed in stays as it was.
 
         Returns:
-            Posterior without latents.  `info["log_likelihood"]` has the mean a row at the steps `info["looks"]`, and
+            Posterior without latents.  `info["log_likelihood"]` has the mean a row at the steps `info["evaluations"]`, and
             `info["diverged"]` says whether training stopped early; the best parameters seen are returned then.
 
         Raises:
@@ -112,86 +119,86 @@ class BoltzmannLearning:
         """
         rows, seed = _checked(self, model, data), checked_seed(seed)
         begin = time.perf_counter()
-        fitted = placed(deepcopy(model), data)
-        looks = Looks(self.watch, fitted, _leaves(fitted), rows, spawn(seed, 1))
+        fitted = copied_to_data(deepcopy(model), data)
+        evaluations = Evaluations(self.monitor, fitted, _leaves(fitted), rows, spawn(seed, 1))
         with isolated(seed):
-            num_steps = _learn(self, fitted, data, looks)
-        if looks.diverged:
-            put(looks.best, looks.leaves)
-            looks.warn()
+            num_steps = _learn(self, fitted, data, evaluations)
+        if evaluations.diverged:
+            put(evaluations.best, evaluations.leaves)
+            evaluations.warn()
         info = {
             "method": f"BoltzmannLearning ({type(self.phase).__name__})",
             "seed": seed,
-            "looks": looks.steps,
-            "log_likelihood": looks.values,
-            "diverged": looks.diverged,
+            "evaluations": evaluations.steps,
+            "log_likelihood": evaluations.values,
+            "diverged": evaluations.diverged,
             "num_steps": num_steps,
-            "num_parameters": sum(leaf.numel() for leaf in looks.leaves.values()),
+            "num_parameters": sum(leaf.numel() for leaf in evaluations.leaves.values()),
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(fitted, data, {}, info)
 
 
-def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, looks: Looks) -> int:
+def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations: Evaluations) -> int:
     """Move the machine's parameters in place; the number of steps taken."""
-    descent, leaves, rows = settings.descent, looks.leaves, data.tensors()[0]
+    descent, leaves, rows = settings.descent, evaluations.leaves, data.tensors()[0]
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
-    bonds = free_bonds(machine, leaves)
+    layer_couplings = free_couplings(machine, leaves)
     with tqdm(total=descent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
         for step in range(descent.num_steps):
-            if looks.due(step):
-                bar.set_postfix_str(looks.look(step))
-                if looks.diverged:
+            if evaluations.due(step):
+                bar.set_postfix_str(evaluations.evaluate(step))
+                if evaluations.diverged:
                     return step
             batch = _taken(rows, next(order))
             with _precision(settings, rows), torch.no_grad():
                 chains = settings.phase.advance(machine, chains, batch)
-            slope = _slope(settings, machine, leaves, batch, settings.phase.states(chains))
-            towards = slope.plain
-            if bonds:
-                offsets = Offsets.of(slope, bonds) if offsets is None else offsets.moved(slope)
+            gradient = _gradient(settings, machine, leaves, batch, settings.phase.states(chains))
+            towards = gradient.plain
+            if layer_couplings:
+                offsets = Offsets.of(gradient, layer_couplings) if offsets is None else offsets.moved(gradient)
                 towards = offsets.centred(towards)
             _step(leaves, towards, descent.rate_at(step), step)
             if step >= (1 - descent.averaged) * descent.num_steps:
                 mean.add(leaves)
             bar.update()
     mean.put(leaves)
-    looks.look(descent.num_steps)
+    evaluations.evaluate(descent.num_steps)
     return descent.num_steps
 
 
-def _slope(
+def _gradient(
     settings: BoltzmannLearning,
-    machine: Machine | Deep,
+    machine: LearnableMachine | LearnableDeepMachine,
     leaves: Mapping[str, Tensor],
     batch: Float[Tensor, "B V"],
     states: Float[Tensor, "S U"],
-) -> Slope:
+) -> PhaseGradients:
     sides = []
     of_rows, of_states = energies(machine)
     for rows, energy in ((batch, of_rows), (states, of_states)):
         with _precision(settings, rows):
-            if isinstance(machine, Sloped):
-                known = machine.slopes(rows)
+            if isinstance(machine, SuppliesGradients):
+                known = machine.gradients(rows)
                 sides.append({name: known[name].to(leaf) for name, leaf in leaves.items()})
                 continue
             log_f = -energy(rows).mean()
-        slopes = torch.autograd.grad(log_f, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        sides.append(dict(zip(leaves, slopes, strict=True)))
-    return Slope(*sides)
+        gradients = torch.autograd.grad(log_f, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        sides.append(dict(zip(leaves, gradients, strict=True)))
+    return PhaseGradients(*sides)
 
 
-def _step(leaves: Mapping[str, Tensor], slope: Mapping[str, Tensor], rate: float, step: int) -> None:
+def _step(leaves: Mapping[str, Tensor], gradient: Mapping[str, Tensor], rate: float, step: int) -> None:
     with torch.no_grad():
         for name, leaf in leaves.items():
             # A sum is not finite where any of its terms is not.
-            if not math.isfinite(float(slope[name].sum())):
+            if not math.isfinite(float(gradient[name].sum())):
                 raise NonFiniteError(
                     f"expected a finite slope, got NaN or infinity at step {step} in {name}; lower the rate, draw more "
                     "chains, or scale the data"
                 )
-            leaf.add_(slope[name], alpha=rate)
+            leaf.add_(gradient[name], alpha=rate)
 
 
 def _precision(settings: BoltzmannLearning, rows: Tensor) -> torch.autocast:
@@ -210,7 +217,7 @@ def _taken(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B
 
 def _checked(settings: BoltzmannLearning, model: Model, data: Dataset) -> Float[Tensor, "N V"]:
     """The rows, once data and model are known to fit."""
-    if not isinstance(model, nn.Module) or not isinstance(model, Machine | Deep):
+    if not isinstance(model, nn.Module) or not isinstance(model, LearnableMachine | LearnableDeepMachine):
         raise ValueError(
             f"expected a Boltzmann machine with free_energy and gibbs, got {type(model).__name__}; build an RBM, or fit a "
             "directed model by SVI"

@@ -15,7 +15,13 @@ from probmodel.inference.chains.adaptation import Gradient, averaged, choose, du
 from probmodel.inference.chains.chains import DIVERGENT, SMALLEST_STEP, Sampled, check_acceptance, posterior
 from probmodel.inference.chains.nuts_tree import Proposal
 from probmodel.inference.chains.recording import ChainGradient, Prelude, Recording, chain_gradient
-from probmodel.inference.chains.warm_start import STEPS, Climb, foot, higher, scattered
+from probmodel.inference.chains.warm_start import (
+    WARM_START_STEPS,
+    Ascent,
+    ascent_step,
+    initial_state,
+    sample_approximation,
+)
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.model import Model
@@ -24,7 +30,7 @@ from probmodel.tracing.programs.compiling import Tensors, repeat
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
 """Of Adam on the logarithm of the trajectory's length: the paper's rate and decay, a bound on one update."""
-MEMORY_SHARE = 5.0
+MEMORY_FRACTION = 5.0
 """Variances average over about a fifth of the draws so far, so that the way to the typical set is forgotten."""
 LEAST_ACCEPTED, MOST_ACCEPTED = 0.01, 0.9999
 """Chains that are stuck shorten the step for all, but not once the median chain is accepted this often: its step is then
@@ -86,12 +92,12 @@ class ChEES:
         return posterior("ChEES", partial(_sample, settings), model, data, settings.num_chains, checked_seed(seed))
 
 
-class State(NamedTuple):
+class ChEESState(NamedTuple):
     """C chains and what they have learnt together."""
 
     theta: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
-    slope: Float[Tensor, "C D"]
+    grad: Float[Tensor, "C D"]
     draw: Int[Tensor, ""]
     log_step: Float[Tensor, ""]
     log_step_mean: Float[Tensor, ""]
@@ -110,7 +116,7 @@ class Trajectory(NamedTuple):
     theta: Float[Tensor, "C D"]
     momentum: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
-    slope: Float[Tensor, "C D"]
+    grad: Float[Tensor, "C D"]
     gain: Float[Tensor, " C"]
     """Log density of position and momentum at its end less that at its start, in nats; nan where it broke off."""
 
@@ -125,22 +131,22 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     begin = time.perf_counter()
 
     def one(state: Tensors, constants: Tensors) -> tuple[Tensors, Tensors]:
-        after, numbers = _transition(settings, gradient, State(*state), constants)
+        after, numbers = _transition(settings, gradient, ChEESState(*state), constants)
         return tuple(after), (after.theta, numbers)
 
-    def climb(i: Tensor, *tensors: Tensor) -> Tensors:
-        fields, constants = tensors[: len(Climb._fields)], tensors[len(Climb._fields) :]
-        return tuple(higher(Climb(*fields), partial(gradient.at, constants)))
+    def ascent(i: Tensor, *tensors: Tensor) -> Tensors:
+        fields, constants = tensors[: len(Ascent._fields)], tensors[len(Ascent._fields) :]
+        return tuple(ascent_step(Ascent(*fields), partial(gradient.at, constants)))
 
     # Compiled code is checked by its numbers here, so that the step has to be one that does not diverge.
     small = torch.full_like(theta[0, 0], math.log(SMALL_STEP))
     example = tuple(_first(theta, torch.ones_like(theta[0]), small, gradient.here)._replace(log_length=small))
-    outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(climb, tuple(foot(theta)))
+    outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(ascent, tuple(initial_state(theta)))
     recording = Recording(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
     with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
         recording.compile_where_it_pays(total, settings.compile, bar)
-        around, variance = scattered(Climb(*recording.prelude(STEPS)), gradient.here)
+        around, variance = sample_approximation(Ascent(*recording.prelude(WARM_START_STEPS)), gradient.here)
         log_step = reasonable_step(around, gradient.here, variance.sqrt()).log().mean()
         state: Tensors = tuple(_first(around, variance, log_step, gradient.here))
         while recording.steps < total:
@@ -151,7 +157,7 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
             kept.append(where[first:])
             told.append(numbers[first:])
             bar.update(min(recording.window, total - bar.n))
-    last = State(*state)
+    last = ChEESState(*state)
     draws, numbers = (torch.cat(parts)[: settings.num_samples].transpose(0, 1) for parts in (kept, told))
     seconds = time.perf_counter() - begin - recording.compiling
     stats = {
@@ -166,13 +172,13 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
 
 def _first(
     theta: Float[Tensor, "C D"], variance: Float[Tensor, " D"], step: Float[Tensor, ""], gradient: Gradient
-) -> State:
-    log_prob, slope = gradient(theta)
+) -> ChEESState:
+    log_prob, grad = gradient(theta)
     zero, count = torch.zeros_like(step), torch.zeros((), dtype=torch.long, device=theta.device)
-    return State(
+    return ChEESState(
         theta,
         log_prob,
-        slope,
+        grad,
         count,
         log_step=step,
         log_step_mean=step.clone(),
@@ -186,8 +192,8 @@ def _first(
 
 
 def _transition(
-    settings: ChEES, gradient: ChainGradient, state: State, constants: Tensors
-) -> tuple[State, Float[Tensor, "C 4"]]:
+    settings: ChEES, gradient: ChainGradient, state: ChEESState, constants: Tensors
+) -> tuple[ChEESState, Float[Tensor, "C 4"]]:
     warm = state.draw < settings.num_warmup
     step = state.log_step.exp()
     jitter = _halton(state.draw, step)
@@ -200,8 +206,8 @@ def _transition(
     moved = _integrated(gradient, state, constants, noise, leapfrogs, step)
     # `rand` before the comparison: the numbers drawn depend on nothing that adaptation changes.
     taken = torch.rand(len(state.theta), **kind) < moved.accept
-    proposed = Proposal(moved.theta, moved.log_prob, moved.slope)
-    chosen = choose(taken, proposed, Proposal(state.theta, state.log_prob, state.slope))
+    proposed = Proposal(moved.theta, moved.log_prob, moved.grad)
+    chosen = choose(taken, proposed, Proposal(state.theta, state.log_prob, state.grad))
     after = state._replace(**chosen._asdict(), draw=state.draw + 1)
     after = choose(warm, _learnt(settings, state, after, moved, jitter), after)
     steps = leapfrogs.expand_as(moved.gain).to(moved.gain.dtype)
@@ -211,7 +217,7 @@ def _transition(
 
 def _integrated(
     gradient: ChainGradient,
-    state: State,
+    state: ChEESState,
     constants: Tensors,
     noise: Float[Tensor, "C D"],
     leapfrogs: Float[Tensor, ""],
@@ -221,19 +227,21 @@ def _integrated(
     scale = state.variance.sqrt()
 
     def leapfrog(i: Tensor, *tensors: Tensor) -> Tensors:
-        theta, momentum, _, slope, scale, step, *rest = tensors
-        half = momentum + 0.5 * step * scale * slope
+        theta, momentum, _, grad, scale, step, *rest = tensors
+        half = momentum + 0.5 * step * scale * grad
         theta = theta + step * scale * half
-        log_prob, slope = gradient.at(tuple(rest), theta)
-        return theta, half + 0.5 * step * scale * slope, log_prob, slope
+        log_prob, grad = gradient.at(tuple(rest), theta)
+        return theta, half + 0.5 * step * scale * grad, log_prob, grad
 
-    begin = (state.theta, noise, state.log_prob, state.slope)
-    theta, momentum, log_prob, slope = repeat(leapfrogs.long(), leapfrog, begin, (scale, step, *constants))
+    begin = (state.theta, noise, state.log_prob, state.grad)
+    theta, momentum, log_prob, grad = repeat(leapfrogs.long(), leapfrog, begin, (scale, step, *constants))
     gain = log_prob - state.log_prob - 0.5 * (momentum.square() - noise.square()).sum(-1)
-    return Trajectory(theta, momentum, log_prob, slope, gain)
+    return Trajectory(theta, momentum, log_prob, grad, gain)
 
 
-def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jitter: Float[Tensor, ""]) -> State:
+def _learnt(
+    settings: ChEES, before: ChEESState, after: ChEESState, moved: Trajectory, jitter: Float[Tensor, ""]
+) -> ChEESState:
     """Step by dual averaging on the harmonic mean acceptance, length by Adam on the criterion, variances over chains."""
     number = after.draw.to(before.log_step.dtype)
     shortfall = settings.target_accept - _harmonic_mean(moved.accept.clamp(min=LEAST_ACCEPTED))
@@ -241,12 +249,12 @@ def _learnt(settings: ChEES, before: State, after: State, moved: Trajectory, jit
     shortfall = torch.where(short_enough, shortfall.clamp(max=0), shortfall)
     log_step, error = dual_averaged(before.error, shortfall, before.shrunk_to, number)
     log_step_mean = averaged(before.log_step_mean, log_step, number)
-    slope = _criterion_slope(before, moved, jitter)
-    square = SQUARE_DECAY * before.square + (1 - SQUARE_DECAY) * slope * slope
-    rate = LEARNING_RATE * slope / ((square / (1 - SQUARE_DECAY**number)).sqrt() + 1e-20)
+    grad = _criterion_gradient(before, moved, jitter)
+    square = SQUARE_DECAY * before.square + (1 - SQUARE_DECAY) * grad * grad
+    rate = LEARNING_RATE * grad / ((square / (1 - SQUARE_DECAY**number)).sqrt() + 1e-20)
     log_length = before.log_length + rate.clamp(-LARGEST_CHANGE, LARGEST_CHANGE)
     log_length = log_length.clamp(math.log(SHORTEST), math.log(LONGEST))
-    weight = MEMORY_SHARE / (number + MEMORY_SHARE)
+    weight = MEMORY_FRACTION / (number + MEMORY_FRACTION)
     spread = after.theta.var(0)
     last = after.draw == settings.num_warmup
     return after._replace(
@@ -264,7 +272,7 @@ def _harmonic_mean(values: Float[Tensor, " C"]) -> Float[Tensor, ""]:
     return len(values) / (1 / values).sum()
 
 
-def _criterion_slope(before: State, moved: Trajectory, jitter: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def _criterion_gradient(before: ChEESState, moved: Trajectory, jitter: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Derivative by log T of E[(|x' − E x'|² − |x − E x|²)²] / 4, in units of the mass matrix: eq. (9)–(11)."""
     scale = before.variance.sqrt()
     accept = torch.where(moved.theta.isfinite().all(-1), moved.accept, 0.0)
@@ -273,8 +281,8 @@ def _criterion_slope(before: State, moved: Trajectory, jitter: Float[Tensor, ""]
     start = before.theta / scale
     gained = (end - centre).square().sum(-1) - (start - start.mean(0)).square().sum(-1)
     along = ((end - centre) * torch.nan_to_num(moved.momentum, 0.0, 0.0, 0.0)).sum(-1)
-    slope = (accept * gained * along).sum() / accept.sum().clamp(min=1e-20)
-    return torch.nan_to_num(jitter * before.log_length.exp() * slope, 0.0, 0.0, 0.0)
+    grad = (accept * gained * along).sum() / accept.sum().clamp(min=1e-20)
+    return torch.nan_to_num(jitter * before.log_length.exp() * grad, 0.0, 0.0, 0.0)
 
 
 def _halton(number: Int[Tensor, ""], like: Float[Tensor, ""]) -> Float[Tensor, ""]:

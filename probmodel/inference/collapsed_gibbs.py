@@ -25,7 +25,7 @@ class CollapsedGibbs:
     Chains start at the fitted responsibilities where there are any, else at draws by sequential Monte Carlo.
 
     Args:
-        num_draws: kept of each chain.
+        num_samples: kept of each chain.
         num_warmup: sweeps before them.
         num_chains: side by side.
 
@@ -33,7 +33,7 @@ class CollapsedGibbs:
         Rasmussen & Ghahramani (2002), sec. 3; Neal (2000).
     """
 
-    num_draws: int = 50
+    num_samples: int = 50
     num_warmup: int = 50
     num_chains: int = 4
 
@@ -45,13 +45,13 @@ class CollapsedGibbs:
         """
         mixture, x, y = checked_mixture(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
-        num_draws, num_chains = integer("num_draws", self.num_draws), integer("num_chains", self.num_chains)
+        num_samples, num_chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         num_warmup = integer("num_warmup", self.num_warmup, least=0)
         kept, log_p = [], []
         with isolated(seed), torch.no_grad():
             evaluated = mixture.assigned(x, y).double()
             c = _starts(evaluated, mixture.responsibilities, x, num_chains)
-            for sweep in range(num_warmup + num_draws):
+            for sweep in range(num_warmup + num_samples):
                 c = gibbs_sweep(evaluated, c).c
                 if sweep >= num_warmup:
                     kept.append(c)

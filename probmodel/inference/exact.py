@@ -13,7 +13,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Draws, Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.conjugate import Conjugate, conjugate
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
@@ -23,19 +23,19 @@ class Exact:
     """Independent draws of the exact posterior: linear Gaussian models, beta, gamma and Dirichlet sites, Bayesian networks.
 
     Args:
-        num_draws: draws to keep.
+        num_samples: draws to keep.
     """
 
-    num_draws: int = 1_000
+    num_samples: int = 1_000
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise NotConjugateError where the posterior has no closed form."""
-        num_draws, seed = integer("num_draws", self.num_draws), checked_seed(seed)
+        num_samples, seed = integer("num_samples", self.num_samples), checked_seed(seed)
         check_training(model, data)
         begin = time.perf_counter()
-        model = placed(model, data)
+        model = copied_to_data(model, data)
         exact = conjugate(model, data)
-        guide, draws = _drawn(exact, model, data, num_draws, seed)
+        guide, draws = _drawn(exact, model, data, num_samples, seed)
         info = {
             "method": "Exact",
             "seed": seed,
@@ -46,12 +46,12 @@ class Exact:
         return Posterior(model, data, draws, info, guide)
 
 
-def _drawn(exact: Conjugate, model: Model, data: Dataset, num_draws: int, seed: int) -> tuple[Model, Draws]:
+def _drawn(exact: Conjugate, model: Model, data: Dataset, num_samples: int, seed: int) -> tuple[Model, Draws]:
     """The posterior as a guide, and its draws by site."""
     if exact.guide is not None:
         with isolated(seed), torch.no_grad():
-            return exact.guide, {site: values[None] for site, values in exact.guide.draws(num_draws).items()}
+            return exact.guide, {site: values[None] for site, values in exact.guide.draws(num_samples).items()}
     with isolated(seed):
         latents = sites(model, data).latents
     guide = SiteGuide(dict(exact.by_site)) if exact.gaussian is None else GaussianGuide(exact.gaussian, latents)
-    return guide, guide_draws(model, guide, data, num_draws, seed)
+    return guide, guide_draws(model, guide, data, num_samples, seed)

@@ -13,7 +13,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.curvature import gaussian_at, mode
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target as make_target
@@ -24,20 +24,20 @@ class Laplace:
     """N(mode, (−Hessian)⁻¹) in unconstrained coordinates, of the log joint with its Jacobian.
 
     Args:
-        num_draws: draws to keep.
+        num_samples: draws to keep.
         num_starts: climbs from prior draws, the highest mode is taken.
     """
 
-    num_draws: int = 1_000
+    num_samples: int = 1_000
     num_starts: int = 3
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Raise ArithmeticError where no maximum with a negative definite Hessian is found."""
-        num_draws, num_starts = integer("num_draws", self.num_draws), integer("num_starts", self.num_starts)
+        num_samples, num_starts = integer("num_samples", self.num_samples), integer("num_starts", self.num_starts)
         seed = checked_seed(seed)
         check_training(model, data)
         begin = time.perf_counter()
-        model = placed(model, data)
+        model = copied_to_data(model, data)
         target = make_target(model, data)
         with isolated(seed):
             latents = sites(model, data).latents
@@ -49,7 +49,7 @@ class Laplace:
         modes = [mode(target, start) for start in starts]
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta).detach()))
         guide = GaussianGuide(gaussian_at(target, best), latents)
-        draws = guide_draws(model, guide, data, num_draws, seed)
+        draws = guide_draws(model, guide, data, num_samples, seed)
         info = {
             "method": "Laplace",
             "seed": seed,

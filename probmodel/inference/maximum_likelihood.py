@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from probmodel.inference.descent.quasi_newton import climbed
+from probmodel.inference.descent.quasi_newton import maximized
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import checked_seed, integer
@@ -57,13 +57,13 @@ class MaximumLikelihood:
                     f"expected a model with parameters and no latents, got latents {latents} and {len(leaves)} parameters; "
                     "fit latents by SVI, NUTS or Laplace"
                 )
-            found = climbed(
+            found = maximized(
                 partial(_log_likelihood, fitted, data),
                 list(leaves.values()),
                 max_steps=max_steps,
                 tolerance=self.tolerance,
             )
-        if not found.settled:
+        if not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",
                 ConvergenceWarning,

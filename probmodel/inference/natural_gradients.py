@@ -62,7 +62,7 @@ class NormalInducing(Protocol, metaclass=Structural):
 
     def check_codes(self, h: Any) -> None: ...
 
-    def drawn_u(self, num_draws: int) -> Tensor: ...
+    def drawn_u(self, num_samples: int) -> Tensor: ...
 
     def drawn_codes(self, h: Any, u: Tensor) -> Tensor: ...
 
@@ -90,7 +90,7 @@ class NaturalGradients:
         rate: of the natural steps, in (0, 1]; it rises to this over the first twenty.
         optimizer: parameters but those of q(u) → torch optimiser; Adam with rate 0.01 by default.
         num_particles: draws of a row's codes, where it has several.
-        num_draws: draws of q(u), and of every row's codes given them, to keep.
+        num_samples: draws of q(u), and of every row's codes given them, to keep.
         progress: show a progress bar.
 
     Reference:
@@ -103,7 +103,7 @@ class NaturalGradients:
     rate: float = 0.1
     optimizer: Callable[[list[Tensor]], Optimizer] = ADAM
     num_particles: int = 16
-    num_draws: int = 200
+    num_samples: int = 200
     progress: bool = True
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
@@ -126,7 +126,7 @@ class NaturalGradients:
             _check_codes(fitted, data)
             losses = _descend(self, fitted, leaves, data)
         with isolated(spawn(seed, 2)), torch.no_grad():
-            draws = _draws(fitted, data, integer("num_draws", self.num_draws))
+            draws = _draws(fitted, data, integer("num_samples", self.num_samples))
         info = {
             "method": "NaturalGradients",
             "seed": seed,
@@ -175,9 +175,9 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
         for step in range(num_steps):
             rows = next(order)
             batch = data if rows is None else data.rows(rows)
-            found = _slopes(settings, model, batch, loc, scale, list(others.values()))
-            slopes = (found.loc, found.scale, *found.others)
-            if not np.isfinite(found.loss) or not all(bool(each.isfinite().all()) for each in slopes):
+            found = _gradients(settings, model, batch, loc, scale, list(others.values()))
+            grads = (found.loc, found.scale, *found.others)
+            if not np.isfinite(found.loss) or not all(bool(each.isfinite().all()) for each in grads):
                 raise NonFiniteError(
                     f"expected a finite bound and gradient, got NaN or infinity at step {step}; lower the learning rate, or "
                     "scale the data"
@@ -191,9 +191,9 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
     return losses
 
 
-def _step(optimizer: Optimizer, leaves: Iterable[Tensor], slopes: Sequence[Tensor]) -> None:
-    for leaf, slope in zip(leaves, slopes, strict=True):
-        leaf.grad = slope
+def _step(optimizer: Optimizer, leaves: Iterable[Tensor], grads: Sequence[Tensor]) -> None:
+    for leaf, grad in zip(leaves, grads, strict=True):
+        leaf.grad = grad
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -208,7 +208,7 @@ def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[T
     return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
 
 
-def _slopes(
+def _gradients(
     settings: NaturalGradients, model: Any, batch: Dataset, loc: Tensor, scale: Tensor, others: list[Tensor]
 ) -> _Slopes:
     """The loss in nats over all rows, and its gradient."""
@@ -220,13 +220,13 @@ def _slopes(
         model.decision, at.loc, at.variance, values["y"], num_particles=settings.num_particles
     )
     loss = kl_to_standard(loc, scale) - rows.sum() * ((batch.size or len(rows)) / len(rows))
-    slopes = torch.autograd.grad(loss, [loc, scale, *others], allow_unused=True, materialize_grads=True)
-    return _Slopes(float(loss.detach()), slopes[0], slopes[1], list(slopes[2:]))
+    grads = torch.autograd.grad(loss, [loc, scale, *others], allow_unused=True, materialize_grads=True)
+    return _Slopes(float(loss.detach()), grads[0], grads[1], list(grads[2:]))
 
 
-def _draws(model: Any, data: Dataset, num_draws: int) -> dict[str, Tensor]:
-    """Draws (1, num_draws, …) of the guide; the features of each row are computed once."""
+def _draws(model: Any, data: Dataset, num_samples: int) -> dict[str, Tensor]:
+    """Draws (1, num_samples, …) of the guide; the features of each row are computed once."""
     representation = model.representation
-    u = representation.drawn_u(num_draws)
+    u = representation.drawn_u(num_samples)
     rows = data.named("x", "y")["x"].split(ROWS_AT_A_TIME)
     return {"u": u[None], "z": torch.cat([representation.drawn_codes(model.features(x), u) for x in rows], 1)[None]}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from probmodel.inference.descent.descent import WINDOW, descent, one_step_a_call
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
-from probmodel.inference.descent.trend import Fall, fall
+from probmodel.inference.descent.trend import Trend, loss_trend
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.dataset import Dataset
@@ -33,9 +33,9 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.guided_runs import first_bad_site
 from probmodel.tracing.ownership import own
-from probmodel.tracing.programs.compiling import Plan, plan
+from probmodel.tracing.programs.compiling import CompilationPlan, plan
 from probmodel.tracing.programs.gradients import Gradient
-from probmodel.tracing.randomness import isolated, spawn, unnoticed
+from probmodel.tracing.randomness import isolated, preserving_random_state, spawn
 from probmodel.tracing.sites import sites
 
 SPAN = 5 * WINDOW
@@ -70,7 +70,7 @@ class SVI:
         objective: (model, guide, data) → loss in nats.
         optimizer: parameters → torch optimiser of all of them; Adam with rate 0.003 by default.
         patience: stop once this many windows of 100 steps in a row show no significant descent; None never stops early.
-        num_draws: draws of the guide to keep.
+        num_samples: draws of the guide to keep.
         compile: compile the step; None compiles where a few timed steps say that it pays.
         progress: show a progress bar.
 
@@ -85,7 +85,7 @@ class SVI:
     objective: Objective = elbo
     optimizer: Callable[[list[Tensor]], Optimizer] = ADAM
     patience: int | None = 5
-    num_draws: int = 1_000
+    num_samples: int = 1_000
     compile: bool | None = None
     progress: bool = True
 
@@ -111,7 +111,7 @@ class SVI:
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            draws = guide_draws(fitted, guide, data, settings.num_draws, spawn(seed, 2))
+            draws = guide_draws(fitted, guide, data, settings.num_samples, spawn(seed, 2))
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)
@@ -139,24 +139,24 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
             return Outcome([float(loss(*data.tensors()))], True, False, None, "nothing to fit")
     optimizer = optimizer_of(settings.optimizer, leaves)
     gradient = Gradient(loss, list(leaves.values()), *batches.at(order.first))
-    way = descent(gradient, batches, order, optimizer)
+    mode = descent(gradient, batches, order, optimizer)
     losses: list[float] = []
     quiet, seconds, tried = 0, 0.0, False
     chosen = _wish(settings, gradient)
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         while len(losses) < settings.num_steps:
             if losses and settings.compile is None and gradient.graph is not None and not tried:
-                later = plan(seconds / len(losses) * (settings.num_steps - len(losses)) * way.saved, way.on_disk)
+                later = plan(seconds / len(losses) * (settings.num_steps - len(losses)) * mode.saved, mode.on_disk)
                 chosen = later if later.compile or len(losses) == TRIAL_STEPS else chosen
             if chosen.compile and not tried:
                 tried = True
                 bar.set_postfix_str("compiling")
-                way.compile()
+                mode.compile()
                 bar.set_postfix_str("")
-            trial = not losses and not way.compiled
+            trial = not losses and not mode.compiled
             goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
             begin = time.perf_counter()
-            found = way.advance(min(goal, settings.num_steps - len(losses)))
+            found = mode.advance(min(goal, settings.num_steps - len(losses)))
             seconds += time.perf_counter() - begin
             losses += found.losses
             bar.update(len(found.losses))
@@ -172,14 +172,14 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
         bar.refresh()
     for leaf in leaves.values():
         leaf.grad = None
-    reason = "refused by the compiler" if chosen.compile and not way.compiled else chosen.reason
-    apart = way.way == "step" and gradient.graph is not None
+    reason = "refused by the compiler" if chosen.compile and not mode.compiled else chosen.reason
+    apart = mode.mode == "step" and gradient.graph is not None
     why = f" ({one_step_a_call(gradient, optimizer)})" if apart else ""
-    execution = f"{_WAYS[way.way, way.compiled]}{why}: {reason}"
-    return Outcome(losses, not descends(losses), way.compiled, gradient.program.reason, execution)
+    execution = f"{_EXECUTIONS[mode.mode, mode.compiled]}{why}: {reason}"
+    return Outcome(losses, not descends(losses), mode.compiled, gradient.program.reason, execution)
 
 
-_WAYS = {
+_EXECUTIONS = {
     ("loop", True): f"compiled loop of {WINDOW} steps a call",
     ("loop", False): "traced graph, uncompiled",
     ("step", True): "compiled, step by step",
@@ -187,13 +187,13 @@ _WAYS = {
 }
 
 
-def _wish(settings: SVI, gradient: Gradient) -> Plan:
+def _wish(settings: SVI, gradient: Gradient) -> CompilationPlan:
     """Before any step is timed."""
     if gradient.graph is None:
-        return Plan(False, gradient.program.reason or "no parameter is read")
+        return CompilationPlan(False, gradient.program.reason or "no parameter is read")
     if settings.compile is None:
-        return Plan(False, "too few steps to time")
-    return Plan(settings.compile, "as asked")
+        return CompilationPlan(False, "too few steps to time")
+    return CompilationPlan(settings.compile, "as asked")
 
 
 def descends(losses: list[float]) -> bool:
@@ -205,13 +205,13 @@ def descends(losses: list[float]) -> bool:
     return len(losses) < WINDOW or _fall(losses).exceeds(0.0)
 
 
-def _fall(losses: list[float]) -> Fall:
-    return fall(losses[-SPAN:])
+def _fall(losses: list[float]) -> Trend:
+    return loss_trend(losses[-SPAN:])
 
 
 def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
     """The automatic guide of the continuous latents; the model sums discrete ones out."""
-    with unnoticed():
+    with preserving_random_state():
         found = sites(model, data)
     by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
     if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
@@ -248,7 +248,7 @@ def _checked(settings: SVI, data: Dataset) -> SVI:
     return replace(
         settings,
         num_steps=integer("num_steps", settings.num_steps),
-        num_draws=integer("num_draws", settings.num_draws),
+        num_samples=integer("num_samples", settings.num_samples),
         patience=None if settings.patience is None else integer("patience", settings.patience),
         batch_size=None
         if settings.batch_size is None

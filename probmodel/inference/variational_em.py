@@ -16,7 +16,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments import Assigned
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.families.gaussian_processes.mixtures.gates import Gate
 from probmodel.families.gaussian_processes.mixtures.soft_assignments import bound, improved
-from probmodel.inference.descent.quasi_newton import climbed
+from probmodel.inference.descent.quasi_newton import maximized
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
@@ -24,7 +24,7 @@ from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.checks import check_training
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 PARTICLES = 20
@@ -41,7 +41,7 @@ OCCUPIED = 0.5
 
 
 @runtime_checkable
-class Mixture(Protocol, metaclass=Structural):
+class MixtureOfExperts(Protocol, metaclass=Structural):
     """A model of rows that belong to experts."""
 
     responsibilities: Tensor | None
@@ -97,7 +97,7 @@ class VariationalEM:
         found.sort(key=lambda each: each.bound, reverse=True)
         finalists = found[: integer("num_finalists", self.num_finalists)]
         best = max((self._finished(each, x, y) for each in finalists), key=lambda each: each.bound)
-        if not best.settled:
+        if not best.converged:
             warnings.warn(
                 f"VariationalEM: the bound still rose after {self.max_steps} steps; raise max_steps",
                 ConvergenceWarning,
@@ -121,13 +121,13 @@ class VariationalEM:
             r = (_by_particles if start % 2 == 0 else _by_region)(evaluated, x)
         leaves, value = _leaves(mixture), -np.inf
         for _ in range(integer("num_rounds", self.num_rounds)):
-            climbed(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
+            maximized(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
             with torch.no_grad():
                 evaluated = mixture.assigned(x, y)
                 for _ in range(self.num_steps):
                     r = improved(evaluated, r[None])[0]
                 value = float(_bound(mixture, x, y, r))
-        return _Climbed(mixture, r, value, False)
+        return _FittedStart(mixture, r, value, False)
 
     def _finished(self, start: "_Climbed", x: Tensor, y: Tensor) -> "_Climbed":
         mixture = start.mixture
@@ -137,27 +137,27 @@ class VariationalEM:
             return _bound(mixture, x, y, logits.softmax(-1))
 
         leaves = [*_leaves(mixture), logits]
-        settled = climbed(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).settled
+        converged = maximized(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).converged
         with torch.no_grad():
             evaluated, r = mixture.assigned(x, y), logits.softmax(-1)
             for _ in range(self.num_steps):
                 r = improved(evaluated, r[None])[0]
-            return _Climbed(mixture, r, float(_bound(mixture, x, y, r)), settled)
+            return _FittedStart(mixture, r, float(_bound(mixture, x, y, r)), converged)
 
 
-class _Climbed(NamedTuple):
+class _FittedStart(NamedTuple):
     mixture: Any
     r: Float[Tensor, "n K"]
     bound: float
     """With the log prior of the gate's parameters."""
-    settled: bool
+    converged: bool
 
 
 def checked_mixture(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
-    if not isinstance(model, Mixture):
+    if not isinstance(model, MixtureOfExperts):
         raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit one process by MaximumLikelihood")
     check_training(model, data)
-    return placed(model, data), *inputs_and_observations(data)
+    return copied_to_data(model, data), *inputs_and_observations(data)
 
 
 def _bound(mixture: Any, x: Tensor, y: Tensor, r: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import Decision, brings_guide
-from probmodel.protocols.model import Checked, Guided, Learner
+from probmodel.protocols.model import Checked, ChecksTrainingData, Guided
 
 Prior = Callable[[str, Tensor], TorchDistributionMixin]
 """Name and value of a parameter → its prior, with the whole parameter as one event."""
@@ -92,7 +92,7 @@ class Lifted(nn.Module):
 
     def check_training(self, data: Dataset) -> None:
         """As the module checks."""
-        if isinstance(self.module, Learner):
+        if isinstance(self.module, ChecksTrainingData):
             self.module.check_training(data)
 
     @property

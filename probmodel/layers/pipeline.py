@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probmodel.layers.decisions import ClassifyJoint, Regress
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import CodesByProcess, Decision, Generative, Linked, Representation
+from probmodel.protocols.layers import CodesByProcess, Decision, DependentRows, Generative, Representation
 from probmodel.protocols.model import ExactPosterior
 
 
@@ -53,7 +53,7 @@ class Pipeline(nn.Module):
 
     def given(self, data: Dataset) -> "Pipeline | ConditionedPipeline":
         """The model of new rows: itself where rows are independent given the latents, else one that continues these."""
-        if not isinstance(self.representation, Linked):
+        if not isinstance(self.representation, DependentRows):
             return self
         return ConditionedPipeline(self, _named(data)["x"])
 
@@ -69,7 +69,7 @@ class Pipeline(nn.Module):
         x, y = values["x"], values.get("y")
         if len(x) < 2:
             raise ValueError(f"expected at least 2 rows, got {len(x)}; add data")
-        if isinstance(self.representation, Linked):
+        if isinstance(self.representation, DependentRows):
             if data.size is not None:
                 raise ValueError(
                     f"expected size=None, since {type(self.representation).__name__} links the rows, got size={data.size}; pass "
@@ -144,7 +144,7 @@ class ConditionedPipeline(nn.Module):
 
     def forward(self, x: Float[Tensor, "m *features"], y: Tensor | None = None) -> Tensor:
         parts, rows = self.pipeline, pyro.plate("rows", len(x), dim=-1)
-        representation = cast(Linked, parts.representation)
+        representation = cast(DependentRows, parts.representation)
         z = representation.continued(parts.features(self.x), parts.features(x), rows)
         with rows:
             observed = None if y is None else parts.decision.observed(y)

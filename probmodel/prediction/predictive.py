@@ -17,8 +17,8 @@ from probmodel.protocols.layers import Deciding
 from probmodel.protocols.model import NOISE_VARIANCE, Marginal
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.density import Density
-from probmodel.tracing.devices import beside, traced_run
-from probmodel.tracing.error_messages import explained
+from probmodel.tracing.devices import on_device_of, traced_run
+from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import Sites, sites
 
@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
         return distribution.entropy() if has_finite_support(distribution) else distribution.variance
 
 
-def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int = 0) -> Prediction:
+def predict(posterior: Posterior, *args: Tensor, num_samples: int = 200, seed: int = 0) -> Prediction:
     """p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
 
     Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new row,
@@ -73,7 +73,7 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
     Args:
         posterior: from any inference.
         args: the model's positional arguments for the new rows, without the observations; on any device.
-        num_draws: draws to average; all that the posterior has where it has fewer.
+        num_samples: draws to average; all that the posterior has where it has fewer.
         seed: of the local draws.
 
     Returns:
@@ -82,18 +82,18 @@ def predict(posterior: Posterior, *args: Tensor, num_draws: int = 200, seed: int
     Raises:
         ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
     """
-    return predict_rows(posterior, Dataset(args, shared_arguments(posterior), None), num_draws=num_draws, seed=seed)
+    return predict_rows(posterior, Dataset(args, shared_arguments(posterior), None), num_samples=num_samples, seed=seed)
 
 
-def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, seed: int = 0) -> Prediction:
+def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200, seed: int = 0) -> Prediction:
     """As `predict`, for rows given as a data set; observations in it are not looked at."""
     check_columns(posterior, data)
-    data = beside(data, posterior.data)
-    num_draws = integer("num_draws", num_draws)
+    data = on_device_of(data, posterior.data)
+    num_samples = integer("num_samples", num_samples)
     with isolated(seed):
         found = sites(posterior.model, posterior.data)
         data = without_observations(posterior, found, data)
-        draws = _SharedDraws(posterior, found, num_draws)
+        draws = _SharedDraws(posterior, found, num_samples)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
 
         def likelihood(theta: Tensor) -> _Likelihood:
@@ -101,7 +101,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_draws: int = 200, s
             return _likelihood(run, found.observed)
 
         with torch.no_grad():
-            with explained(data):
+            with translated_errors(data):
                 template = likelihood(draws.flat[0])
             if len(draws.flat) > 1 or draws.flat.shape[1]:
                 packed = Density(lambda theta: likelihood(theta).packed, draws.flat[0])(draws.flat)
@@ -155,11 +155,11 @@ def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
 class _SharedDraws:
     """Draws of the latents that rows share, side by side in one matrix (S, D); D = 0 where there are none."""
 
-    def __init__(self, posterior: Posterior, found: Sites, num_draws: int) -> None:
+    def __init__(self, posterior: Posterior, found: Sites, num_samples: int) -> None:
         self.latents = [latent for latent in found.latents if latent.row_dim is None]
-        values = [_thinned(posterior.draws[latent.name], num_draws) for latent in self.latents]
+        values = [_thinned(posterior.draws[latent.name], num_samples) for latent in self.latents]
         # Without any latent one evaluation is the predictive; with local ones alone each draw draws them anew.
-        count = len(values[0]) if values else (num_draws if found.latents else 1)
+        count = len(values[0]) if values else (num_samples if found.latents else 1)
         floating = [t for t in posterior.data.tensors() if t.is_floating_point()]
         like = found.latents[0].value if found.latents else floating[0] if floating else torch.zeros(())
         self.flat = torch.cat([value.reshape(len(value), -1) for value in values] or [like.new_zeros(count, 0)], -1)

@@ -14,7 +14,7 @@ class Estimate(NamedTuple):
     log_z: float
     stderr: float
     """Monte Carlo standard error; nan where no draw can show the error."""
-    ess_share: float = float("nan")
+    relative_ess: float = float("nan")
     """Effective share of the draws (Kong, 1992)."""
     k_hat: float = float("nan")
     """Pareto k-hat of the weights (Vehtari et al., 2024)."""

@@ -57,7 +57,7 @@ class Deciding(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Linked(Protocol, metaclass=Structural):
+class DependentRows(Protocol, metaclass=Structural):
     """A representation whose rows depend on each other: codes of new rows follow from those of the known ones."""
 
     def continued(

@@ -10,7 +10,7 @@ import torch
 
 from probmodel.protocols.integers import integer
 
-SHARE = 0.25
+MEMORY_FRACTION = 0.25
 """Of the free memory, for the intermediate tensors of one vectorised call."""
 
 _STATED: ContextVar[int | None] = ContextVar("memory_budget", default=None)
@@ -47,7 +47,7 @@ def memory_budget(num_bytes: int) -> Iterator[None]:
 def budget(device: torch.device) -> int:
     """Bytes of intermediate tensors that one vectorised call may need: as stated, else a quarter of the free memory."""
     stated = _STATED.get()
-    return max(1, int(SHARE * free_bytes(device)) if stated is None else stated)
+    return max(1, int(MEMORY_FRACTION * free_bytes(device)) if stated is None else stated)
 
 
 def free_bytes(device: torch.device) -> int:

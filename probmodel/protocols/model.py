@@ -31,7 +31,7 @@ class Checked(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Learner(Protocol, metaclass=Structural):
+class ChecksTrainingData(Protocol, metaclass=Structural):
     """A model that can tell data it could score but learn nothing from; `check_training` raises ValueError as `check` does."""
 
     def check_training(self, data: Dataset) -> None: ...
@@ -65,8 +65,8 @@ class ExactGuide(Protocol, metaclass=Structural):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    def draws(self, num_draws: int) -> dict[str, Tensor]:
-        """Independent draws by site, (num_draws, *event), in the model's own (constrained) space."""
+    def draws(self, num_samples: int) -> dict[str, Tensor]:
+        """Independent draws by site, (num_samples, *event), in the model's own (constrained) space."""
         ...
 
 

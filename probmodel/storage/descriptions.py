@@ -1,6 +1,6 @@
 """Plain values, tensors and the package's own pieces ↔ JSON: a closed list of names, so nothing else can be built.
 
-A piece is described by its name in `PIECES` and the settings that build it again.  Numbers, strings, None, lists and
+A piece is described by its name in `COMPONENTS` and the settings that build it again.  Numbers, strings, None, lists and
 dictionaries stand for themselves; everything JSON lacks is an object with one key that starts with "$".
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from probmodel.protocols.errors import UndescribableError
-from probmodel.storage.pieces.layers import FUNCTION_NAMES, FUNCTIONS, PIECE_NAMES, PIECES
+from probmodel.storage.components.layers import COMPONENT_NAMES, COMPONENTS, FUNCTION_NAMES, FUNCTIONS
 
 Json = Any
 """What the json module reads and writes."""
@@ -103,12 +103,12 @@ def describe(value: object, path: str, kept: Kept) -> Json:
         kept: collects tensors.
 
     Raises:
-        UndescribableError: naming the path of the first value that is neither plain, a tensor, nor in `PIECES`.
+        UndescribableError: naming the path of the first value that is neither plain, a tensor, nor in `COMPONENTS`.
     """
-    name = PIECE_NAMES.get(type(value))
+    name = COMPONENT_NAMES.get(type(value))
     if name is None:
         raise _undescribable(value, path)
-    return {"$piece": [name, describe(dict(PIECES[name].settings(value)), path, kept)]}
+    return {"$piece": [name, describe(dict(COMPONENTS[name].settings(value)), path, kept)]}
 
 
 def _undescribable(value: object, path: str) -> UndescribableError:
@@ -149,9 +149,9 @@ def _(value: tuple, path: str, kept: Kept) -> Json:
 
 @describe.register(Mapping)
 def _(value: Mapping[Any, Any], path: str, kept: Kept) -> Json:
-    strangers = [key for key in value if not isinstance(key, str)]
-    if strangers:
-        raise UndescribableError(f"{path} needs strings as keys, got {strangers[0]!r}; convert the keys")
+    unexpected = [key for key in value if not isinstance(key, str)]
+    if unexpected:
+        raise UndescribableError(f"{path} needs strings as keys, got {unexpected[0]!r}; convert the keys")
     items = {str(key): describe(item, f"{path}.{key}".removeprefix("."), kept) for key, item in value.items()}
     return {"$dict": items} if any(key.startswith("$") for key in items) else items
 
@@ -207,9 +207,9 @@ def _entries(node: dict, fetch: Fetch) -> dict[str, Any]:
     return {key: rebuild(item, fetch) for key, item in node.items()}
 
 
-def _piece(node: list, fetch: Fetch) -> Any:
+def _component(node: list, fetch: Fetch) -> Any:
     name, settings = node
-    return PIECES[name].build(**rebuild(settings, fetch))
+    return COMPONENTS[name].build(**rebuild(settings, fetch))
 
 
 _TAGS: Mapping[str, Callable[[Json, Fetch], Any]] = {
@@ -220,5 +220,5 @@ _TAGS: Mapping[str, Callable[[Json, Fetch], Any]] = {
     "$parameter": lambda node, fetch: nn.Parameter(fetch(node)),
     "$array": lambda node, fetch: fetch(node).numpy(),
     "$function": lambda node, fetch: FUNCTIONS[node],
-    "$piece": _piece,
+    "$piece": _component,
 }

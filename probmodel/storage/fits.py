@@ -20,7 +20,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.storage.descriptions import Kept, describe, laid_out, rebuild
 from probmodel.storage.fitted_pair import FittedPair, describe_pair, needs_code, rebuild_pair
-from probmodel.storage.folder import DRAWS, STRUCTURE, TENSORS, read, refusing, write
+from probmodel.storage.folder import DRAWS_FILE, STRUCTURE, TENSORS, read, refusing, write
 from probmodel.tracing.randomness import isolated
 
 
@@ -57,7 +57,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
         {
             STRUCTURE: lambda path: path.write_bytes(structure),
             TENSORS: lambda path: path.write_bytes(tensors),
-            DRAWS: lambda path: save_netcdf(draws, path),
+            DRAWS_FILE: lambda path: save_netcdf(draws, path),
         },
     )
     return folder
@@ -85,8 +85,8 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
     files = read(folder)
     with refusing(folder / TENSORS, "tensors"):
         tensors = safetensors.torch.load(files[TENSORS])
-    with refusing(folder / DRAWS, "draws"):
-        draws = {name: torch.from_numpy(values).clone() for name, values in load_netcdf(folder / DRAWS).items()}
+    with refusing(folder / DRAWS_FILE, "draws"):
+        draws = {name: torch.from_numpy(values).clone() for name, values in load_netcdf(folder / DRAWS_FILE).items()}
     with refusing(folder / STRUCTURE, "the structure of a fit"):
         content = _parse(files[STRUCTURE], tensors)
         pair, info = FittedPair(**content["pair"]), dict(content["info"])

@@ -24,7 +24,7 @@ from probmodel.protocols.model import ExactGuide, Model
 from probmodel.protocols.posterior import Draws, Posterior
 from probmodel.protocols.structural import Structural
 from probmodel.storage.descriptions import Kept, describe, rebuild
-from probmodel.tracing.curvature import Gaussian
+from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.ownership import Owned, own
 from probmodel.tracing.randomness import isolated
@@ -236,7 +236,7 @@ def _gaussian(pair: FittedPair, model: Model, data: Dataset) -> Model:
     index, loc, scale_tril = (pair.state[f"guide.{name}"] for name in ("index", "loc", "scale_tril"))
     with isolated(pair.guide["seed"]):
         latents = sites(model, data).latents
-    return GaussianGuide(Gaussian(index, loc, torch.cholesky_inverse(scale_tril), scale_tril), latents)
+    return GaussianGuide(NormalApproximation(index, loc, torch.cholesky_inverse(scale_tril), scale_tril), latents)
 
 
 _GUIDES: Mapping[str, Callable[[FittedPair, Any, Dataset], Model | None]] = {

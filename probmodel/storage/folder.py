@@ -16,8 +16,8 @@ from probmodel.protocols.errors import CorruptFitError
 
 FORMAT, VERSION = "probmodel fit", 1
 
-MANIFEST, STRUCTURE, TENSORS, DRAWS = "manifest.json", "fit.json", "tensors.safetensors", "draws.nc"
-FILES = (STRUCTURE, TENSORS, DRAWS)
+MANIFEST, STRUCTURE, TENSORS, DRAWS_FILE = "manifest.json", "fit.json", "tensors.safetensors", "draws.nc"
+FILES = (STRUCTURE, TENSORS, DRAWS_FILE)
 
 _REMEDY = "restore the folder from a copy, or fit again"
 _PARSING = (
@@ -144,10 +144,10 @@ def _check_replaceable(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise FileExistsError(f"expected a fit or a free place, got a file or link at {folder}; choose another folder")
     paths = list(folder.iterdir())
-    strangers = sorted(path.name for path in paths if path.name not in (MANIFEST, *FILES) or not path.is_file())
+    unexpected = sorted(path.name for path in paths if path.name not in (MANIFEST, *FILES) or not path.is_file())
     try:
-        if strangers:
-            raise CorruptFitError(str(strangers))
+        if unexpected:
+            raise CorruptFitError(str(unexpected))
         if paths:
             _manifest(folder)
     except CorruptFitError as error:

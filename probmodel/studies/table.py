@@ -11,7 +11,7 @@ NORMAL_95 = 1.959963984540054
 """Two-sided quantile of the error bars whose coverage is counted."""
 MARKERS = "osD^v"
 """One for every ten estimators, where the colours begin again."""
-ROUNDING = 1e-6
+TABLE_ROUNDING = 1e-6
 """In nats: how near an estimate without error has to come, and the least standard error that is believed."""
 
 
@@ -20,9 +20,9 @@ def judged(frame: pd.DataFrame, exact: Mapping[str, float]) -> pd.DataFrame:
     frame = frame.assign(exact=frame["problem"].map(dict(exact)).astype(float))
     frame = frame.assign(error=frame["log_z"] - frame["exact"])
     told = frame["error"].notna() & frame["stderr"].notna()
-    covered = frame["error"].abs() <= NORMAL_95 * frame["stderr"] + ROUNDING
+    covered = frame["error"].abs() <= NORMAL_95 * frame["stderr"] + TABLE_ROUNDING
     finite = np.isfinite(frame["lower"]) | np.isfinite(frame["upper"])
-    inside = (frame["lower"] - ROUNDING <= frame["exact"]) & (frame["exact"] <= frame["upper"] + ROUNDING)
+    inside = (frame["lower"] - TABLE_ROUNDING <= frame["exact"]) & (frame["exact"] <= frame["upper"] + TABLE_ROUNDING)
     return frame.assign(
         covered=covered.astype("boolean").where(told),
         bounded=inside.astype("boolean").where(finite & frame["error"].notna()),
@@ -71,7 +71,7 @@ def _agreement(table: pd.DataFrame) -> pd.DataFrame:
     An estimator is part of the mean it is compared with, so the variance of the difference is its own less the mean's.
     Estimators without a standard error take no part.
     """
-    error = table["mean_error"].clip(lower=ROUNDING)
+    error = table["mean_error"].clip(lower=TABLE_ROUNDING)
     precision = (1 / error**2).fillna(0.0)
     total = float(precision.sum())
     if total == 0:
@@ -124,10 +124,10 @@ def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
     axes.set_ylabel("coverage of log Z ± 1.96 stderr" if known else "(mean − pooled mean) / its standard error")
 
 
-def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wilson(fraction: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre and half length of the 95 % interval of a share of `count` trials; nan for none."""
     count = np.where(count > 0, count, np.nan)
     z2 = NORMAL_95**2
     scale = 1 + z2 / count
-    half = NORMAL_95 * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / scale
-    return (share + z2 / (2 * count)) / scale, half
+    half = NORMAL_95 * np.sqrt(fraction * (1 - fraction) / count + z2 / (4 * count**2)) / scale
+    return (fraction + z2 / (2 * count)) / scale, half

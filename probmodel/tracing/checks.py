@@ -4,8 +4,8 @@ import torch
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form
-from probmodel.protocols.model import Checked, Learner, Model
-from probmodel.tracing.ownership import placed
+from probmodel.protocols.model import Checked, ChecksTrainingData, Model
+from probmodel.tracing.ownership import copied_to_data
 
 
 def check(model: Model, data: Dataset) -> None:
@@ -45,8 +45,8 @@ def check(model: Model, data: Dataset) -> None:
 def check_training(model: Model, data: Dataset) -> None:
     """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
     check_form(data)
-    if isinstance(model, Checked | Learner):
-        model = placed(model, data)
+    if isinstance(model, Checked | ChecksTrainingData):
+        model = copied_to_data(model, data)
     check(model, data)
-    if isinstance(model, Learner):
+    if isinstance(model, ChecksTrainingData):
         model.check_training(data)

@@ -22,7 +22,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NotConjugateError
 from probmodel.protocols.model import ClosedForm, ExactGuide, Model
 from probmodel.protocols.posterior import Target
-from probmodel.tracing.curvature import Gaussian, gaussian_at, gradient
+from probmodel.tracing.curvature import NormalApproximation, gaussian_at, gradient
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import Latent, sites
 from probmodel.tracing.target import target as make_target
@@ -39,7 +39,7 @@ class Conjugate(NamedTuple):
     """An exact posterior: one normal over all latents, one distribution a site, or the model's own guide."""
 
     log_z: float
-    gaussian: Gaussian | None
+    gaussian: NormalApproximation | None
     by_site: Mapping[str, TorchDistributionMixin]
     guide: ExactGuide | None = None
 
@@ -53,7 +53,7 @@ def conjugate(model: Model, data: Dataset) -> Conjugate:
     Raises:
         NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
     """
-    known = told(model, data)
+    known = supplied(model, data)
     if known is not None:
         return known
     with isolated(seed=0):
@@ -61,7 +61,7 @@ def conjugate(model: Model, data: Dataset) -> Conjugate:
     return conjugate_target(make_target(model, data), latents)
 
 
-def told(model: Model, data: Dataset) -> Conjugate | None:
+def supplied(model: Model, data: Dataset) -> Conjugate | None:
     """What the model itself says; None where it says nothing."""
     found = model.exact_posterior(data) if isinstance(model, ClosedForm) else None
     return None if found is None else Conjugate(found.log_evidence, None, {}, found.guide)
@@ -90,8 +90,8 @@ def normal_posterior(target: Target) -> Conjugate:
     base = gaussian_at(target, start)
     # One Newton step from anywhere reaches the maximum of a quadratic.
     step = torch.zeros_like(start)
-    slope = gradient(target, start)[base.coordinates]
-    step[base.coordinates] = torch.linalg.solve(base.precision, slope[..., None]).squeeze(-1)
+    grad = gradient(target, start)[base.coordinates]
+    step[base.coordinates] = torch.linalg.solve(base.precision, grad[..., None]).squeeze(-1)
     gaussian = gaussian_at(target, start + step)
     top = target.log_joint_at(gaussian.loc)
     with isolated(seed=0):

@@ -14,7 +14,7 @@ from probmodel.protocols.posterior import Target
 NEWTON_STEPS = 50
 
 
-class Gaussian(NamedTuple):
+class NormalApproximation(NamedTuple):
     """Normal approximation in R independent blocks of d coordinates: R = 1 block of D where rows share latents."""
 
     coordinates: Int[Tensor, "R d"]
@@ -105,9 +105,9 @@ def _newton(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         factor, failed = torch.linalg.cholesky_ex(-hessian_blocks(target, theta))
         if failed.any() or not torch.isfinite(factor).all():
             break
-        slope = gradient(target, theta)[index]
+        grad = gradient(target, theta)[index]
         step = theta.new_zeros(target.dim)
-        step[index] = torch.cholesky_solve(slope[..., None], factor).squeeze(-1)
+        step[index] = torch.cholesky_solve(grad[..., None], factor).squeeze(-1)
         proposal = theta + step
         improved = target.log_joint_at(proposal)
         if not improved >= value:
@@ -120,7 +120,7 @@ def _newton(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
     return theta
 
 
-def gaussian_at(target: Target, theta: Float[Tensor, " D"]) -> Gaussian:
+def gaussian_at(target: Target, theta: Float[Tensor, " D"]) -> NormalApproximation:
     """Laplace's normal approximation at `theta`: precision = −Hessian.
 
     Raises:
@@ -137,4 +137,6 @@ def gaussian_at(target: Target, theta: Float[Tensor, " D"]) -> Gaussian:
         )
     identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device).expand_as(precision)
     inverse = torch.cholesky_solve(identity, factor)
-    return Gaussian(block_index(target), theta, precision, torch.linalg.cholesky(0.5 * (inverse + inverse.mT)))
+    return NormalApproximation(
+        block_index(target), theta, precision, torch.linalg.cholesky(0.5 * (inverse + inverse.mT))
+    )

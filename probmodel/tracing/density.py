@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from probmodel.protocols.memory import budget, refuse_above_memory
-from probmodel.tracing.programs.graphs import Parts, draws_numbers, parts, recording
+from probmodel.tracing.programs.graphs import SplitGraph, draws_numbers, recording, split_at_draws
 from probmodel.tracing.programs.program import Program, bytes_of_result, bytes_per_call, trace
 
 DRAWN_AT_ONCE = 2**29
@@ -46,8 +46,8 @@ class Density:
         return draws_numbers(self.program.run)
 
     @cached_property
-    def _parts(self) -> Parts | None:
-        return parts(self.program.run, len(self.program.leaves))
+    def _parts(self) -> SplitGraph | None:
+        return split_at_draws(self.program.run, len(self.program.leaves))
 
     def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
         """At one point; differentiable."""
@@ -65,7 +65,7 @@ class Density:
         result = len(theta) * bytes_of_result(self.program)
         shape = f"a result for {len(theta):,} draws at once"
         refuse_above_memory(
-            result, theta.device, shape, "ask for fewer draws (num_draws), thin them, or state more by memory_budget"
+            result, theta.device, shape, "ask for fewer draws (num_samples), thin them, or state more by memory_budget"
         )
         chunk = max(1, _allowed(theta.device) // each)
         if not self._random:

@@ -16,14 +16,14 @@ def device_of(data: Dataset) -> torch.device:
     return tensors[0].device if tensors else torch.get_default_device()
 
 
-def beside(data: Dataset, others: Dataset) -> Dataset:
+def on_device_of(data: Dataset, others: Dataset) -> Dataset:
     """The data on the device of others; as they are where those are on several."""
     devices = {tensor.device for tensor in others.tensors()}
     return data.to(devices.pop()) if len(devices) == 1 else data
 
 
 @contextmanager
-def placing(data: Dataset) -> Iterator[None]:
+def on_data_device(data: Dataset) -> Iterator[None]:
     """Around a call of a model: tensors made of Python's numbers, as in Normal(0, 1), come to be where the data are.
 
     On another device than the default one each operation costs some microseconds more, which a traced graph does not pay;
@@ -36,5 +36,5 @@ def placing(data: Dataset) -> Iterator[None]:
 
 def traced_run(model: Model, data: Dataset) -> poutine.Trace:
     """One run of a model or guide on its data, with all its sites."""
-    with placing(data):
+    with on_data_device(data):
         return poutine.trace(model).get_trace(*data.args, **data.kwargs)

@@ -10,7 +10,7 @@ from probmodel.protocols.dataset import Dataset
 
 
 @contextmanager
-def explained(data: Dataset) -> Iterator[None]:
+def translated_errors(data: Dataset) -> Iterator[None]:
     """Around a call of a model: turn what PyTorch and Python raise at wrong shapes or names into a ValueError that says so."""
     try:
         yield

@@ -13,14 +13,14 @@ from probmodel.protocols.model import Model
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample
 from probmodel.tracing.minibatch_scale import row_scaled, scaled_if_possible
-from probmodel.tracing.randomness import unnoticed
+from probmodel.tracing.randomness import preserving_random_state
 from probmodel.tracing.site_densities import axis_of_rows, enumerated, log_joint, reduce_to_rows
 from probmodel.tracing.sites import row_axis, sites
 
 
 def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
     """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
-    with unnoticed():
+    with preserving_random_state():
         found = sites(model, data)
     drawn = traced_run(scaled_if_possible(guide, found, data, required=False), data)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
@@ -49,7 +49,7 @@ class LogWeights(NamedTuple):
 
 def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     """Weigh one draw of the guide; by row where rows are independent given the parameters."""
-    with unnoticed():
+    with preserving_random_state():
         found = sites(model, data)
     rows, size = data.num_rows, data.size
     if not found.row_local or found.discrete or rows is None or size is None:

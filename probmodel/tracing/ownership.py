@@ -15,8 +15,8 @@ from torch.distributions.constraints import Constraint
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import brings_guide
 from probmodel.protocols.model import Model
-from probmodel.tracing.devices import device_of, placing
-from probmodel.tracing.error_messages import explained
+from probmodel.tracing.devices import device_of, on_data_device
+from probmodel.tracing.error_messages import translated_errors
 
 
 class _Substituted(Messenger):
@@ -100,7 +100,7 @@ def own(
     return owned, guide, parameters(owned, guide)
 
 
-def placed(model: Model, data: Dataset) -> Model:
+def copied_to_data(model: Model, data: Dataset) -> Model:
     """The model on the device of the data and in their dtype: itself where it is there already, else a copy."""
     owner = model.__self__ if isinstance(model, types.MethodType) else model
     if not isinstance(owner, nn.Module):
@@ -135,7 +135,7 @@ _Values = dict[str, tuple[nn.Parameter, Constraint]]
 
 def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
     """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
-    with explained(data), placing(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+    with translated_errors(data), on_data_device(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
         function(*data.args, **data.kwargs)
     return _drain_store()
 

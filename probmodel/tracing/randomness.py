@@ -38,7 +38,7 @@ def isolated(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def unnoticed() -> Iterator[None]:
+def preserving_random_state() -> Iterator[None]:
     """Draws made within it leave PyTorch's random state as it was, for a look at a model beside its run."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield

@@ -19,7 +19,7 @@ from torch.distributions.constraints import Constraint
 from probmodel.protocols.dataset import Dataset, counted, digest
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.error_messages import explained
+from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import is_subsample
 
 
@@ -122,7 +122,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         max((-frame.dim for frame in _frames(nodes)), default=0),
         data.num_rows,
         _other_plates(model, data, nodes),
-        digest(_seen(observed) or data.tensors()),
+        digest(_observed_values(observed) or data.tensors()),
         tuple(node["value"] for node in observed.values()),
         tuple(name for name, node in free.items() if _is_improper(node["fn"])),
         tuple(name for name, node in observed.items() if isinstance(node["fn"], dist.Unit)),
@@ -131,18 +131,18 @@ def sites(model: Model, data: Dataset) -> Sites:
     return found._replace(latents=tuple(latents))
 
 
-def _seen(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
+def _observed_values(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
     """What was observed, and where a mask leaves some of it out, which."""
-    return [_told(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
+    return [_digested(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
 
 
-def _told(fn: Any, value: Tensor) -> Tensor:
+def _digested(fn: Any, value: Tensor) -> Tensor:
     mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
     return counted(value, mask) if isinstance(mask, Tensor) else value
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with explained(data), torch.no_grad(), _Supplied(data):
+    with translated_errors(data), torch.no_grad(), _Supplied(data):
         run = traced_run(model, data)
         with warnings.catch_warnings():
             # What kind of sites there are shows without their densities: NaN is for the target to report.

@@ -12,7 +12,7 @@ from problems.exact_answers import diabetes_arrays, linear_model, tensor
 
 import probmodel as pb
 from probmodel.diagnosis.scored import scored
-from probmodel.prediction.calibration import expected_calibration_error
+from probmodel.prediction.scores.calibration import expected_calibration_error
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
@@ -28,7 +28,7 @@ def renamed_model(x, y=None):
 def fitted(columns, rows=200, model=linear_model, dtype=torch.float64, whole=False):
     x, y = (tensor(values)[:rows].to(dtype) for values in diabetes_arrays())
     data = Dataset((x[:, :columns],), {"y": y.sign() if whole else y}, rows)
-    return pb.Exact(num_draws=300)(model, data, seed=0)
+    return pb.Exact(num_samples=300)(model, data, seed=0)
 
 
 def held_out():

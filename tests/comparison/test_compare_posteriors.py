@@ -179,7 +179,7 @@ def test_an_element_that_never_moves_has_no_ratio_and_no_error():
 
 def test_k_hat_is_that_of_a_guide_and_missing_without_one():
     problem = diabetes_regression()
-    exact = pb.Exact(num_draws=300)(problem.model, problem.data, seed=0)
+    exact = pb.Exact(num_samples=300)(problem.model, problem.data, seed=0)
     found = pb.compare_posteriors(
         {"exact": exact, "draws alone": replace(exact, guide=None), "again": exact}, reference="exact"
     )

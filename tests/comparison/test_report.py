@@ -42,7 +42,7 @@ def regressions():
     methods = {
         "exact": pb.Exact(100),
         HOSTILE: pb.NUTS(30, 30, 2, progress=False),
-        "svi": pb.SVI(60, num_draws=60, progress=False, compile=False),
+        "svi": pb.SVI(60, num_samples=60, progress=False, compile=False),
     }
     fits = {name: method(line, data, seed=0) for name, method in methods.items()}
     return pb.compare(fits, test), test
@@ -56,7 +56,7 @@ def classifiers():
             "dnn": pb.Pipeline(pb.CNN(1, 4, channels=(2,)), pb.DNN(4, 3, hidden=()), pb.Classify(3, 3)),
             "vae": pb.Pipeline(pb.CNN(1, 4, channels=(2,)), pb.VAE(4, 2), pb.Classify(2, 3)),
         }
-    method = pb.SVI(60, num_draws=30, progress=False, compile=False)
+    method = pb.SVI(60, num_samples=30, progress=False, compile=False)
     fits = {name: method(model, data, seed=0) for name, model in models.items()}
     return pb.compare(fits, test), test
 

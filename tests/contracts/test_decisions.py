@@ -223,14 +223,14 @@ def diabetes() -> tuple[Posterior, np.ndarray, np.ndarray]:
     problem = problems.diabetes_regression()
     x, y = problems.diabetes_arrays()
     covariance = np.linalg.inv(np.eye(11) + x.T @ x / 0.5)
-    return Exact(num_draws=4_000)(problem.model, problem.data, seed=0), covariance @ x.T @ y / 0.5, covariance
+    return Exact(num_samples=4_000)(problem.model, problem.data, seed=0), covariance @ x.T @ y / 0.5, covariance
 
 
 def test_a_linear_regression_predicts_its_closed_form():
     posterior, loc, covariance = diabetes()
     # Far from the data the weights' uncertainty matters as much as the noise.
     new = np.concatenate([problems.diabetes_arrays()[0][:4], 6 * np.eye(11)[2:5]])
-    prediction = predict(posterior, problems.tensor(new), num_draws=4_000)
+    prediction = predict(posterior, problems.tensor(new), num_samples=4_000)
     epistemic = np.einsum("ni,ij,nj->n", new, covariance, new)
     assert (abs(prediction.action.numpy() - new @ loc) < 4 * np.sqrt(epistemic / 4_000)).all()
     assert (abs(prediction.epistemic.numpy() / epistemic - 1) < 4 * math.sqrt(2 / 4_000)).all()
@@ -273,7 +273,7 @@ def logistic() -> tuple[Posterior, Tensor]:
 
 def test_class_probabilities_average_the_draws_and_not_the_logits():
     posterior, x = logistic()
-    prediction = predict(posterior, x, num_draws=100)
+    prediction = predict(posterior, x, num_samples=100)
     by_draw = torch.softmax(x @ posterior.draws["weight"].flatten(0, 1), -1)
     assert torch.allclose(prediction.by_draw.probs, by_draw)
     assert torch.allclose(prediction.distribution.probs, by_draw.mean(0))
@@ -283,7 +283,7 @@ def test_class_probabilities_average_the_draws_and_not_the_logits():
 
 def test_total_entropy_is_aleatoric_plus_epistemic():
     posterior, x = logistic()
-    prediction = predict(posterior, x, num_draws=100)
+    prediction = predict(posterior, x, num_samples=100)
     total = -(prediction.distribution.probs * prediction.distribution.probs.log()).sum(-1)
     assert torch.allclose(prediction.aleatoric + prediction.epistemic, total)
     assert (prediction.epistemic > 0).all()
@@ -317,8 +317,8 @@ def test_the_training_labels_do_not_enter_but_through_the_draws():
 
 def test_more_draws_than_there_are_are_all_there_are():
     posterior, x = logistic()
-    assert predict(posterior, x, num_draws=10_000).by_draw.batch_shape == (100, 8)
-    assert predict(posterior, x, num_draws=7).by_draw.batch_shape == (7, 8)
+    assert predict(posterior, x, num_samples=10_000).by_draw.batch_shape == (100, 8)
+    assert predict(posterior, x, num_samples=7).by_draw.batch_shape == (7, 8)
 
 
 def test_the_mixture_of_likelihoods_is_the_mean_of_their_densities():

@@ -106,10 +106,10 @@ def posterior(name: str) -> Posterior:
     problem = NAMED[name]
     if "conjugate" not in problem.tags:
         return problems.schools_draws()
-    num_draws = {"linear pixels": 20_000, "digits, 20 codes, pipeline": 50, "digits, 20 codes, function": 50}.get(
+    num_samples = {"linear pixels": 20_000, "digits, 20 codes, pipeline": 50, "digits, 20 codes, function": 50}.get(
         name, 1_000
     )
-    return Exact(num_draws=num_draws)(problem.model, problem.data, seed=0)
+    return Exact(num_samples=num_samples)(problem.model, problem.data, seed=0)
 
 
 @lru_cache(maxsize=256)
@@ -229,7 +229,7 @@ def test_the_digest_differs_for_other_data():
     digests = set()
     for change in (0.0, 1e-9, 1.0):
         data = problem.data._replace(kwargs={"y": problem.data.kwargs["y"] + change})
-        digests.add(evidence.exact(Exact(num_draws=10)(problem.model, data, seed=0)).digest)
+        digests.add(evidence.exact(Exact(num_samples=10)(problem.model, data, seed=0)).digest)
     assert len(digests) == 3
 
 
@@ -400,7 +400,7 @@ def test_elbo_is_below_iwae_and_iwae_below_the_evidence_of_eight_schools():
 @pytest.mark.parametrize("name", ["Beta-binomial", "Gamma-Poisson", "Dirichlet-multinomial"])
 def test_a_laplace_guide_is_weighed_with_its_jacobian(name):
     problem = NAMED[name]
-    fit = Laplace(num_draws=10)(problem.model, problem.data, seed=0)
+    fit = Laplace(num_samples=10)(problem.model, problem.data, seed=0)
     lower, tighter = evidence.elbo(fit, num_samples=40_000), evidence.iwae(fit, num_samples=40_000)
     assert lower.log_z + 4 * lower.stderr < problem.log_z
     assert problem.log_z - lower.log_z < 0.2
@@ -545,7 +545,7 @@ def subject_of(name: str, subject: str) -> Subject:
         return target(problem.model, problem.data)
     if "conjugate" not in problem.tags:
         return problems.schools_draws()
-    return Exact(num_draws=40_000 if name in FAST else 4_000)(problem.model, problem.data, seed=1)
+    return Exact(num_samples=40_000 if name in FAST else 4_000)(problem.model, problem.data, seed=1)
 
 
 @lru_cache(maxsize=256)

@@ -45,7 +45,7 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.storage.fits import load, save
 from probmodel.tracing.randomness import isolated
 
-NUM_DRAWS = 2_000
+NUM_SAMPLES = 2_000
 SEED = 11
 pytestmark = pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.TracingWarning")
 """Beta and gamma guides may run eagerly; the numbers are the same."""
@@ -114,7 +114,7 @@ def _svi(case: Case) -> SVI:
         guide=case.guide,
         optimizer=partial(problems.annealed, decay=0.994),
         patience=None,
-        num_draws=NUM_DRAWS,
+        num_samples=NUM_SAMPLES,
         progress=False,
     )
 
@@ -124,17 +124,17 @@ METHODS: dict[str, Callable[[Case], Any]] = {
     # Uncompiled: eight schools, below, run compiled, and chains cost next to nothing in a batch.
     "NUTS": lambda _: NUTS(num_samples=50, num_warmup=75, num_chains=16, compile=False, progress=False),
     "ChEES": lambda _: ChEES(num_samples=60, num_warmup=100, num_chains=32, progress=False),
-    "Laplace": lambda _: Laplace(num_draws=NUM_DRAWS),
-    "Exact": lambda _: Exact(num_draws=NUM_DRAWS),
+    "Laplace": lambda _: Laplace(num_samples=NUM_SAMPLES),
+    "Exact": lambda _: Exact(num_samples=NUM_SAMPLES),
 }
 CHAINS = {"NUTS": (16, 50), "ChEES": (32, 60)}
 """Chains and draws of the samplers; the others draw independently."""
 QUICK: dict[str, Any] = {
-    "SVI": SVI(num_steps=30, num_draws=20, progress=False),
+    "SVI": SVI(num_steps=30, num_samples=20, progress=False),
     "NUTS": NUTS(num_samples=10, num_warmup=10, num_chains=2, compile=False, progress=False),
     "ChEES": ChEES(num_samples=20, num_warmup=20, num_chains=4, progress=False),
-    "Laplace": Laplace(num_draws=20),
-    "Exact": Exact(num_draws=20),
+    "Laplace": Laplace(num_samples=20),
+    "Exact": Exact(num_samples=20),
 }
 
 
@@ -179,7 +179,7 @@ def test_draws_are_chain_by_draw_by_event_inside_the_support(method, case):
     known, posterior = fit(method, case)
     draws = posterior.draws[known.site]
     assert set(posterior.draws) == {known.site}
-    assert draws.shape == CHAINS.get(method, (1, NUM_DRAWS))
+    assert draws.shape == CHAINS.get(method, (1, NUM_SAMPLES))
     assert draws.dtype == torch.float64
     assert torch.isfinite(draws).all()
     assert case == "normal" or (draws > 0).all()
@@ -317,9 +317,9 @@ def _sparse() -> Pipeline:
 
 PARTICULAR: dict[str, Particular] = {
     "MaximumLikelihood": Particular(MaximumLikelihood(), _process),
-    "NaturalGradients": Particular(NaturalGradients(30, 8, num_draws=20, progress=False), _sparse, 24),
+    "NaturalGradients": Particular(NaturalGradients(30, 8, num_samples=20, progress=False), _sparse, 24),
     "VariationalEM": Particular(VariationalEM(num_restarts=2, num_rounds=2), _mixture),
-    "CollapsedGibbs": Particular(CollapsedGibbs(num_draws=5, num_warmup=2, num_chains=2), _mixture),
+    "CollapsedGibbs": Particular(CollapsedGibbs(num_samples=5, num_warmup=2, num_chains=2), _mixture),
 }
 """Their numbers are held to exact answers in the tests of each."""
 each_particular = pytest.mark.parametrize("name", PARTICULAR)
@@ -460,7 +460,7 @@ def test_exact_and_nuts_agree_on_correlated_latents():
     problem = problems.diabetes_regression()
     x, y = problems.diabetes_arrays()
     covariance = np.linalg.inv(np.eye(11) + x.T @ x / 0.5)
-    draws = Exact(num_draws=20_000)(problem.model, problem.data, seed=0).draws["b"][0].numpy()
+    draws = Exact(num_samples=20_000)(problem.model, problem.data, seed=0).draws["b"][0].numpy()
     loc, scale = covariance @ x.T @ y / 0.5, np.sqrt(np.diag(covariance))
     assert (abs(draws.mean(0) - loc) < 4 * scale / math.sqrt(len(draws))).all()
     correlation, exact = np.corrcoef(draws.T), covariance / np.outer(scale, scale)
@@ -486,7 +486,7 @@ def test_svi_names_the_first_bad_site():
 def test_svi_stops_early_on_a_plateau_and_says_so():
     case = normal_case()
     optimizer = partial(torch.optim.Adam, lr=0.02)
-    settings = SVI(num_steps=20_000, optimizer=optimizer, num_draws=10, patience=2, compile=False, progress=False)
+    settings = SVI(num_steps=20_000, optimizer=optimizer, num_samples=10, patience=2, compile=False, progress=False)
     info = settings(case.problem.model, case.problem.data, seed=0).info
     assert len(info["losses"]) < 5_000
     assert len(info["losses"]) % 100 == 0
@@ -497,7 +497,7 @@ def test_svi_goes_on_while_the_loss_falls():
     case = normal_case()
     optimizer = partial(torch.optim.SGD, lr=1e-5)
     far = case.problem.data._replace(kwargs={"y": case.problem.data.kwargs["y"] + 1e3})
-    settings = SVI(num_steps=1_000, optimizer=optimizer, num_draws=10, patience=1, progress=False)
+    settings = SVI(num_steps=1_000, optimizer=optimizer, num_samples=10, patience=1, progress=False)
     info = settings(case.problem.model, far, seed=0).info
     assert len(info["losses"]) == 1_000
     assert not info["plateau"]
@@ -524,7 +524,7 @@ def test_the_mean_loss_of_minibatches_is_the_full_loss():
     """A wrong scale size / rows shows at once: the guide hardly varies, and it does not move."""
     problem = problems.diabetes_regression()
     still = partial(torch.optim.SGD, lr=0.0)
-    run = SVI(num_steps=34, autoguide=_tight, optimizer=still, patience=None, num_draws=1, progress=False)
+    run = SVI(num_steps=34, autoguide=_tight, optimizer=still, patience=None, num_samples=1, progress=False)
     full = run(problem.model, problem.data, seed=0).info["losses"]
     # 442 rows in 34 batches of 13: one epoch sees each row once.
     part = copy.copy(run)
@@ -564,7 +564,7 @@ def test_a_minibatch_of_a_model_without_a_plate_is_refused():
         SVI(num_steps=5, batch_size=3, progress=False)(model, normal_case().problem.data, seed=0)
 
 
-@pytest.mark.parametrize("settings", [SVI(num_steps=0), SVI(num_draws=0), SVI(batch_size=0)])
+@pytest.mark.parametrize("settings", [SVI(num_steps=0), SVI(num_samples=0), SVI(batch_size=0)])
 def test_svi_refuses_counts_below_one(settings):
     case = normal_case()
     with pytest.raises(ValueError, match="1 or more"):

@@ -324,7 +324,7 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     settings = SVI(
         num_steps=60 if name in LINKED else 150,
         batch_size=batch_size,
-        num_draws=30,
+        num_samples=30,
         optimizer=partial(torch.optim.Adam, lr=0.02),
         compile=False,
         progress=False,
@@ -337,8 +337,8 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     # A guide of linked rows has numbers for each of them, which the model alone does not know.
     assert (posterior.info["num_parameters"] > model.num_parameters) == (name in LINKED)
     new = rows_of(9, 7, WIDE)
-    prediction = predict(posterior, new, num_draws=50, seed=3)
-    again = predict(posterior, new, num_draws=50, seed=3)
+    prediction = predict(posterior, new, num_samples=50, seed=3)
+    again = predict(posterior, new, num_samples=50, seed=3)
     assert torch.equal(prediction.action, again.action)
     assert prediction.distribution.batch_shape == (7,)
     # Codes are drawn anew for each new row; what rows share takes the draws that there are.
@@ -378,8 +378,8 @@ def test_a_linear_vae_predicts_the_marginal_of_probabilistic_pca():
     model = problems.ppca_pipeline(fit)
     data = Dataset((problems.tensor(x),), {"y": problems.tensor(x)}, len(x))
     still = partial(torch.optim.SGD, lr=0.0)
-    posterior = SVI(num_steps=1, num_draws=5, optimizer=still, progress=False)(model, data, seed=0)
-    prediction = predict(posterior, problems.tensor(x[:3]), num_draws=20_000, seed=0)
+    posterior = SVI(num_steps=1, num_samples=5, optimizer=still, progress=False)(model, data, seed=0)
+    prediction = predict(posterior, problems.tensor(x[:3]), num_samples=20_000, seed=0)
     variance = problems.tensor((fit.weight**2).sum(1))
     error = (variance / 20_000).sqrt()
     assert (abs(prediction.action - problems.tensor(fit.mean)) < 4 * error).all()

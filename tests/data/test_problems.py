@@ -59,18 +59,18 @@ def log_joint_in_model_space(problem: Problem, values: dict) -> float:
     return float(density.log_joint(theta)[0] - torch.linalg.slogdet(jacobian)[1])
 
 
-def importance(density: Target, start: torch.Tensor, inside, num_draws: int = 40_000) -> tuple[float, float]:
+def importance(density: Target, start: torch.Tensor, inside, num_samples: int = 40_000) -> tuple[float, float]:
     """Log integral over a region around a mode, and its standard error: Student draws about the mode."""
     mode = start
     for _ in range(20):
         hessian = torch.func.hessian(density.log_joint_at)(mode)
         mode = mode - torch.linalg.solve(hessian, torch.func.grad(density.log_joint_at)(mode))
     proposal = stats.multivariate_t(mode.numpy(), -1.2 * np.linalg.inv(hessian.numpy()), df=5, seed=0)
-    draws = proposal.rvs(num_draws)
+    draws = proposal.rvs(num_samples)
     log_weights = density.log_joint(tensor(draws)).numpy() - proposal.logpdf(draws)
     log_weights[~inside(tensor(draws)).numpy()] = -np.inf
-    log_z = logsumexp(log_weights) - math.log(num_draws)
-    return log_z, float(np.exp(log_weights - log_z).std() / math.sqrt(num_draws))
+    log_z = logsumexp(log_weights) - math.log(num_samples)
+    return log_z, float(np.exp(log_weights - log_z).std() / math.sqrt(num_samples))
 
 
 # ------------------------------------------------------------------------------------------ linear and logistic

@@ -21,14 +21,14 @@ from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.lanczos import DENSE_LIMIT, spectrum
 from probmodel.diagnosis.overfitting import leave_one_out
 from probmodel.diagnosis.scored import MATERIAL
-from probmodel.inference.descent.trend import fall
+from probmodel.inference.descent.trend import loss_trend
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 
 LADDER = {0: -56.394, 1: -26.829, 2: -28.613, 3: -6.513, 4: -7.874, 5: -8.941, 6: -10.044, 10: -15.033, 15: -19.143}
 """Degree → log evidence, from the literature of the project (closed form)."""
-QUICK = partial(pb.SVI, progress=False, compile=False, num_draws=50)
+QUICK = partial(pb.SVI, progress=False, compile=False, num_samples=50)
 
 
 def generator(seed):
@@ -59,7 +59,7 @@ def halves(x, y, count):
 @pytest.mark.parametrize(("variance", "expected"), [(1e-4, 0.830), (1e-2, 8.404), (1.0, 10.856472), (100.0, 10.998)])
 def test_the_effective_dimension_of_a_regression_is_exact(variance, expected):
     problem = diabetes_regression()
-    fit = pb.Exact(num_draws=20)(partial(regression, prior_sd=math.sqrt(variance)), problem.data, seed=0)
+    fit = pb.Exact(num_samples=20)(partial(regression, prior_sd=math.sqrt(variance)), problem.data, seed=0)
     found = {each.name: each for each in complexity(fit)}
     tolerance = 1e-6 if variance == 1.0 else 1e-3
     assert abs(found["effective dimension"].value - expected) < tolerance
@@ -174,7 +174,7 @@ def test_the_largest_eigenvalue_is_found():
 
 def test_leave_one_out_recovers_the_exact_scores_of_the_regression():
     problem = diabetes_regression()
-    fit = pb.Exact(num_draws=6_000)(problem.model, problem.data, seed=0)
+    fit = pb.Exact(num_samples=6_000)(problem.model, problem.data, seed=0)
     parts = [leave_one_out(replace(fit, draws={"b": draws})) for draws in fit.draws["b"].split(500, 1)]
     values = np.array([(part.elpd, part.p_loo) for part in parts])
     errors = values.std(0, ddof=1) / math.sqrt(len(values))
@@ -194,7 +194,7 @@ def legendre(degree):
     i, x = np.arange(20), np.linspace(-1, 1, 20)
     y = np.sin(np.pi * x) + 0.3 * np.cos(37 * (i + 1))
     data = dataset(tensor(np.polynomial.legendre.legvander(x, degree)), tensor(y))
-    return pb.Exact(num_draws=20)(partial(regression, noise=0.3), data, seed=0)
+    return pb.Exact(num_samples=20)(partial(regression, noise=0.3), data, seed=0)
 
 
 @lru_cache
@@ -225,7 +225,7 @@ def test_the_ladder_refuses_different_observations():
     fit = legendre(3)
     y = fit.data.kwargs["y"].clone()
     y[7] += 1e-9
-    other = pb.Exact(num_draws=20)(fit.model, dataset(fit.data.args[0], y), seed=0)
+    other = pb.Exact(num_samples=20)(fit.model, dataset(fit.data.args[0], y), seed=0)
     with pytest.raises(ValueError, match="same observations"):
         pb.diagnose_ladder({"a": fit, "b": other})
 
@@ -275,7 +275,7 @@ def simulated(seed, *, rows=400, columns=4):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_bayesian_linear_model_fits_its_own_data(seed):
     train, test = halves(*simulated(seed), 200)
-    fit = pb.Exact(num_draws=500)(regression, train, seed=seed)
+    fit = pb.Exact(num_samples=500)(regression, train, seed=seed)
     for held_out in (None, test):
         diagnosis = pb.diagnose(fit, held_out)
         assert diagnosis.verdict == Verdict.FITS
@@ -285,7 +285,7 @@ def test_a_bayesian_linear_model_fits_its_own_data(seed):
 
 def test_the_gap_is_the_difference_of_the_log_scores_with_their_errors():
     train, test = halves(*simulated(0), 200)
-    diagnosis = pb.diagnose(pb.Exact(num_draws=500)(regression, train, seed=0), test)
+    diagnosis = pb.diagnose(pb.Exact(num_samples=500)(regression, train, seed=0), test)
     before, after, gap = (diagnosis[name] for name in ("train log score", "held-out log score", "gap"))
     assert abs(gap.value - (before.value - after.value)) < 1e-12
     assert abs(gap.stderr - math.hypot(before.stderr, after.stderr)) < 1e-12
@@ -302,7 +302,7 @@ def test_the_gap_is_the_difference_of_the_log_scores_with_their_errors():
 def test_a_model_without_the_feature_it_needs_underfits(seed):
     x, y = simulated(seed)
     train, test = halves(normal(len(x), 1, seed=seed + 300), y, 200)
-    fit = pb.Exact(num_draws=300)(regression, train, seed=0)
+    fit = pb.Exact(num_samples=300)(regression, train, seed=0)
     assert pb.diagnose(fit, test).verdict == Verdict.UNDERFITS
 
 
@@ -432,11 +432,11 @@ def test_a_fall_beyond_the_noise_fails():
 
 def test_a_fall_is_as_far_off_as_its_standard_error_says():
     rng = np.random.default_rng(1)
-    falls = [fall((3 - 0.1 * np.arange(60) + rng.normal(size=60)).tolist()) for _ in range(400)]
+    falls = [loss_trend((3 - 0.1 * np.arange(60) + rng.normal(size=60)).tolist()) for _ in range(400)]
     errors = [(each.size - 5.9) / each.stderr for each in falls]
     assert abs(np.mean(errors)) < 4 / 20
     assert 0.9 < np.std(errors) < 1.1
-    assert not fall([5.0, 1.0]).exceeds(0.0)
+    assert not loss_trend([5.0, 1.0]).exceeds(0.0)
 
 
 def test_divergent_transitions_fail_in_numbers_and_caution_when_few():
@@ -457,7 +457,7 @@ def test_a_guide_that_misses_the_posterior_is_a_caution():
         with pyro.plate("schools", len(sigma)):
             pyro.sample("eta", dist.Normal(sigma.new_zeros(len(sigma)), 0.1))
 
-    fit = pb.SVI(1, guide=narrow, num_draws=100, progress=False, compile=False)(problem.model, problem.data, seed=0)
+    fit = pb.SVI(1, guide=narrow, num_samples=100, progress=False, compile=False)(problem.model, problem.data, seed=0)
     assert pb.diagnose(fit)["k-hat"].value > 0.7
     assert pb.diagnose(fit)["k-hat"].flag == CAUTION
 
@@ -611,7 +611,7 @@ def test_point_estimates_need_held_out_rows():
 @pytest.mark.parametrize("kind", ["function", "pipeline"])
 def test_held_out_rows_of_other_columns_are_refused(kind):
     if kind == "function":
-        fit = pb.Exact(num_draws=20)(regression, halves(*simulated(0), 200)[0], seed=0)
+        fit = pb.Exact(num_samples=20)(regression, halves(*simulated(0), 200)[0], seed=0)
         held_out = dataset(normal(20, 5), normal(20))
     else:
         train, _ = halves(*classes(0), 150)
@@ -626,7 +626,7 @@ def test_held_out_rows_with_nan_are_refused():
     x = test.args[0].clone()
     x[3, 1] = math.nan
     with pytest.raises(ValueError, match="finite"):
-        pb.diagnose(pb.Exact(num_draws=20)(regression, train, seed=0), dataset(x, test.kwargs["y"]))
+        pb.diagnose(pb.Exact(num_samples=20)(regression, train, seed=0), dataset(x, test.kwargs["y"]))
 
 
 def test_a_held_out_class_that_training_lacks_is_scored():

@@ -30,7 +30,7 @@ def rows(values: Tensor) -> pb.Dataset:
 
 def network(text: str, data: Tensor) -> pb.Posterior:
     model = pb.CategoricalNetwork(bn.DAG.from_string(text), {"a": 2, "b": 2})
-    return pb.Exact(num_draws=4_000)(model, rows(data), seed=0)
+    return pb.Exact(num_samples=4_000)(model, rows(data), seed=0)
 
 
 def machine(hidden: int, seed: int = 0, scale: float = 1.0) -> pb.RBM:
@@ -45,8 +45,8 @@ def machine(hidden: int, seed: int = 0, scale: float = 1.0) -> pb.RBM:
 def test_rows_of_a_network_are_scored_by_its_posterior_means() -> None:
     train, test = pairs(300, 0), pairs(50, 1)
     fit = network("[a][b|a]", train)
-    data = bn.Categories({"a": ("0", "1"), "b": ("0", "1")}, train.numpy())
-    fresh = bn.Categories({"a": ("0", "1"), "b": ("0", "1")}, test.numpy())
+    data = bn.CategoricalData({"a": ("0", "1"), "b": ("0", "1")}, train.numpy())
+    fresh = bn.CategoricalData({"a": ("0", "1"), "b": ("0", "1")}, test.numpy())
     dag = bn.DAG.from_string("[a][b|a]")
     exact = bn.log_prob(bn.posterior_mean(dag, data, 1.0), fresh)
     found = row_scores(fit, rows(test)).numpy()
@@ -116,7 +116,7 @@ def test_a_users_model_of_two_observed_sites_is_scored_jointly() -> None:
 
     with pb.isolated(seed=0):
         x = torch.randn(200, 2, dtype=torch.float64) + torch.tensor([1.0, -1.0], dtype=torch.float64)
-    fit = pb.Laplace(num_draws=2_000)(model, rows(x[:100]), seed=0)
+    fit = pb.Laplace(num_samples=2_000)(model, rows(x[:100]), seed=0)
     found = pb.diagnose(fit, rows(x[100:]))["held-out log score"].value
     # μ | data is N(m, 1/200.01), and its rows' predictive has that variance in the direction (1, −1).
     variance = 1 / (200 + 1 / 100)

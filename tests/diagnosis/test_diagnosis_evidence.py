@@ -26,7 +26,7 @@ from scipy import optimize, special, stats
 
 import probmodel as pb
 from probmodel.diagnosis import conditional_evidence, inference_gaps
-from probmodel.diagnosis.experiments import prequential, prior_sensitivity, widened
+from probmodel.diagnosis.experiments import prequential, prior_sensitivity, recalibrated
 from probmodel.diagnosis.experiments.prior_sensitivity import PriorScore, prior_width
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict
 from probmodel.diagnosis.overfitting import p_waic
@@ -42,7 +42,7 @@ from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
-QUICK = pb.Exact(num_draws=2)
+QUICK = pb.Exact(num_samples=2)
 SPLIT = 353
 VARIANCES = {
     1e-4: (-651.916, -619.164, -132.274),
@@ -133,7 +133,7 @@ def test_errors_of_the_two_estimates_are_independent_and_add_in_squares():
 
     @lru_cache
     def fit(size):
-        return pb.Exact(num_draws=200)(problem.model, problem.data.rows(slice(size))._replace(size=size), seed=0)
+        return pb.Exact(num_samples=200)(problem.model, problem.data.rows(slice(size))._replace(size=size), seed=0)
 
     def inference(model, data, *, seed):
         assert data.num_rows == data.size
@@ -239,7 +239,7 @@ def test_ends_that_do_not_rise_to_all_rows_are_refused(ends):
 # ------------------------------------------------------------------------------------------ gaps of inference
 
 
-def amortised(angle, *, shift=None, num_draws=500):
+def amortised(angle, *, shift=None, num_samples=500):
     """PPCA of the irises with the best amortised guide, its mean moved by `shift` of each row."""
     x = iris_array()
     fit = ppca(x, 2, angle=angle)
@@ -249,7 +249,7 @@ def amortised(angle, *, shift=None, num_draws=500):
             model.representation.encoder.weight[0, 2] += shift
             model.representation.encoder.bias[1] -= shift
     data = dataset(x, x)
-    draws = guide_draws(model, model.guide, data, num_draws, 0)
+    draws = guide_draws(model, model.guide, data, num_samples, 0)
     return fit, Posterior(model, data, draws, {"method": "by hand"}, model.guide)
 
 
@@ -279,7 +279,7 @@ def test_a_worse_encoder_has_an_amortisation_gap_and_the_family_keeps_its_own(an
 
 def test_a_guide_of_full_covariance_beats_the_factorised_family_by_its_gap():
     problem = diabetes_regression()
-    gaps = inference_gaps(pb.Exact(num_draws=300)(problem.model, problem.data, seed=0), estimator=exact)
+    gaps = inference_gaps(pb.Exact(num_samples=300)(problem.model, problem.data, seed=0), estimator=exact)
     assert abs(gaps.approximation - 3.805531) < 1e-5
     assert abs(gaps.amortisation + 3.805531) < 1e-5
 
@@ -297,7 +297,7 @@ def test_the_family_is_optimised_in_unconstrained_coordinates():
 
     gap = optimize.minimize(negative_elbo, [0.5, -1.0], tol=1e-12).fun
     assert gap > 1e-3
-    fit = pb.Exact(num_draws=200)(problem.model, problem.data, seed=0)
+    fit = pb.Exact(num_samples=200)(problem.model, problem.data, seed=0)
     gaps = inference_gaps(fit, estimator=exact)
     assert gap - 1e-9 - 4 * gaps.approximation_stderr < gaps.approximation < gap + 1e-3 + 4 * gaps.approximation_stderr
     assert gaps.approximation_stderr < 0.2 * gap
@@ -305,7 +305,7 @@ def test_the_family_is_optimised_in_unconstrained_coordinates():
 
 def test_gaps_refuse_what_has_none():
     problem = conjugate_normal()
-    fit = pb.Exact(num_draws=50)(problem.model, problem.data, seed=0)
+    fit = pb.Exact(num_samples=50)(problem.model, problem.data, seed=0)
     with pytest.raises(ValueError, match="guide"):
         inference_gaps(replace(fit, guide=None), estimator=exact)
     with pytest.raises(ValueError, match="minibatch"):
@@ -319,7 +319,7 @@ def test_gaps_refuse_what_has_none():
 
 def test_p_waic_and_p_loo_stand_beside_the_effective_dimension():
     problem = diabetes_regression()
-    fit = pb.Exact(num_draws=6_000)(problem.model, problem.data, seed=0)
+    fit = pb.Exact(num_samples=6_000)(problem.model, problem.data, seed=0)
     by_row = target_of(fit).log_likelihood_by_row(fit.draws["b"][0])
     values = np.array([float(p_waic(part).sum()) for part in by_row.split(500)])
     error = values.std(ddof=1) / math.sqrt(len(values))
@@ -339,8 +339,8 @@ def test_p_waic_and_p_loo_stand_beside_the_effective_dimension():
 @lru_cache
 def sensitivity():
     problem = diabetes_regression()
-    models = {variance: widened(problem.model, math.sqrt(variance)) for variance in VARIANCES}
-    fits = pb.Exact(num_draws=500)
+    models = {variance: recalibrated(problem.model, math.sqrt(variance)) for variance in VARIANCES}
+    fits = pb.Exact(num_samples=500)
     return prior_sensitivity(models, problem.data, SPLIT, estimator=solved, inference=fits)
 
 
@@ -422,7 +422,7 @@ def test_a_prior_is_too_wide_if_wider_far_behind_and_as_good_in_its_predictions(
 def prior_fits(**models):
     """Fits of the diabetes regression and their conditional evidences."""
     data = diabetes_regression().data
-    fits = {name: pb.Exact(num_draws=500)(model, data, seed=0) for name, model in models.items()}
+    fits = {name: pb.Exact(num_samples=500)(model, data, seed=0) for name, model in models.items()}
     return fits, {name: after(fit, SPLIT) for name, fit in fits.items()}
 
 
@@ -469,20 +469,20 @@ def test_a_prior_is_widened_around_its_mean_where_asked():
             run.compute_log_prob()
         return {name: float(run.nodes[name]["log_prob"].sum()) for name in ("a", "b", "s", "y")}
 
-    plain, wide = log_probs(model), log_probs(widened(model, 5.0))
+    plain, wide = log_probs(model), log_probs(recalibrated(model, 5.0))
     assert abs(wide["a"] - stats.norm(3, 10).logpdf(1.0)) < 1e-9
     assert abs(wide["b"] - stats.multivariate_normal([-1, -1], 25 * np.eye(2)).logpdf([0.5, -2.0])) < 1e-6
     assert (wide["s"], wide["y"]) == (plain["s"], plain["y"])
-    only = log_probs(widened(model, 5.0, where=lambda name: name == "b"))
+    only = log_probs(recalibrated(model, 5.0, where=lambda name: name == "b"))
     assert (only["a"], only["b"]) == (plain["a"], wide["b"])
 
 
 def test_widening_refuses_bad_factors_and_models_without_normal_latents():
     with pytest.raises(ValueError, match="positive"):
-        widened(linear_model, 0.0)
+        recalibrated(linear_model, 0.0)
     problem = beta_binomial()
     with pytest.raises(ValueError, match="normal latents"):
-        pb.target(widened(problem.model, 2.0), problem.data)
+        pb.target(recalibrated(problem.model, 2.0), problem.data)
 
 
 # ------------------------------------------------------------------------------------------ the rule
@@ -494,7 +494,7 @@ def polynomial(*, degree, noise_sd, curve):
     x = rng.uniform(-1, 1, 60)
     y = curve(x) + noise_sd * rng.standard_normal(60)
     data = dataset(np.polynomial.legendre.legvander(x, degree), y)
-    fit = pb.Exact(num_draws=500)(partial(regression, noise=0.3), data, seed=0)
+    fit = pb.Exact(num_samples=500)(partial(regression, noise=0.3), data, seed=0)
     return fit, after(fit, 40)
 
 
@@ -575,7 +575,7 @@ def legendre(degree):
     y = np.sin(np.pi * x) + 0.3 * np.cos(37 * (i + 1))
     shuffled = np.random.default_rng(0).permutation(20)
     data = dataset(np.polynomial.legendre.legvander(x, degree)[shuffled], y[shuffled])
-    return pb.Exact(num_draws=500)(partial(regression, noise=0.3), data, seed=0)
+    return pb.Exact(num_samples=500)(partial(regression, noise=0.3), data, seed=0)
 
 
 @lru_cache

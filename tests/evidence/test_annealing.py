@@ -12,10 +12,10 @@ from problems.exact_answers import POISSON_EXPOSURE, POISSON_Y, gamma_poisson, t
 from scipy import integrate, stats
 from scipy.special import gammaln
 
-from probmodel.evidence.annealing.path import GRADIENT_MEMORY, Path
-from probmodel.evidence.annealing.population import Tempered, populations, resample, temper
-from probmodel.evidence.annealing.reference import Mixture, Prior, StudentT, TruncatedNormal, covariance_factor
-from probmodel.evidence.annealing.schedule import backward, forward, frozen, settle
+from probmodel.evidence.annealing.path import GRADIENT_MEMORY, AnnealingPath
+from probmodel.evidence.annealing.population import TemperedPopulation, populations, resample, temper
+from probmodel.evidence.annealing.reference import Prior, ReferenceMixture, StudentT, TruncatedNormal, covariance_factor
+from probmodel.evidence.annealing.schedule import backward, decorrelated, forward, frozen
 from probmodel.evidence.annealing.transitions import Kernel, first_step, transition
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Target
@@ -91,7 +91,7 @@ def assert_unbiased(log_ratio) -> None:
 def tempered_table(beta: float) -> tuple[np.ndarray, np.ndarray]:
     """Places and cumulative probabilities of p_β between the base and the skewed target, by quadrature."""
     grid = np.linspace(-8, 6, 40_001)
-    path = Path(student(), skewed()[0])
+    path = AnnealingPath(student(), skewed()[0])
     with torch.no_grad():
         log_p = path.at(tensor(grid)[:, None], beta).log_prob(beta)[:, 0].numpy()
     cumulative = integrate.cumulative_trapezoid(np.exp(log_p - log_p.max()), grid, initial=0)
@@ -104,7 +104,7 @@ def test_transitions_leave_a_skewed_density_as_it_is(beta, step):
     grid, cumulative = tempered_table(beta)
     uniform = np.random.default_rng(4).uniform(size=40_000)
     theta = tensor(np.interp(uniform, cumulative, grid))[:, None]
-    path, kernel = Path(student(), skewed()[0]), Kernel(beta, step, tensor([[[0.5 if beta < 1 else 0.3]]]))
+    path, kernel = AnnealingPath(student(), skewed()[0]), Kernel(beta, step, tensor([[[0.5 if beta < 1 else 0.3]]]))
     with isolated(seed=2):
         point = path.at(theta, beta)
         for _ in range(4):
@@ -122,14 +122,14 @@ def test_transitions_leave_a_skewed_density_as_it_is(beta, step):
 
 
 def test_transitions_forget_where_they_started():
-    path = Path(student(), skewed()[0])
+    path = AnnealingPath(student(), skewed()[0])
     with isolated(seed=3):
-        point = settle(path, path.at(torch.full((20_000, 1), -2.0).double(), 1.0), schedule(1, step=0.7)[0], 12)
+        point = decorrelated(path, path.at(torch.full((20_000, 1), -2.0).double(), 1.0), schedule(1, step=0.7)[0], 12)
     assert stats.ks_2samp(point.theta[:, 0], exact_draws(20_000, seed=8)[:, 0]).pvalue > 1e-4
 
 
 def test_a_point_that_moves_keeps_its_densities_with_it():
-    path = Path(student(), skewed()[0])
+    path = AnnealingPath(student(), skewed()[0])
     with isolated(seed=4):
         point, _ = transition(path, path.at(exact_draws(200), 0.5), schedule(1)[0]._replace(beta=0.5), INDEX)
     again = path.at(point.theta, 0.5)
@@ -143,7 +143,7 @@ def test_a_point_that_moves_keeps_its_densities_with_it():
 def test_forward_weights_are_unbiased_for_the_evidence(num_steps):
     density, log_z = skewed()
     with isolated(seed=num_steps):
-        log_w = forward(Path(student(), density), schedule(num_steps), 10_000)
+        log_w = forward(AnnealingPath(student(), density), schedule(num_steps), 10_000)
     assert log_w.shape == (10_000, 1)
     assert_unbiased(log_w[:, 0] - log_z)
 
@@ -152,14 +152,16 @@ def test_forward_weights_are_unbiased_for_the_evidence(num_steps):
 def test_backward_weights_of_exact_draws_are_unbiased_for_its_reciprocal(num_steps):
     density, log_z = skewed()
     with isolated(seed=num_steps):
-        log_w = backward(Path(inside(), density), schedule(num_steps, step=0.7), exact_draws(20_000, seed=num_steps))
+        log_w = backward(
+            AnnealingPath(inside(), density), schedule(num_steps, step=0.7), exact_draws(20_000, seed=num_steps)
+        )
     assert_unbiased(log_z - log_w[:, 0])
 
 
 def test_backward_weights_have_the_same_path_of_temperatures_as_forward_ones():
     """Crooks' relation: the law of forward weights, tilted by the weight, is that of backward weights."""
     density, log_z = skewed()
-    path, kernels = Path(student(scale=0.6), density), (*schedule(4)[:1], *schedule(4)[2:])
+    path, kernels = AnnealingPath(student(scale=0.6), density), (*schedule(4)[:1], *schedule(4)[2:])
     with isolated(seed=6):
         forwards = (forward(path, kernels, 20_000)[:, 0] - log_z).numpy()
         backwards = (backward(path, kernels, exact_draws(20_000, seed=6))[:, 0] - log_z).numpy()
@@ -172,7 +174,7 @@ def test_backward_weights_have_the_same_path_of_temperatures_as_forward_ones():
 def test_more_temperatures_leave_less_variance():
     density, log_z = skewed()
     with isolated(seed=7):
-        log_w = [forward(Path(student(), density), schedule(t), 4_000) - log_z for t in (1, 4, 16)]
+        log_w = [forward(AnnealingPath(student(), density), schedule(t), 4_000) - log_z for t in (1, 4, 16)]
     spread = [float(each.exp().std()) for each in log_w]
     assert spread[0] > 1.5 * spread[2]
     assert spread == sorted(spread, reverse=True)
@@ -181,21 +183,21 @@ def test_more_temperatures_leave_less_variance():
 def test_groups_of_particles_on_a_frozen_path_are_unbiased_for_the_evidence():
     density, log_z = skewed()
     with isolated(seed=8):
-        found = populations(Path(student(), density), schedule(4), 400, 20, num_moves=1)
+        found = populations(AnnealingPath(student(), density), schedule(4), 400, 20, num_moves=1)
     assert_unbiased(found.increments.sum(0)[:, 0] - log_z)
     assert found.means.shape == found.variances.shape == (5, 400, 1)
     # d E_β[log ratio] / dβ = Var_β(log ratio).
-    slope = (found.means[-1] - found.means[-2]).mean() / 0.25
-    assert found.variances[-1].mean() < slope < found.variances[-2].mean()
+    grad = (found.means[-1] - found.means[-2]).mean() / 0.25
+    assert found.variances[-1].mean() < grad < found.variances[-2].mean()
 
 
 # ------------------------------------------------------------------------------------------ pilot and schedule
 
 
 @lru_cache
-def pilot() -> Tempered:
+def pilot() -> TemperedPopulation:
     with isolated(seed=9):
-        return temper(Path(student(loc=-3.0, scale=2.0), skewed()[0]), 2_000)
+        return temper(AnnealingPath(student(loc=-3.0, scale=2.0), skewed()[0]), 2_000)
 
 
 def test_a_pilot_reaches_the_target_and_its_evidence():
@@ -223,8 +225,8 @@ def test_a_frozen_schedule_has_steps_of_equal_length_and_ends_at_one(num_steps):
 def test_the_number_of_steps_is_chosen_by_price():
     """A base near the target is worth no temperatures at all; one that is far is."""
     with isolated(seed=10):
-        near = temper(Path(student(loc=0.6, scale=0.25), skewed()[0]), 500)
-        far = temper(Path(student(loc=30.0, scale=0.2), skewed()[0]), 500)
+        near = temper(AnnealingPath(student(loc=0.6, scale=0.25), skewed()[0]), 500)
+        far = temper(AnnealingPath(student(loc=30.0, scale=0.2), skewed()[0]), 500)
     assert len(frozen(near)) == 1
     assert len(frozen(far)) > 3
 
@@ -232,7 +234,7 @@ def test_the_number_of_steps_is_chosen_by_price():
 def test_the_prior_is_a_base_and_its_log_evidence_is_found():
     density, log_z = skewed()
     with isolated(seed=11):
-        found = temper(Path(Prior(density, 3), density), 2_000)
+        found = temper(AnnealingPath(Prior(density, 3), density), 2_000)
     assert abs(float(found.log_z.sum()) - log_z) < 4 * found.stderr
 
 
@@ -240,7 +242,7 @@ def test_a_target_without_a_finite_density_at_any_draw_is_refused():
     density, _ = skewed()
     nowhere = density._replace(log_joint=lambda theta: theta[:, 0] * math.nan, fallback="eager")
     with isolated(seed=0), pytest.raises(ValueError, match=r"expected draws of the base with a finite density, got 50"):
-        temper(Path(student(), nowhere), 50)
+        temper(AnnealingPath(student(), nowhere), 50)
 
 
 # ------------------------------------------------------------------------------------------ blocks, chunks, precision
@@ -249,7 +251,7 @@ def test_a_target_without_a_finite_density_at_any_draw_is_refused():
 def test_each_row_has_weights_of_its_own_unbiased_for_its_evidence():
     density, log_z = rows()
     with isolated(seed=12):
-        log_w = forward(Path(student(4), density), schedule(3, num_rows=4, scale=0.5), 8_000)
+        log_w = forward(AnnealingPath(student(4), density), schedule(3, num_rows=4, scale=0.5), 8_000)
     assert log_w.shape == (8_000, 4)
     for row in range(4):
         assert_unbiased(log_w[:, row] - log_z[row])
@@ -259,16 +261,16 @@ def test_each_row_has_weights_of_its_own_unbiased_for_its_evidence():
 @pytest.mark.parametrize("row", [0, 2])
 def test_rows_together_are_distributed_as_each_alone(row):
     with isolated(seed=13):
-        together = forward(Path(student(4), rows()[0]), schedule(3, num_rows=4, scale=0.5), 4_000)
+        together = forward(AnnealingPath(student(4), rows()[0]), schedule(3, num_rows=4, scale=0.5), 4_000)
     with isolated(seed=14):
-        alone = forward(Path(student(), one_row(row)), schedule(3, scale=0.5), 4_000)
+        alone = forward(AnnealingPath(student(), one_row(row)), schedule(3, scale=0.5), 4_000)
     assert stats.ks_2samp(together[:, row], alone[:, 0]).pvalue > 1e-4
 
 
 def test_a_pilot_tempers_all_rows_at_once():
     density, log_z = rows()
     with isolated(seed=15):
-        found = temper(Path(student(4, scale=2.0), density), 4_000)
+        found = temper(AnnealingPath(student(4, scale=2.0), density), 4_000)
     assert found.log_z.shape == (4,)
     assert np.abs(found.log_z.numpy() - log_z).max() < 4 * found.stderr
     assert abs(float(found.log_z.sum()) - log_z.sum()) < 4 * found.stderr
@@ -277,9 +279,9 @@ def test_a_pilot_tempers_all_rows_at_once():
 @pytest.mark.parametrize("chunk", [1, 7, 16])
 def test_chunks_change_no_number(chunk):
     density, _ = rows()
-    whole, small = Path(student(4), density), Path(student(4), density, memory=0)
+    whole, small = AnnealingPath(student(4), density), AnnealingPath(student(4), density, memory=0)
     small.chunk = chunk
-    assert Path(student(4), density, memory=chunk * GRADIENT_MEMORY * density.bytes_per_draw).chunk == chunk
+    assert AnnealingPath(student(4), density, memory=chunk * GRADIENT_MEMORY * density.bytes_per_draw).chunk == chunk
     found = []
     for path in (whole, small):
         with isolated(seed=16):
@@ -292,7 +294,7 @@ def test_single_precision_targets_have_unbiased_weights_in_double_precision():
     density = target(problem.model, problem.data.to(torch.float32))
     assert density.dtype == torch.float32
     with isolated(seed=17):
-        log_w = forward(Path(student(dtype=torch.float32), density), schedule(5, dtype=torch.float32), 20_000)
+        log_w = forward(AnnealingPath(student(dtype=torch.float32), density), schedule(5, dtype=torch.float32), 20_000)
     assert log_w.dtype == torch.float64
     assert_unbiased(log_w[:, 0] - problem.log_z)
 
@@ -310,12 +312,12 @@ def cut(share: float = 0.95) -> TruncatedNormal:
     return TruncatedNormal(torch.tensor([[0, 1]]), tensor([[1.0, -2.0]]), FACTOR[None], share)
 
 
-def two_blocks() -> Mixture:
+def two_blocks() -> ReferenceMixture:
     """Blocks of two coordinates each, interleaved."""
     index = torch.tensor([[3, 0], [1, 2]])
     loc = tensor([[1.0, -2.0], [0.0, 4.0]])
     factor = torch.stack([FACTOR, 2 * FACTOR])
-    return Mixture((StudentT(index, loc, factor), StudentT(index, loc + 2, 3 * factor, 2.5)), (0.7, 0.3))
+    return ReferenceMixture((StudentT(index, loc, factor), StudentT(index, loc + 2, 3 * factor, 2.5)), (0.7, 0.3))
 
 
 @pytest.mark.parametrize("degrees", [2.0, 5.0])
@@ -384,7 +386,7 @@ def test_blocks_of_a_mixture_choose_their_components_independently():
     far = two_blocks()
     components = (far.components[0], far.components[1]._replace(loc=far.components[1].loc + 1_000))
     with isolated(seed=21):
-        theta = Mixture(components, far.shares).sample(10_000)
+        theta = ReferenceMixture(components, far.shares).sample(10_000)
     chosen = (theta[:, [0, 1]] > 500).double()
     assert abs(chosen.mean(0) - 0.3).max() < 4 * math.sqrt(0.21 / 10_000)
     assert abs(np.corrcoef(chosen.T.numpy())[0, 1]) < 4 / math.sqrt(10_000)

@@ -18,7 +18,7 @@ from probmodel.evidence.by_family.boltzmann_machines import (
     log_partition_sandwich,
 )
 from probmodel.families.boltzmann_machines import model_draws as boltzmann_draws
-from probmodel.families.boltzmann_machines.annealing import frozen_way
+from probmodel.families.boltzmann_machines.annealing import frozen_schedule
 from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
 from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath
 from probmodel.protocols.errors import EvidenceWarning
@@ -153,8 +153,8 @@ def test_draws_of_the_machine_have_its_moments(max_side):
     probability = torch.softmax(rbm.log_unnormalised(states), 0)
     pairs = torch.einsum("n,ni,nj->ij", probability, states, states)
     known = boltzmann_draws.enumerated(rbm.machine, max_side)
-    way = frozen_way(rbm.machine, None, num_steps=8, draws=None, seed=0)
-    v = boltzmann_draws.tempered_draws(way, 4_000, 1) if known is None else known.draws(4_000, 1)
+    schedule = frozen_schedule(rbm.machine, None, num_steps=8, draws=None, seed=0)
+    v = boltzmann_draws.tempered_draws(schedule, 4_000, 1) if known is None else known.draws(4_000, 1)
     assert v.shape == (4_000, 5)
     # Tempered draws are five sweeps apart: they are not independent, by a factor below two.
     assert float((v.T @ v / len(v) - pairs).abs().max()) < 4.5 * 0.5 * math.sqrt((1 if max_side else 2) / len(v))
@@ -198,7 +198,7 @@ def test_log_odds_add_a_row_of_each_value():
 def test_harder_machines_get_more_temperatures():
     easy, hard = (log_partition_ais(ferromagnet(coupling), num_chains=1_000) for coupling in (0.1, 1.2))
     assert hard.info["num_steps"] > 1.5 * easy.info["num_steps"]
-    assert hard.info["ess_share"] > 0.4
+    assert hard.info["relative_ess"] > 0.4
 
 
 # ------------------------------------------------------------------------------------------ both sides
@@ -264,9 +264,9 @@ def test_draws_of_another_machine_are_refused(monkeypatch):
     """Draws at the first temperature for draws at the last: the weights look well, and what they say is wrong."""
     rbm = asymmetric(2.0)
 
-    def hot(way, count, seed):
+    def hot(schedule, count, seed):
         with isolated(seed):
-            return way.path.base(count)
+            return schedule.path.base(count)
 
     monkeypatch.setattr(boltzmann_sides, "tempered_draws", hot)
     with pytest.warns(EvidenceWarning) as seen:

@@ -51,7 +51,7 @@ def posterior(name: str) -> Posterior:
     known = problem(name)
     if "conjugate" not in known.tags:
         return problems.schools_draws()
-    return Exact(num_draws=2_000)(known.model, known.data, seed=0)
+    return Exact(num_samples=2_000)(known.model, known.data, seed=0)
 
 
 def no_latents() -> Posterior:
@@ -88,7 +88,7 @@ def test_a_flow_bends_to_a_posterior_no_normal_matches():
     with pytest.warns(EvidenceWarning, match=r"harmonic: k-hat .*lower the temperature"):
         flat = harmonic(draws, num_steps=0)
     assert found.stderr < 0.5 * flat.stderr
-    assert found.info["ess_share"] > 2 * flat.info["ess_share"]
+    assert found.info["relative_ess"] > 2 * flat.info["relative_ess"]
 
 
 RING = 1.25
@@ -259,7 +259,7 @@ def test_the_temperature_of_wbic_moves_far_from_the_posterior():
         with pyro.plate("rows", len(x)):
             pyro.sample("y", dist.Normal(x @ b, 0.5), obs=y)
 
-    fit = Exact(num_draws=1_000)(model, data, seed=0)
+    fit = Exact(num_samples=1_000)(model, data, seed=0)
     found = wbic(fit)
     assert abs(found.log_z - tempered_mean(design, y, 0.25)) < 4 * found.info["mc_stderr"]
     assert found.info["mc_stderr"] < 0.1

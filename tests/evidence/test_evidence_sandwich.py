@@ -61,7 +61,7 @@ def of_fit(name: str) -> Evidence:
             progress=False,
         )
         return sandwich(settings(model, data, seed=0), seed=1)
-    return sandwich(Exact(num_draws=2_000)(model, data, seed=0), seed=1)
+    return sandwich(Exact(num_samples=2_000)(model, data, seed=0), seed=1)
 
 
 # ------------------------------------------------------------------------------------------ bounds and their table

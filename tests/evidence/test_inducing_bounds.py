@@ -151,7 +151,7 @@ def test_each_row_may_have_its_own_noise():
 
 def test_a_sparse_code_is_bounded_as_the_process_it_approximates():
     x, y = problem()
-    fit = pb.SVI(num_steps=1, compile=False, progress=False, num_draws=5)(
+    fit = pb.SVI(num_steps=1, compile=False, progress=False, num_samples=5)(
         unfitted(x[:20].clone()), sparse_data(), seed=0
     )
     kernel, (weight, bias, noise) = fit.model.representation.kernel, fit.model.decision.affine()

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 import probmodel as pb
 from probmodel.data.locate import VARIABLE, locate
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
 from probmodel.families.bayesian_networks.scores.all_families import family_scores, gaussian_family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
@@ -26,8 +26,8 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, gaussian_bic, gaussian_score, moments
 from probmodel.families.bayesian_networks.structure.candidates import all_candidates
-from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs, over_orders
-from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_dags, posterior_over_orders
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC
 from probmodel.layers.representations.bayesian_network import CategoricalNetwork, LinearGaussianNetwork
 from probmodel.protocols.errors import MixingWarning
@@ -41,13 +41,13 @@ def table(name: str) -> pd.DataFrame:
     return pd.read_csv(locate(f"bayesnets/{name}.csv.gz"), dtype=str, keep_default_na=False)
 
 
-def mixed(rows: int = 60, sizes: tuple[int, ...] = (2, 3, 2, 4)) -> Categories:
-    """Categories that depend on each other."""
+def mixed(rows: int = 60, sizes: tuple[int, ...] = (2, 3, 2, 4)) -> CategoricalData:
+    """CategoricalData that depend on each other."""
     rng = np.random.default_rng(0)
     common = rng.normal(size=(rows, 1))
     values = common + rng.normal(size=(rows, len(sizes)))
     frame = pd.DataFrame({n: pd.qcut(v, size).codes for n, v, size in zip(FOUR, values.T, sizes, strict=False)})
-    return Categories.of(frame)
+    return CategoricalData.of(frame)
 
 
 # ------------------------------------------------------------------------------------------ graphs
@@ -108,7 +108,7 @@ def test_distances_count_missing_added_and_reversed_edges():
     ],
 )
 def test_scores_are_the_published_ones(file, graph, term, expected):
-    assert abs(score(DAG.from_string(graph), Categories.of(table(file)), term) - expected) < 1e-4
+    assert abs(score(DAG.from_string(graph), CategoricalData.of(table(file)), term) - expected) < 1e-4
 
 
 @NEEDS_DATA
@@ -121,7 +121,7 @@ def test_gaussian_scores_are_the_published_ones():
 
 
 def test_three_rows_score_as_published():
-    data = Categories.of(pd.DataFrame({"A": [0, 0, 1], "B": [0, 1, 1], "C": [1, 0, 0], "D": ["X", "Y", "Z"]}))
+    data = CategoricalData.of(pd.DataFrame({"A": [0, 0, 1], "B": [0, 1, 1], "C": [1, 0, 0], "D": ["X", "Y", "Z"]}))
     for graph, expected in (("[A][D][B|D][C|A:B]", -9.907103407446435), ("[C][A|C][B|C][D|A]", -9.839964104608821)):
         assert abs(score(DAG.from_string(graph), data, BDeu(10.0)) - expected) < 1e-12
 
@@ -154,7 +154,7 @@ def test_dirichlet_scores_are_urns():
     for a, b in data.codes:
         total += math.log(seen[a, b] / seen[a].sum())
         seen[a, b] += 1
-    first = score(DAG.from_string("[a]"), Categories({"a": data.levels["a"]}, data.codes[:, :1]), BDeu(2.0))
+    first = score(DAG.from_string("[a]"), CategoricalData({"a": data.levels["a"]}, data.codes[:, :1]), BDeu(2.0))
     assert abs(score(DAG.from_string("[a][b|a]"), data, BDeu(2.0)) - first - total) < 1e-10
     assert alpha < 1
 
@@ -166,8 +166,8 @@ def test_a_variable_set_from_outside_says_nothing_of_its_own_family():
 
     def family_of_b(rows: slice | np.ndarray) -> float:
         both, first = ({name: data.levels[name] for name in names} for names in ("ab", "a"))
-        joint = score(DAG.from_string("[a][b|a]"), Categories(both, data.codes[rows, :2]), BDeu(1.0))
-        return joint - score(DAG.from_string("[a]"), Categories(first, data.codes[rows, :1]), BDeu(1.0))
+        joint = score(DAG.from_string("[a][b|a]"), CategoricalData(both, data.codes[rows, :2]), BDeu(1.0))
+        return joint - score(DAG.from_string("[a]"), CategoricalData(first, data.codes[rows, :1]), BDeu(1.0))
 
     free = np.flatnonzero([name is None for name in intervened])
     lost = family_of_b(free) - family_of_b(slice(None))
@@ -223,10 +223,13 @@ def test_optimum_evidence_and_edges_are_those_of_all_543_graphs(max_parents):
     assert len(graphs) == 543 or max_parents
     scores = np.array([sum(families[i, mask] for i, mask in enumerate(masks)) for masks, _ in graphs])
     edges = np.array([[[mask >> i & 1 for mask in masks] for i in range(4)] for masks, _ in graphs], dtype=float)
-    best = optimum(families, FOUR)
+    best = best_dag(families, FOUR)
     assert abs(best.score - scores.max()) < 1e-10
     admitted = np.array([count for _, count in graphs], dtype=float)
-    for prior, found in ((np.ones(len(graphs)), over_graphs(families)), (admitted, over_orders(families))):
+    for prior, found in (
+        (np.ones(len(graphs)), posterior_over_dags(families)),
+        (admitted, posterior_over_orders(families)),
+    ):
         log_weight = scores + np.log(prior / prior.sum())
         assert abs(found.log_evidence - logsumexp(log_weight)) < 1e-10
         expected = np.einsum("g,gij->ij", np.exp(log_weight - logsumexp(log_weight)), edges)
@@ -235,7 +238,7 @@ def test_optimum_evidence_and_edges_are_those_of_all_543_graphs(max_parents):
 
 def test_chains_over_orders_agree_with_the_sum_over_them():
     families = family_scores(mixed(25), BDeu(1.0), max_parents=2)
-    exact = over_orders(families).edges
+    exact = posterior_over_orders(families).edges
     found = OrderMCMC(num_samples=400, num_warmup=50, thinning=10)(all_candidates(families), seed=0)
     error = found.by_chain.std(0, ddof=1) / 2
     assert (np.abs(found.edges - exact) < 4 * error + 0.01).all()
@@ -250,10 +253,10 @@ def test_chains_that_disagree_say_so():
 
 def test_the_order_of_variables_does_not_matter():
     data = mixed(40)
-    turned = Categories(dict(reversed(data.levels.items())), data.codes[:, ::-1])
+    turned = CategoricalData(dict(reversed(data.levels.items())), data.codes[:, ::-1])
     a, b = (family_scores(each, BDeu(1.0)) for each in (data, turned))
-    assert abs(optimum(a, FOUR).score - optimum(b, FOUR[::-1]).score) < 1e-9
-    for summed in (over_orders, over_graphs):
+    assert abs(best_dag(a, FOUR).score - best_dag(b, FOUR[::-1]).score) < 1e-9
+    for summed in (posterior_over_orders, posterior_over_dags):
         assert np.abs(summed(a).edges - summed(b).edges[::-1, ::-1]).max() < 1e-10
 
 
@@ -262,8 +265,8 @@ def test_the_order_of_variables_does_not_matter():
     ("term", "expected"), [(bic, -11107.2933), (BDeu(1.0), -11095.7885), (BDeu(10.0), -11132.1466)]
 )
 def test_the_optimum_of_asia_is_the_published_one(term, expected):
-    data = Categories.of(table("bnlearn_asia"))
-    best = optimum(family_scores(data, term), data.names)
+    data = CategoricalData.of(table("bnlearn_asia"))
+    best = best_dag(family_scores(data, term), data.names)
     assert abs(best.score - expected) < 1e-4
     assert abs(score(best.dag, data, term) - best.score) < 1e-8
     assert len(best.dag.edges) == (13 if term == BDeu(10.0) else 7)
@@ -273,7 +276,7 @@ def test_the_optimum_of_asia_is_the_published_one(term, expected):
 def test_protein_signalling_is_found_up_to_sixteen_edges():
     with np.load(locate("bayesnets/sachs_853_continuous.npz")) as file:
         x, truth, names = file["X"], file["DAG"], [str(name) for name in file["header"]]
-    best = optimum(gaussian_family_scores(moments(x), BGe()), names)
+    best = best_dag(gaussian_family_scores(moments(x), BGe()), names)
     graph = DAG.from_edges(names, [(names[i], names[j]) for i, j in zip(*np.nonzero(truth), strict=True)])
     assert structural_hamming_distance(best.dag, graph) <= 16
 
@@ -288,15 +291,15 @@ def test_bad_input_is_named():
         (frame.assign(b=["u", None]), r"missing values, got some in \['b'\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            Categories.of(bad)
+            CategoricalData.of(bad)
     with pytest.raises(ValueError, match=r"got \['y'\]; add them"):
-        Categories.of(frame, {"a": ["x", "z"], "b": ["u", "v"]})
+        CategoricalData.of(frame, {"a": ["x", "z"], "b": ["u", "v"]})
     with pytest.raises(ValueError, match="finite"):
         moments(np.array([[1.0, np.nan], [0.0, 1.0]]))
     with pytest.raises(MemoryError, match="families of 40 variables"):
         gaussian_family_scores(moments(np.random.default_rng(0).normal(size=(50, 40))), BGe())
     with pytest.raises(ValueError, match="at most 14"):
-        over_graphs(np.zeros((15, 2**15)))
+        posterior_over_dags(np.zeros((15, 2**15)))
 
 
 # ------------------------------------------------------------------------------------------ networks as models
@@ -338,6 +341,6 @@ def test_sums_over_graphs_keep_large_scores_that_cancel(seed):
     small = -40.0 * np.bitwise_count(masks) + rng.normal(size=(n, 2**n))
     small[masks[None] >> np.arange(n)[:, None] & 1 == 1] = -np.inf
     shift = rng.uniform(-9_000, -3_000, size=(n, 1))
-    near, far = over_graphs(small), over_graphs(small + shift)
+    near, far = posterior_over_dags(small), posterior_over_dags(small + shift)
     assert far.log_evidence == pytest.approx(near.log_evidence + shift.sum(), abs=1e-6)
     assert np.abs(far.edges - near.edges).max() < 1e-6

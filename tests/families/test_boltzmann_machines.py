@@ -22,7 +22,7 @@ from probmodel.evidence import (
     log_partition_sandwich,
     smc,
 )
-from probmodel.families.boltzmann_machines.annealing import backward, forward, frozen_way
+from probmodel.families.boltzmann_machines.annealing import backward, forward, frozen_schedule
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
 from probmodel.families.boltzmann_machines.couplings import colour_classes, rows_of
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits, CountUnits
@@ -409,7 +409,7 @@ def test_gibbs_steps_keep_the_means_of_unbounded_units(family):
 
 def test_draws_by_tempering_have_the_moments_of_a_coupled_machine():
     machine = coupled(3)
-    way = frozen_way(machine.machine.double, None, num_steps=20, draws=None, seed=0)
+    way = frozen_schedule(machine.machine.double, None, num_steps=20, draws=None, seed=0)
     v = tempered_draws(way, 800, 1)
     with torch.no_grad():
         mean = torch.softmax(-machine.free_energy(states(6)), 0) @ states(6)
@@ -441,7 +441,7 @@ def test_a_deep_machine_starts_at_the_base_rates_of_its_visible_units():
 def test_a_path_of_one_machine_to_itself_has_no_weight(ends):
     """Independent units are their own base: every weight is Z, whatever the steps."""
     machine = fully_visible(torch.zeros(3, 3).double(), torch.linspace(-1, 1, 3).double())
-    way = frozen_way(machine, machine.visible_bias, num_steps=3, draws=None, seed=0)
+    way = frozen_schedule(machine, machine.visible_bias, num_steps=3, draws=None, seed=0)
     run, seed = ends
     log_w = run(way, 5, seed) if run is forward else run(way, torch.zeros(5, 1).double(), seed)
     assert log_w.std() < 0.4
@@ -483,11 +483,11 @@ def test_the_pyro_model_is_the_normalised_density_of_rows(build):
     log_p = found.nodes["x"]["log_prob"].detach()
     assert abs(float(torch.logsumexp(log_p, 0))) < 1e-12
     assert torch.allclose(log_p, torch.log_softmax(-machine.free_energy(every), 0), rtol=0, atol=1e-12)
-    share = torch.bincount((drawn @ 2.0 ** torch.arange(machine.in_features).double()).long(), minlength=len(every))
+    fraction = torch.bincount((drawn @ 2.0 ** torch.arange(machine.in_features).double()).long(), minlength=len(every))
     number = (every @ 2.0 ** torch.arange(machine.in_features).double()).long()
     expected = log_p.exp()[number.argsort()]
     stderr = torch.sqrt(expected * (1 - expected) / len(drawn))
-    assert bool(((share / len(drawn) - expected).abs() < 5 * stderr).all())
+    assert bool(((fraction / len(drawn) - expected).abs() < 5 * stderr).all())
     machine.check(Dataset((every,), {}, len(every)))
     with pytest.raises(ValueError, match="visible units, got 2"):
         machine.check(Dataset((every[:, :2],), {}, len(every)))
@@ -674,13 +674,13 @@ def test_units_in_the_interval_have_the_density_they_say():
     for each in eta:
         log_mass = torch.logsumexp(each * v + torch.log(weights / 2), 0)
         assert float(units.log_partition(each[None])) == pytest.approx(float(log_mass), rel=1e-9, abs=1e-9)
-    slope = torch.func.grad(lambda x: units.log_partition(x))(eta)
+    gradient = torch.func.grad(lambda x: units.log_partition(x))(eta)
     with isolated(seed=0):
         draws = units.sample(eta.expand(40_000, -1))
     assert bool(((draws >= 0) & (draws <= 1)).all())
     stderr = draws.std(0) / 200
-    assert bool(((draws.mean(0) - slope).abs() < 4 * stderr).all())
-    assert float((units.natural(slope.clamp(0.02, 0.98).expand(10**6, -1))[1] - eta[1]).abs()) < 1e-3
+    assert bool(((draws.mean(0) - gradient).abs() < 4 * stderr).all())
+    assert float((units.natural(gradient.clamp(0.02, 0.98).expand(10**6, -1))[1] - eta[1]).abs()) < 1e-3
 
 
 @each_family
@@ -692,7 +692,7 @@ def test_slopes_in_closed_form_are_those_of_the_free_energy(family):
             v = rbm.units.sample(rbm.visible_bias.expand(20, -1))
     leaves = dict(rbm.named_parameters())
     exact = torch.autograd.grad(-rbm.free_energy(v).mean(), list(leaves.values()))
-    found = rbm.slopes(v)
+    found = rbm.gradients(v)
     assert found.keys() == leaves.keys()
-    for name, slope in zip(leaves, exact, strict=True):
-        assert torch.allclose(found[name], slope, rtol=0, atol=1e-12), name
+    for name, gradient in zip(leaves, exact, strict=True):
+        assert torch.allclose(found[name], gradient, rtol=0, atol=1e-12), name

@@ -28,7 +28,7 @@ from probmodel.families.gaussian_processes import exact as gaussian_process
 from probmodel.families.gaussian_processes import positive_definite
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.positive_definite import inverted_in_place
-from probmodel.families.gaussian_processes.sparse import LADDER, interpolated, svgp_elbo
+from probmodel.families.gaussian_processes.sparse import JITTERS, interpolated, svgp_elbo
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.protocols.errors import TracingWarning
 from probmodel.tracing.programs.gradients import Gradient
@@ -162,7 +162,7 @@ def test_log_marginal_and_gradient_equal_scikit_learn(nu):
     theirs = GaussianProcessRegressor(
         sk.ConstantKernel(1.7) * base + sk.WhiteKernel(0.2), alpha=0.0, optimizer=None
     ).fit(x.numpy(), y.numpy())
-    value, slopes = theirs.log_marginal_likelihood(theirs.kernel_.theta, eval_gradient=True)
+    value, grads = theirs.log_marginal_likelihood(theirs.kernel_.theta, eval_gradient=True)
     ours = RBFKernel(ard_num_dims=D) if nu is None else MaternKernel(nu=nu, ard_num_dims=D)
     kernel, likelihood = ScaleKernel(ours).double(), GaussianLikelihood().double()
     # A Python float would pass through float32.
@@ -177,7 +177,7 @@ def test_log_marginal_and_gradient_equal_scikit_learn(nu):
         (g * v / torch.sigmoid(r)).flatten()
         for g, v, r in zip(torch.autograd.grad(found, raw), values, raw, strict=True)
     ]
-    assert np.allclose(torch.cat(by_log).detach().numpy(), slopes, rtol=1e-6, atol=1e-8)
+    assert np.allclose(torch.cat(by_log).detach().numpy(), grads, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["rbf ard", "matern 3/2", "sum"])
@@ -473,10 +473,10 @@ def test_a_traced_bound_has_the_eager_value_and_gradient(name):
 
     traced = Gradient(loss, wanted, x, y)
     assert traced.program.reason is None
-    value, slopes = traced(x, y)
+    value, grads = traced(x, y)
     eager = loss(x, y)
     torch.testing.assert_close(value, eager.detach(), rtol=1e-10, atol=0.0)
-    for ours, exact in zip(slopes, torch.autograd.grad(eager, wanted), strict=True):
+    for ours, exact in zip(grads, torch.autograd.grad(eager, wanted), strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-7, atol=1e-8 * float(exact.abs().max()))
 
 
@@ -512,7 +512,7 @@ def indefinite(rung):
     """[Kuu, Kux] with a smallest eigenvalue of −half of what the rung adds."""
     rows = torch.randn(M, M + 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values, vectors = torch.linalg.eigh(rows[:, :M] @ rows[:, :M].mT + torch.eye(M))
-    values[0] = -0.5 * LADDER[rung] * JITTER
+    values[0] = -0.5 * JITTERS[rung] * JITTER
     return torch.cat([vectors @ torch.diag(values) @ vectors.mT, rows[:, M:]], 1)
 
 
@@ -539,7 +539,7 @@ def test_a_traced_bound_climbs_the_same_ladder_with_finite_gradients(rung):
         # Of a symmetric argument only the symmetric part of a gradient is defined.
         ours, theirs = (torch.cat([g[:, :M] + g[:, :M].mT, g[:, M:]], 1) if g.dim() == 2 else g for g in (ours, theirs))
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8 * float(theirs.abs().max()))
-    k[:M, :M] -= 10.0 * LADDER[-1] * jitter * torch.eye(M)
+    k[:M, :M] -= 10.0 * JITTERS[-1] * jitter * torch.eye(M)
     assert program.run(k, jitter, loc, scale).isnan()
 
 
@@ -555,13 +555,13 @@ def test_compiled_code_climbs_the_ladder():
     compiled.compile()
     assert compiled.native.compiled
     k.data.copy_(indefinite(2))
-    value, (slope,) = compiled(JITTER)
+    value, (grad,) = compiled(JITTER)
     with pytest.warns(NumericalWarning, match="jitter of 100 ×"):
         exact = loss(JITTER)
     torch.testing.assert_close(value, exact.detach(), rtol=1e-9, atol=0.0)
     (exact_slope,) = torch.autograd.grad(exact, k)
-    torch.testing.assert_close(slope[:, M:], exact_slope[:, M:], rtol=1e-6, atol=1e-8)
-    assert slope.isfinite().all()
+    torch.testing.assert_close(grad[:, M:], exact_slope[:, M:], rtol=1e-6, atol=1e-8)
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("columns", [2, 6])
@@ -596,13 +596,13 @@ def test_a_recorded_covariance_has_the_second_derivative_of_gpytorch(build, colu
 @pytest.mark.parametrize(
     ("build", "slope"), [(RBFKernel, -0.5), (partial(MaternKernel, 1.5), -1.5), (MaternKernel, -5 / 6)]
 )
-def test_a_recorded_covariance_curves_at_equal_rows(build, slope, columns):
+def test_a_recorded_covariance_curves_at_equal_rows(build, grad, columns):
     """There d²k / da² = 2 ∂k/∂r² I: a mask of r² would lose it, a root of r² make it NaN."""
     a = torch.randn(3, columns, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     shape = stationary(build()).shape
     recorded = make_fx(lambda a, b: stationary_covariance(shape, a, b))(a, a.clone())
     curved = torch.autograd.functional.hessian(lambda x: recorded(torch.cat([x[None], a[1:]]), a)[0, 0], a[0])
-    torch.testing.assert_close(curved, 2.0 * slope * torch.eye(columns, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(curved, 2.0 * grad * torch.eye(columns, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 
 def test_a_recorded_bound_has_a_second_derivative():

@@ -26,7 +26,7 @@ def test_the_sum_over_regulators_equals_the_student_t_of_every_set(monkeypatch):
     for name, value in (("PERSISTENCE", (0.3,)), ("PRECISION", (0.5,)), ("COEFFICIENT_VARIANCE", (4.0,))):
         monkeypatch.setattr(kinetics, name, value)
     trajectories, steady = simulated(num_genes=3, num_series=2, num_times=4)
-    found = LinearKinetics(num_regulators=0.8, input_share=0.4, max_terms=2)(trajectories, steady)
+    found = LinearKinetics(num_regulators=0.8, input_fraction=0.4, max_terms=2)(trajectories, steady)
     every = np.concatenate([steady.x, trajectories.x.reshape(-1, 3)])
     mean, deviation = every.mean(0), every.std(0)
     at_rest, x = (steady.x - mean) / deviation, (trajectories.x - mean) / deviation
@@ -48,13 +48,13 @@ def test_the_sum_over_regulators_equals_the_student_t_of_every_set(monkeypatch):
             levels.append([0.0, 0.7])
             deviations.append(1.0)
         y, design, levels = np.array(y), np.array(design), np.array(levels)
-        share = np.array([0.4, 0.4, 0.4, 0.4])
+        prior_probability = np.array([0.4, 0.4, 0.4, 0.4])
         terms, priors, members = [], [], []
         for size in range(3):
             for chosen in combinations(range(4), size):
                 columns = design[:, chosen]
                 cover = np.diag(np.square(deviations)) + 100.0 * levels @ levels.T + 4.0 * columns @ columns.T
-                prior = sum(math.log(share[i] / (1 - share[i])) for i in chosen)
+                prior = sum(math.log(prior_probability[i] / (1 - prior_probability[i])) for i in chosen)
                 t = multivariate_t(np.zeros(len(y)), cover * 0.05 / 0.5, df=1.0)
                 terms.append(t.logpdf(y) + prior)
                 priors.append(prior)

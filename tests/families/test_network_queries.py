@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_allocated():
 # ------------------------------------------------------------------------------------------ tables from rows
 
 
-def rows_of(network: bn.DiscreteNetwork, num_rows: int = 200, seed: int = 0) -> bn.Categories:
+def rows_of(network: bn.DiscreteNetwork, num_rows: int = 200, seed: int = 0) -> bn.CategoricalData:
     return bn.sample(network, num_rows, seed=seed)
 
 
@@ -324,7 +324,7 @@ def test_rows_where_a_variable_was_set_are_left_out_of_its_own_table_only():
 
 def test_networks_drawn_from_the_posterior_have_its_mean_and_variance():
     dag = bn.DAG.from_string("[a][b|a]")
-    data = bn.Categories.of(pd.DataFrame({"a": list("xxxy"), "b": list("uuvv")}))
+    data = bn.CategoricalData.of(pd.DataFrame({"a": list("xxxy"), "b": list("uuvv")}))
     drawn = bn.posterior_networks(dag, data, 2.0, num_samples=2000, seed=0)
     theta = np.array([network.tables["b"][:, 0] for network in drawn])
     for row, (up, down) in enumerate(((2.5, 1.5), (0.5, 1.5))):
@@ -378,7 +378,7 @@ def test_samples_repeat_with_their_seed_and_differ_with_another():
 # ------------------------------------------------------------------------------------------ missing values
 
 
-def with_holes(data: bn.Categories, share: float, seed: int = 0) -> bn.Categories:
+def with_holes(data: bn.CategoricalData, share: float, seed: int = 0) -> bn.CategoricalData:
     holes = np.random.default_rng(seed).random(data.codes.shape) < share
     return data._replace(codes=np.where(holes, -1, data.codes))
 
@@ -398,7 +398,7 @@ def test_columns_that_are_not_there_are_summed_over():
     network = random_network(13)
     data = rows_of(network, 30)
     frame = pd.DataFrame({name: np.array(data.levels[name])[data.codes[:, i]] for i, name in enumerate(data.names)})
-    fewer = bn.Categories.of(frame[["x3", "x0"]], network.levels)
+    fewer = bn.CategoricalData.of(frame[["x3", "x0"]], network.levels)
     table = over(network, joint_table(network), ("x3", "x0"))
     assert np.abs(bn.log_prob(network, fewer) - np.log(table[tuple(fewer.codes.T)])).max() < 1e-12
 
@@ -431,7 +431,7 @@ def test_imputed_values_have_the_conditional_distribution():
     one = rows_of(network, 1, seed=3).codes[0].copy()
     one[[0, 3]] = -1
     evidence = {n: network.levels[n][c] for n, c in zip(network.nodes, one, strict=True) if c >= 0}
-    data = bn.Categories({n: network.levels[n] for n in network.nodes}, np.tile(one, (20_000, 1)))
+    data = bn.CategoricalData({n: network.levels[n] for n in network.nodes}, np.tile(one, (20_000, 1)))
     filled = bn.impute(network, data, seed=0)
     assert filled.num_missing == 0 and (filled.codes[:, one >= 0] == one[one >= 0]).all()
     targets = (network.nodes[0], network.nodes[3])
@@ -533,7 +533,7 @@ def test_a_hidden_class_is_found_up_to_its_labels():
 def test_the_log_posterior_is_that_of_the_log_odds():
     """With complete rows it is the log density of Dirichlet tables times the Jacobian Π θ of the log odds."""
     dag = bn.DAG.from_string("[a]")
-    data = bn.Categories.of(pd.DataFrame({"a": list("xxyz")}))
+    data = bn.CategoricalData.of(pd.DataFrame({"a": list("xxyz")}))
     found = bn.EM(3.0)(dag, data, seed=0)
     theta, alpha = found.network.tables["a"], 1.0 + np.array([2, 1, 1])
     density = gammaln(alpha.sum()) - gammaln(alpha).sum() + ((alpha - 1) * np.log(theta)).sum() + np.log(theta).sum()
@@ -545,11 +545,11 @@ def test_the_log_posterior_is_that_of_the_log_odds():
 
 
 def test_rows_become_a_frame_and_come_back():
-    data = bn.Categories({"a": ("low", "high", "never"), "b": ("1", "0")}, np.array([[0, 1], [1, 0], [-1, 1]]))
+    data = bn.CategoricalData({"a": ("low", "high", "never"), "b": ("1", "0")}, np.array([[0, 1], [1, 0], [-1, 1]]))
     frame = data.frame()
     assert frame["a"].tolist()[:2] == ["low", "high"] and frame["b"].tolist() == ["0", "1", "0"]
     assert frame["a"].isna().tolist() == [False, False, True]
-    again = bn.Categories.with_missing(frame)
+    again = bn.CategoricalData.with_missing(frame)
     assert again.levels == data.levels and (again.codes == data.codes).all()
     assert frame["a"].value_counts()["never"] == 0
     with pytest.raises(ValueError, match="expected codes from 0"):
@@ -558,9 +558,9 @@ def test_rows_become_a_frame_and_come_back():
 
 def test_missing_values_are_read_on_request_and_refused_by_scores():
     frame = pd.DataFrame({"a": [1, 2, None, 1], "b": ["u", None, "v", "u"]})
-    with pytest.raises(ValueError, match=r"Categories.with_missing"):
-        bn.Categories.of(frame)
-    data = bn.Categories.with_missing(frame)
+    with pytest.raises(ValueError, match=r"CategoricalData.with_missing"):
+        bn.CategoricalData.of(frame)
+    data = bn.CategoricalData.with_missing(frame)
     assert data.levels == {"a": ("1", "2"), "b": ("u", "v")}
     assert data.codes.tolist() == [[0, 0], [1, -1], [-1, 1], [0, 0]] and data.num_missing == 2
     dag = bn.DAG.from_string("[a][b|a]")
@@ -577,8 +577,8 @@ def test_missing_values_are_read_on_request_and_refused_by_scores():
 def test_a_variable_that_is_never_seen_needs_its_levels():
     frame = pd.DataFrame({"a": ["x", "y"], "h": [None, None]})
     with pytest.raises(ValueError, match="two values of 'h'"):
-        bn.Categories.with_missing(frame)
-    assert bn.Categories.with_missing(frame, {"h": ["0", "1"]}).codes[:, 1].tolist() == [-1, -1]
+        bn.CategoricalData.with_missing(frame)
+    assert bn.CategoricalData.with_missing(frame, {"h": ["0", "1"]}).codes[:, 1].tolist() == [-1, -1]
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -745,11 +745,11 @@ def test_questions_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             ask()
-    other = bn.Categories.of(pd.DataFrame({"rain": ["yes", "drizzle"]}))
+    other = bn.CategoricalData.of(pd.DataFrame({"rain": ["yes", "drizzle"]}))
     with pytest.raises(ValueError, match=r"got \['drizzle'\]"):
         bn.log_prob(network, other)
     with pytest.raises(ValueError, match=r"got \['hail'\]; drop them"):
-        bn.log_prob(network, bn.Categories.of(pd.DataFrame({"hail": ["yes", "no"]})))
+        bn.log_prob(network, bn.CategoricalData.of(pd.DataFrame({"hail": ["yes", "no"]})))
 
 
 def test_what_cannot_be_is_told():
@@ -762,9 +762,9 @@ def test_what_cannot_be_is_told():
     ):
         with pytest.raises(ValueError, match="expected evidence that can occur"):
             ask()
-    rows = bn.Categories(dict(network.levels), np.array([[1, 1, 0], [0, 0, 0], [1, 1, -1]]))
+    rows = bn.CategoricalData(dict(network.levels), np.array([[1, 1, 0], [0, 0, 0], [1, 1, -1]]))
     found = bn.log_prob(network, rows)
     assert np.isneginf(found[0]) and np.isfinite(found[1:]).all()
-    impossible = bn.Categories(dict(network.levels), np.array([[-1, 0, 1], [1, 1, 0]]))
+    impossible = bn.CategoricalData(dict(network.levels), np.array([[-1, 0, 1], [1, 1, 0]]))
     with pytest.raises(ValueError, match=r"probability zero of 1, the first of them \[1\]"):
         bn.impute(network, impossible, seed=0)

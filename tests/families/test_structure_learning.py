@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 import probmodel as pb
 from probmodel.evidence.by_family.bayesian_networks import gaussian_structures, structures
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, class_hamming_distance
 from probmodel.families.bayesian_networks.edge_calibration import SimulatedNetworks, edge_reliability, random_dag
 from probmodel.families.bayesian_networks.edge_reliability_figure import edge_reliability_figure
@@ -26,9 +26,18 @@ from probmodel.families.bayesian_networks.scores.family_cache import (
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, gaussian_bic, gaussian_score, moments
 from probmodel.families.bayesian_networks.structure import candidates
-from probmodel.families.bayesian_networks.structure.candidates import all_candidates, screened, tabled, widened
-from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs, over_orders, sums_over_subsets
-from probmodel.families.bayesian_networks.structure.exact_search import optimum, verify
+from probmodel.families.bayesian_networks.structure.candidates import (
+    all_candidates,
+    candidate_parents,
+    improved_candidates,
+    score_table,
+)
+from probmodel.families.bayesian_networks.structure.exact_posterior import (
+    posterior_over_dags,
+    posterior_over_orders,
+    sums_over_subsets,
+)
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag, verify
 from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC, placements
 from probmodel.families.bayesian_networks.structure.order_search import OrderSearch
 from probmodel.families.bayesian_networks.structure.partition_mcmc import (
@@ -50,7 +59,7 @@ def parents_of(n: int, seed: int) -> list[list[int]]:
     return [rng.choice(i, size=min(i, 2), replace=False).tolist() for i in range(n)]
 
 
-def rows_of(n: int, num_rows: int, seed: int = 0, values: int = 2) -> Categories:
+def rows_of(n: int, num_rows: int, seed: int = 0, values: int = 2) -> CategoricalData:
     """Each variable follows its parents, noisily."""
     rng = np.random.default_rng(seed)
     codes = np.zeros((num_rows, n), dtype=np.int64)
@@ -59,7 +68,7 @@ def rows_of(n: int, num_rows: int, seed: int = 0, values: int = 2) -> Categories
         codes[:, i] = (codes[:, parents].max(1, initial=0) + i) % values
         noise = rng.random(num_rows) < 0.25
         codes[noise, i] = rng.integers(values, size=noise.sum())
-    return Categories({f"x{i}": tuple(map(str, range(values))) for i in range(n)}, codes)
+    return CategoricalData({f"x{i}": tuple(map(str, range(values))) for i in range(n)}, codes)
 
 
 def gaussian_rows(n: int, num_rows: int, seed: int = 0) -> np.ndarray:
@@ -125,7 +134,7 @@ def test_no_family_is_scored_twice():
 def test_what_a_move_adds_is_the_score_of_the_whole_order():
     rng = np.random.default_rng(0)
     families = categorical_families(rows_of(7, 50), BDeu(1.0))
-    given = screened(families, 4)
+    given = candidate_parents(families, 4)
     among = sums_over_subsets(given.scores)
     place = rng.permuted(np.tile(np.arange(7), (6, 1)), axis=1)
     moved = rng.integers(7, size=6)
@@ -146,7 +155,7 @@ def test_what_a_move_adds_is_the_score_of_the_whole_order():
 def test_a_search_over_orders_finds_the_optimum(max_parents):
     data = rows_of(9, 300, values=3)
     families = categorical_families(data, BDeu(1.0))
-    exact = optimum(family_scores(data, BDeu(1.0), max_parents=max_parents), data.names)
+    exact = best_dag(family_scores(data, BDeu(1.0), max_parents=max_parents), data.names)
     # Four candidates do not hold all of it: the search widens them.
     found = OrderSearch(num_candidates=4, max_parents=max_parents, num_sweeps=10, num_chains=4)(families, seed=0)
     assert abs(found.score - exact.score) < 1e-8
@@ -157,14 +166,14 @@ def test_a_search_over_orders_finds_the_optimum(max_parents):
 def test_parents_that_the_candidates_miss_are_found():
     data = rows_of(8, 400)
     families = categorical_families(data, BDeu(1.0))
-    best = optimum(family_scores(data, BDeu(1.0)), data.names).dag
+    best = best_dag(family_scores(data, BDeu(1.0)), data.names).dag
     at = {name: i for i, name in enumerate(data.names)}
     worst = [[int(i) for i in np.argsort(families.additions(child, ())) if i != child][:3] for child in range(8)]
-    start = tabled(families, worst)
-    wider = widened(families, start, best, 5, None)
+    start = score_table(families, worst)
+    wider = improved_candidates(families, start, best, 5, None)
     for name, parents in best.parents.items():
         assert {at[parent] for parent in parents} <= set(wider.parents[at[name]].tolist())
-    again = widened(families, wider, best, 5, None)
+    again = improved_candidates(families, wider, best, 5, None)
     assert again is wider or set(again.parents.ravel()) == set(wider.parents.ravel())
 
 
@@ -181,18 +190,18 @@ def test_twenty_five_variables_reach_the_graph_they_come_from():
 def test_candidates_that_take_hours_are_told(monkeypatch):
     monkeypatch.setattr(candidates, "MANY", 8 * 2**4)
     families = categorical_families(rows_of(8, 40), BDeu(1.0))
-    screened(families, 4)
-    screened(families, 5, max_parents=2)
+    candidate_parents(families, 4)
+    candidate_parents(families, 5, max_parents=2)
     with pytest.warns(
         candidates.SlowSearchWarning, match="256 families to score .sets of up to 5 candidates of 8 variables"
     ):
-        screened(families, 5)
+        candidate_parents(families, 5)
 
 
 def test_more_candidates_than_memory_holds_are_refused():
     families = categorical_families(rows_of(30, 40), BDeu(1.0))
     with pb.memory_budget(10**6), pytest.raises(MemoryError, match="all sets of 20 candidates of 30 variables"):
-        screened(families, 20)
+        candidate_parents(families, 20)
     with pytest.raises(MemoryError, match="max_parents saves time, no memory"):
         family_scores(rows_of(40, 20), BDeu(1.0))
 
@@ -245,7 +254,7 @@ def test_partitions_share_out_all_graphs():
 
 def test_places_of_a_node_are_scores_of_partitions():
     rng, n = np.random.default_rng(3), 6
-    given = screened(categorical_families(rows_of(n, 60), BDeu(1.0)), 4)
+    given = candidate_parents(categorical_families(rows_of(n, 60), BDeu(1.0)), 4)
     among = sums_over_subsets(given.scores)
     part = np.array([np.unique(rng.integers(n, size=n), return_inverse=True)[1] for _ in range(30)])
     node = rng.integers(n, size=30)
@@ -288,7 +297,7 @@ def test_cuts_and_joins_keep_the_distribution_of_partitions():
 def test_chains_over_partitions_agree_with_the_sum_over_graphs():
     families = family_scores(rows_of(5, 25), BDeu(1.0))
     given = all_candidates(families)
-    graphs, orders = over_graphs(families).edges, over_orders(families).edges
+    graphs, orders = posterior_over_dags(families).edges, posterior_over_orders(families).edges
     found = PartitionMCMC(num_samples=1_000, num_warmup=100, thinning=5, temperatures=(1.0, 2.0))(given, seed=0)
     error = found.by_chain.std(0, ddof=1) / 2
     assert (np.abs(found.edges - graphs) < 5 * error + 0.01).all()
@@ -299,7 +308,7 @@ def test_chains_over_partitions_agree_with_the_sum_over_graphs():
 
 def test_chains_over_partitions_keep_to_the_candidates():
     families = categorical_families(rows_of(6, 80), BDeu(1.0))
-    given = screened(families, 2)
+    given = candidate_parents(families, 2)
     found = PartitionMCMC(num_samples=400, num_warmup=100, thinning=5, num_chains=2, temperatures=(1.0, 2.0))(
         given, seed=1
     )
@@ -325,17 +334,17 @@ def test_the_evidence_of_all_graphs_compares_with_that_of_each():
     network = CategoricalNetwork(dag, dict(zip(data.names, data.cardinalities, strict=True)))
     columns = data.codes[:, [data.column(node) for node in dag.nodes]]
     target = pb.target(network, pb.Dataset((torch.as_tensor(columns),), {}, len(columns)))
-    for prior, name in ((over_graphs, "uniform over graphs"), (over_orders, "uniform over orders")):
+    for prior, name in ((posterior_over_dags, "uniform over graphs"), (posterior_over_orders, "uniform over orders")):
         found = structures(data, prior, BDeu(1.0))
         assert found.digest == target.digest
         assert found.method == f"structures, {name}" and found.stderr == 0.0
         assert np.allclose(found.info["edges"], prior(family_scores(data, BDeu(1.0))).edges)
     families = family_scores(data, BDeu(1.0))
     by_graph = [sum(families[c, g[:, c] @ (1 << np.arange(3))] for c in range(3)) for g in graphs_of(3)]
-    assert abs(structures(data, over_graphs).log_z - (logsumexp(by_graph) - math.log(25))) < 1e-9
-    other = Categories(data.levels, data.codes[::-1].copy())
-    assert structures(other, over_graphs).digest != found.digest
-    assert structures(data, over_graphs, max_parents=1).method.endswith("of at most 1 parents")
+    assert abs(structures(data, posterior_over_dags).log_z - (logsumexp(by_graph) - math.log(25))) < 1e-9
+    other = CategoricalData(data.levels, data.codes[::-1].copy())
+    assert structures(other, posterior_over_dags).digest != found.digest
+    assert structures(data, posterior_over_dags, max_parents=1).method.endswith("of at most 1 parents")
 
 
 def test_the_evidence_of_all_gaussian_graphs_compares_with_that_of_each():
@@ -343,7 +352,7 @@ def test_the_evidence_of_all_gaussian_graphs_compares_with_that_of_each():
     with pb.isolated(seed=0):
         network = LinearGaussianNetwork(DAG.from_string("[c][a|c][b|a]"), torch.as_tensor(x)[:, [2, 0, 1]].mean(0))
     target = pb.target(network, pb.Dataset((torch.as_tensor(x)[:, [2, 0, 1]].contiguous(),), {}, len(x)))
-    found = gaussian_structures(x, "abc", over_graphs)
+    found = gaussian_structures(x, "abc", posterior_over_dags)
     assert found.digest == target.digest
     singles = [gaussian_score(DAG.from_string(g), "abc", moments(x), BGe()) for g in ("[a][b][c]", "[a][b|a][c|a:b]")]
     assert min(singles) - math.log(25) < found.log_z < max(singles) + 1e-9 or found.log_z < max(singles) + math.log(25)
@@ -352,11 +361,11 @@ def test_the_evidence_of_all_gaussian_graphs_compares_with_that_of_each():
 def test_a_criterion_is_no_evidence():
     for term in (bic, log_likelihood):
         with pytest.raises(ValueError, match="expected the evidence of a family"):
-            structures(rows_of(3, 20), over_graphs, term)
+            structures(rows_of(3, 20), posterior_over_dags, term)
     with pytest.raises(ValueError, match="take BGe"):
-        gaussian_structures(gaussian_rows(3, 20), "abc", over_graphs, gaussian_bic)
+        gaussian_structures(gaussian_rows(3, 20), "abc", posterior_over_dags, gaussian_bic)
     with pytest.raises(ValueError, match="expected 3 names"):
-        gaussian_structures(gaussian_rows(3, 20), "ab", over_graphs)
+        gaussian_structures(gaussian_rows(3, 20), "ab", posterior_over_dags)
 
 
 # ------------------------------------------------------------------------------------------ certificates
@@ -365,7 +374,7 @@ def test_a_criterion_is_no_evidence():
 def test_an_optimum_is_verified_and_a_false_one_is_not():
     data = rows_of(7, 100)
     families = family_scores(data, BDeu(1.0))
-    best = optimum(families, data.names)
+    best = best_dag(families, data.names)
     verify(best, families, data.names)
     assert "448 families" in str(best) and "128 sets" in str(best) and "no graph scores more" in str(best)
     empty = DAG(dict.fromkeys(data.names, ()))
@@ -403,7 +412,7 @@ def test_independent_causes_of_one_effect_are_directed():
     rng = np.random.default_rng(0)
     a, b = rng.integers(2, size=(2, 2_000))
     c = np.where(rng.random(2_000) < 0.9, a + b, rng.integers(3, size=2_000))
-    data = Categories.of(pd.DataFrame({"a": a, "b": b, "c": c}))
+    data = CategoricalData.of(pd.DataFrame({"a": a, "b": b, "c": c}))
     found = pc(data)
     assert found.nodes == ("a", "b", "c")
     assert found.directed == {("a", "c"), ("b", "c")} and not found.undirected
@@ -435,7 +444,9 @@ def test_exact_probabilities_are_frequencies_under_their_prior_and_others_are_no
     assert (np.abs(found.frequency - found.probability)[filled] < 4 * found.stderr[filled]).all()
     fewer = replace(networks, num_networks=120)
     for broken in (log_likelihood, BDeu(40.0)):
-        assert fewer(lambda data, term=broken: over_graphs(family_scores(data, term)).edges, seed=1).p_value < 1e-4
+        assert (
+            fewer(lambda data, term=broken: posterior_over_dags(family_scores(data, term)).edges, seed=1).p_value < 1e-4
+        )
     figure = edge_reliability_figure(found)
     drawn = figure.axes[0].collections[-1].get_offsets()
     assert np.allclose(drawn, np.stack([found.probability, found.frequency], 1)[found.num_edges > 0])

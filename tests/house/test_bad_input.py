@@ -56,7 +56,7 @@ def bayesian():
 
 
 def svi(**changed):
-    return pb.SVI(**{"num_steps": 5, "num_draws": 20, "progress": False, "compile": False, **changed})
+    return pb.SVI(**{"num_steps": 5, "num_samples": 20, "progress": False, "compile": False, **changed})
 
 
 METHODS = {
@@ -288,10 +288,10 @@ def test_a_regression_keeps_a_constant_response():
 def test_settings_of_no_steps_or_draws(count):
     data, classes = dataset(x(), responses()), dataset(x(), labels())
     refused(lambda: svi(num_steps=count)(network(), classes, seed=0), "num_steps", owners=[network()], data=classes)
-    refused(lambda: svi(num_draws=count)(network(), classes, seed=0), "num_draws", owners=[network()], data=classes)
-    refused(lambda: pb.Laplace(count)(line, data, seed=0), "num_draws", data=data)
+    refused(lambda: svi(num_samples=count)(network(), classes, seed=0), "num_samples", owners=[network()], data=classes)
+    refused(lambda: pb.Laplace(count)(line, data, seed=0), "num_samples", data=data)
     refused(lambda: pb.Laplace(5, count)(line, data, seed=0), "num_starts", data=data)
-    refused(lambda: pb.Exact(count)(line, data, seed=0), "num_draws", data=data)
+    refused(lambda: pb.Exact(count)(line, data, seed=0), "num_samples", data=data)
     for name in ("num_samples", "num_warmup", "num_chains", "max_tree_depth"):
         nuts = pb.NUTS(**{"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False, name: count})
         refused(lambda nuts=nuts: nuts(line, data, seed=0), name, data=data)
@@ -386,7 +386,7 @@ def test_new_rows_that_are_none_or_no_floating_numbers_or_too_many_arguments(fit
 @given(count=wrong_count)
 @few
 def test_predictions_of_no_draws(fit, count):
-    posterior_refused(fit, lambda p: pb.predict(p, x(), num_draws=count), "num_draws", f"got {count}")
+    posterior_refused(fit, lambda p: pb.predict(p, x(), num_samples=count), "num_samples", f"got {count}")
 
 
 @pytest.mark.parametrize("fit", FITS)

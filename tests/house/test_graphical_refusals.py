@@ -15,13 +15,13 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import gaussian
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
 from probmodel.families.boltzmann_machines.discrete_units import CategoricalUnits
 from probmodel.families.boltzmann_machines.real_units import GaussianUnits
-from probmodel.inference.boltzmann.watch import Watch
+from probmodel.families.boltzmann_machines.learning.monitor import Monitor
 from probmodel.protocols.errors import MixingWarning
 
 
-def rows(count: int = 60, columns: int = 3, seed: int = 0) -> bn.Categories:
+def rows(count: int = 60, columns: int = 3, seed: int = 0) -> bn.CategoricalData:
     rng = np.random.default_rng(seed)
-    return bn.Categories({f"x{i}": ("0", "1") for i in range(columns)}, rng.integers(2, size=(count, columns)))
+    return bn.CategoricalData({f"x{i}": ("0", "1") for i in range(columns)}, rng.integers(2, size=(count, columns)))
 
 
 # ------------------------------------------------------------------------------------------ evidences
@@ -31,12 +31,12 @@ def test_evidences_of_different_interventions_are_of_different_data() -> None:
     data = rows(40)
     told = ["x0"] * 10 + [None] * 30
     plain, first = (
-        pb.evidence.structures(data, bn.over_graphs),
-        pb.evidence.structures(data, bn.over_graphs, None, told),
+        pb.evidence.structures(data, bn.posterior_over_dags),
+        pb.evidence.structures(data, bn.posterior_over_dags, None, told),
     )
-    other = pb.evidence.structures(data, bn.over_graphs, None, ["x1"] * 10 + [None] * 30)
+    other = pb.evidence.structures(data, bn.posterior_over_dags, None, ["x1"] * 10 + [None] * 30)
     assert len({plain.digest, first.digest, other.digest}) == 3
-    assert pb.evidence.structures(data, bn.over_graphs, None, [None] * 40).digest == plain.digest
+    assert pb.evidence.structures(data, bn.posterior_over_dags, None, [None] * 40).digest == plain.digest
 
     network = pb.CategoricalNetwork(bn.DAG.from_string("[x0][x1|x0][x2]"), dict.fromkeys(data.names, 2))
     mask = torch.zeros(40, 3, dtype=torch.bool)
@@ -55,7 +55,7 @@ def test_evidences_of_different_interventions_are_of_different_data() -> None:
 def test_families_without_a_score_leave_the_other_graphs_to_be_summed() -> None:
     families = bn.family_scores(rows(), bn.BDeu(1.0))
     families[1, 0] = -np.inf  # x1 has a parent.
-    found = bn.over_graphs(families)
+    found = bn.posterior_over_dags(families)
     assert found.edges[0, 1] + found.edges[2, 1] >= 1 - 1e-12
     by_hand = [
         families[0, a] + families[1, b] + families[2, c]
@@ -66,7 +66,7 @@ def test_families_without_a_score_leave_the_other_graphs_to_be_summed() -> None:
     ]
     assert found.log_evidence == pytest.approx(np.logaddexp.reduce(by_hand) - math.log(len(by_hand)), abs=1e-9)
     families[2, 0] = families[0, 0] = -np.inf
-    for prior in (bn.over_graphs, bn.over_orders):
+    for prior in (bn.posterior_over_dags, bn.posterior_over_orders):
         with pytest.raises(ValueError, match="expected a graph of finite score"):
             prior(families)
 
@@ -101,7 +101,7 @@ def test_limits_of_parents_are_whole_numbers(most: int) -> None:
 def test_no_parents_at_most_is_the_empty_graph() -> None:
     found = bn.OrderSearch(max_parents=0)(bn.categorical_families(rows(), bn.BDeu(1.0)), seed=0)
     assert found.dag == bn.DAG.from_string("[x0][x1][x2]")
-    best = bn.optimum(bn.family_scores(rows(), bn.BDeu(1.0), (), 0), rows().names)
+    best = bn.best_dag(bn.family_scores(rows(), bn.BDeu(1.0), (), 0), rows().names)
     assert best.score == pytest.approx(found.score, abs=1e-9)
 
 
@@ -128,22 +128,22 @@ def test_regressions_without_a_maximum_are_refused() -> None:
 
 def test_frames_that_would_be_misread_are_refused() -> None:
     frame = pd.DataFrame({"a": [0.0, 1.0, 1.0], "b": ["x", "y", "x"]})
-    assert bn.Categories.of(frame).levels["a"] == ("0", "1")
+    assert bn.CategoricalData.of(frame).levels["a"] == ("0", "1")
     with pytest.raises(ValueError, match="levels of the columns"):
-        bn.Categories.of(frame, {"A": ("0", "1", "2")})
+        bn.CategoricalData.of(frame, {"A": ("0", "1", "2")})
     more = {"a": ("0", "1"), "b": ("x", "y"), "c": ("0", "1")}
-    assert bn.Categories.of(frame, more).levels == {"a": ("0", "1"), "b": ("x", "y")}
+    assert bn.CategoricalData.of(frame, more).levels == {"a": ("0", "1"), "b": ("x", "y")}
     with pytest.raises(ValueError, match="different levels"):
-        bn.Categories.of(frame, {"b": ("x", "y", "x")})
+        bn.CategoricalData.of(frame, {"b": ("x", "y", "x")})
     with pytest.raises(ValueError, match="different names"):
-        bn.Categories.of(frame.set_axis(["a", "a"], axis=1))
+        bn.CategoricalData.of(frame.set_axis(["a", "a"], axis=1))
     with pytest.raises(ValueError, match="different names"):
-        bn.Categories.of(frame.set_axis(["1", 1], axis=1))
+        bn.CategoricalData.of(frame.set_axis(["1", 1], axis=1))
 
 
 @pytest.mark.parametrize("codes", [np.array([[0, 2]]), np.array([[0, -2]]), np.array([[0]]), np.array([[0.0, 1.0]])])
 def test_codes_out_of_range_are_refused(codes: np.ndarray) -> None:
-    bad = bn.Categories({"a": ("0", "1"), "b": ("0", "1")}, codes)
+    bad = bn.CategoricalData({"a": ("0", "1"), "b": ("0", "1")}, codes)
     network = bn.DiscreteNetwork(bn.DAG.from_string("[a][b]"), bad.levels, {"a": np.full(2, 0.5), "b": np.full(2, 0.5)})
     for read in (lambda: bn.family_scores(bad, bn.BDeu(1.0)), lambda: bn.log_prob(network, bad)):
         with pytest.raises(ValueError, match="expected codes"):
@@ -158,7 +158,7 @@ def test_graphs_are_equal_by_nodes_and_edges_and_names_occur_once() -> None:
     for make in (
         lambda: bn.DAG.from_string("[A][B][A|B]"),
         lambda: bn.DAG.from_edges(["A", "B", "A"], [("A", "B")]),
-        lambda: bn.optimum(bn.family_scores(rows(), bn.BDeu(1.0)), ["a", "a", "b"]),
+        lambda: bn.best_dag(bn.family_scores(rows(), bn.BDeu(1.0)), ["a", "a", "b"]),
     ):
         with pytest.raises(ValueError, match="different names"):
             make()
@@ -192,7 +192,7 @@ def test_complete_rows_end_expectation_maximisation_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_regulators": 2.0}, {"num_regulators": 0.0}, {"input_share": 1.0}, {"max_terms": -1}]
+    "settings", [{"num_regulators": 2.0}, {"num_regulators": 0.0}, {"input_fraction": 1.0}, {"max_terms": -1}]
 )
 def test_priors_of_regulators_lie_inside_their_ranges(settings: dict[str, float]) -> None:
     rng = np.random.default_rng(0)
@@ -251,10 +251,10 @@ def test_frozen_biases_stay_and_the_others_learn() -> None:
 
 
 def test_noise_where_nothing_can_be_gained_is_no_divergence() -> None:
-    assert not Watch().fallen([-10.7500, -10.7504, -10.7503])
-    assert Watch().fallen([-10.75, -10.85, -10.84])
+    assert not Monitor().fallen([-10.7500, -10.7504, -10.7503])
+    assert Monitor().fallen([-10.75, -10.85, -10.84])
     with pytest.raises(ValueError, match="least"):
-        Watch(least=-1.0)
+        Monitor(least=-1.0)
 
 
 def test_networks_with_discrete_parents_are_traced() -> None:

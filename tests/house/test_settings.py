@@ -17,13 +17,13 @@ from probmodel.tracing.checks import check
 
 ROWS = 12
 QUICK = {
-    "SVI": pb.SVI(num_steps=5, num_draws=3, compile=False, progress=False),
+    "SVI": pb.SVI(num_steps=5, num_samples=3, compile=False, progress=False),
     "NUTS": pb.NUTS(num_samples=8, num_warmup=8, num_chains=2, compile=False, progress=False),
     "ChEES": pb.ChEES(num_samples=8, num_warmup=8, num_chains=4, compile=False, progress=False),
 }
 COUNTS = [
     ("SVI", "num_steps"),
-    ("SVI", "num_draws"),
+    ("SVI", "num_samples"),
     ("SVI", "batch_size"),
     ("SVI", "patience"),
     ("NUTS", "num_samples"),
@@ -228,7 +228,7 @@ def of_two_kinds(x, y=None):
 
 
 def test_a_discrete_latent_is_summed_out_with_the_automatic_guide():
-    fit = pb.SVI(num_steps=60, num_draws=3, compile=False, progress=False)(of_two_kinds, data(), seed=0)
+    fit = pb.SVI(num_steps=60, num_samples=3, compile=False, progress=False)(of_two_kinds, data(), seed=0)
     assert set(fit.draws) == {"loc"}
     assert np.isfinite(fit.info["losses"]).all()
 

@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 import torch
+from probmodel.inference.boltzmann.monitor import Monitor, log_partition
 from torch import Tensor
 
 import probmodel as pb
 from probmodel.families.boltzmann_machines.real_units import GaussianUnits
-from probmodel.inference.boltzmann.gradients import Average, Offsets, Slope
-from probmodel.inference.boltzmann.phases import Contrastive, Persistent, Tempered, exchanged
-from probmodel.inference.boltzmann.watch import Watch, log_partition
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, Descent
+from probmodel.families.boltzmann_machines.learning.gradients import Average, Offsets, PhaseGradients
+from probmodel.families.boltzmann_machines.learning.phases import Contrastive, Persistent, Tempered, exchanged
+from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
 from probmodel.layers.representations.boltzmann.deep_boltzmann_machine import DeepBoltzmannMachine
 from probmodel.layers.representations.boltzmann.rbm import RBM
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
@@ -52,7 +52,7 @@ def log_likelihood(rbm: RBM, rows: Tensor, states: Tensor = STATES) -> Tensor:
     return -rbm.free_energy(rows).mean() - torch.logsumexp(-rbm.free_energy(states), 0)
 
 
-def slopes(rbm: RBM, rows: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def gradients(rbm: RBM, rows: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """E ∂(−F) over rows with these weights."""
     names, leaves = zip(*rbm.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad((-rbm.free_energy(rows) * weights).sum(), leaves), strict=True))
@@ -92,12 +92,12 @@ def test_contrastive_states_follow_the_gibbs_kernel_and_their_bias_shrinks_with_
     stderr = torch.sqrt(exact * (1 - exact) / count)
     assert bool(((found - exact).abs() < 4.5 * stderr + 1e-12).all())
 
-    data_slope, model_slope = slopes(rbm, STATES, start), slopes(rbm, STATES, probabilities(rbm))
+    data_gradient, model_gradient = gradients(rbm, STATES, start), gradients(rbm, STATES, probabilities(rbm))
     biases = []
     for sweeps in (1, 2, 8):
-        reached = slopes(rbm, STATES, start @ torch.linalg.matrix_power(kernel(rbm), sweeps))
-        biases.append(float((reached["weight"] - model_slope["weight"]).norm()))
-    size = float((data_slope["weight"] - model_slope["weight"]).norm())
+        reached = gradients(rbm, STATES, start @ torch.linalg.matrix_power(kernel(rbm), sweeps))
+        biases.append(float((reached["weight"] - model_gradient["weight"]).norm()))
+    size = float((data_gradient["weight"] - model_gradient["weight"]).norm())
     assert size > biases[0] > biases[1] > biases[2]
     assert biases[0] > 0.1 * size  # CD-1 is biased by a lot here, and yet is a slope upwards on the whole.
 
@@ -107,7 +107,7 @@ def test_states_far_from_the_data_give_the_exact_slope() -> None:
     names = [name for name, _ in rbm.named_parameters()]
     exact = dict(zip(names, torch.autograd.grad(log_likelihood(rbm, rows), list(rbm.parameters())), strict=True))
     quarter = torch.full((4,), 0.25, dtype=torch.float64)
-    found = Slope(slopes(rbm, rows, quarter), slopes(rbm, STATES, probabilities(rbm))).plain
+    found = PhaseGradients(gradients(rbm, rows, quarter), gradients(rbm, STATES, probabilities(rbm))).plain
     for name in names:
         torch.testing.assert_close(found[name], exact[name], rtol=1e-10, atol=1e-12)
 
@@ -127,8 +127,8 @@ def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent
         return value
 
     optimizer.step(loss)
-    descent = Descent(num_steps=1_500, rate=1.0, averaged=0.5)
-    fitted = quietly(phase=phase, descent=descent, batch_size=None, watch=None)(start, data(rows), seed=6).model
+    descent = GradientAscent(num_steps=1_500, rate=1.0, averaged=0.5)
+    fitted = quietly(phase=phase, descent=descent, batch_size=None, monitor=None)(start, data(rows), seed=6).model
     assert isinstance(fitted, RBM)
     lowest, found, best = (float(log_likelihood(each, rows).detach()) for each in (start, fitted, climbed))
     assert best - lowest > 0.1
@@ -144,8 +144,8 @@ def test_gaussian_units_get_the_mean_of_the_data() -> None:
         centre = torch.tensor([[2.0, 1.0, -1.0], [-2.0, -1.0, 1.0]], dtype=torch.float64)
         rows = centre[torch.randint(2, (500,))] + torch.randn(500, 3, dtype=torch.float64) + 0.5
         rbm = RBM(3, 4, units=GaussianUnits(3)).double()
-    descent = Descent(num_steps=500, rate=0.1)
-    fit = quietly(phase=Persistent(num_chains=300), descent=descent, batch_size=None, watch=Watch(every=250))(
+    descent = GradientAscent(num_steps=500, rate=0.1)
+    fit = quietly(phase=Persistent(num_chains=300), descent=descent, batch_size=None, monitor=Monitor(every=250))(
         rbm, data(rows), seed=1
     )
     values = fit.info["log_likelihood"]
@@ -195,11 +195,11 @@ def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> No
         return [weight * other, visible + weight[:, other < 0].sum(1), other * hidden]
 
     def stepped(model: RBM, rows: Tensor, states: Tensor, centred: bool) -> list[Tensor]:
-        slope = Slope(
-            slopes(model, rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)),
-            slopes(model, states, torch.full((len(states),), 1 / len(states), dtype=torch.float64)),
+        gradient = PhaseGradients(
+            gradients(model, rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)),
+            gradients(model, states, torch.full((len(states),), 1 / len(states), dtype=torch.float64)),
         )
-        towards = Offsets.of(slope, rbm.bonds).centred(slope.plain) if centred else slope.plain
+        towards = Offsets.of(gradient, rbm.layer_couplings).centred(gradient.plain) if centred else gradient.plain
         return [leaf.detach() + 0.3 * towards[name] for name, leaf in model.named_parameters()]
 
     other = machine()
@@ -230,7 +230,7 @@ def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero()
         """One layer after the other: x = 1 - x' where the sign is negative."""
         found = dict(values)
         for layer, sign in signs.items():
-            for weight, (low, high) in deep.bonds.items():
+            for weight, (low, high) in deep.layer_couplings.items():
                 if layer == low:
                     found[high] = found[high] + found[weight][sign < 0].sum(0)
                     found[weight] = found[weight] * sign[:, None]
@@ -246,8 +246,8 @@ def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero()
             dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
             for value in (-model.free_energy(rows).mean(), -model.hidden_free_energy(states).mean())
         ]
-        slope = Slope(*sides)
-        towards = Offsets.of(slope, model.bonds).centred(slope.plain)
+        gradient = PhaseGradients(*sides)
+        towards = Offsets.of(gradient, model.layer_couplings).centred(gradient.plain)
         return {name: leaf.detach() + 0.3 * towards[name] for name, leaf in leaves.items()}
 
     other = deep_machine(hidden=3, top=2)
@@ -267,15 +267,15 @@ def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero()
 @pytest.mark.parametrize("phase", [Persistent(num_chains=200), Tempered(num_chains=50, num_temperatures=4)])
 def test_a_deep_machine_learns_rows_nearly_as_they_are(phase: Persistent | Tempered) -> None:
     rows = torch.cat([bars_and_stripes(2)] * 18 + [STATES])
-    share = torch.stack([(rows == state).all(1).double().mean() for state in STATES])
+    fraction = torch.stack([(rows == state).all(1).double().mean() for state in STATES])
     start = deep_machine(hidden=4, top=2, scale=0.1, seed=5)
-    descent = Descent(num_steps=1_500, rate=1.0, averaged=0.5)
-    fit = quietly(phase=phase, descent=descent, batch_size=None, watch=Watch(every=500))(start, data(rows), seed=6)
+    descent = GradientAscent(num_steps=1_500, rate=1.0, averaged=0.5)
+    fit = quietly(phase=phase, descent=descent, batch_size=None, monitor=Monitor(every=500))(start, data(rows), seed=6)
     fitted = fit.model
     assert isinstance(fitted, DeepBoltzmannMachine)
     log_p = torch.log_softmax(-fitted.free_energy(STATES).detach(), 0)
-    highest, independent = -float(torch.special.entr(share).sum()), _independent(share)
-    found = float(share @ log_p)
+    highest, independent = -float(torch.special.entr(fraction).sum()), _independent(fraction)
+    found = float(fraction @ log_p)
     assert highest - independent > 0.4
     # Mean field keeps the fit a little below the rows' own entropy.
     assert found > independent + 0.8 * (highest - independent)
@@ -283,9 +283,9 @@ def test_a_deep_machine_learns_rows_nearly_as_they_are(phase: Persistent | Tempe
     assert fit.info["log_likelihood"][-1] <= found + 1e-6  # of a bound
 
 
-def _independent(share: Tensor) -> float:
+def _independent(fraction: Tensor) -> float:
     """Mean log probability of states under independent units with the same means."""
-    means = share @ STATES
+    means = fraction @ STATES
     return -float((torch.special.entr(means) + torch.special.entr(1 - means)).sum())
 
 
@@ -298,12 +298,12 @@ def test_contrastive_chains_of_a_deep_machine_start_in_its_first_layer() -> None
 
 
 def test_offsets_start_at_the_first_step_and_move_slowly() -> None:
-    first = Slope(
+    first = PhaseGradients(
         {"visible_bias": torch.ones(2), "hidden_bias": torch.ones(1)},
         {"visible_bias": torch.zeros(2), "hidden_bias": torch.ones(1)},
     )
     nothing = {"visible_bias": torch.zeros(2), "hidden_bias": torch.zeros(1)}
-    moved = Offsets.of(first, {"weight": ("visible_bias", "hidden_bias")}).moved(Slope(nothing, nothing))
+    moved = Offsets.of(first, {"weight": ("visible_bias", "hidden_bias")}).moved(PhaseGradients(nothing, nothing))
     torch.testing.assert_close(moved.means["visible_bias"], torch.full((2,), 0.5 * 0.99))
     torch.testing.assert_close(moved.means["hidden_bias"], torch.full((1,), 0.99))
 
@@ -326,9 +326,9 @@ def test_a_likelihood_that_falls_stops_contrastive_divergence_and_keeps_the_best
         rbm = RBM(9, 12).double()
     settings = quietly(
         phase=Contrastive(),
-        descent=Descent(num_steps=20_000, rate=2.0, decay=lambda share: 1.0),
+        descent=GradientAscent(num_steps=20_000, rate=2.0, decay=lambda fraction: 1.0),
         batch_size=None,
-        watch=Watch(every=25),
+        monitor=Monitor(every=25),
     )
     with pytest.warns(ConvergenceWarning, match=r"lower the rate, raise num_sweeps"):
         fit = settings(rbm, data(rows), seed=1)
@@ -342,14 +342,14 @@ def test_a_likelihood_that_falls_stops_contrastive_divergence_and_keeps_the_best
 
 
 def test_a_fall_is_lasting_and_large() -> None:
-    watch = Watch(share=0.2, num_falls=2)
-    assert not watch.fallen([-10.0])
-    assert not watch.fallen([-10.0, -5.0, -6.5])
-    assert watch.fallen([-10.0, -5.0, -6.5, -6.1])
-    assert not watch.fallen([-10.0, -5.0, -6.5, -5.9])
-    assert not watch.fallen([-10.0, -5.0, -5.9, -6.5])
-    assert watch.fallen([-10.0, -11.0, -12.0])
-    assert watch.fallen([-10.0, -5.0, -math.inf, -math.inf])
+    monitor = Monitor(fraction=0.2, patience=2)
+    assert not monitor.has_diverged([-10.0])
+    assert not monitor.has_diverged([-10.0, -5.0, -6.5])
+    assert monitor.has_diverged([-10.0, -5.0, -6.5, -6.1])
+    assert not monitor.has_diverged([-10.0, -5.0, -6.5, -5.9])
+    assert not monitor.has_diverged([-10.0, -5.0, -5.9, -6.5])
+    assert monitor.has_diverged([-10.0, -11.0, -12.0])
+    assert monitor.has_diverged([-10.0, -5.0, -math.inf, -math.inf])
 
 
 def test_the_annealed_partition_function_is_the_exact_one_within_its_error() -> None:
@@ -369,21 +369,21 @@ def test_the_annealed_partition_function_is_the_exact_one_within_its_error() -> 
 def test_a_seed_gives_one_fit_and_the_machine_passed_in_stays(phase: Contrastive | Persistent | Tempered) -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15]]
     before = {name: value.clone() for name, value in rbm.state_dict().items()}
-    settings = quietly(phase=phase, descent=Descent(num_steps=20), batch_size=2, watch=Watch(every=10))
+    settings = quietly(phase=phase, descent=GradientAscent(num_steps=20), batch_size=2, monitor=Monitor(every=10))
     first, again, other = (settings(rbm, data(rows), seed=seed) for seed in (1, 1, 2))
     fits = [dict(fit.model.named_parameters()) for fit in (first, again, other) if isinstance(fit.model, RBM)]
     assert all(bool((value == before[name]).all()) for name, value in rbm.state_dict().items())
     assert all(bool((fits[0][name] == fits[1][name]).all()) for name in before)
     assert not bool((fits[0]["weight"] == fits[2]["weight"]).all())
     assert not bool((fits[0]["weight"] == before["weight"]).all())
-    assert first.info["looks"] == [0, 10, 20] and first.draws == {}
+    assert first.info["evaluations"] == [0, 10, 20] and first.draws == {}
     assert first.info["log_likelihood"] == again.info["log_likelihood"]
 
 
 def test_looking_changes_nothing_of_the_fit() -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15]]
-    settings = quietly(descent=Descent(num_steps=20), batch_size=2)
-    fits = [replace(settings, watch=watch)(rbm, data(rows), seed=1).model for watch in (None, Watch(every=3))]
+    settings = quietly(descent=GradientAscent(num_steps=20), batch_size=2)
+    fits = [replace(settings, monitor=monitor)(rbm, data(rows), seed=1).model for monitor in (None, Monitor(every=3))]
     weights = [fit.weight for fit in fits if isinstance(fit, RBM)]
     assert bool((weights[0] == weights[1]).all())
 
@@ -391,11 +391,14 @@ def test_looking_changes_nothing_of_the_fit() -> None:
 def test_the_order_of_rows_does_not_matter_for_all_of_them_at_once() -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15, 3]]
     fifth = torch.full((5,), 0.2, dtype=torch.float64)
-    known, turned = slopes(rbm, rows, fifth), slopes(rbm, rows.flip(0), fifth)
-    for name, slope in known.items():
-        torch.testing.assert_close(turned[name], slope)
+    known, turned = gradients(rbm, rows, fifth), gradients(rbm, rows.flip(0), fifth)
+    for name, gradient in known.items():
+        torch.testing.assert_close(turned[name], gradient)
     settings = quietly(
-        phase=Persistent(num_chains=3_000), descent=Descent(num_steps=1, averaged=0.0), batch_size=None, watch=None
+        phase=Persistent(num_chains=3_000),
+        descent=GradientAscent(num_steps=1, averaged=0.0),
+        batch_size=None,
+        monitor=None,
     )
     fits = [settings(rbm, data(each), seed=seed).model for seed, each in enumerate((rows, rows.flip(0)))]
     first, second = (fit.weight.detach() for fit in fits if isinstance(fit, RBM))
@@ -407,7 +410,9 @@ def test_half_precision_of_products_climbs_as_high() -> None:
     rows = bars_and_stripes(3).float()
     with pb.isolated(seed=0):
         rbm = RBM(9, 6)
-    settings = quietly(phase=Persistent(num_chains=100), descent=Descent(num_steps=1_000, rate=0.3), batch_size=None)
+    settings = quietly(
+        phase=Persistent(num_chains=100), descent=GradientAscent(num_steps=1_000, rate=0.3), batch_size=None
+    )
     fits = [replace(settings, precision=precision)(rbm, data(rows), seed=1) for precision in (None, torch.bfloat16)]
     full, half = (fit.info["log_likelihood"][-1] for fit in fits)
     start = fits[0].info["log_likelihood"][0]
@@ -420,7 +425,7 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
     with pb.isolated(seed=0):
         rows = 100 * torch.randn(50, 3)
         rbm = RBM(3, 2, units=GaussianUnits(3, learn_scale=True))
-    settings = quietly(descent=Descent(num_steps=100, rate=1e6), batch_size=None, watch=None)
+    settings = quietly(descent=GradientAscent(num_steps=100, rate=1e6), batch_size=None, monitor=None)
     with pytest.raises(NonFiniteError, match=r"lower the rate"):
         settings(rbm, data(rows), seed=0)
 
@@ -431,11 +436,11 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
         (lambda: Contrastive(num_sweeps=0), "num_sweeps"),
         (lambda: Persistent(num_chains=0), "num_chains"),
         (lambda: Tempered(num_temperatures=1), "num_temperatures"),
-        (lambda: Descent(num_steps=0), "num_steps"),
-        (lambda: Descent(rate=-1.0), "rate"),
-        (lambda: Descent(averaged=2.0), "averaged"),
-        (lambda: Watch(every=0), "every"),
-        (lambda: Watch(share=0.0), "share"),
+        (lambda: GradientAscent(num_steps=0), "num_steps"),
+        (lambda: GradientAscent(rate=-1.0), "rate"),
+        (lambda: GradientAscent(averaged=2.0), "averaged"),
+        (lambda: Monitor(every=0), "every"),
+        (lambda: Monitor(fraction=0.0), "share"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make: object, message: str) -> None:

@@ -51,11 +51,11 @@ def ways(optimizer, *, batch_size=None, dtype=torch.float64, guide=AutoNormal):
             return elbo(model, guide, rows.map(lambda _: next(values)))
 
         gradient = Gradient(loss, list(leaves.values()), *parts.at(order.first))
-        way = descent(gradient, parts, order, optimizer(list(leaves.values())))
+        mode = descent(gradient, parts, order, optimizer(list(leaves.values())))
         if kind is ByStep:
-            way = ByStep(gradient, parts, order, optimizer(list(leaves.values())))
-        assert type(way) is kind
-        yield way
+            mode = ByStep(gradient, parts, order, optimizer(list(leaves.values())))
+        assert type(mode) is kind
+        yield mode
 
 
 OPTIMIZERS = {
@@ -69,13 +69,13 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimiser(name, batch_size):
     ends = []
-    for way in ways(OPTIMIZERS[name], batch_size=batch_size):
+    for mode in ways(OPTIMIZERS[name], batch_size=batch_size):
         with isolated(seed=2):
-            losses = way.advance(20).losses
+            losses = mode.advance(20).losses
             if len(ends) == 2:
-                way.go_on_with(way.whole)
-            losses += [loss for count in (80, 7) for loss in way.advance(count).losses]
-        ends.append((losses, sorted(torch.cat([leaf.detach().flatten() for leaf in way.leaves]).tolist())))
+                mode.go_on_with(mode.whole)
+            losses += [loss for count in (80, 7) for loss in mode.advance(count).losses]
+        ends.append((losses, sorted(torch.cat([leaf.detach().flatten() for leaf in mode.leaves]).tolist())))
     for losses, leaves in ends[1:]:
         np.testing.assert_allclose(losses, ends[0][0], rtol=1e-9)
         np.testing.assert_allclose(leaves, ends[0][1], rtol=1e-8, atol=1e-10)
@@ -89,7 +89,7 @@ def test_compiled_steps_walk_the_path_of_uncompiled_ones_and_keep_the_dtype(dtyp
     monkeypatch.setattr("probmodel.inference.descent.descent.FEW_PARAMETERS", few)
     found = []
     for compile_ in (False, True):
-        fit = SVI(num_steps=150, batch_size=5, compile=compile_, patience=None, num_draws=5, progress=False)(
+        fit = SVI(num_steps=150, batch_size=5, compile=compile_, patience=None, num_samples=5, progress=False)(
             regression, data(dtype), seed=0
         )
         assert fit.info["compiled"] == compile_
@@ -105,7 +105,7 @@ def test_draws_taken_one_by_one_are_those_of_the_same_guide(monkeypatch):
     found = []
     for each_alone in (True, False):
         monkeypatch.setattr("probmodel.inference.guides.draws.loops", lambda *_, each_alone=each_alone: each_alone)
-        settings = SVI(num_steps=20, num_draws=2_000, compile=False, progress=False)
+        settings = SVI(num_steps=20, num_samples=2_000, compile=False, progress=False)
         found.append(settings(regression, data(), seed=0).draws["w"][0])
     a, b = found
     assert a.shape == b.shape == (2_000, 3)
@@ -131,7 +131,7 @@ def test_a_schedule_on_the_optimiser_is_obeyed():
         optimizer.register_step_post_hook(lambda *_: schedule.step())
         return optimizer
 
-    fit = SVI(num_steps=200, optimizer=halving, guide=None, autoguide=AutoDelta, num_draws=1, progress=False)
+    fit = SVI(num_steps=200, optimizer=halving, guide=None, autoguide=AutoDelta, num_samples=1, progress=False)
     posterior = fit(regression, data(), seed=0)
     # The rates sum to .2, which is as far as a parameter gets.
     assert posterior.draws["w"].abs().max() < 0.5
@@ -223,14 +223,14 @@ def test_all_minibatches_together_have_the_gradient_of_all_rows():
     with isolated(seed=0):
         model, guide, leaves = own(regression, None, AutoDelta, data())
 
-    def slope(rows):
+    def grad(rows):
         with isolated(seed=1):
             return torch.autograd.grad(elbo(model, guide, rows), list(leaves.values()))[0]
 
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
     for size in (1, 3, 4):
-        parts = [slope(data().rows(index)) for index in order.split(size)]
-        torch.testing.assert_close(torch.stack(parts).mean(0), slope(data()), rtol=1e-12, atol=1e-12)
+        parts = [grad(data().rows(index)) for index in order.split(size)]
+        torch.testing.assert_close(torch.stack(parts).mean(0), grad(data()), rtol=1e-12, atol=1e-12)
 
 
 def test_a_model_whose_prior_draws_by_rejection_or_inversion_is_traced():
@@ -242,7 +242,7 @@ def test_a_model_whose_prior_draws_by_rejection_or_inversion_is_traced():
         with pyro.plate("rows", len(y)):
             pyro.sample("y", dist.Normal(rate, tau), obs=y)
 
-    fit = SVI(num_steps=5, num_draws=2, progress=False)(model, Dataset((noise(8),), size=8), seed=0)
+    fit = SVI(num_steps=5, num_samples=2, progress=False)(model, Dataset((noise(8),), size=8), seed=0)
     assert fit.info["fallback"] is None
 
 
@@ -263,26 +263,26 @@ def test_half_precision_is_left_to_the_numbers_of_pytorchs_adam():
             gradient = Gradient(partial(squared_distance, x), [x], torch.ones(3, dtype=dtype))
             rows = Dataset((torch.ones(3, dtype=dtype),))
             optimiser = torch.optim.Adam([x], lr=0.1)
-            way = descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimiser)
-            assert type(way) is kind
-            assert getattr(way, "whole", None) is None
-            way.advance(60)
+            mode = descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimiser)
+            assert type(mode) is kind
+            assert getattr(mode, "whole", None) is None
+            mode.advance(60)
         assert (x.detach() - 1).abs().max() < 0.2
 
 
 def test_a_refused_step_leaves_the_gradient_compiled(monkeypatch):
-    *_, way = ways(partial(torch.optim.Adam, lr=0.03))
+    *_, mode = ways(partial(torch.optim.Adam, lr=0.03))
 
     def fail():
         raise RuntimeError("no compiler here")
 
-    library = way.gradient.native
-    monkeypatch.setattr(way.whole.native, "_library", fail)
+    library = mode.gradient.native
+    monkeypatch.setattr(mode.whole.native, "_library", fail)
     monkeypatch.setattr(library, "_library", lambda: lambda *tensors: library.function(*tensors))
     with pytest.warns(CompilingWarning, match="no compiler here"):
-        way.compile()
-    assert way.compiled
-    assert way.running is None
+        mode.compile()
+    assert mode.compiled
+    assert mode.running is None
 
 
 def test_parameters_the_optimiser_does_not_hold_stay():
@@ -298,10 +298,10 @@ def test_parameters_the_optimiser_does_not_hold_stay():
         return elbo(model, guide, data().map(lambda _: next(values)))
 
     gradient = Gradient(loss, list(leaves.values()), *parts.at(None))
-    way = descent(gradient, parts, minibatches(data(), None), first_only(list(leaves.values())))
+    mode = descent(gradient, parts, minibatches(data(), None), first_only(list(leaves.values())))
     before = [leaf.detach().clone() for leaf in leaves.values()]
     with isolated(seed=1):
-        way.advance(3)
+        mode.advance(3)
     moved = [not torch.equal(a, b) for a, b in zip(before, leaves.values(), strict=True)]
     assert moved == [True] + [False] * (len(moved) - 1)
 

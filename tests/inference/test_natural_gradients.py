@@ -94,20 +94,20 @@ def test_slopes_are_those_of_the_expectation(outputs):
     loc, variance = loc.requires_grad_(), variance.requires_grad_()
     with pb.isolated(2):
         value = expected_log_likelihood(decision, loc, variance, y, num_particles=60_000)
-    slopes = torch.autograd.grad(value.sum(), (loc, variance))
+    grads = torch.autograd.grad(value.sum(), (loc, variance))
 
     def at(moved: Tensor, spread: Tensor) -> Tensor:
         with pb.isolated(2):
             return expected_log_likelihood(decision, moved, spread, y, num_particles=60_000).detach()
 
-    for which, slope in enumerate(slopes):
+    for which, grad in enumerate(grads):
         step = torch.zeros(6, outputs, dtype=DOUBLE)
         step[:, 0] = 1e-3
         pairs = [(loc.detach() + s * step, variance.detach()) for s in (1, -1)]
         if which == 1:
             pairs = [(loc.detach(), variance.detach() + s * step) for s in (1, -1)]
         difference = (at(*pairs[0]) - at(*pairs[1])) / 2e-3
-        assert torch.allclose(slope[:, 0], difference, atol=0.01 if outputs > 1 else 1e-5)
+        assert torch.allclose(grad[:, 0], difference, atol=0.01 if outputs > 1 else 1e-5)
 
 
 def test_a_log_concave_likelihood_has_no_positive_slope_in_a_variance():
@@ -117,8 +117,8 @@ def test_a_log_concave_likelihood_has_no_positive_slope_in_a_variance():
     variance.requires_grad_()
     with pb.isolated(3):
         value = expected_log_likelihood(decision, loc, variance, torch.tensor([0, 1, 2, 3, 4, 0]), num_particles=1)
-    (slope,) = torch.autograd.grad(value.sum(), variance)
-    assert (slope < 0).all()
+    (grad,) = torch.autograd.grad(value.sum(), variance)
+    assert (grad < 0).all()
 
 
 # ------------------------------------------------------------------------------------------ the descent
@@ -127,7 +127,7 @@ def test_a_log_concave_likelihood_has_no_positive_slope_in_a_variance():
 def test_one_full_step_reaches_the_collapsed_bound():
     """Rate 1 on all rows, after the steps over which it rises; nothing else moves."""
     model, data = pipeline(), rows()
-    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_draws=2, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_samples=2, progress=False)(model, data, seed=0)
     x, y = data.args[0], data.kwargs["y"]
     m, t = optimal_q(*parts(model), x, y)
     found = fit.model.representation.q
@@ -141,7 +141,7 @@ def test_q_alone_is_fitted_where_everything_else_is_frozen():
     model, data = pipeline(), rows()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("q_" in name)
-    fit = pb.NaturalGradients(25, None, rate=1.0, num_draws=2, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(25, None, rate=1.0, num_samples=2, progress=False)(model, data, seed=0)
     m, _ = optimal_q(*parts(model), data.args[0], data.kwargs["y"])
     assert torch.allclose(fit.model.representation.q.loc[0], m.detach(), atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_q_alone_is_fitted_where_everything_else_is_frozen():
 def test_at_all_rows_the_bound_is_the_exact_processs():
     data = rows()
     model = pipeline(inducing=data.args[0].clone())
-    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_draws=2, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_samples=2, progress=False)(model, data, seed=0)
     mean, used, likelihood, _ = parts(model)
     exact = float(gp_log_marginal(mean, used, likelihood, data.args[0], data.kwargs["y"]).detach())
     assert abs(-fit.info["losses"][-1] - exact) < 2e-3  # The jitter's share.
@@ -158,7 +158,7 @@ def test_at_all_rows_the_bound_is_the_exact_processs():
 def test_losses_of_minibatches_average_to_that_of_all_rows():
     """A wrong scale size / rows shows at once."""
     data = rows()
-    settings = partial(pb.NaturalGradients, rate=1e-9, optimizer=still, num_draws=2, progress=False)
+    settings = partial(pb.NaturalGradients, rate=1e-9, optimizer=still, num_samples=2, progress=False)
     whole = settings(4, None)(pipeline(), data, seed=0).info["losses"]
     # Forty rows in five batches of eight: an epoch sees each row once.
     parts_of = settings(5, 8)(pipeline(), data, seed=0).info["losses"]
@@ -169,7 +169,7 @@ def test_losses_of_minibatches_average_to_that_of_all_rows():
 
 def test_the_loss_is_the_elbo_of_the_pipeline():
     model, data = pipeline(), rows()
-    fit = pb.NaturalGradients(1, None, rate=1e-9, optimizer=still, num_draws=2, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(1, None, rate=1e-9, optimizer=still, num_samples=2, progress=False)(model, data, seed=0)
     with pb.isolated(0), torch.no_grad():
         draws = torch.stack([elbo(model, model.guide, data) for _ in range(300)])
     assert abs(fit.info["losses"][0] - float(draws.mean())) < 4 * float(draws.std()) / math.sqrt(300)
@@ -178,7 +178,7 @@ def test_the_loss_is_the_elbo_of_the_pipeline():
 def test_kernel_and_noise_are_fitted_beside_q():
     data = rows()
     model = pipeline(inducing=data.args[0].clone())
-    fit = pb.NaturalGradients(500, None, rate=0.5, num_draws=2, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(500, None, rate=0.5, num_samples=2, progress=False)(model, data, seed=0)
     best = pb.MaximumLikelihood()(pb.GaussianProcess(kernel(), mean=ZeroMean()), data._replace(size=None), seed=0).info[
         "log_likelihood"
     ]
@@ -188,7 +188,9 @@ def test_kernel_and_noise_are_fitted_beside_q():
 
 def test_draws_are_those_of_the_guide_and_predictions_follow():
     model, data = pipeline(), rows()
-    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_draws=3_000, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(25, None, rate=1.0, optimizer=still, num_samples=3_000, progress=False)(
+        model, data, seed=0
+    )
     u, z = fit.draws["u"][0], fit.draws["z"][0]
     assert u.shape == (3_000, 1, 12) and z.shape == (3_000, N, 1)
     q = fit.model.representation.q
@@ -197,7 +199,7 @@ def test_draws_are_those_of_the_guide_and_predictions_follow():
     assert ((z.mean(0) - at.loc).abs() < 4 * z.std(0) / math.sqrt(3_000)).all()
     assert ((z.var(0) / at.variance - 1).abs() < 0.15).all()
     new = noise(7, 5, 2)
-    found = pb.predict(fit, new, num_draws=3_000).distribution
+    found = pb.predict(fit, new, num_samples=3_000).distribution
     expected = fit.model.representation.code_marginals(new, *q)
     error = (found.variance[:, 0] / 3_000).sqrt()
     assert ((found.mean[:, 0] - expected.loc[:, 0]).abs() < 4 * error).all()
@@ -209,7 +211,7 @@ def test_three_classes_are_learnt_through_trained_features():
     y = (x[:, 0] + x[:, 1].square() > 0.7).long() + (x[:, 0] > 0.9).long()
     features = partial(pb.MLP, 2, 2, hidden=(8,))
     model = pipeline(partial(pb.Classify, 3, 3), 3, noise(6, 20, 2), features)
-    fit = pb.NaturalGradients(200, 50, num_draws=50, progress=False)(model, pb.Dataset((x,), {"y": y}, 150), seed=0)
+    fit = pb.NaturalGradients(200, 50, num_samples=50, progress=False)(model, pb.Dataset((x,), {"y": y}, 150), seed=0)
     assert float((pb.predict(fit, x).action == y).double().mean()) > 0.93
     before, after = dict(model.features.named_parameters()), dict(fit.model.features.named_parameters())
     assert all(not torch.equal(before[name], after[name]) for name in before)
@@ -226,7 +228,7 @@ def test_noise_that_depends_on_the_code_is_fitted():
 
     model = pipeline(made, 2, inducing)
     data = pb.Dataset((torch.cat([x, x], 1),), {"y": y}, 120)
-    fit = pb.NaturalGradients(400, None, rate=0.3, num_draws=100, progress=False)(model, data, seed=0)
+    fit = pb.NaturalGradients(400, None, rate=0.3, num_samples=100, progress=False)(model, data, seed=0)
     spread = pb.predict(fit, torch.cat([x, x], 1)).aleatoric[:, 0].sqrt()
     assert float(spread[x[:, 0] > 0.5].mean()) > 2 * float(spread[x[:, 0] < -0.5].mean())
 
@@ -234,7 +236,7 @@ def test_noise_that_depends_on_the_code_is_fitted():
 def test_the_model_passed_in_stays_as_it_was():
     model = pipeline()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, again = (pb.NaturalGradients(10, 8, num_draws=5, progress=False)(model, rows(), seed=3) for _ in range(2))
+    first, again = (pb.NaturalGradients(10, 8, num_samples=5, progress=False)(model, rows(), seed=3) for _ in range(2))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(first.draws["z"], again.draws["z"])
     assert first.info["losses"] == again.info["losses"]

@@ -35,7 +35,7 @@ def data():
 
 
 def fit(model=regression, **settings):
-    given = {"num_steps": 5, "num_draws": 1, "patience": None, "progress": False, "compile": False, **settings}
+    given = {"num_steps": 5, "num_samples": 1, "patience": None, "progress": False, "compile": False, **settings}
     return SVI(**given)(model, data(), seed=0)
 
 

@@ -104,7 +104,7 @@ def test_a_state_survives_flattening():
     for a, b in zip(tree.flatten(state), tree.flatten(again), strict=True):
         assert a is b
     assert again.left.theta is state.left.theta
-    assert again.part.proposal.slope is state.part.proposal.slope
+    assert again.part.proposal.grad is state.part.proposal.grad
 
 
 def test_tensors_survive_packing():
@@ -200,10 +200,10 @@ def test_the_slope_of_the_criterion_is_its_derivative():
     moved = chees.Trajectory(theta, momentum, one, x, torch.zeros(count, dtype=DOUBLE))
     log_length = torch.tensor(math.log(length), dtype=DOUBLE)
     zero = torch.zeros((), dtype=DOUBLE)
-    state = chees.State(
+    state = chees.ChEESState(
         x, one, x, torch.tensor(1), zero, zero, zero, zero, log_length, zero, zero, torch.ones(3, dtype=DOUBLE)
     )
-    found = chees._criterion_slope(state, moved, torch.tensor(jitter, dtype=DOUBLE))
+    found = chees._criterion_gradient(state, moved, torch.tensor(jitter, dtype=DOUBLE))
     expected = (criterion(length + 1e-4) - criterion(length - 1e-4)) / 2e-4 * jitter * length
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -212,14 +212,14 @@ def two_hills(theta):
     """Equal normals of width .1 at −3 and 3, by coordinates."""
     parts = torch.stack([-0.5 * ((theta - m) / 0.1).square().sum(-1) for m in (-3.0, 3.0)])
     weights = parts.softmax(0)
-    slopes = torch.stack([-(theta - m) / 0.01 for m in (-3.0, 3.0)])
-    return parts.logsumexp(0), (weights[..., None] * slopes).sum(0)
+    grads = torch.stack([-(theta - m) / 0.01 for m in (-3.0, 3.0)])
+    return parts.logsumexp(0), (weights[..., None] * grads).sum(0)
 
 
 def climbed(start, gradient):
-    climb = settling.foot(start.clone())
-    for _ in range(settling.STEPS):
-        climb = settling.higher(climb, gradient)
+    climb = settling.initial_state(start.clone())
+    for _ in range(settling.WARM_START_STEPS):
+        climb = settling.ascent_step(climb, gradient)
     return climb
 
 
@@ -227,7 +227,7 @@ def test_climbing_finds_the_hill_of_each_chain_and_the_width_there():
     with isolated(seed=0):
         start = 6 * torch.rand(40, 1, dtype=DOUBLE).expand(-1, 2) * torch.tensor([1.0, 1.0], dtype=DOUBLE) - 3
         climb = climbed(start, two_hills)
-        theta, variance = settling.scattered(climb, two_hills)
+        theta, variance = settling.sample_approximation(climb, two_hills)
     mean = climb.best[:, :2]
     hill = mean.sign()
     assert {-1.0, 1.0} == set(hill.flatten().tolist())
@@ -240,15 +240,15 @@ def unbounded(theta):
     """x ~ N(0, e^v)⁸ with e^v half-Cauchy: infinite at x = 0, v → −∞, where there is hardly any mass."""
     v, x = theta[:, 0], theta[:, 1:]
     square = (x * (-v).exp()[:, None]).square().sum(-1)
-    slope = torch.cat([(-v.tanh() - 8 + square)[:, None], -x * (-2 * v).exp()[:, None]], -1)
-    return -v.cosh().log() - 8 * v - 0.5 * square, slope
+    grad = torch.cat([(-v.tanh() - 8 + square)[:, None], -x * (-2 * v).exp()[:, None]], -1)
+    return -v.cosh().log() - 8 * v - 0.5 * square, grad
 
 
 def test_climbing_keeps_out_of_a_singularity_of_the_density():
     with isolated(seed=0):
         start = torch.randn(64, 9, dtype=DOUBLE)
         climb = climbed(start, unbounded)
-        theta, variance = settling.scattered(climb, unbounded)
+        theta, variance = settling.sample_approximation(climb, unbounded)
     # v has the density of log |Cauchy|: standard deviation π / 2, 1 in 10⁴ draws beyond ±9.
     assert float(theta[:, 0].abs().max()) < 9
     assert bool(((variance > 0.01) & (variance < 100)).all())
@@ -510,7 +510,7 @@ def test_a_scale_that_underflows_is_no_density_and_no_error_where_the_model_runs
         found = target(untraceable, Dataset((noise(5),), {}, 5))
         theta = torch.tensor([[-1000.0], [0.0]], dtype=torch.float64)
         with pyro.validation_enabled(True):
-            value, slope = chain_gradient(found, theta).here(theta)
+            value, grad = chain_gradient(found, theta).here(theta)
     assert float(value[0]) == -math.inf
     assert value[1].isfinite()
-    assert slope.isfinite().all()
+    assert grad.isfinite().all()

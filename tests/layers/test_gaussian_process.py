@@ -336,7 +336,7 @@ def test_a_kernel_that_cannot_be_traced_has_the_same_evidence_by_every_door():
 def test_laplace_takes_kernels_that_cannot_be_traced():
     x, y = problem(15)
     model = pb.GaussianProcess(RQKernel(lengthscale_prior=GammaPrior(3.0, 3.0))).double()
-    fit = pb.Laplace(num_draws=50)(model, dataset(x, y), seed=0)
+    fit = pb.Laplace(num_samples=50)(model, dataset(x, y), seed=0)
     assert (fit.draws["kernel.lengthscale"] > 0).all()
 
 

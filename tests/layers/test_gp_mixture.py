@@ -190,13 +190,13 @@ def test_the_exact_evidence_has_its_gradient():
     def value() -> Tensor:
         return log_evidence_by_enumeration(mixture.assigned(*short))
 
-    (slope,) = torch.autograd.grad(value(), raw)
+    (grad,) = torch.autograd.grad(value(), raw)
     with torch.no_grad():
         raw += 1e-5
         above = value()
         raw -= 2e-5
         below = value()
-    assert abs(float((above - below) / 2e-5 - slope)) < 1e-6
+    assert abs(float((above - below) / 2e-5 - grad)) < 1e-6
 
 
 def test_too_many_rows_to_enumerate_are_refused_with_the_remedy():
@@ -335,7 +335,7 @@ def test_the_predictive_has_two_modes_where_the_functions_are_apart_and_a_densit
 
 
 def test_gibbs_draws_predict_as_the_fit_does_and_keep_two_experts(crossing_fit):
-    drawn = CollapsedGibbs(num_draws=4, num_warmup=4, num_chains=2)(crossing_fit.model, crossing_fit.data, seed=0)
+    drawn = CollapsedGibbs(num_samples=4, num_warmup=4, num_chains=2)(crossing_fit.model, crossing_fit.data, seed=0)
     at = torch.linspace(-0.9, 0.9, 7, dtype=DOUBLE)[:, None]
     one, two = (fit.model.given(fit.data).predictive(at) for fit in (crossing_fit, drawn))
     assert drawn.draws["assignments"].shape == (2, 4, 120)
@@ -532,7 +532,7 @@ def test_float32_rows_are_assigned_in_float64():
     data, c, apart = crossing(60)
     mixture = GPMixture([smooth(), smooth()], DirichletGate(2)).float()
     single = pb.Dataset(data.args, data.kwargs).to(torch.float32)
-    fit = CollapsedGibbs(num_draws=10, num_warmup=5)(mixture, single, seed=0)
+    fit = CollapsedGibbs(num_samples=10, num_warmup=5)(mixture, single, seed=0)
     draws = fit.draws["assignments"].flatten(0, 1)[:, apart]
     agree = (draws == c[apart]).double().mean(1)
     assert float(torch.maximum(agree, 1 - agree).mean()) > 0.95

@@ -175,7 +175,7 @@ def test_gradients_reach_the_inputs_of_every_shard():
     x, y = problem()
     shards = random_shards(N, 4)
 
-    def slopes(function):
+    def grads(function):
         given = x.clone().requires_grad_(), y.clone().requires_grad_()
         with isolated(seed=0):
             return torch.autograd.grad(function(*given), given)
@@ -184,8 +184,8 @@ def test_gradients_reach_the_inputs_of_every_shard():
         runs = (poutine.trace(exact()).get_trace(x[rows], y[rows]) for rows in rows_of(shards))
         return sum(run.log_prob_sum() for run in runs)
 
-    found = slopes(lambda x, y: poutine.trace(product(shards)).get_trace(x, y).log_prob_sum())
-    assert_close(found, slopes(one_by_one), 1e-10)
+    found = grads(lambda x, y: poutine.trace(product(shards)).get_trace(x, y).log_prob_sum())
+    assert_close(found, grads(one_by_one), 1e-10)
 
 
 def test_draws_correlate_within_shards_and_not_between_them():
@@ -294,7 +294,7 @@ def test_priors_become_latents_of_a_traced_density():
 
 def test_draws_of_hyperparameters_are_averaged_over():
     (x, y), (new, _) = problem(24), problem(5, seed=1)
-    fit = pb.Laplace(num_draws=8)(product(3, make=with_priors), dataset(x, y), seed=0)
+    fit = pb.Laplace(num_samples=8)(product(3, make=with_priors), dataset(x, y), seed=0)
     found = pb.predict(fit, new).by_draw
     values = {name: draws.flatten(0, 1)[2] for name, draws in fit.draws.items()}
     made = with_priors()

@@ -70,7 +70,7 @@ def test_the_original_is_unchanged_and_not_shared():
     module = built(classifier)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     lifted = lift(module)
-    SVI(num_steps=30, num_draws=5, progress=False, compile=False)(lifted, Dataset((X,), {"y": LABELS}, 6), seed=0)
+    SVI(num_steps=30, num_samples=5, progress=False, compile=False)(lifted, Dataset((X,), {"y": LABELS}, 6), seed=0)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert all(value.requires_grad and value.grad is None for value in module.parameters())
     assert not {value.data_ptr() for value in module.parameters()} & {value.data_ptr() for value in lifted.parameters()}
@@ -110,7 +110,7 @@ def test_the_guide_starts_narrow_around_the_parameters():
 
 def test_a_fitted_mean_field_guide_has_the_exact_means():
     lifted = lift(built(Linear), where=lambda name: name.startswith("linear"))
-    fit = SVI(num_steps=1_500, num_draws=2_000, progress=False, compile=False)(lifted, DATA, seed=0)
+    fit = SVI(num_steps=1_500, num_samples=2_000, progress=False, compile=False)(lifted, DATA, seed=0)
     exact = conjugate(fit.model, DATA).gaussian
     draws = fit.draws["linear.weight"][0].flatten(1)
     sd = exact.precision[0].inverse().diagonal().sqrt()

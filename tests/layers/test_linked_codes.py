@@ -101,8 +101,8 @@ def test_two_communicating_experts_have_the_evidence_of_the_exact_process():
     ("shards", "aggregation"), [(None, pb.robust_bcm), (2, pb.generalised_robust_bcm), (1, pb.gpoe), (1, pb.bcm)]
 )
 def test_predictions_average_to_those_of_the_exact_process(shards, aggregation):
-    fit = pb.Exact(num_draws=4_000)(pipeline(coded(shards, aggregation)), data(), seed=0)
-    found = pb.predict(fit, NEW, num_draws=4_000).by_draw
+    fit = pb.Exact(num_samples=4_000)(pipeline(coded(shards, aggregation)), data(), seed=0)
+    found = pb.predict(fit, NEW, num_samples=4_000).by_draw
     exact = pb.predict(pb.Posterior(alone(), data(), {}, {}), NEW).distribution
     means = found.mean[..., 0]
     assert ((means.mean(0) - exact.mean).abs() < 4 * means.std(0) / math.sqrt(4_000)).all()
@@ -161,7 +161,7 @@ def test_svi_climbs_to_the_evidence(shards):
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     optimizer = partial(problems.annealed, decay=0.992)
-    settings = pb.SVI(num_steps=600, optimizer=optimizer, patience=None, num_draws=400, progress=False)
+    settings = pb.SVI(num_steps=600, optimizer=optimizer, patience=None, num_samples=400, progress=False)
     bound = pb.evidence.elbo(settings(model, data(), seed=0))
     assert -0.3 < bound.log_z - log_z_alone(shards) < 4 * bound.stderr
 
@@ -171,7 +171,7 @@ def test_a_hyperparameter_with_a_prior_is_drawn_beside_the_code():
     model = pipeline(process, partial(pb.Classify, 2, 2))
     rows = data()
     rows = rows._replace(kwargs={"y": (rows.kwargs["y"] > 0).long()})
-    fit = pb.SVI(num_steps=300, optimizer=partial(torch.optim.Adam, lr=0.05), num_draws=50, progress=False)(
+    fit = pb.SVI(num_steps=300, optimizer=partial(torch.optim.Adam, lr=0.05), num_samples=50, progress=False)(
         model, rows, seed=0
     )
     assert set(fit.draws) == {"kernel.lengthscale", "u"}
@@ -248,7 +248,7 @@ def test_a_new_row_is_of_the_expert_that_the_gate_draws():
 def test_a_mixture_of_codes_classifies(gate):
     model, rows = pipeline(mixture(gate, 2), partial(pb.Classify, 2, 2)), data()
     rows = rows._replace(kwargs={"y": (rows.kwargs["y"] > 0).long()})
-    settings = pb.SVI(num_steps=150, optimizer=partial(torch.optim.Adam, lr=0.08), num_draws=100, progress=False)
+    settings = pb.SVI(num_steps=150, optimizer=partial(torch.optim.Adam, lr=0.08), num_samples=100, progress=False)
     fit = settings(model, rows, seed=0)
     assert float((pb.predict(fit, rows.args[0]).action == rows.kwargs["y"]).double().mean()) > 0.8
 
@@ -258,7 +258,7 @@ def test_a_mixture_of_codes_classifies(gate):
 
 def test_a_saved_fit_comes_back_with_its_guide(tmp_path):
     make = lambda: pipeline(coded())  # noqa: E731
-    fit = pb.SVI(num_steps=20, num_draws=10, progress=False)(make(), data(), seed=0)
+    fit = pb.SVI(num_steps=20, num_samples=10, progress=False)(make(), data(), seed=0)
     pb.save(fit, tmp_path / "fit")
     again = pb.load(tmp_path / "fit", model=make())
     assert torch.equal(again.draws["u"], fit.draws["u"])

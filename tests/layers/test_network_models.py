@@ -11,7 +11,7 @@ import torch
 from scipy.stats import multivariate_t
 
 import probmodel as pb
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, log_likelihood, score
@@ -42,15 +42,15 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
 
 
 def whole(seed: int, rows: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """Categories that depend on each other."""
+    """CategoricalData that depend on each other."""
     values = numbers(seed, rows, 1) + numbers(seed + 1, rows, len(sizes))
     return np.stack(
         [np.searchsorted(np.quantile(v, np.arange(1, r) / r), v) for v, r in zip(values.T, sizes, strict=True)], 1
     )
 
 
-def categories(codes: np.ndarray, sizes: dict[str, int]) -> Categories:
-    return Categories({name: tuple(map(str, range(r))) for name, r in sizes.items()}, codes)
+def categories(codes: np.ndarray, sizes: dict[str, int]) -> CategoricalData:
+    return CategoricalData({name: tuple(map(str, range(r))) for name, r in sizes.items()}, codes)
 
 
 def rows_of(x: np.ndarray, **kwargs: torch.Tensor) -> Dataset:
@@ -152,7 +152,7 @@ def test_the_exact_evidence_of_mixed_variables_is_a_student_density_for_each_com
 def test_every_draw_of_the_exact_posterior_weighs_the_evidence(name):
     """log p(data, θ) − log q(θ) is one number for all θ exactly where q is the posterior."""
     network, data = EXACT[name]()
-    fit = pb.Exact(num_draws=200)(network, data, seed=0)
+    fit = pb.Exact(num_samples=200)(network, data, seed=0)
     exact = pb.evidence.exact(fit)
     assert exact.log_z == fit.info["log_evidence"] == exact.lower == exact.upper
     found = pb.evidence.iwae(fit, seed=1)
@@ -163,7 +163,7 @@ def test_every_draw_of_the_exact_posterior_weighs_the_evidence(name):
 @each_exact
 def test_draws_have_the_moments_of_the_posterior(name):
     network, data = EXACT[name]()
-    fit = pb.Exact(num_draws=20_000)(network, data, seed=0)
+    fit = pb.Exact(num_samples=20_000)(network, data, seed=0)
     x, draws = data.args[0].double().numpy(), {site: value[0].numpy() for site, value in fit.draws.items()}
     expected: dict[str, np.ndarray] = {}
     if name != "linear Gaussian":
@@ -210,7 +210,7 @@ def test_values_set_from_outside_leave_their_own_family_out():
     intervened = torch.tensor([[name == node for node in "abc"] for name in target_of_row])
     network, data = CategoricalNetwork(dag, sizes, 5.0).double(), rows_of(codes, intervened=intervened)
     expected = score(dag, categories(codes, sizes), BDeu(5.0), target_of_row)
-    fit = pb.Exact(num_draws=50)(network, data, seed=0)
+    fit = pb.Exact(num_samples=50)(network, data, seed=0)
     assert math.isclose(pb.evidence.exact(fit).log_z, expected, rel_tol=1e-12)
     assert abs(expected - score(dag, categories(codes, sizes), BDeu(5.0))) > 1
     # The model leaves out what the posterior does.
@@ -226,7 +226,7 @@ def test_regressions_leave_values_set_from_outside_out():
     b, a, centre = x[9:, 1].numpy(), x[9:, :1].numpy(), x.mean(0).numpy()
     root = student(x[:, 0].numpy(), np.zeros((ROWS, 0)), centre[0], np.zeros(0), 0)
     expected = root + student(b, a, centre[1], centre[:1], 1)
-    fit = pb.Exact(num_draws=50)(network, given, seed=0)
+    fit = pb.Exact(num_samples=50)(network, given, seed=0)
     assert math.isclose(fit.info["log_evidence"], expected, rel_tol=1e-9)
     assert pb.evidence.iwae(fit, seed=0).stderr < 1e-9
 
@@ -248,7 +248,7 @@ def test_minibatches_average_to_all_rows(name):
 @each_exact
 def test_two_sided_bounds_hold_the_closed_form(name):
     network, data = EXACT[name]()
-    fit = pb.Exact(num_draws=2_000)(network, data, seed=0)
+    fit = pb.Exact(num_samples=2_000)(network, data, seed=0)
     found = pb.evidence.sandwich(fit, seed=0, precision=0.02, max_chains=4_000)
     exact = fit.info["log_evidence"]
     assert found.log_z == exact
@@ -277,7 +277,7 @@ def test_estimators_of_a_nonlinear_network_agree_with_its_integral():
 def test_svi_bounds_the_evidence_from_below(name):
     network, data = NETWORKS[name]()
     fit = pb.SVI(
-        num_steps=600, num_draws=500, optimizer=lambda p: torch.optim.Adam(p, lr=0.03), compile=False, progress=False
+        num_steps=600, num_samples=500, optimizer=lambda p: torch.optim.Adam(p, lr=0.03), compile=False, progress=False
     )(network, data, seed=0)
     bound = pb.evidence.elbo(fit, seed=0)
     if name in EXACT:
@@ -292,7 +292,7 @@ def test_svi_bounds_the_evidence_from_below(name):
 @each_exact
 def test_laplace_finds_the_mode_and_comes_near(name):
     network, data = NETWORKS[name]()
-    fit = pb.Laplace(num_draws=1_000)(network, data, seed=0)
+    fit = pb.Laplace(num_samples=1_000)(network, data, seed=0)
     assert abs(pb.evidence.laplace(fit).log_z - pb.evidence.exact(fit).log_z) < 1.5
 
 
@@ -300,7 +300,7 @@ def test_laplace_finds_the_mode_and_comes_near(name):
 def test_chains_agree_with_the_exact_posterior(name):
     network, data = EXACT[name]()
     chains = pb.NUTS(num_samples=30, num_warmup=40, num_chains=16, compile=False, progress=False)(network, data, seed=0)
-    exact = pb.Exact(num_draws=4_000)(network, data, seed=0)
+    exact = pb.Exact(num_samples=4_000)(network, data, seed=0)
     for site, draws in chains.draws.items():
         by_chain = draws.mean(1)
         error = by_chain.std(0) / 4
@@ -310,7 +310,7 @@ def test_chains_agree_with_the_exact_posterior(name):
 @each_exact
 def test_a_fit_is_saved_read_and_scored_alike(name, tmp_path):
     network, data = EXACT[name]()
-    fit = pb.Exact(num_draws=20)(network, data, seed=0)
+    fit = pb.Exact(num_samples=20)(network, data, seed=0)
     again = pb.load(pb.save(fit, tmp_path / "fit"))
     assert pb.evidence.exact(again).log_z == fit.info["log_evidence"]
     assert all(torch.equal(again.draws[site], draws) for site, draws in fit.draws.items())
@@ -319,7 +319,7 @@ def test_a_fit_is_saved_read_and_scored_alike(name, tmp_path):
 
 def test_a_nonlinear_network_is_saved_and_read(tmp_path):
     network, data = nonlinear()
-    fit = pb.Laplace(num_draws=5)(network, data, seed=0)
+    fit = pb.Laplace(num_samples=5)(network, data, seed=0)
     again = pb.load(pb.save(fit, tmp_path / "fit"))
     theta = torch.zeros(1, pb.target(network, data).dim).double()
     assert torch.equal(pb.target(again.model, data).log_joint(theta), pb.target(network, data).log_joint(theta))
@@ -329,7 +329,7 @@ def test_networks_are_compared_and_told_to_arviz():
     x = rows_of(mixed_rows()[:, 2:])
     centre = x.args[0].mean(0)
     fits = {
-        text: pb.Exact(num_draws=200)(LinearGaussianNetwork(DAG.from_string(text), centre), x, seed=0)
+        text: pb.Exact(num_samples=200)(LinearGaussianNetwork(DAG.from_string(text), centre), x, seed=0)
         for text in ("[a][b|a]", "[a][b]")
     }
     evidences = {text: pb.evidence.exact(fit) for text, fit in fits.items()}
@@ -410,7 +410,7 @@ def test_a_pipeline_by_bayes_rule_is_the_network_of_codes_and_class(discrete, te
     pair = pb.target(model, data), pb.target(plain, joined)
     theta = torch.as_tensor(numbers(1, 5, pair[0].dim))
     torch.testing.assert_close(pair[0].log_joint(theta), pair[1].log_joint(theta))
-    fit = pb.Exact(num_draws=50)(model, data, seed=0)
+    fit = pb.Exact(num_samples=50)(model, data, seed=0)
     assert math.isclose(pb.evidence.exact(fit).log_z, plain.exact_posterior(joined).log_evidence, rel_tol=1e-9)
     assert pb.evidence.iwae(fit, seed=0).stderr < 1e-9
     assert pb.evidence.exact(fit).given == ()
@@ -420,7 +420,7 @@ def test_classes_are_predicted_by_the_joint_probability_of_code_and_class():
     """Tables are independent, so that E[p(h, y)] is the product of their means."""
     model, data = class_pipeline(discrete=True)
     x, y = data.args[0], data.kwargs["y"]
-    fit = pb.Exact(num_draws=4_000)(model, data.rows(slice(18))._replace(size=18), seed=0)
+    fit = pb.Exact(num_samples=4_000)(model, data.rows(slice(18))._replace(size=18), seed=0)
     h = model.features(x).long()
     tables = {site: value.concentration for site, value in fit.guide.families.items()}
     mean = {node: table / table.sum(1, keepdim=True) for node, table in tables.items()}
@@ -428,7 +428,7 @@ def test_classes_are_predicted_by_the_joint_probability_of_code_and_class():
     joint = mean["class"][0] * mean["a"][classes, h[:, :1]] * mean["c"][classes, h[:, 2:]]
     joint = joint * mean["b"][h[:, :1] * 3 + classes, h[:, 1:2]]
     expected = joint / joint.sum(1, keepdim=True)
-    prediction = pb.predict(fit, x, num_draws=4_000)
+    prediction = pb.predict(fit, x, num_samples=4_000)
     weights = prediction.log_weights.exp()[..., None]
     error = (weights.square() * (prediction.by_draw.probs - expected).square()).sum(0).sqrt()
     assert ((prediction.distribution.probs - expected).abs() < 4.5 * error + 1e-9).all()
@@ -442,7 +442,7 @@ def test_classes_are_predicted_by_the_joint_probability_of_code_and_class():
 def test_a_class_network_is_fitted_by_svi_too(discrete):
     model, data = class_pipeline(discrete=discrete)
     fit = pb.SVI(
-        num_steps=500, num_draws=50, optimizer=lambda p: torch.optim.Adam(p, lr=0.05), compile=False, progress=False
+        num_steps=500, num_samples=50, optimizer=lambda p: torch.optim.Adam(p, lr=0.05), compile=False, progress=False
     )(model, data, seed=0)
     exact = pb.evidence.exact(fit).log_z
     bound = pb.evidence.elbo(fit, seed=0)
@@ -453,7 +453,7 @@ def test_a_class_network_is_fitted_by_svi_too(discrete):
 @each_kind
 def test_a_class_network_is_saved_read_and_predicts_alike(discrete, tmp_path):
     model, data = class_pipeline(discrete=discrete)
-    fit = pb.Exact(num_draws=30)(model, data, seed=0)
+    fit = pb.Exact(num_samples=30)(model, data, seed=0)
     again = pb.load(pb.save(fit, tmp_path / "fit"))
     x = data.args[0]
     assert torch.equal(pb.predict(again, x).distribution.probs, pb.predict(fit, x).distribution.probs)

@@ -28,7 +28,7 @@ from probmodel.tracing.target import target
 X, Y = noise(8, 3), noise(8, 2, seed=1)
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2, 1, 0])
 CLASSES = Dataset((X,), {"y": LABELS}, 8)
-QUICK = SVI(num_steps=40, num_draws=50, progress=False, compile=False)
+QUICK = SVI(num_steps=40, num_samples=50, progress=False, compile=False)
 
 
 def pipeline(*pieces):
@@ -147,7 +147,7 @@ def test_as_many_features_as_rows_change_nothing():
 def test_a_fit_is_float64_repeats_under_its_seed_and_leaves_the_model_alone(batch_size):
     model = vae_classifier()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings = SVI(num_steps=40, num_draws=50, progress=False, compile=False, batch_size=batch_size)
+    settings = SVI(num_steps=40, num_samples=50, progress=False, compile=False, batch_size=batch_size)
     first, again = (settings(model, CLASSES, seed=1) for _ in range(2))
     assert torch.equal(first.draws["z"], again.draws["z"])
     assert first.draws["z"].shape == (1, 50, 8, 2)
@@ -164,7 +164,7 @@ def test_fitting_a_separable_problem_lowers_the_loss_to_a_confident_answer():
     y = torch.arange(2).repeat_interleave(20)
     with isolated(seed=0):
         model = pipeline(Identity(), DNN(3, 4, hidden=()), Classify(4, 2))
-    fit = SVI(num_steps=600, num_draws=1, progress=False, compile=False)(model, Dataset((x,), {"y": y}, 40), seed=0)
+    fit = SVI(num_steps=600, num_samples=1, progress=False, compile=False)(model, Dataset((x,), {"y": y}, 40), seed=0)
     assert fit.info["losses"][0] > 10
     assert fit.info["losses"][-1] < 40 * 0.2
     assert fit.info["num_parameters"] == model.num_parameters == sum(p.numel() for p in model.parameters())
@@ -249,7 +249,7 @@ def test_a_model_follows_the_dtype_of_its_data_and_the_callers_stays() -> None:
     with isolated(0):
         model = Pipeline(Identity(), VAE(3, 2), Classify(2, 2))
         x, y = torch.randn(20, 3, dtype=torch.float64), torch.arange(20) % 2
-    fit = SVI(num_steps=3, num_draws=4, progress=False)(model, Dataset((x,), {"y": y}, 20), seed=0)
+    fit = SVI(num_steps=3, num_samples=4, progress=False)(model, Dataset((x,), {"y": y}, 20), seed=0)
     assert {value.dtype for value in fit.model.parameters()} == {torch.float64}
     assert fit.draws["z"].dtype == torch.float64
     assert predict(fit, x).distribution.probs.dtype == torch.float64

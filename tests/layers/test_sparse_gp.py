@@ -301,10 +301,10 @@ def test_a_traced_step_has_the_eager_value_and_gradient(dtype, doubled):
     traced = Gradient(loss, leaves, *data.tensors())
     assert traced.program.reason is None
     with isolated(seed=3):
-        value, slopes = traced(*data.tensors())
+        value, grads = traced(*data.tensors())
     assert value.dtype == dtype
     assert value.isfinite()
-    assert all(slope.isfinite().all() for slope in slopes)
+    assert all(grad.isfinite().all() for grad in grads)
 
 
 def test_near_equal_rows_leave_a_variance_of_the_jitter_at_least():
@@ -397,7 +397,7 @@ def test_a_hyperparameter_with_a_prior_and_rows_that_say_nothing_keeps_the_prior
         model.decision.mean.weight.zero_()
     x, y = rows()
     settings = SVI(
-        num_steps=800, optimizer=partial(torch.optim.Adam, lr=0.02), num_draws=2, compile=False, progress=False
+        num_steps=800, optimizer=partial(torch.optim.Adam, lr=0.02), num_samples=2, compile=False, progress=False
     )
     fitted = settings(model, Dataset((x,), {"y": y[:, None]}, N), seed=0).model.representation
     assert abs(fitted.kernel.lengthscale.log().item() - 0.4) < 0.1
@@ -421,7 +421,7 @@ def test_a_fit_by_svi_comes_near_the_collapsed_bound():
         best = collapsed(*modules[:2], torch.full((N,), NOISE).double(), x[:M], x, y)
     model.requires_grad_(False)
     model.representation.q_loc.requires_grad_(True), model.representation.q_raw_scale.requires_grad_(True)
-    settings = SVI(num_steps=1_000, optimizer=decaying, patience=None, num_draws=2, compile=False, progress=False)
+    settings = SVI(num_steps=1_000, optimizer=decaying, patience=None, num_samples=2, compile=False, progress=False)
     fitted = settings(model, data, seed=0).model.representation
     loc, scale_tril = (part[0].detach() for part in fitted.q)
     bound = svgp_elbo(*modules, x[:M], loc, scale_tril, x, y, N)
@@ -437,7 +437,7 @@ def test_predictions_average_over_inducing_values_and_codes():
     loc, scale_tril = (part[0].detach() for part in piece.q)
     u = (loc + noise(8, count, M) @ scale_tril.mT)[None, :, None, :]
     posterior = Posterior(model, data, {"u": u, "z": noise(9, 1, count, N, 1)}, {}, model.guide)
-    prediction = predict(posterior, new, num_draws=count)
+    prediction = predict(posterior, new, num_samples=count)
     mean, variance = codes(piece, new)
     assert (abs(prediction.action - mean) < 4 * (variance / count).sqrt()).all()
     assert (abs(prediction.epistemic / variance - 1) < 4 * math.sqrt(2 / count)).all()
@@ -449,7 +449,7 @@ def test_a_deep_kernel_learns_digits():
     train, test = digits(seed=0)
     with isolated(seed=0):
         model = Pipeline(CNN(1, 32), SparseGP(32, 10, inducing=30), Classify(10, 10))
-    posterior = SVI(num_steps=500, batch_size=128, num_draws=20, patience=None, progress=False)(model, train, seed=0)
+    posterior = SVI(num_steps=500, batch_size=128, num_samples=20, patience=None, progress=False)(model, train, seed=0)
     prediction = predict(posterior, *test.args)
     assert (prediction.action == test.kwargs["y"]).double().mean() > 0.95
 

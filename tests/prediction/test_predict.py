@@ -28,7 +28,7 @@ def normal(*shape, seed=0):
 @lru_cache
 def regression():
     problem = diabetes_regression()
-    return pb.Exact(num_draws=4_000)(problem.model, problem.data, seed=0)
+    return pb.Exact(num_samples=4_000)(problem.model, problem.data, seed=0)
 
 
 # ------------------------------------------------------------------------------------------ closed forms
@@ -41,7 +41,7 @@ def test_the_predictive_of_a_conjugate_regression_is_its_closed_form():
     covariance = np.linalg.inv(np.eye(11) + x.T @ x / 0.5)
     mean = new.numpy() @ (covariance @ x.T @ y / 0.5)
     epistemic = np.einsum("np,pq,nq->n", new.numpy(), covariance, new.numpy())
-    found = pb.predict(fit, new, num_draws=4_000)
+    found = pb.predict(fit, new, num_samples=4_000)
     assert found.distribution.batch_shape == (ROWS,)
     assert found.by_draw.batch_shape == (4_000, ROWS)
     assert (np.abs(found.distribution.mean.numpy() - mean) < 4 * np.sqrt(epistemic / 4_000)).all()
@@ -66,7 +66,7 @@ def test_the_predictive_of_a_coin_is_the_posterior_mean():
     with isolated(seed=0):
         draws = p.sample((1, 4_000))
     fit = Posterior(coins, Dataset((torch.zeros(8, 1).double(),), {"y": y}, 8), {"p": draws}, {})
-    found = pb.predict(fit, torch.zeros(3, 1).double(), num_draws=4_000)
+    found = pb.predict(fit, torch.zeros(3, 1).double(), num_samples=4_000)
     assert isinstance(found.distribution, Bernoulli)
     assert (found.distribution.probs - 8 / 13).abs().max() < 4 * float(p.stddev) / math.sqrt(4_000)
     torch.testing.assert_close(found.distribution.probs, draws.mean().expand(3))
@@ -78,8 +78,8 @@ def test_the_predictive_of_a_coin_is_the_posterior_mean():
 
 def test_a_multinomial_keeps_its_number_of_trials():
     problem = dirichlet_multinomial()
-    fit = pb.Exact(num_draws=400)(problem.model, problem.data, seed=0)
-    found = pb.predict(fit, *problem.data.args, num_draws=400)
+    fit = pb.Exact(num_samples=400)(problem.model, problem.data, seed=0)
+    found = pb.predict(fit, *problem.data.args, num_samples=400)
     concentration = problem.data.args[0] + problem.data.kwargs["y"]
     expected = 17 * concentration / concentration.sum()
     stderr = 17 * torch.distributions.Dirichlet(concentration).variance.sqrt() / math.sqrt(400)
@@ -128,7 +128,7 @@ def test_the_predictive_of_a_vae_integrates_its_codes():
         probs = torch.softmax(model.decision.logits(z[..., None]), -1)
         exact = torch.einsum("nsk,s->nk", probs, torch.from_numpy(weights / weights.sum()))
         plugged = torch.softmax(model.decision.logits(loc), -1)
-    found = pb.predict(fit, new, num_draws=4_000)
+    found = pb.predict(fit, new, num_samples=4_000)
     stderr = found.by_draw.probs.std(0) / math.sqrt(len(found.by_draw.probs))
     assert found.by_draw.probs.shape == (4_000, ROWS, 3) or len(found.by_draw.probs) == 40
     assert ((found.distribution.probs - exact).abs() < 4.5 * stderr).all()
@@ -187,15 +187,15 @@ def test_the_same_seed_gives_the_same_prediction_and_another_seed_other_codes():
 
 def test_num_draws_is_what_is_averaged():
     new = normal(ROWS, 11, seed=1)
-    assert pb.predict(regression(), new, num_draws=30).by_draw.batch_shape == (30, ROWS)
-    assert pb.predict(regression(), new, num_draws=9_000).by_draw.batch_shape == (4_000, ROWS)
+    assert pb.predict(regression(), new, num_samples=30).by_draw.batch_shape == (30, ROWS)
+    assert pb.predict(regression(), new, num_samples=9_000).by_draw.batch_shape == (4_000, ROWS)
 
 
 def test_draws_are_taken_from_all_chains():
     problem = diabetes_regression()
     chains = torch.stack([torch.zeros(100, 11), torch.ones(100, 11)]).double()
     fit = Posterior(linear_model, problem.data, {"b": chains}, {})
-    found = pb.predict(fit, torch.ones(1, 11).double(), num_draws=20)
+    found = pb.predict(fit, torch.ones(1, 11).double(), num_samples=20)
     torch.testing.assert_close(found.distribution.mean, torch.tensor([5.5]).double())
 
 

@@ -12,8 +12,8 @@ from scipy import stats
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from probmodel.prediction import scores
-from probmodel.prediction.calibration import calibration, expected_calibration_error, reliability
-from probmodel.prediction.scores import (
+from probmodel.prediction.scores.calibration import calibration, expected_calibration_error, reliability
+from probmodel.prediction.scores.scoring_rules import (
     accuracy,
     brier,
     crps_normal_mixture,
@@ -178,7 +178,7 @@ def test_the_calibration_error_of_a_calibrated_model_has_its_known_null(num_rows
 
 def test_null_and_p_value_equal_the_binomial_where_all_confidences_agree():
     num_rows, hits, p = 40, 34, 0.75
-    found = calibration(torch.full((num_rows,), p), torch.arange(num_rows) < hits, num_draws=20_000)
+    found = calibration(torch.full((num_rows,), p), torch.arange(num_rows) < hits, num_samples=20_000)
     k = np.arange(num_rows + 1)
     weight, error = stats.binom.pmf(k, num_rows, p), np.abs(k / num_rows - p)
     mean = weight @ error
@@ -190,7 +190,7 @@ def test_null_and_p_value_equal_the_binomial_where_all_confidences_agree():
 
 
 def test_p_values_of_calibrated_models_are_uniform():
-    p_values = [calibration(*calibrated(200, seed), num_draws=200, seed=seed).p_value for seed in range(300)]
+    p_values = [calibration(*calibrated(200, seed), num_samples=200, seed=seed).p_value for seed in range(300)]
     assert stats.kstest(p_values, "uniform").pvalue > 0.001
     assert abs(np.mean(p_values) - 0.5) < 4 / math.sqrt(12 * 300) + 1 / 201
 
@@ -220,7 +220,7 @@ def test_the_calibration_error_is_the_weighted_gap_of_the_reliability_table(seed
     table = reliability(confidence, correct, num_bins=num_bins)
     gap = (table.num_rows * (table.accuracy - table.confidence).abs()).nansum() / num_rows
     assert abs(gap - exact) < 1e-9
-    assert abs(calibration(confidence, correct, num_bins=num_bins, num_draws=2).ece - exact) < 1e-9
+    assert abs(calibration(confidence, correct, num_bins=num_bins, num_samples=2).ece - exact) < 1e-9
     assert table.num_rows.sum() == num_rows and torch.equal(table.num_rows == 0, table.accuracy.isnan())
 
 
@@ -249,7 +249,7 @@ def test_simulations_in_chunks_draw_from_the_same_null(monkeypatch):
 
 def test_half_precision_confidences_are_counted_exactly():
     confidence, correct = torch.full((5_001,), 0.5, dtype=torch.float16), torch.arange(5_001) < 2_501
-    assert calibration(confidence, correct, num_draws=2).ece == pytest.approx(0.5 / 5_001, rel=1e-3)
+    assert calibration(confidence, correct, num_samples=2).ece == pytest.approx(0.5 / 5_001, rel=1e-3)
 
 
 @given(
@@ -268,7 +268,7 @@ def test_calibration_refuses_bad_confidences_shapes_and_counts(bad, row, outside
         with refused():
             score(good, correct, num_bins=few)
     with refused():
-        calibration(good, correct, num_draws=few + 1)
+        calibration(good, correct, num_samples=few + 1)
 
 
 @given(rows=st.integers(1, 5), extra=st.integers(1, 3), bad=BAD)

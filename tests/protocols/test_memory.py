@@ -113,13 +113,13 @@ def fit(guide=its_guide):
 
 
 @pytest.mark.parametrize("guide", [its_guide, gamma_guide])
-@pytest.mark.parametrize("num_draws", [1, 7, 301])
-def test_draws_of_a_guide_are_the_same_for_every_budget(guide, num_draws):
-    whole = guide_draws(by_row, guide, ROWS, num_draws, 1)
-    assert len(whole["z"].unique()) == 6 * num_draws
-    for num_bytes in (28 * num_draws, 28 * num_draws + 1_000):  # The result and no more; a few draws at a time.
+@pytest.mark.parametrize("num_samples", [1, 7, 301])
+def test_draws_of_a_guide_are_the_same_for_every_budget(guide, num_samples):
+    whole = guide_draws(by_row, guide, ROWS, num_samples, 1)
+    assert len(whole["z"].unique()) == 6 * num_samples
+    for num_bytes in (28 * num_samples, 28 * num_samples + 1_000):  # The result and no more; a few draws at a time.
         with memory_budget(num_bytes):
-            split = guide_draws(by_row, guide, ROWS, num_draws, 1)
+            split = guide_draws(by_row, guide, ROWS, num_samples, 1)
         for name, values in whole.items():
             torch.testing.assert_close(split[name], values, rtol=1e-6, atol=1e-7)
 
@@ -140,10 +140,10 @@ def test_the_iwae_is_the_same_for_every_budget(guide):
 def test_a_prediction_is_the_same_for_every_budget():
     posterior = fit()
     new = torch.zeros(6)
-    whole = predict(posterior, new, num_draws=50, seed=5).by_draw.mean
+    whole = predict(posterior, new, num_samples=50, seed=5).by_draw.mean
     assert len(whole.unique()) == whole.numel()
     with memory_budget(50 * 12 * 4):
-        split = predict(posterior, new, num_draws=50, seed=5).by_draw.mean
+        split = predict(posterior, new, num_samples=50, seed=5).by_draw.mean
     torch.testing.assert_close(split, whole, rtol=1e-6, atol=1e-7)
 
 

@@ -96,7 +96,7 @@ def test_a_sparse_process_comes_back(inducing, tmp_path):
     with pb.isolated(0):
         model = pb.Pipeline(pb.Identity(), pb.SparseGP(2, 1, inducing=inducing), pb.Regress(1, 1))
     data = pb.Dataset((X.float(),), {"y": DATA.kwargs["y"].float()[:, None]}, len(X))
-    fit = pb.NaturalGradients(5, 12, progress=False, num_draws=5)(model, data, seed=0)
+    fit = pb.NaturalGradients(5, 12, progress=False, num_samples=5)(model, data, seed=0)
     comes_back(fit, tmp_path)
 
 

@@ -43,7 +43,7 @@ from probmodel.storage.fits import load, save
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated
 
-FEW_STEPS = {"num_steps": 6, "num_draws": 5, "compile": False, "progress": False}
+FEW_STEPS = {"num_steps": 6, "num_samples": 5, "compile": False, "progress": False}
 
 
 def images(rows=12):
@@ -181,16 +181,16 @@ OWN_FITS = {
         None,
     ),
     "NUTS": lambda: (*fit_problem(problems.conjugate_normal, nuts()), None),
-    "Laplace": lambda: (*fit_problem(problems.conjugate_normal, Laplace(num_draws=5)), None),
+    "Laplace": lambda: (*fit_problem(problems.conjugate_normal, Laplace(num_samples=5)), None),
     "Laplace of eight schools": lambda: (
-        Laplace(num_draws=5)(schools, problems.eight_schools().data, seed=3),
+        Laplace(num_samples=5)(schools, problems.eight_schools().data, seed=3),
         schools,
         None,
     ),
-    "exact normal": lambda: (*fit_problem(problems.conjugate_normal, Exact(num_draws=5)), None),
-    "exact beta": lambda: (*fit_problem(problems.beta_binomial, Exact(num_draws=5)), None),
-    "exact gamma": lambda: (*fit_problem(problems.gamma_poisson, Exact(num_draws=5)), None),
-    "exact Dirichlet": lambda: (*fit_problem(problems.dirichlet_multinomial, Exact(num_draws=5)), None),
+    "exact normal": lambda: (*fit_problem(problems.conjugate_normal, Exact(num_samples=5)), None),
+    "exact beta": lambda: (*fit_problem(problems.beta_binomial, Exact(num_samples=5)), None),
+    "exact gamma": lambda: (*fit_problem(problems.gamma_poisson, Exact(num_samples=5)), None),
+    "exact Dirichlet": lambda: (*fit_problem(problems.dirichlet_multinomial, Exact(num_samples=5)), None),
     "Laplace after SVI": lambda: (laplace_after_svi(), line, None),
 }
 
@@ -206,7 +206,7 @@ def schools(sigma, y=None):
 def laplace_after_svi():
     """Empirical Bayes: the noise by SVI, the posterior given it by Laplace."""
     first = SVI(guide=line_guide, **FEW_STEPS)(line, table(), seed=3)
-    return Laplace(num_draws=5)(first.model, first.data, seed=3)
+    return Laplace(num_samples=5)(first.model, first.data, seed=3)
 
 
 @lru_cache

@@ -33,7 +33,7 @@ SEEDS = range(5)
 @lru_cache
 def subjects() -> dict[str, Posterior]:
     built = (problems.beta_binomial(), problems.gamma_poisson())
-    return {p.name: Exact(num_draws=200)(p.model, p.data, seed=0) for p in built}
+    return {p.name: Exact(num_samples=200)(p.model, p.data, seed=0) for p in built}
 
 
 EXACT = {p.name: p.log_z for p in (problems.beta_binomial(), problems.gamma_poisson())}

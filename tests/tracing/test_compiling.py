@@ -9,8 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from probmodel.protocols.errors import CompilingWarning
 from probmodel.tracing.programs.compiling import Native, repeat
-from probmodel.tracing.programs.graphs import half_precision, lifted, recorded
-from probmodel.tracing.programs.rounding import distance, excess, nudge, tolerance
+from probmodel.tracing.programs.graphs import closed_graph, half_precision, recorded
+from probmodel.tracing.programs.rounding_errors import distance, perturbed, relative_error, tolerance
 from probmodel.tracing.randomness import isolated
 
 compiling = sys.modules["probmodel.tracing.programs.compiling"]
@@ -129,12 +129,12 @@ def test_ill_conditioned_arithmetic_is_held_to_what_a_rounding_of_its_inputs_doe
     expected = (1e20 * (x[1:] - x[:1]),)
 
     def nudged(seed):
-        a, b = nudge([x[:1], x[1:]], seed)
+        a, b = perturbed([x[:1], x[1:]], seed)
         return (1e20 * (b - a),)
 
-    assert excess(expected, (expected[0] + 1e4,), nudged) < 1
-    assert excess(expected, (1.5 * expected[0],), nudged) > 1
-    assert excess(expected, (expected[0] + 1e4,), lambda seed: expected) > 1
+    assert relative_error(expected, (expected[0] + 1e4,), nudged) < 1
+    assert relative_error(expected, (1.5 * expected[0],), nudged) > 1
+    assert relative_error(expected, (expected[0] + 1e4,), lambda seed: expected) > 1
 
 
 def test_one_ill_conditioned_quantity_excuses_no_other(monkeypatch):
@@ -155,7 +155,7 @@ def test_one_ill_conditioned_quantity_excuses_no_other(monkeypatch):
 
 def test_whole_numbers_are_not_nudged():
     x = tensor(1.0, 2.0, -3.0, 0.0, 1.5)
-    moved = nudge([x, torch.arange(3)], 1)
+    moved = perturbed([x, torch.arange(3)], 1)
     assert torch.equal(moved[0][:4], x[:4])
     assert 0 < abs(moved[0][4] - 1.5) < 1e-13
     assert torch.equal(moved[1], torch.arange(3))
@@ -165,19 +165,19 @@ def test_lifting_leaves_the_graph_it_is_given_as_it_was():
     with isolated(seed=0):
         graph = make_fx(lambda x: (x + torch.randn_like(x)) * (x + torch.randn_like(x)))(noise(3))
     before = graph.code
-    assert lifted(graph).graph is not graph
+    assert closed_graph(graph).graph is not graph
     assert graph.code == before
 
 
 def test_a_switch_of_a_rectifier_is_seen_by_nudging():
     x = tensor(3.0, -3.0 * (1 - 1e-15))
 
-    def slope(moved):
+    def grad(moved):
         return (100.0 * (moved.sum() > 0).to(x.dtype)[None],)
 
-    assert excess(slope(x), (tensor(0.0),), lambda seed: slope(nudge([x], seed)[0])) < 1
+    assert relative_error(grad(x), (tensor(0.0),), lambda seed: grad(perturbed([x], seed)[0])) < 1
     far = tensor(3.0, -2.0)
-    assert excess(slope(far), (tensor(0.0),), lambda seed: slope(nudge([far], seed)[0])) > 1
+    assert relative_error(grad(far), (tensor(0.0),), lambda seed: grad(perturbed([far], seed)[0])) > 1
 
 
 def test_what_cannot_be_compiled_runs_uncompiled_and_says_why(monkeypatch):
@@ -207,7 +207,7 @@ def test_lifting_computes_constants_once_drops_dead_draws_and_keeps_the_result()
     x = noise(4) + 1
     with isolated(seed=0):
         graph = make_fx(function)(x)
-        pure = lifted(graph)
+        pure = closed_graph(graph)
         torch.testing.assert_close(pure.graph(*pure.constants, x), function(x))
     assert not {"aten.lgamma.default", "aten.log.default", "aten.eq.Tensor"} & set(names(pure.graph))
     assert [names(g).count("aten.randn.default") for g in (graph, pure.graph)] == [2, 1]
@@ -217,7 +217,7 @@ def test_lifting_computes_constants_once_drops_dead_draws_and_keeps_the_result()
 
 def test_lifting_leaves_draws_that_are_read():
     with isolated(seed=0):
-        pure = lifted(make_fx(lambda x: x + torch.randn(3, dtype=x.dtype))(noise(3)))
+        pure = closed_graph(make_fx(lambda x: x + torch.randn(3, dtype=x.dtype))(noise(3)))
         first, second = (pure.graph(*pure.constants, noise(3)) for _ in range(2))
     assert not torch.equal(first, second)
 
@@ -234,7 +234,7 @@ def test_draws_of_the_same_shape_are_never_taken_for_each_other(draw):
 
     x = torch.full((20_000,), 0.5, dtype=torch.float64)
     with isolated(seed=0):
-        pure = lifted(make_fx(mean)(x))
+        pure = closed_graph(make_fx(mean)(x))
         found, once = pure.graph(*pure.constants, x), mean(x[:1].expand(320_000))
         single = draw(x, 0.5, True) if draw is torch.dropout else draw(x)
     assert abs(count * found.var() / single.var() - 1) < 0.1
@@ -249,7 +249,7 @@ def test_small_draws_made_at_once_are_independent_and_keep_shape_and_dtype():
 
     x = noise(1)
     with isolated(seed=0):
-        pure = lifted(make_fx(products)(x))
+        pure = closed_graph(make_fx(products)(x))
         found = torch.stack([pure.graph(x) for _ in range(4_000)])
     assert names(pure.graph).count("aten.randn.default") == 3  # The small ones of each dtype, and the large one.
     z = found.mean(0) / (found.std(0) / 4_000**0.5)
@@ -263,7 +263,7 @@ def test_a_mask_of_missing_data_is_not_folded_away():
         return torch.where(y == y, y, torch.zeros_like(y)).sum()
 
     y = tensor(1.0, float("nan"), 3.0)
-    pure = lifted(make_fx(function)(y))
+    pure = closed_graph(make_fx(function)(y))
     assert float(pure.graph(*pure.constants, y)) == 4.0
 
 

@@ -18,8 +18,8 @@ import probmodel as pb
 from probmodel.protocols.layers import Deciding, Representation
 from probmodel.protocols.model import Guided
 from probmodel.protocols.structural import Structural
-from probmodel.tracing.devices import beside, placing, traced_run
-from probmodel.tracing.error_messages import explained
+from probmodel.tracing.devices import on_data_device, on_device_of, traced_run
+from probmodel.tracing.error_messages import translated_errors
 
 ELSEWHERE = torch.device("meta")
 """A device without numbers, which every build of PyTorch has."""
@@ -41,25 +41,25 @@ def test_priors_of_python_numbers_are_where_the_data_are():
 
 
 def test_the_default_device_is_as_it_was():
-    with placing(pb.Dataset((torch.zeros(3, device=ELSEWHERE),))):
+    with on_data_device(pb.Dataset((torch.zeros(3, device=ELSEWHERE),))):
         assert torch.zeros(1).device == ELSEWHERE
     assert torch.zeros(1).device == torch.device("cpu")
-    with placing(pb.Dataset()):
+    with on_data_device(pb.Dataset()):
         assert torch.zeros(1).device == torch.device("cpu")
 
 
 def test_errors_name_the_devices():
     data = pb.Dataset((torch.zeros(3),), {"y": torch.zeros(3, device=ELSEWHERE)})
-    with pytest.raises(ValueError, match="on cpu and meta"), explained(data):
+    with pytest.raises(ValueError, match="on cpu and meta"), translated_errors(data):
         raise RuntimeError("expected all tensors on one device")
 
 
 def test_rows_come_beside_others_where_those_are_in_one_place():
     here, there = pb.Dataset((torch.zeros(3), 2)), pb.Dataset((torch.zeros(2, device=ELSEWHERE),))
     both = pb.Dataset((*here.args, *there.args))
-    assert beside(here, there).args[0].device == ELSEWHERE and beside(here, there).args[1] == 2
-    assert beside(here, both).args[0].device == torch.device("cpu")
-    assert beside(here, pb.Dataset()) == here
+    assert on_device_of(here, there).args[0].device == ELSEWHERE and on_device_of(here, there).args[1] == 2
+    assert on_device_of(here, both).args[0].device == torch.device("cpu")
+    assert on_device_of(here, pb.Dataset()) == here
 
 
 def test_scores_are_taken_where_the_fit_is(monkeypatch):
@@ -67,7 +67,7 @@ def test_scores_are_taken_where_the_fit_is(monkeypatch):
     x = torch.linspace(0, 1, 8)[:, None]
     data = pb.Dataset((x,), {"y": x[:, 0].sin()}, 8)
     with pb.isolated(0):
-        fit = pb.SVI(num_steps=5, num_draws=5, progress=False)(slope, data, seed=0)
+        fit = pb.SVI(num_steps=5, num_samples=5, progress=False)(slope, data, seed=0)
     moved = []
     for module in ("prediction.predictive", "diagnosis.scored", "diagnosis.diagnose"):
         target = sys.modules[f"probmodel.{module}"]

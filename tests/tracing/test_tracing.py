@@ -21,14 +21,14 @@ from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.svi import SVI
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
-from probmodel.tracing.ownership import own, parameters, placed
+from probmodel.tracing.ownership import copied_to_data, own, parameters
 from probmodel.tracing.programs.gradients import Gradient
-from probmodel.tracing.programs.graphs import lifted, recorded
+from probmodel.tracing.programs.graphs import closed_graph, recorded
 from probmodel.tracing.programs.program import Program, bytes_per_call, trace
 from probmodel.tracing.randomness import isolated
 
 DATA = Dataset((noise(8, 2), noise(8, seed=1)), {}, 8)
-QUICK = SVI(num_steps=30, num_draws=20, progress=False, compile=False)
+QUICK = SVI(num_steps=30, num_samples=20, progress=False, compile=False)
 
 
 def draws_normal(x):
@@ -95,7 +95,7 @@ def test_noise_like_a_tensor_is_drawn_anew_each_time():
     x = torch.zeros(4_000, dtype=torch.float64)
     traced = trace(lambda x: ((x + torch.randn_like(x)) * (x + torch.randn_like(x))).mean(), x)
     with isolated(seed=0):
-        found = [float(lifted(traced.run).graph(x)) for _ in range(2)]
+        found = [float(closed_graph(traced.run).graph(x)) for _ in range(2)]
         batch = vmap(traced.run, randomness="different")(x.expand(50, 4_000))
     for products in (found, batch.tolist()):  # 1, had both been the same noise.
         assert max(map(abs, products)) < 5 / 4_000**0.5
@@ -196,10 +196,10 @@ def test_a_gradient_equals_autograd_traced_or_not(traceable):
     with warnings.catch_warnings():
         warnings.simplefilter("error" if traceable else "ignore")
         gradient = Gradient(function, [unused, weight], tensor(1.0, 4.0))
-    value, (nothing, slope) = gradient(tensor(2.0, 5.0))
+    value, (nothing, grad) = gradient(tensor(2.0, 5.0))
     expected = function(tensor(2.0, 5.0))
     torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(slope, torch.autograd.grad(expected, weight)[0])
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, weight)[0])
     assert torch.equal(nothing, torch.zeros_like(unused))
     assert (gradient.graph is not None) == traceable
 
@@ -208,11 +208,11 @@ def test_a_gradient_equals_autograd_traced_or_not(traceable):
 def test_a_compiled_gradient_equals_the_uncompiled():
     weight = tensor(2.0, 3.0).requires_grad_()
     gradient = Gradient(lambda x: (torch.sin(weight) * x).exp().sum(), [weight], tensor(1.0, 4.0))
-    value, (slope,) = gradient(tensor(2.0, 0.5))
+    value, (grad,) = gradient(tensor(2.0, 0.5))
     gradient.compile()
     compiled, (compiled_slope,) = gradient(tensor(2.0, 0.5))
     torch.testing.assert_close(compiled, value)
-    torch.testing.assert_close(compiled_slope, slope)
+    torch.testing.assert_close(compiled_slope, grad)
 
 
 def test_parameters_of_strangers_are_refused():
@@ -353,7 +353,7 @@ def test_data_of_whole_numbers_leave_a_model_in_its_own_precision():
     with isolated(seed=0):
         holder = Counts()
         _, _, leaves = own(holder, None, AutoNormal, counts)
-        assert placed(holder, counts) is holder
+        assert copied_to_data(holder, counts) is holder
     assert {leaf.dtype for name, leaf in leaves.items() if name.startswith("model")} == {torch.float64}
 
 

@@ -9,7 +9,7 @@ from torch.distributions import Categorical
 
 from probmodel.comparison.models import Comparison, Row
 from probmodel.diagnosis.scored import Scored
-from probmodel.prediction.calibration import reliability
+from probmodel.prediction.scores.calibration import reliability
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 WORST_ROWS = 12

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from probmodel.diagnosis.complexity import num_parameters
 from probmodel.diagnosis.experiments.prior_sensitivity import STRONG_ODDS, prior_score, prior_width
 from probmodel.diagnosis.findings import Verdict
-from probmodel.diagnosis.rule import check_conditional, higher
+from probmodel.diagnosis.rule import check_conditional, has_higher_evidence
 from probmodel.evidence import best
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -87,7 +87,7 @@ def diagnose_ladder(
             return Verdict.TOO_WIDE
         if sizes[name] == sizes[top]:
             return Verdict.FITS  # Another model of the same size: worse, but neither too large nor too small.
-        predicts_worse = not conditional or higher(conditional[top], conditional[name])
+        predicts_worse = not conditional or has_higher_evidence(conditional[top], conditional[name])
         return Verdict.OVERFITS if predicts_worse else Verdict.FITS
 
     return Ladder(top, {name: verdict(name) for name in posteriors}, evidences, conditional)

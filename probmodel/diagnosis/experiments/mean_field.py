@@ -20,7 +20,7 @@ NUM_BATCHES = 10
 """Independent batches of draws behind the final value; their spread is its error."""
 
 
-class MeanField(NamedTuple):
+class MeanFieldNormal(NamedTuple):
     """Best factorised normal of each of R independent blocks of d coordinates."""
 
     loc: Float[Tensor, "R d"]
@@ -32,7 +32,7 @@ class MeanField(NamedTuple):
 
 def best_mean_field(
     target: Target, loc: Float[Tensor, " D"], scale: Float[Tensor, " D"], *, seed: int = 0, num_steps: int = NUM_STEPS
-) -> MeanField:
+) -> MeanFieldNormal:
     """Maximise E_q[log p(data, θ)] + Σ log s + d/2 log 2πe over q = N(m, diag s²), for all blocks at once; nats.
 
     L-BFGS on reparametrised draws that stay the same, mirrored and of exact covariance so that their error vanishes on
@@ -77,7 +77,7 @@ def best_mean_field(
 
 def _better(
     target: Target, index: Int[Tensor, "R d"], start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]
-) -> MeanField:
+) -> MeanFieldNormal:
     """Of each block the normal of larger ELBO, both on the same fresh draws."""
     with torch.no_grad():
         noise = [_noise(index, start[0]) for _ in range(NUM_BATCHES)]
@@ -86,7 +86,7 @@ def _better(
     chosen = torch.where(improved, values[1], values[0])
     loc, log_scale = (torch.where(improved[:, None], after, before) for before, after in zip(start, end, strict=True))
     stderr = float(chosen.sum(1).std() / NUM_BATCHES**0.5)
-    return MeanField(loc, log_scale.exp(), chosen.mean(0), stderr)
+    return MeanFieldNormal(loc, log_scale.exp(), chosen.mean(0), stderr)
 
 
 def _elbo(

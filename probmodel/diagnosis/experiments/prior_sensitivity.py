@@ -22,7 +22,7 @@ from probmodel.tracing.target import target_of
 
 STRONG_ODDS = 10.0
 """Bayes factor from which evidence is strong (Jeffreys, 1961)."""
-PREDICTIVE_SHARE = 0.5
+PREDICTIVE_FRACTION = 0.5
 """Share of the fall in log evidence that worse predictions may explain before the prior is not the reason."""
 WIDER = 0.1
 """Mean difference of log standard deviations from which one prior is wider: twice its error for one coordinate."""
@@ -126,7 +126,7 @@ def prior_width(best: PriorScore, other: PriorScore) -> Finding:
         lost.append(_elpd_lost(best.left_out, other.left_out))
     strong = fall > max(math.log(STRONG_ODDS), SIGNIFICANT * _known(stderr))
     as_good = all(
-        loss <= max(math.log(STRONG_ODDS), SIGNIFICANT * _known(error)) and loss <= PREDICTIVE_SHARE * fall
+        loss <= max(math.log(STRONG_ODDS), SIGNIFICANT * _known(error)) and loss <= PREDICTIVE_FRACTION * fall
         for loss, error in lost
     )
     too_wide = strong and as_good and other.spread > best.spread + WIDER

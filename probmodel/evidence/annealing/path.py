@@ -17,13 +17,13 @@ GRADIENT_MEMORY = 4
 """Memory of a gradient in evaluations of the density: its graph keeps what the way back needs."""
 
 
-class Point(NamedTuple):
+class PopulationState(NamedTuple):
     """A population of S chains: where it is, and both ends' log densities there in each of R blocks, nats."""
 
     theta: Float[Tensor, "S D"]
     log_base: Float[Tensor, "S R"]
     log_joint: Float[Tensor, "S R"]
-    slope: Float[Tensor, "S D"]
+    grad: Float[Tensor, "S D"]
     """Gradient of the tempered log density at the inverse temperature it was evaluated for."""
 
     @property
@@ -38,7 +38,7 @@ class Point(NamedTuple):
         return self.log_joint if beta == 1 else (1 - beta) * self.log_base + beta * self.log_joint
 
 
-class Path:
+class AnnealingPath:
     """log p_β = (1 − β) log base + β log joint, β from 0 to 1.
 
     Args:
@@ -68,14 +68,18 @@ class Path:
         log_base, log_joint = self._ends(theta)
         return ((1 - beta) * log_base + beta * log_joint).sum(), (log_base, log_joint)
 
-    def at(self, theta: Float[Tensor, "S D"], beta: float) -> Point:
+    def at(self, theta: Float[Tensor, "S D"], beta: float) -> PopulationState:
         """Densities and slope at each chain's place; an infinite slope counts as none."""
         parts = [self._at(piece, beta) for piece in theta.split(self.chunk)]
-        return parts[0] if len(parts) == 1 else Point(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return (
+            parts[0]
+            if len(parts) == 1
+            else PopulationState(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        )
 
-    def _at(self, theta: Float[Tensor, "S D"], beta: float) -> Point:
-        slope, log_base, log_joint = self.batched(theta, theta.new_tensor(beta))
-        return Point(theta, _density(log_base), _density(log_joint), torch.nan_to_num(slope, 0.0, 0.0, 0.0))
+    def _at(self, theta: Float[Tensor, "S D"], beta: float) -> PopulationState:
+        grad, log_base, log_joint = self.batched(theta, theta.new_tensor(beta))
+        return PopulationState(theta, _density(log_base), _density(log_joint), torch.nan_to_num(grad, 0.0, 0.0, 0.0))
 
 
 def _density(log_prob: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:

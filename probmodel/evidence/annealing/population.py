@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.evidence.annealing.path import Path, Point
+from probmodel.evidence.annealing.path import AnnealingPath, PopulationState
 from probmodel.evidence.annealing.reference import covariance_factor
 from probmodel.evidence.annealing.transitions import Kernel, first_step, transition
 from probmodel.tracing.curvature import block_index
 
-ESS_SHARE = 0.5
+LEAST_RELATIVE_ESS = 0.5
 """Effective share of particles that one step of temperature leaves."""
 TARGET_ACCEPTANCE = 0.8
 NUM_MOVES = 3
@@ -26,13 +26,13 @@ MAX_TRIALS = 12
 MAX_TEMPERATURES = 2_000
 
 
-class Tempered(NamedTuple):
+class TemperedPopulation(NamedTuple):
     """What a run from the base to the target leaves behind.
 
     The estimate is consistent, not unbiased, since temperatures and kernels follow the particles.
     """
 
-    point: Point
+    point: PopulationState
     """Particles at β = 1."""
     kernels: tuple[Kernel, ...]
     """One a temperature, the last at β = 1."""
@@ -45,7 +45,9 @@ class Tempered(NamedTuple):
     """Of the last kernel."""
 
 
-def temper(path: Path, num_particles: int, *, ess_share: float = ESS_SHARE, num_moves: int = NUM_MOVES) -> Tempered:
+def temper(
+    path: AnnealingPath, num_particles: int, *, relative_ess: float = LEAST_RELATIVE_ESS, num_moves: int = NUM_MOVES
+) -> TemperedPopulation:
     """Particles from the base to the target; call it inside `isolated`.
 
     Raises:
@@ -67,13 +69,13 @@ def temper(path: Path, num_particles: int, *, ess_share: float = ESS_SHARE, num_
             )
         # Rounding may put a draw outside the base it comes from; no other has an infinite ratio, and it counts for nothing.
         log_ratio = point.log_ratio.double().nan_to_num(-math.inf, -math.inf, -math.inf)
-        increment = _increment(log_ratio, 1 - beta, ess_share)
+        increment = _increment(log_ratio, 1 - beta, relative_ess)
         log_w = increment * log_ratio
         log_z = log_z + torch.logsumexp(log_w, 0) - math.log(num_particles)
         relative = torch.exp(log_w - torch.logsumexp(log_w, 0)) * num_particles
         variance_of_log_z += float(relative.var(0).sum()) / num_particles
         # Of a normal log weight of variance v the effective share is exp(−v); a few far particles do not upset it.
-        variances.append(-math.log(_ess_share(log_w)))
+        variances.append(-math.log(_relative_ess(log_w)))
         beta = 1.0 if beta + increment > 1 - 1e-9 else beta + increment
         theta = resample(point.theta, log_w, index)
         factor = covariance_factor(theta, index)
@@ -87,7 +89,7 @@ def temper(path: Path, num_particles: int, *, ess_share: float = ESS_SHARE, num_
             if done == num_moves:
                 break
         kernels.append(Kernel(beta, used, covariance_factor(point.theta, index)))
-    return Tempered(point, tuple(kernels), tuple(variances), log_z, math.sqrt(variance_of_log_z), acceptance)
+    return TemperedPopulation(point, tuple(kernels), tuple(variances), log_z, math.sqrt(variance_of_log_z), acceptance)
 
 
 class Populations(NamedTuple):
@@ -99,11 +101,11 @@ class Populations(NamedTuple):
     means: Float[Tensor, "T1 G R"]
     variances: Float[Tensor, "T1 G R"]
     """Of the log ratio under each tempered distribution."""
-    point: Point
+    point: PopulationState
 
 
 def populations(
-    path: Path, kernels: Sequence[Kernel], num_groups: int, group_size: int, *, num_moves: int = NUM_MOVES
+    path: AnnealingPath, kernels: Sequence[Kernel], num_groups: int, group_size: int, *, num_moves: int = NUM_MOVES
 ) -> Populations:
     """Sequential Monte Carlo with everything fixed beforehand, in independent groups; call it inside `isolated`.
 
@@ -135,7 +137,7 @@ def effective_size(log_w: Float[Tensor, "S R"]) -> Float[Tensor, " R"]:
     return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
 
 
-def _check_start(point: Point) -> None:
+def _check_start(point: PopulationState) -> None:
     if not torch.isfinite(point.log_joint).any(0).all():
         raise ValueError(
             f"expected draws of the base with a finite density, got {len(point.theta)} without; check the likelihood's "
@@ -143,23 +145,23 @@ def _check_start(point: Point) -> None:
         )
 
 
-def _increment(log_ratio: Float[Tensor, "S R"], longest: float, ess_share: float) -> float:
-    """Largest step of β after which the weights keep `ess_share` of the particles, on average over blocks."""
-    if _ess_share(longest * log_ratio) >= ess_share:
+def _increment(log_ratio: Float[Tensor, "S R"], longest: float, relative_ess: float) -> float:
+    """Largest step of β after which the weights keep `relative_ess` of the particles, on average over blocks."""
+    if _relative_ess(longest * log_ratio) >= relative_ess:
         return longest
     # A step that only drops particles outside the support cannot keep more than those inside.
-    wanted = ess_share * float(torch.isfinite(log_ratio).double().mean())
+    wanted = relative_ess * float(torch.isfinite(log_ratio).double().mean())
     low, high = 0.0, longest
     for _ in range(80):
         middle = (low + high) / 2
-        if _ess_share(middle * log_ratio) >= wanted:
+        if _relative_ess(middle * log_ratio) >= wanted:
             low = middle
         else:
             high = middle
     return high
 
 
-def _ess_share(log_w: Float[Tensor, "S R"]) -> float:
+def _relative_ess(log_w: Float[Tensor, "S R"]) -> float:
     return float(effective_size(log_w).mean()) / len(log_w)
 
 

@@ -22,11 +22,11 @@ DEGREES_OF_FREEDOM = 5.0
 """Tails heavier than any normal's, light enough to keep draws near the mode."""
 DRAWS_A_COORDINATE = 5
 """Draws needed for each coordinate of a full covariance matrix; with fewer the matrix is diagonal."""
-DEFENSIVE_SHARE = 0.1
+DEFENSIVE_WEIGHT = 0.1
 DEFENSIVE_SCALE = 3.0
 """Share and widening of the second component of a defensive mixture (Hesterberg, 1995)."""
 DEFENSIVE_DEGREES = 2.0
-TRUNCATED_SHARE = 0.95
+TRUNCATED_WEIGHT = 0.95
 CLUSTERS = (2, 4, 8, 16, 32)
 """Sizes of mixture that are tried in turn, until BIC rises."""
 MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
@@ -70,32 +70,32 @@ class StudentT(NamedTuple):
         return constant - half_log_det - 0.5 * (nu + d) * torch.log1p(squared / nu)
 
 
-class Mixture(NamedTuple):
+class ReferenceMixture(NamedTuple):
     """Mixture of bases; each block chooses its component by itself."""
 
     components: "tuple[StudentT | TruncatedNormal, ...]"
-    shares: tuple[float, ...]
+    weights: tuple[float, ...]
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
         """Draws of theta."""
         index = self.components[0].coordinates
         drawn = torch.stack([component.sample(num_samples)[:, index] for component in self.components])
-        shares = torch.tensor(self.shares, dtype=torch.float64, device=index.device)
-        chosen = torch.multinomial(shares, num_samples * len(index), replacement=True).reshape(num_samples, len(index))
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=index.device)
+        chosen = torch.multinomial(weights, num_samples * len(index), replacement=True).reshape(num_samples, len(index))
         picked = drawn.gather(0, chosen[None, ..., None].expand(1, *drawn.shape[1:]))[0]
         return _joined(picked, index)
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
         """Log density of each block."""
         terms = [
-            component.log_prob(theta) + math.log(share)
-            for component, share in zip(self.components, self.shares, strict=True)
+            component.log_prob(theta) + math.log(weight)
+            for component, weight in zip(self.components, self.weights, strict=True)
         ]
         return torch.logsumexp(torch.stack(terms), 0)
 
 
 class TruncatedNormal(NamedTuple):
-    """Normal in each block, cut off outside the ellipsoid that holds `share` of it (Geweke, 1999).
+    """Normal in each block, cut off outside the ellipsoid that holds `weight` of it (Geweke, 1999).
 
     Lighter in the tails than any target with a density there: the ratio base / target, of which backward weights are
     made, stays bounded where a full normal or a Student-t would give it an infinite variance.
@@ -104,7 +104,7 @@ class TruncatedNormal(NamedTuple):
     coordinates: Int[Tensor, "R d"]
     loc: Float[Tensor, "R d"]
     scale_tril: Float[Tensor, "R d d"]
-    share: float = TRUNCATED_SHARE
+    weight: float = TRUNCATED_WEIGHT
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
         """Draws of theta."""
@@ -112,7 +112,7 @@ class TruncatedNormal(NamedTuple):
         noise = torch.randn(num_samples, rows, d, dtype=self.loc.dtype, device=self.loc.device)
         direction = noise / noise.norm(dim=-1, keepdim=True)
         uniform = torch.rand(num_samples, rows, dtype=torch.float64)
-        squared = torch.from_numpy(chi2.ppf(self.share * uniform.numpy(), d)).to(noise)
+        squared = torch.from_numpy(chi2.ppf(self.weight * uniform.numpy(), d)).to(noise)
         offset = torch.einsum("rij,srj->sri", self.scale_tril, direction * squared.sqrt()[..., None])
         return _joined(self.loc + offset, self.coordinates)
 
@@ -122,8 +122,8 @@ class TruncatedNormal(NamedTuple):
         squared = _squared_distance(theta, self.coordinates, self.loc, self.scale_tril)
         half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_normal = -0.5 * squared - half_log_det - 0.5 * d * math.log(2 * math.pi)
-        inside = squared <= float(chi2.ppf(self.share, d))
-        return torch.where(inside, log_normal - math.log(self.share), -torch.inf)
+        inside = squared <= float(chi2.ppf(self.weight, d))
+        return torch.where(inside, log_normal - math.log(self.weight), -torch.inf)
 
 
 class Prior(NamedTuple):
@@ -177,7 +177,7 @@ def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) ->
     return torch.where(broken, torch.diag_embed(variance.sqrt()), factor)
 
 
-def matched(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+def matched(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
     """Defensive mixture of Student-t around draws: one a cluster, and a tenth of a wider one of heavier tails, so that the
     ratio target / base stays bounded where matched proposals are too light (Hesterberg, 1995).
     """
@@ -185,38 +185,42 @@ def matched(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
     t_scale = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
     found = clusters(theta, index)
     narrow = [StudentT(index, c.loc, c.scale_tril * t_scale) for c in found]
-    return _defended(narrow, [c.share for c in found], theta[:, index].mean(0), covariance_factor(theta, index))
+    return _defended(narrow, [c.weight for c in found], theta[:, index].mean(0), covariance_factor(theta, index))
 
 
-def around(narrow: StudentT) -> Mixture:
+def around(narrow: StudentT) -> ReferenceMixture:
     """Defensive mixture of one Student-t."""
     return _defended([narrow], [1.0], narrow.loc, narrow.scale_tril)
 
 
-def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> Mixture:
+def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
     """Mixture of truncated normals inside the clusters of draws."""
     index = block_index(target)
     found = clusters(theta, index)
-    return Mixture(tuple(TruncatedNormal(index, c.loc, c.scale_tril) for c in found), tuple(c.share for c in found))
+    return ReferenceMixture(
+        tuple(TruncatedNormal(index, c.loc, c.scale_tril) for c in found), tuple(c.weight for c in found)
+    )
 
 
 def normal(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
     """Normal with the mean and covariance of draws, cut off nowhere."""
     index = block_index(target)
-    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index), share=1.0)
+    return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index), weight=1.0)
 
 
 def _defended(
-    narrow: Sequence[StudentT], shares: Sequence[float], loc: Float[Tensor, "R d"], scale_tril: Float[Tensor, "R d d"]
-) -> Mixture:
+    narrow: Sequence[StudentT], weights: Sequence[float], loc: Float[Tensor, "R d"], scale_tril: Float[Tensor, "R d d"]
+) -> ReferenceMixture:
     wide = StudentT(narrow[0].coordinates, loc, scale_tril * DEFENSIVE_SCALE, DEFENSIVE_DEGREES)
-    return Mixture((*narrow, wide), (*((1 - DEFENSIVE_SHARE) * share for share in shares), DEFENSIVE_SHARE))
+    return ReferenceMixture(
+        (*narrow, wide), (*((1 - DEFENSIVE_WEIGHT) * weight for weight in weights), DEFENSIVE_WEIGHT)
+    )
 
 
 class Cluster(NamedTuple):
     """One normal component of draws."""
 
-    share: float
+    weight: float
     loc: Float[Tensor, "R d"]
     scale_tril: Float[Tensor, "R d d"]
 
@@ -243,6 +247,6 @@ def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Clu
         return single
     factors = np.linalg.cholesky(best.covariances_) * scale[:, None]
     return [
-        Cluster(float(share), theta.new_tensor(loc * scale)[None], theta.new_tensor(factor)[None])
-        for share, loc, factor in zip(best.weights_, best.means_, factors, strict=True)
+        Cluster(float(weight), theta.new_tensor(loc * scale)[None], theta.new_tensor(factor)[None])
+        for weight, loc, factor in zip(best.weights_, best.means_, factors, strict=True)
     ]

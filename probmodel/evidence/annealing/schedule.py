@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.evidence.annealing.path import Path, Point
-from probmodel.evidence.annealing.population import Tempered
+from probmodel.evidence.annealing.path import AnnealingPath, PopulationState
+from probmodel.evidence.annealing.population import TemperedPopulation
 from probmodel.evidence.annealing.transitions import Kernel, transition
 from probmodel.tracing.curvature import block_index
 
@@ -21,7 +21,7 @@ MAX_STEPS = 1_000
 NEAR_BEST = 1.3
 
 
-def frozen(pilot: Tempered, *, num_steps: int | None = None) -> tuple[Kernel, ...]:
+def frozen(pilot: TemperedPopulation, *, num_steps: int | None = None) -> tuple[Kernel, ...]:
     """Schedule and kernels in steps of equal length along the pilot's path, fixed from here on.
 
     T steps along a path of length Λ = Σ √variance leave log weights a variance of Λ² / T (Gelman & Meng, 1998), so each
@@ -41,7 +41,7 @@ def frozen(pilot: Tempered, *, num_steps: int | None = None) -> tuple[Kernel, ..
     return (*kernels[:-1], kernels[-1]._replace(beta=1.0))
 
 
-def path_length(pilot: Tempered) -> float:
+def path_length(pilot: TemperedPopulation) -> float:
     """Λ, the length of a path in standard deviations of log weights."""
     return float(np.sqrt(np.maximum(pilot.variances, 1e-12)).sum())
 
@@ -55,7 +55,7 @@ def _cheapest(length: float, leapfrogs: int) -> int:
     return int(counts[np.argmax(price <= NEAR_BEST * price.min())])
 
 
-def forward(path: Path, kernels: Sequence[Kernel], num_chains: int) -> Float[Tensor, "S R"]:
+def forward(path: AnnealingPath, kernels: Sequence[Kernel], num_chains: int) -> Float[Tensor, "S R"]:
     """Log weights of independent chains from the base; the exponential of each is unbiased for Z.
 
     Kernels at β_1 … β_T = 1; the chain moves at all but the last, and the weights are Σ (β_t+1 − β_t) log ratio(θ_t).
@@ -73,7 +73,7 @@ def forward(path: Path, kernels: Sequence[Kernel], num_chains: int) -> Float[Ten
     return log_w
 
 
-def backward(path: Path, kernels: Sequence[Kernel], theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+def backward(path: AnnealingPath, kernels: Sequence[Kernel], theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
     """Log weights of chains from draws of the target to the base: the mean of exp(−log weight) is unbiased for 1/Z."""
     index = block_index(path.target).to(path.target.device)
     if len(kernels) == 1:
@@ -88,7 +88,7 @@ def backward(path: Path, kernels: Sequence[Kernel], theta: Float[Tensor, "S D"])
     return log_w
 
 
-def settle(path: Path, point: Point, kernel: Kernel, num_moves: int) -> Point:
+def decorrelated(path: AnnealingPath, point: PopulationState, kernel: Kernel, num_moves: int) -> PopulationState:
     """More transitions at β = 1, so that particles forget their common ancestors."""
     index = block_index(path.target).to(path.target.device)
     point = path.at(point.theta, kernel.beta)

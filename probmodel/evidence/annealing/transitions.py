@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probmodel.evidence.annealing.path import Path, Point
+from probmodel.evidence.annealing.path import AnnealingPath, PopulationState
 
 TRAJECTORY = 1.5
 """Length of a trajectory in standard deviations: a quarter of a normal distribution's period, π/2."""
@@ -34,7 +34,9 @@ def first_step(num_coordinates: int) -> float:
     return 1.2 * num_coordinates**-0.25
 
 
-def transition(path: Path, point: Point, kernel: Kernel, index: Int[Tensor, "R d"]) -> tuple[Point, float]:
+def transition(
+    path: AnnealingPath, point: PopulationState, kernel: Kernel, index: Int[Tensor, "R d"]
+) -> tuple[PopulationState, float]:
     """One trajectory of every chain.
 
     Args:
@@ -52,11 +54,11 @@ def transition(path: Path, point: Point, kernel: Kernel, index: Int[Tensor, "R d
     step = kernel.step_size * stretch
     start = point.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1)
     moved = point
-    momentum = momentum + 0.5 * step * _whiten(moved.slope, kernel, index)
+    momentum = momentum + 0.5 * step * _whiten(moved.grad, kernel, index)
     for leapfrog in range(kernel.num_leapfrogs):
         moved = path.at(_shift(moved.theta, step * momentum, kernel, index), kernel.beta)
         half = 0.5 if leapfrog == kernel.num_leapfrogs - 1 else 1.0
-        momentum = momentum + half * step * _whiten(moved.slope, kernel, index)
+        momentum = momentum + half * step * _whiten(moved.grad, kernel, index)
     gain = moved.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1) - start
     gain = torch.nan_to_num(gain, -math.inf, math.inf, -math.inf)
     # `rand_like` would fill the numbers in the order of the memory, which chunks and compilation change.
@@ -64,10 +66,10 @@ def transition(path: Path, point: Point, kernel: Kernel, index: Int[Tensor, "R d
     return _choose(accepted, moved, point, index), float(gain.clamp(max=0).exp().mean())
 
 
-def _whiten(slope: Float[Tensor, "S D"], kernel: Kernel, index: Int[Tensor, "R d"]) -> Float[Tensor, "S R d"]:
+def _whiten(grad: Float[Tensor, "S D"], kernel: Kernel, index: Int[Tensor, "R d"]) -> Float[Tensor, "S R d"]:
     if len(index) == 1:
-        return (slope @ kernel.scale_tril[0])[:, None]
-    return torch.einsum("rij,sri->srj", kernel.scale_tril, slope[:, index])
+        return (grad @ kernel.scale_tril[0])[:, None]
+    return torch.einsum("rij,sri->srj", kernel.scale_tril, grad[:, index])
 
 
 def _shift(
@@ -80,12 +82,14 @@ def _shift(
     return moved
 
 
-def _choose(accepted: Bool[Tensor, "S R"], moved: Point, stayed: Point, index: Int[Tensor, "R d"]) -> Point:
+def _choose(
+    accepted: Bool[Tensor, "S R"], moved: PopulationState, stayed: PopulationState, index: Int[Tensor, "R d"]
+) -> PopulationState:
     where = torch.zeros_like(stayed.theta, dtype=torch.bool)
     where[:, index] = accepted[..., None].expand(-1, -1, index.shape[1])
-    return Point(
+    return PopulationState(
         torch.where(where, moved.theta, stayed.theta),
         torch.where(accepted, moved.log_base, stayed.log_base),
         torch.where(accepted, moved.log_joint, stayed.log_joint),
-        torch.where(where, moved.slope, stayed.slope),
+        torch.where(where, moved.grad, stayed.grad),
     )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import refuse_twice
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
@@ -33,11 +33,11 @@ from probmodel.protocols.dataset import counted, digest
 from probmodel.protocols.evidence import Evidence
 
 StructurePrior = Callable[[FamilyScores], GraphPosterior]
-"""Scores of all families → the sum over graphs under a prior: `over_orders` or `over_graphs`."""
+"""Scores of all families → the sum over graphs under a prior: `posterior_over_orders` or `posterior_over_dags`."""
 
 
 def structures(
-    data: Categories,
+    data: CategoricalData,
     prior: StructurePrior,
     term: CategoricalScore | None = None,
     intervened: Sequence[str | None] = (),
@@ -47,7 +47,7 @@ def structures(
 
     Args:
         data: rows.
-        prior: `over_orders` or `over_graphs`.
+        prior: `posterior_over_orders` or `posterior_over_dags`.
         term: evidence of a family: `BDeu`, `BDs` or `k2`; None for BDeu with one row.
         intervened: as in `score`; what was set from outside is given, and no part of the evidence.
         max_parents: of a family; None for the class of all graphs.
@@ -59,7 +59,7 @@ def structures(
     chosen = BDeu() if term is None else term
     _refuse_criteria(chosen in (log_likelihood, aic, bic), "BDeu, BDs or k2")
     kept = observed_rows(data, intervened)
-    columns = [_told(torch.as_tensor(column), own) for column, own in zip(data.codes.T, kept, strict=True)]
+    columns = [_observed_column(torch.as_tensor(column), own) for column, own in zip(data.codes.T, kept, strict=True)]
     found = prior(family_scores(data, chosen, intervened, max_parents))
     return _evidence(found, chosen, data.names, columns, max_parents, tuple(sorted({x for x in intervened if x})))
 
@@ -76,7 +76,7 @@ def gaussian_structures(
     Args:
         x: rows.
         names: of the columns.
-        prior: `over_orders` or `over_graphs`.
+        prior: `posterior_over_orders` or `posterior_over_dags`.
         term: evidence of a family; None for BGe with its defaults.
         max_parents: of a family; None for the class of all graphs.
 
@@ -94,7 +94,7 @@ def gaussian_structures(
     return _evidence(found, chosen, tuple(names), [torch.as_tensor(column) for column in x.T], max_parents, ())
 
 
-def _told(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
+def _observed_column(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
     """A column, with the rows in which it was not set from outside."""
     return column if kept is None else counted(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
 

@@ -22,9 +22,9 @@ from probmodel.evidence.by_family.boltzmann_sides import (
     verdict,
 )
 from probmodel.evidence.weighing.bounds import lower_bound
-from probmodel.evidence.weighing.verdict import ROUNDING
+from probmodel.evidence.weighing.verdict import CLOSED_FORM_ROUNDING
 from probmodel.evidence.weighing.weights import warn_if_untrusted, weighted_mean
-from probmodel.families.boltzmann_machines.annealing import forward, frozen_way
+from probmodel.families.boltzmann_machines.annealing import forward, frozen_schedule
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.machine import Machine, Undirected
 from probmodel.families.boltzmann_machines.model_draws import MAX_SIDE, enumerated, log_masses
@@ -54,7 +54,7 @@ def log_partition(model: Undirected) -> Evidence:
         )
     begin = time.perf_counter()
     log_z = float(torch.logsumexp(log_masses(machine.double), 0))
-    allowance = ROUNDING * max(1.0, abs(log_z))
+    allowance = CLOSED_FORM_ROUNDING * max(1.0, abs(log_z))
     return Evidence(
         log_z,
         0.0,
@@ -105,8 +105,8 @@ def log_partition_ais(
     _check_settings(num_chains, num_steps, level)
     machine = _checked(model)
     begin = time.perf_counter()
-    way = frozen_way(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
-    log_w = forward(way, num_chains, spawn(seed, 63))
+    schedule = frozen_schedule(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
+    log_w = forward(schedule, num_chains, spawn(seed, 63))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, MORE)
     return Evidence(
@@ -120,9 +120,9 @@ def log_partition_ais(
         certified=LOWER_HOLDS,
         info={
             "num_chains": num_chains,
-            "num_steps": len(way.betas) - 1,
+            "num_steps": len(schedule.betas) - 1,
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )
@@ -174,9 +174,9 @@ def log_partition_sandwich(
         None if visible is None else machine.double.natural(visible.double()),
         None if known is None else known.draws,
     )
-    way = frozen_way(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
-    below = forward_side(way, num_chains, spawn(seed, 63))
-    above = backward_side(way, known, num_chains, spawn(seed, 64))
+    schedule = frozen_schedule(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
+    below = forward_side(schedule, num_chains, spawn(seed, 63))
+    above = backward_side(schedule, known, num_chains, spawn(seed, 64))
     found = verdict(below, above, known, level)
     for finding in found.failed:
         warnings.warn(f"sandwich (Boltzmann machine): {finding}", EvidenceWarning, stacklevel=2)
@@ -198,7 +198,7 @@ def log_partition_sandwich(
             "num_independent": len(above.log_w),
             "num_steps": below.num_steps,
             "k_hat": below.estimate.k_hat,
-            "ess_share": below.estimate.ess_share,
+            "relative_ess": below.estimate.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )

@@ -13,7 +13,7 @@ from probmodel.evidence.weighing.bounds import lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.verdict import Side
 from probmodel.evidence.weighing.weights import ESS_LIMIT, K_HAT_LIMIT, WeightedMean, weighted_mean
-from probmodel.families.boltzmann_machines.annealing import Way, backward, forward
+from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule, backward, forward
 from probmodel.families.boltzmann_machines.model_draws import TEMPERED_CHAINS, Enumerated, tempered_draws
 from probmodel.protocols.evidence import Agreement, Estimate
 from probmodel.tracing.randomness import spawn
@@ -25,7 +25,7 @@ MORE = "take more temperatures (num_steps) or chains"
 LOWER_HOLDS = "the lower bound holds at finite sample size: base and temperatures were frozen after the pilot run"
 
 
-class Verdict(NamedTuple):
+class CombinedSides(NamedTuple):
     """Log Z and its error, nats, the bounds as they come, and whether they are to be trusted."""
 
     log_z: float
@@ -39,31 +39,31 @@ class Verdict(NamedTuple):
     """Which side holds under what condition."""
 
 
-def forward_side(way: Way, num_chains: int, seed: int) -> Side:
+def forward_side(schedule: TemperatureSchedule, num_chains: int, seed: int) -> Side:
     """Annealing from the base into the machine."""
     begin = time.perf_counter()
-    log_w = forward(way, num_chains, seed)
+    log_w = forward(schedule, num_chains, seed)
     mean = weighted_mean(log_w)
     seconds = time.perf_counter() - begin
-    estimate = Estimate("ais", mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, _untrusted(mean))
-    return Side(estimate, log_w, len(way.betas) - 1)
+    estimate = Estimate("ais", mean.log_mean, mean.stderr, mean.relative_ess, mean.k_hat, seconds, _untrusted(mean))
+    return Side(estimate, log_w, len(schedule.betas) - 1)
 
 
-def backward_side(way: Way, known: Enumerated | None, num_chains: int, seed: int) -> Side:
+def backward_side(schedule: TemperatureSchedule, known: Enumerated | None, num_chains: int, seed: int) -> Side:
     """Annealing out of exact draws where there are any, else of tempered ones, whose weights are thinned to independent ones."""
     begin = time.perf_counter()
     exact, of_draws = known is not None, spawn(seed, 1)
-    v = tempered_draws(way, num_chains, of_draws) if known is None else known.draws(num_chains, of_draws)
-    log_w = backward(way, v, spawn(seed, 2))
+    v = tempered_draws(schedule, num_chains, of_draws) if known is None else known.draws(num_chains, of_draws)
+    log_w = backward(schedule, v, spawn(seed, 2))
     mean = weighted_mean(-log_w)
     stderr = chain_error(-log_w, TEMPERED_CHAINS, exact=exact)
     kept = thinned(log_w, TEMPERED_CHAINS, exact=exact)
     seconds = time.perf_counter() - begin
-    estimate = Estimate("reverse ais", -mean.log_mean, stderr, mean.ess_share, mean.k_hat, seconds, _untrusted(mean))
-    return Side(estimate, kept, len(way.betas) - 1)
+    estimate = Estimate("reverse ais", -mean.log_mean, stderr, mean.relative_ess, mean.k_hat, seconds, _untrusted(mean))
+    return Side(estimate, kept, len(schedule.betas) - 1)
 
 
-def verdict(below: Side, above: Side, known: Enumerated | None, level: float) -> Verdict:
+def verdict(below: Side, above: Side, known: Enumerated | None, level: float) -> CombinedSides:
     """Compare both ways, with each other and with the exact number where there is one.
 
     Args:
@@ -79,11 +79,11 @@ def verdict(below: Side, above: Side, known: Enumerated | None, level: float) ->
     lower, upper = lower_bound(below.log_w, side_level), upper_bound(above.log_w, side_level)
     failed = _failures(agreement, lower, upper)
     log_z, stderr = _combined(below, above, known, failed)
-    return Verdict(log_z, stderr, lower, upper, agreement, failed, _certified(known, failed))
+    return CombinedSides(log_z, stderr, lower, upper, agreement, failed, _certified(known, failed))
 
 
 def _untrusted(mean: WeightedMean) -> str:
-    failed = [f"ESS {mean.ess_share:.2%} < {ESS_LIMIT:.0%}"] if mean.ess_share < ESS_LIMIT else []
+    failed = [f"ESS {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}"] if mean.relative_ess < ESS_LIMIT else []
     return ", ".join([*failed, f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}"] if mean.k_hat > K_HAT_LIMIT else failed)
 
 
@@ -117,8 +117,8 @@ def _bennett(forward: Float[Tensor, " F"], reverse: Float[Tensor, " R"]) -> tupl
         log_z = (low + high) / 2
         surplus = torch.sigmoid(odds + forward - log_z).sum() - torch.sigmoid(log_z - odds - reverse).sum()
         low, high = (log_z, high) if float(surplus) > 0 else (low, log_z)
-    share = torch.sigmoid(odds + pooled - log_z)
-    variance = float(1 / (share * (1 - share)).sum()) - 1 / len(forward) - 1 / len(reverse)
+    fraction = torch.sigmoid(odds + pooled - log_z)
+    variance = float(1 / (fraction * (1 - fraction)).sum()) - 1 / len(forward) - 1 / len(reverse)
     return log_z, math.sqrt(max(0.0, variance))
 
 

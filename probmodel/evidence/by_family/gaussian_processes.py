@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.nystrom import Bounds, Observed, Processed, bounds, chosen, projected
+from probmodel.families.gaussian_processes.nystrom import Bounds, ObservedValues, Processed, bounds, chosen, projected
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.integers import integer
@@ -91,14 +91,14 @@ def inducing_bounds(
     )
 
 
-def _widened(found: Bounds, observed: Observed) -> Bounds:
+def _widened(found: Bounds, observed: ObservedValues) -> Bounds:
     """By what rounding may change: its share of log p(y) grows with the ratio of the largest eigenvalue to the noise."""
     ratio = float((observed.variance.sum() / observed.noise.min()).clamp(min=1.0))
     slack = torch.finfo(observed.y.dtype).eps * ratio * (1.0 + abs(found.lower))
     return found._replace(lower=found.lower - slack, upper=found.upper + slack)
 
 
-def _check_inducing(inducing: Tensor, observed: Observed) -> None:
+def _check_inducing(inducing: Tensor, observed: ObservedValues) -> None:
     columns = observed.inputs.shape[1]
     if inducing.dim() != 2 or inducing.shape[1] != columns or not bool(inducing.isfinite().all()):
         raise ValueError(
@@ -106,7 +106,7 @@ def _check_inducing(inducing: Tensor, observed: Observed) -> None:
         )
 
 
-def _used(observed: Observed, leaves: Sequence[Tensor]) -> list[bool]:
+def _used(observed: ObservedValues, leaves: Sequence[Tensor]) -> list[bool]:
     """Which parameters the process depends on: those of a sparse code's guide do not count."""
     pair = observed.inputs[:2]
     total = observed.mean.sum() + observed.noise.sum() + observed.covariance(pair, pair).sum()

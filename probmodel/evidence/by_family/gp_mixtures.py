@@ -36,7 +36,7 @@ from probmodel.protocols.structural import Structural
 from probmodel.tracing.randomness import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
-ROUNDING = 1e-10
+ENUMERATION_ROUNDING = 1e-10
 """Share of log Z that float64 sums of a million terms may be off by."""
 CHECK_CHAINS, CHECK_STEPS = 24, 200
 """Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
@@ -68,7 +68,7 @@ def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
     begin = time.perf_counter()
     mixture, model, y = _evaluated(subject)
     log_z = float(log_evidence_by_enumeration(model))
-    allowance = ROUNDING * max(1.0, abs(log_z))
+    allowance = ENUMERATION_ROUNDING * max(1.0, abs(log_z))
     return Evidence(
         log_z,
         0.0,
@@ -185,7 +185,7 @@ def checked(subject: Any, *, seed: int, level: float) -> Evidence:
 
 def _estimate(found: Evidence) -> Estimate:
     info = found.info
-    return Estimate(found.method, found.log_z, found.stderr, info["ess_share"], info["k_hat"], info["seconds"])
+    return Estimate(found.method, found.log_z, found.stderr, info["relative_ess"], info["k_hat"], info["seconds"])
 
 
 def _is_small(subject: Any) -> bool:
@@ -219,7 +219,7 @@ def _by_weights(
         info={
             **info,
             "k_hat": mean.k_hat,
-            "ess_share": mean.ess_share,
+            "relative_ess": mean.relative_ess,
             "seconds": time.perf_counter() - begin,
         },
     )

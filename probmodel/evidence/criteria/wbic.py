@@ -23,7 +23,7 @@ DEGREES_OF_FREEDOM = 5.0
 """Tails heavier than any normal's, light enough to keep draws near the mode."""
 INFLATION = 1.2
 """Of the covariance of a proposal over that of the draws it is matched to: the next temperature is higher."""
-ROUND_SHARE = 4
+ROUND_FRACTION = 4
 """Draws that count for each draw of a round, which only has to find the moments of the next proposal."""
 LEAST_ESS = 0.3
 """Effective share of a round's draws at the temperature it steps to."""
@@ -57,9 +57,9 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
         raise ValueError(f"expected at least 3 rows, for a temperature above 1, got {rows}; add data")
     beta = 1 / math.log(rows)
     found = _Mean(plain(target), 0.0, 1.0) if target.dim == 0 else _sample(subject, target, beta, num_samples, seed)
-    if found.ess_share < ESS_LIMIT:
+    if found.relative_ess < ESS_LIMIT:
         warnings.warn(
-            f"wbic: effective share of draws {found.ess_share:.2%} < {ESS_LIMIT:.0%}; take more samples, or reparametrise "
+            f"wbic: effective share of draws {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; take more samples, or reparametrise "
             "towards a normal posterior",
             EvidenceWarning,
             stacklevel=2,
@@ -74,7 +74,7 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
             "num_rows": rows,
             "beta": beta,
             "mc_stderr": found.stderr,
-            "ess_share": found.ess_share,
+            "relative_ess": found.relative_ess,
             "num_samples": num_samples,
         },
     )
@@ -83,7 +83,7 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
 class _Mean(NamedTuple):
     value: float
     stderr: float
-    ess_share: float
+    relative_ess: float
 
 
 class _Proposals(NamedTuple):
@@ -100,7 +100,7 @@ class _Proposals(NamedTuple):
         """With respect to the posterior at inverse temperature `beta`; they sum to one."""
         return torch.softmax(self.log_prior + beta * self.log_likelihood - self.log_t, 0)
 
-    def ess_share(self, beta: float) -> float:
+    def relative_ess(self, beta: float) -> float:
         """Effective share of the draws (Kong, 1992)."""
         return float(1 / self.weights(beta).square().sum()) / len(self.z)
 
@@ -109,7 +109,7 @@ def _sample(subject: Subject, target: Target, beta: float, num_samples: int, see
     base, reached = matched(posterior_draws(subject, seed).detach().double()), 1.0
     with isolated(seed), torch.no_grad():
         for _ in range(MAX_ROUNDS):
-            drawn = _propose(target, _wider(base), num_samples // ROUND_SHARE)
+            drawn = _propose(target, _wider(base), num_samples // ROUND_FRACTION)
             reached = _lowest(drawn, beta, reached)
             base = matched(drawn.theta, drawn.weights(reached))
             if reached <= beta:
@@ -125,12 +125,12 @@ def _wider(base: Matched) -> Matched:
 
 def _lowest(drawn: _Proposals, beta: float, reached: float) -> float:
     """The lowest inverse temperature from `beta` to `reached` at which the draws' weights are good, by bisection."""
-    if drawn.ess_share(beta) >= LEAST_ESS:
+    if drawn.relative_ess(beta) >= LEAST_ESS:
         return beta
     low, high = beta, reached
     for _ in range(20):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if drawn.ess_share(middle) >= LEAST_ESS else (middle, high)
+        low, high = (low, middle) if drawn.relative_ess(middle) >= LEAST_ESS else (middle, high)
     return high
 
 
@@ -176,7 +176,7 @@ def _controlled_mean(drawn: _Proposals, beta: float) -> _Mean:
     value = numerator / denominator
     residual = responses - design @ coefficients
     spread = (residual[:, 0] - value * residual[:, 1]).square().sum() / (count - design.shape[1])
-    return _Mean(float(rough + value), float((spread / count).sqrt() / denominator), drawn.ess_share(beta))
+    return _Mean(float(rough + value), float((spread / count).sqrt() / denominator), drawn.relative_ess(beta))
 
 
 def _controls(z: Float[Tensor, "S D"], log_t: Float[Tensor, " S"]) -> Float[Tensor, "S C"]:

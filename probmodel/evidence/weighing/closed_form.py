@@ -5,7 +5,7 @@ import torch
 from probmodel.evidence.weighing.weights import plain
 from probmodel.protocols.errors import NotConjugateError
 from probmodel.protocols.posterior import Posterior, Subject, Target
-from probmodel.tracing.conjugate import Conjugate, conjugate_target, normal_posterior, told
+from probmodel.tracing.conjugate import Conjugate, conjugate_target, normal_posterior, supplied
 from probmodel.tracing.curvature import block_index
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
@@ -21,7 +21,7 @@ def closed_form(subject: Subject) -> Conjugate:
     Raises:
         NotConjugateError: where there is none, or too many coordinates to tell.
     """
-    known = told(subject.model, subject.data) if isinstance(subject, Posterior) else None
+    known = supplied(subject.model, subject.data) if isinstance(subject, Posterior) else None
     if known is not None:
         return known
     target = target_of(subject)

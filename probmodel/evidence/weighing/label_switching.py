@@ -17,7 +17,7 @@ from probmodel.protocols.posterior import Target
 
 MAX_COMPONENTS = 64
 NUM_CHECKS = 4
-ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
+LABEL_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 class Symmetry(NamedTuple):
@@ -82,7 +82,7 @@ def _holds(target: Target, points: Float[Tensor, "S D"], found: Symmetry) -> boo
         if torch.allclose(moved, points):
             return False
         after = _log_density(target, moved)
-        tolerance = ROUNDING.get(points.dtype, 1e-4)
+        tolerance = LABEL_ROUNDING.get(points.dtype, 1e-4)
         if not torch.allclose(before, after, rtol=tolerance, atol=tolerance):
             return False
     return True

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.evidence.annealing.path import Path
-from probmodel.evidence.annealing.population import Tempered, temper
+from probmodel.evidence.annealing.path import AnnealingPath
+from probmodel.evidence.annealing.population import TemperedPopulation, temper
 from probmodel.evidence.annealing.reference import Prior
-from probmodel.evidence.annealing.schedule import settle
+from probmodel.evidence.annealing.schedule import decorrelated
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.label_switching import Symmetry, symmetrised, symmetry
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
@@ -43,8 +43,8 @@ NUM_SETTLING = 10
 class Explored(NamedTuple):
     """A run from the prior, which finds the modes that a chain may miss."""
 
-    path: Path
-    pilot: Tempered
+    path: AnnealingPath
+    pilot: TemperedPopulation
     theta: Float[Tensor, "P D"]
     """Particles, moved until they count as independent draws."""
 
@@ -154,7 +154,7 @@ def explored(target: Target, seed: int) -> Explored:
     Raises:
         ValueError: where the prior cannot be sampled, or gives no draw a finite density.
     """
-    path = Path(Prior(target, spawn(seed, 1)), target)
+    path = AnnealingPath(Prior(target, spawn(seed, 1)), target)
     if target.improper:
         raise ValueError(
             f"expected a prior one can sample, got improper ones of {list(target.improper)}; fit the model with NUTS first"
@@ -162,10 +162,10 @@ def explored(target: Target, seed: int) -> Explored:
     _warn_if_slow(path, target)
     with isolated(spawn(seed, 2)):
         pilot = temper(path, population(target))
-        return Explored(path, pilot, settle(path, pilot.point, pilot.kernels[-1], NUM_SETTLING).theta)
+        return Explored(path, pilot, decorrelated(path, pilot.point, pilot.kernels[-1], NUM_SETTLING).theta)
 
 
-def _warn_if_slow(path: Path, target: Target) -> None:
+def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
     """Tell the time of a run whose chains are evaluated one by one, before it begins."""
     if not path.batched.eager:
         return
@@ -186,7 +186,7 @@ def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
     """The particles, and as many again after further transitions: what is fitted to the first may be tried on the second."""
     with isolated(spawn(seed, 5)):
         point = found.path.at(found.theta, 1.0)
-        return torch.cat([found.theta, settle(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
+        return torch.cat([found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
 
 
 def _exact_draws(subject: Subject, target: Target, seed: int) -> Float[Tensor, "S D"] | None:

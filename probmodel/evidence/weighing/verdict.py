@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.evidence.weighing.agreement import DISAGREEMENT
 from probmodel.evidence.weighing.starting_draws import Explored, Start
-from probmodel.evidence.weighing.weights import ESS_LIMIT, EVEN_SHARE, K_HAT_LIMIT, WeightedMean
+from probmodel.evidence.weighing.weights import ESS_LIMIT, EVEN_RELATIVE_ESS, K_HAT_LIMIT, WeightedMean
 from probmodel.protocols.evidence import Agreement, Estimate
 
 
@@ -21,7 +21,7 @@ def upper_condition(*, exact: bool, source: str) -> str:
     return f"the upper bound holds as far as the {source} are of the posterior and, thinned, independent"
 
 
-ROUNDING = 1e-9
+CLOSED_FORM_ROUNDING = 1e-9
 """Relative error of a closed form in double precision."""
 
 
@@ -36,15 +36,15 @@ class Side(NamedTuple):
 def estimate_of(method: str, mean: WeightedMean, begin: float) -> Estimate:
     """Row of the table for a weighted mean that was begun at `begin`."""
     seconds = time.perf_counter() - begin
-    caveat = untrusted(mean.ess_share, mean.k_hat)
-    return Estimate(method, mean.log_mean, mean.stderr, mean.ess_share, mean.k_hat, seconds, caveat)
+    caveat = untrusted(mean.relative_ess, mean.k_hat)
+    return Estimate(method, mean.log_mean, mean.stderr, mean.relative_ess, mean.k_hat, seconds, caveat)
 
 
-def untrusted(ess_share: float, k_hat: float) -> str:
+def untrusted(relative_ess: float, k_hat: float) -> str:
     failed = []
-    if ess_share < ESS_LIMIT:
-        failed.append(f"ESS {ess_share:.2%} < {ESS_LIMIT:.0%}")
-    if k_hat > K_HAT_LIMIT and ess_share < EVEN_SHARE:
+    if relative_ess < ESS_LIMIT:
+        failed.append(f"ESS {relative_ess:.2%} < {ESS_LIMIT:.0%}")
+    if k_hat > K_HAT_LIMIT and relative_ess < EVEN_RELATIVE_ESS:
         failed.append(f"k-hat {k_hat:.2f} > {K_HAT_LIMIT}")
     return ", ".join(failed)
 

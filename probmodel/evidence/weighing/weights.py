@@ -21,7 +21,7 @@ from probmodel.tracing.randomness import isolated
 ONE_SIDED = {0.95: 1.6448536269514722}
 """Normal quantile of a one-sided bound at its level."""
 K_HAT_LIMIT = 0.7
-EVEN_SHARE = 0.9
+EVEN_RELATIVE_ESS = 0.9
 """Effective share of draws above which weights are so even that the shape of their tail says nothing."""
 ESS_LIMIT = 0.01
 """Effective share of the draws below which a weighted mean is not to be trusted."""
@@ -35,7 +35,7 @@ class WeightedMean(NamedTuple):
 
     log_mean: float
     stderr: float
-    ess_share: float
+    relative_ess: float
     """Effective sample size / S (Kong, 1992), of the worst row."""
     k_hat: float
     """Pareto k-hat (Vehtari et al., 2024), of the worst row."""
@@ -94,10 +94,10 @@ def independent_error(log_w: Float[Tensor, "S R"]) -> float:
 def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
     """Warn where k-hat or the effective sample size says that the error bar is not to be trusted."""
     failed = []
-    if mean.k_hat > K_HAT_LIMIT and mean.ess_share < EVEN_SHARE:
+    if mean.k_hat > K_HAT_LIMIT and mean.relative_ess < EVEN_RELATIVE_ESS:
         failed.append(f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}")
-    if mean.ess_share < ESS_LIMIT:
-        failed.append(f"effective share of draws {mean.ess_share:.2%} < {ESS_LIMIT:.0%}")
+    if mean.relative_ess < ESS_LIMIT:
+        failed.append(f"effective share of draws {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}")
     if failed:
         warnings.warn(f"{method}: {' and '.join(failed)}; {remedy}", EvidenceWarning, stacklevel=3)
 

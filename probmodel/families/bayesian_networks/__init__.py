@@ -1,7 +1,7 @@
 """Bayesian networks in numbers: graphs, scores, exact search and posteriors of edges; tables, exact queries, sampling, EM."""
 
 from probmodel.families.bayesian_networks.bif import read_bif, write_bif
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
 from probmodel.families.bayesian_networks.edge_calibration import (
     EdgeReliability,
@@ -37,12 +37,16 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import (
 from probmodel.families.bayesian_networks.structure.candidates import (
     Candidates,
     all_candidates,
-    screened,
-    tabled,
-    widened,
+    candidate_parents,
+    improved_candidates,
+    score_table,
 )
-from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior, over_graphs, over_orders
-from probmodel.families.bayesian_networks.structure.exact_search import Optimum, optimum, verify
+from probmodel.families.bayesian_networks.structure.exact_posterior import (
+    GraphPosterior,
+    posterior_over_dags,
+    posterior_over_orders,
+)
+from probmodel.families.bayesian_networks.structure.exact_search import BestDAG, best_dag, verify
 from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC, SampledEdges
 from probmodel.families.bayesian_networks.structure.order_search import FoundGraph, OrderSearch
 from probmodel.families.bayesian_networks.structure.partition_mcmc import PartitionMCMC
@@ -52,7 +56,7 @@ from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
     posterior_networks,
 )
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, intervene
-from probmodel.families.bayesian_networks.tables.expectation_maximisation import EM, EMFit
+from probmodel.families.bayesian_networks.tables.expectation_maximization import EM, EMFit
 from probmodel.families.bayesian_networks.tables.incomplete_rows import impute, log_prob
 from probmodel.families.bayesian_networks.tables.queries import JointTable, Marginals, marginals, query
 from probmodel.families.bayesian_networks.tables.sampling import sample
@@ -67,7 +71,7 @@ __all__ = [
     "bic",
     "Candidates",
     "categorical_families",
-    "Categories",
+    "CategoricalData",
     "class_hamming_distance",
     "DAG",
     "DiscreteNetwork",
@@ -99,12 +103,12 @@ __all__ = [
     "MixingWarning",
     "Moments",
     "moments",
-    "Optimum",
-    "optimum",
+    "BestDAG",
+    "best_dag",
     "OrderMCMC",
     "OrderSearch",
-    "over_graphs",
-    "over_orders",
+    "posterior_over_dags",
+    "posterior_over_orders",
     "PartitionMCMC",
     "plot",
     "posterior_mean",
@@ -115,13 +119,13 @@ __all__ = [
     "sample",
     "SampledEdges",
     "score",
-    "screened",
+    "candidate_parents",
     "SimulatedNetworks",
     "SteadyStates",
     "structural_hamming_distance",
-    "tabled",
+    "score_table",
     "Trajectories",
     "verify",
-    "widened",
+    "improved_candidates",
     "write_bif",
 ]

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, check_prior_rows
-from probmodel.families.bayesian_networks.structure.exact_posterior import over_graphs
+from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_dags
 from probmodel.protocols.integers import checked_seed, integer
 
-EdgePosterior = Callable[[Categories], Float[np.ndarray, "n n"]]
+EdgePosterior = Callable[[CategoricalData], Float[np.ndarray, "n n"]]
 """Data → probability of an edge from i to j."""
 
 
@@ -63,7 +63,7 @@ class SimulatedNetworks:
         """How reliable probabilities of edges are on these networks.
 
         Args:
-            posterior: to judge; None for the exact one of this prior, `over_graphs` of BDeu.
+            posterior: to judge; None for the exact one of this prior, `posterior_over_dags` of BDeu.
             seed: of the networks and rows.
             num_bins: of probability, equally wide.
 
@@ -82,11 +82,11 @@ class SimulatedNetworks:
             probabilities.append(judged(self.sampled(graph, rng)))
         return edge_reliability(np.stack(probabilities), np.stack(truths), num_bins)
 
-    def posterior(self, data: Categories) -> Float[np.ndarray, "n n"]:
+    def posterior(self, data: CategoricalData) -> Float[np.ndarray, "n n"]:
         """The exact one under this prior."""
-        return over_graphs(family_scores(data, BDeu(self.sample_size))).edges
+        return posterior_over_dags(family_scores(data, BDeu(self.sample_size))).edges
 
-    def sampled(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> Categories:
+    def sampled(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> CategoricalData:
         """Rows of a network of this graph, its tables drawn."""
         n, r = len(graph), integer("cardinality", self.cardinality, least=2)
         names = [f"x{i}" for i in range(n)]
@@ -98,7 +98,7 @@ class SimulatedNetworks:
             table = _dirichlet(self.sample_size / (r * r ** len(parents)), (r ** len(parents), r), rng)
             label = codes[:, parents] @ r ** np.arange(len(parents))
             codes[:, child] = (rng.random(len(codes))[:, None] > table.cumsum(1)[label, :-1]).sum(1)
-        return Categories({name: tuple(map(str, range(r))) for name in names}, codes)
+        return CategoricalData({name: tuple(map(str, range(r))) for name in names}, codes)
 
 
 def edge_reliability(
@@ -127,10 +127,10 @@ def edge_reliability(
     inside = label[:, None] == np.arange(num_bins)[:, None]  # (S, B, pairs)
     num_edges = inside.sum((0, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean, share = ((inside * values[:, None]).sum((0, 2)) / num_edges for values in (p, there))
+        mean, fraction = ((inside * values[:, None]).sum((0, 2)) / num_edges for values in (p, there))
         by_network = (inside * (there - p)[:, None]).sum(2)  # (S, B), of mean zero where calibrated
         stderr = np.sqrt((by_network**2).sum(0)) / num_edges
-    return EdgeReliability(mean, share, stderr, num_edges, _p_value(by_network))
+    return EdgeReliability(mean, fraction, stderr, num_edges, _p_value(by_network))
 
 
 def _p_value(by_network: Float[np.ndarray, "S B"]) -> float:
@@ -154,7 +154,7 @@ def random_dag(n: int, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
     sizes = [_drawn([counts[n][k] for k in range(n + 1)], rng)]
     while (left := n - sum(sizes)) > 0:
         k = sizes[-1]
-        sizes.append(_drawn([_ways(counts, left, k, s) for s in range(left + 1)], rng))
+        sizes.append(_drawn([_num_dags(counts, left, k, s) for s in range(left + 1)], rng))
     node = rng.permutation(n)
     found, start = np.zeros((n, n), dtype=np.int64), 0
     for number, size in enumerate(sizes):
@@ -173,12 +173,12 @@ def _counts_by_roots(n: int) -> list[list[int]]:
     counts[0][0] = 1
     for m in range(1, n + 1):
         for k in range(1, m + 1):
-            rest = 1 if k == m else sum(_ways(counts, m - k, k, s) for s in range(1, m - k + 1))
+            rest = 1 if k == m else sum(_num_dags(counts, m - k, k, s) for s in range(1, m - k + 1))
             counts[m][k] = math.comb(m, k) * rest
     return counts
 
 
-def _ways(counts: Sequence[Sequence[int]], left: int, k: int, s: int) -> int:
+def _num_dags(counts: Sequence[Sequence[int]], left: int, k: int, s: int) -> int:
     """Graphs of the nodes that are left, s of them without parents but for the k just taken away, and edges from those."""
     return (2**k - 1) ** s * 2 ** (k * (left - s)) * counts[left][s]
 

@@ -24,7 +24,7 @@ WIDE, HIGH, FEW = 7.2, 6.4, 10
 """Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
 LETTERS, PADDING = 9, 0.35
 """Points of a name, and what is around it, in heights of a letter."""
-APART, LABEL, LEGEND = 0.1, 0.35, 0.35
+NODE_DISTANCE, LABEL, LEGEND = 0.1, 0.35, 0.35
 """Inches: between two nodes, more where an edge with its probability runs between them, and for the legend."""
 UNTIED = 3.0
 """Distance of parts that no edge joins, where an edge is 1."""
@@ -136,7 +136,7 @@ def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"])
     tied.add_weighted_edges_from((a, b, UNTIED) for a, b in combinations(middles, 2))
     found = nx.kamada_kawai_layout(tied, pos=nx.circular_layout(tied)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
     plane = np.array([found[name] for name in names], dtype=float)
-    sides = np.array([half[name] for name in names]) + APART / 2
+    sides = np.array([half[name] for name in names]) + NODE_DISTANCE / 2
     extent = np.ptp(plane, axis=0)
     straight = extent <= 0.05 * extent.max()  # A line has no breadth to stretch.
     share = np.where(straight, 0.5, (plane - plane.min(0)) / np.where(straight, 1.0, extent))
@@ -211,8 +211,8 @@ def _passes_a_node(edge: _Edge, places: Places, half: Places) -> bool:
     way = np.where(np.abs(way) < 1e-9, 1e-9, way)
     for node, place in places.items():
         sides = np.array([place - half[node] - 0.05, place + half[node] + 0.05])
-        shares = np.sort((sides - start) / way, axis=0)
-        if node not in (edge.start, edge.end) and max(shares[0].max(), 0.0) < min(shares[1].min(), 1.0):
+        crossings = np.sort((sides - start) / way, axis=0)
+        if node not in (edge.start, edge.end) and max(crossings[0].max(), 0.0) < min(crossings[1].min(), 1.0):
             return True
     return False
 

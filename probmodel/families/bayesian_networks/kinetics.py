@@ -81,12 +81,12 @@ class LinearKinetics:
     Args:
         num_regulators: expected number of a gene's regulators before the data: each other gene is one with probability
             num_regulators / (n − 1).
-        input_share: probability before the data that what disturbs a series acts on a gene.
+        input_fraction: probability before the data that what disturbs a series acts on a gene.
         max_terms: regulators and inputs of a gene, at most.
     """
 
     num_regulators: float = 1.5
-    input_share: float = 1 / 3
+    input_fraction: float = 1 / 3
     max_terms: int = 5
 
     def __call__(self, trajectories: Trajectories, steady: SteadyStates) -> KineticPosterior:
@@ -116,20 +116,20 @@ class LinearKinetics:
                 f"expected num_regulators between 0 and the {num_genes - 1} other genes, both excluded, got "
                 f"{self.num_regulators}; it is the expected number, such as {0.5 * (num_genes - 1):g}"
             )
-        if not 0 < self.input_share < 1:
+        if not 0 < self.input_fraction < 1:
             raise ValueError(
-                f"expected input_share between 0 and 1, both excluded, got {self.input_share}; 1/3 is usual"
+                f"expected input_fraction between 0 and 1, both excluded, got {self.input_fraction}; 1/3 is usual"
             )
 
     def _of_gene(self, rows: "_Rows", gene: int) -> "_OfGene":
         """Average over the grid, each point weighted by its evidence."""
         n, series = rows.steady.shape[1], rows.disturbed.shape[1]
-        share = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_share)]
-        log_odds = np.log(share) - np.log1p(-share)
-        sets = [_sets(len(share), size) for size in range(min(self.max_terms, len(share)) + 1)]
+        prior_probability = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_fraction)]
+        log_odds = np.log(prior_probability) - np.log1p(-prior_probability)
+        sets = [_sets(len(prior_probability), size) for size in range(min(self.max_terms, len(prior_probability)) + 1)]
         prior = [log_odds[members].sum(1) for members in sets]
         found = [
-            _summed(regression, variance, len(share), sets, prior)._replace(persistence=rho)
+            _summed(regression, variance, len(prior_probability), sets, prior)._replace(persistence=rho)
             for rho, precision in product(PERSISTENCE, PRECISION)
             for regression in [_regression(rows, gene, rho, precision)]
             for variance in COEFFICIENT_VARIANCE
@@ -149,7 +149,7 @@ class _OfGene(NamedTuple):
     log_evidence: float
 
 
-class _Rows(NamedTuple):
+class _StandardizedLevels(NamedTuple):
     """Standardised levels: at rest, and before and after each step."""
 
     steady: Float[np.ndarray, "M n"]
@@ -198,7 +198,7 @@ def _summed(
     return _OfGene(inclusion, math.nan, total)
 
 
-def _regression(rows: _Rows, gene: int, rho: float, precision: float) -> _Regression:
+def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: float) -> _Regression:
     """Rows of one gene at a persistence and a relative precision of the steady states."""
     kept = np.array([each != gene for each in rows.set_gene], dtype=bool)
     others = np.arange(rows.steady.shape[1]) != gene
@@ -237,14 +237,14 @@ def _sets(p: int, size: int) -> Int[np.ndarray, "K k"]:
     return np.array(list(combinations(range(p), size)), dtype=np.int64).reshape(math.comb(p, size), size)
 
 
-def _standardised(trajectories: Trajectories, steady: SteadyStates) -> _Rows:
+def _standardised(trajectories: Trajectories, steady: SteadyStates) -> _StandardizedLevels:
     x = trajectories.x
     series, times, n = x.shape
     every = np.concatenate([steady.x, x.reshape(-1, n)])
     mean, deviation = every.mean(0), every.std(0)
     x = (x - mean) / deviation
     disturbed = trajectories.disturbed[:, :-1, None] * np.eye(series)[:, None]
-    return _Rows(
+    return _StandardizedLevels(
         (steady.x - mean) / deviation,
         np.array([-1 if gene is None else gene for gene in steady.set_gene]),
         x[:, :-1].reshape(-1, n),

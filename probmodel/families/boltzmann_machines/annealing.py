@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.boltzmann_machines.machine import Machine, Path
+from probmodel.families.boltzmann_machines.machine import BoltzmannPath, Machine
 from probmodel.tracing.randomness import isolated, spawn
 
 PILOT_CHAINS = 500
 PILOT_STEPS = 64
 MAX_STEPS = 10_000
 MAX_PILOTS = 12
-GROWTH = (1.25, 8.0)
+RUNG_GROWTH = (1.25, 8.0)
 """Times the temperatures of a pilot that the next one takes, at least and at most."""
 VARIANCE = 0.5
 """Variance of the log weights, nats², that the number of temperatures is chosen for: more chains then beat more steps."""
@@ -29,7 +29,7 @@ VARIANCE = 0.5
 class Pilot(NamedTuple):
     """A path and how far apart, in standard deviations of the log weight, its temperatures are."""
 
-    path: Path
+    path: BoltzmannPath
     spread: Float[Tensor, " K"]
 
     def betas(self, num_steps: int) -> Float[Tensor, " L"]:
@@ -42,22 +42,22 @@ class Pilot(NamedTuple):
         return torch.as_tensor(betas, dtype=self.spread.dtype, device=self.spread.device)
 
 
-class Way(NamedTuple):
+class TemperatureSchedule(NamedTuple):
     """A path, the temperatures along it, and fewer ones between which states are exchanged."""
 
-    path: Path
+    path: BoltzmannPath
     betas: Float[Tensor, " K"]
     rungs: Float[Tensor, " T"]
 
 
-def frozen_way(
+def frozen_schedule(
     machine: Machine,
     base_bias: Float[Tensor, " K"] | None,
     *,
     num_steps: int | None,
     draws: Callable[[int, int], Float[Tensor, "S U"]] | None,
     seed: int,
-) -> Way:
+) -> TemperatureSchedule:
     """Base and temperatures, fixed by a pilot run before any weight is computed.
 
     Args:
@@ -75,27 +75,27 @@ def frozen_way(
     # One standard deviation of the log weight apart, about half of the exchanges are accepted.
     rungs = pilot.betas(2 + math.ceil(float(pilot.spread.sum())))
     if num_steps is not None:
-        return Way(pilot.path, pilot.betas(num_steps), rungs)
-    count, (least, most) = PILOT_STEPS, GROWTH
+        return TemperatureSchedule(pilot.path, pilot.betas(num_steps), rungs)
+    count, (least, most) = PILOT_STEPS, RUNG_GROWTH
     for attempt in range(MAX_PILOTS):
-        way = Way(pilot.path, pilot.betas(count), rungs)
-        variance = _variance(way, draws, spawn(spawn(seed, 62), attempt))
+        schedule = TemperatureSchedule(pilot.path, pilot.betas(count), rungs)
+        variance = _variance(schedule, draws, spawn(spawn(seed, 62), attempt))
         if variance <= VARIANCE or count == MAX_STEPS:
             break
         count = min(MAX_STEPS, math.ceil(count * min(most, max(least, variance / VARIANCE))))
-    return way
+    return schedule
 
 
-def forward(way: Way, num_chains: int, seed: int) -> Float[Tensor, "S 1"]:
+def forward(schedule: TemperatureSchedule, num_chains: int, seed: int) -> Float[Tensor, "S 1"]:
     """Log weights with mean Z, of independent chains from the base."""
     with isolated(seed), torch.no_grad():
-        return way.path.log_z0 + _annealed(way.path, way.betas, way.path.base(num_chains))
+        return schedule.path.log_z0 + _annealed(schedule.path, schedule.betas, schedule.path.base(num_chains))
 
 
-def backward(way: Way, v: Float[Tensor, "S U"], seed: int) -> Float[Tensor, "S 1"]:
+def backward(schedule: TemperatureSchedule, v: Float[Tensor, "S U"], seed: int) -> Float[Tensor, "S 1"]:
     """Log weights with E exp(−log w) = 1/Z, of chains that start at draws of the machine."""
     with isolated(seed), torch.no_grad():
-        return way.path.log_z0 - _annealed(way.path.reversed, way.betas.flip(0), v)
+        return schedule.path.log_z0 - _annealed(schedule.path.reversed, schedule.betas.flip(0), v)
 
 
 def _pilot(machine: Machine, base_bias: Float[Tensor, " K"] | None, seed: int) -> Pilot:
@@ -108,7 +108,9 @@ def _pilot(machine: Machine, base_bias: Float[Tensor, " K"] | None, seed: int) -
     return Pilot(path, steps.std(1))
 
 
-def _increments(path: Path, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Iterator[Float[Tensor, " S"]]:
+def _increments(
+    path: BoltzmannPath, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]
+) -> Iterator[Float[Tensor, " S"]]:
     """Log f_after(v) − log f_before(v) from one temperature to the next, a block Gibbs step after each.
 
     Their sum has E exp = Z_last / Z_first where v is drawn at the first temperature; run backwards it is the reverse chain.
@@ -119,14 +121,14 @@ def _increments(path: Path, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"])
         v = path.gibbs(after, fields)
 
 
-def _annealed(path: Path, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Float[Tensor, "S 1"]:
+def _annealed(path: BoltzmannPath, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Float[Tensor, "S 1"]:
     log_w = v.new_zeros(len(v))
     for increment in _increments(path, betas, v):
         log_w = log_w + increment
     return log_w[:, None]
 
 
-def _given_base(machine: Machine, base_bias: Float[Tensor, " K"]) -> Path:
+def _given_base(machine: Machine, base_bias: Float[Tensor, " K"]) -> BoltzmannPath:
     if base_bias.shape != machine.visible_bias.shape or not bool(torch.isfinite(base_bias).all()):
         raise ValueError(
             f"expected finite base biases of shape {tuple(machine.visible_bias.shape)}, got {tuple(base_bias.shape)}; "
@@ -135,7 +137,7 @@ def _given_base(machine: Machine, base_bias: Float[Tensor, " K"]) -> Path:
     return machine.path(base_bias.detach().to(machine.visible_bias))
 
 
-def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> Path:
+def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> BoltzmannPath:
     """The base whose units have the means of those at the end of an annealed run from even units."""
     path = machine.path(None)
     v = path.base(PILOT_CHAINS)
@@ -144,10 +146,12 @@ def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> Path:
     return path.fitted(v)
 
 
-def _variance(way: Way, draws: Callable[[int, int], Float[Tensor, "S U"]] | None, seed: int) -> float:
+def _variance(
+    schedule: TemperatureSchedule, draws: Callable[[int, int], Float[Tensor, "S U"]] | None, seed: int
+) -> float:
     """Variance of the log weights of a few chains, the larger of both ways where exact draws are to be had."""
-    variance = float(forward(way, PILOT_CHAINS, spawn(seed, 1)).var())
+    variance = float(forward(schedule, PILOT_CHAINS, spawn(seed, 1)).var())
     if draws is None:
         return variance
     v = draws(PILOT_CHAINS, spawn(seed, 2))
-    return max(variance, float(backward(way, v, spawn(seed, 3)).var()))
+    return max(variance, float(backward(schedule, v, spawn(seed, 3)).var()))

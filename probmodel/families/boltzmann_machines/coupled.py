@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probmodel.families.boltzmann_machines.couplings import Rows, colour_classes, rows_of
+from probmodel.families.boltzmann_machines.couplings import SparseRows, colour_classes, rows_of
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import check_finite, check_width
 from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
@@ -175,11 +175,11 @@ class CoupledPath(NamedTuple):
     hidden_base: Float[Tensor, " H"]
     classes: tuple[Int[Tensor, " B"], ...]
     """Visible units drawn together, in the order in which a step takes them."""
-    blocks: tuple[Rows, ...]
+    blocks: tuple[SparseRows, ...]
     """What couples to each class; none where no coupling joins visible units."""
-    upwards: Rows | None
+    upwards: SparseRows | None
     """W by hidden unit, and by visible unit; None without hidden units."""
-    downwards: Rows | None
+    downwards: SparseRows | None
 
     @property
     def log_z0(self) -> float:

@@ -11,7 +11,7 @@ SPARSE = 8
 """A row with at most 1/8 of its numbers other than 0 is gathered; beyond that a matrix product is faster."""
 
 
-class Rows(NamedTuple):
+class SparseRows(NamedTuple):
     """Rows of a matrix, dense and by what is not 0 in them."""
 
     dense: Float[Tensor, "B V"]
@@ -25,12 +25,12 @@ class Rows(NamedTuple):
         return embedding_bag(self.columns, v, per_sample_weights=self.values, mode="sum")
 
 
-def rows_of(matrix: Float[Tensor, "B V"]) -> Rows:
+def rows_of(matrix: Float[Tensor, "B V"]) -> SparseRows:
     """The rows of a matrix with at least one column and row."""
     degree = max(1, int((matrix != 0).sum(1).max()))
     # Rows with fewer numbers take some that are 0.
     columns = (matrix != 0).to(torch.int8).topk(degree, 1).indices
-    return Rows(matrix, columns, matrix.gather(1, columns))
+    return SparseRows(matrix, columns, matrix.gather(1, columns))
 
 
 def colours(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:

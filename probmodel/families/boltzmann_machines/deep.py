@@ -26,7 +26,7 @@ ROW_NUMBERS = 2**24
 """Of the larger hidden layer, states and rows together, at once."""
 
 
-class MeanField(NamedTuple):
+class HiddenMeanField(NamedTuple):
     """Probabilities of the units of both hidden layers under an independent distribution near the posterior."""
 
     first: Float[Tensor, "*S H"]
@@ -134,16 +134,16 @@ class DeepMachine(NamedTuple):
         sums = [torch.logsumexp(self._log_joint(part[:, None], states), 1) for part in inputs.split(rows)]
         return v @ self.visible_bias + torch.cat(sums)
 
-    def mean_field(self, v: Float[Tensor, "*S V"]) -> MeanField:
+    def mean_field(self, v: Float[Tensor, "*S V"]) -> HiddenMeanField:
         """Probabilities of the hidden units, layer after layer given the other's, from a pass upwards with doubled weights."""
         inputs = self.first_bias + v @ self.first
         first = torch.sigmoid(self.first_bias + 2 * v @ self.first)
         for _ in range(MEAN_FIELD_STEPS):
             second = torch.sigmoid(self.second_bias + first @ self.second)
             first = torch.sigmoid(inputs + second @ self.second.T)
-        return MeanField(first, second)
+        return HiddenMeanField(first, second)
 
-    def mean_field_bound(self, v: Float[Tensor, "*S V"], q: MeanField) -> Float[Tensor, "*S"]:
+    def mean_field_bound(self, v: Float[Tensor, "*S V"], q: HiddenMeanField) -> Float[Tensor, "*S"]:
         """E_q log f(v, h₁, h₂) + the entropy of q, nats a row: at most log f(v)."""
         first, second = q
         pairs = (v @ self.first * first).sum(-1) + (first @ self.second * second).sum(-1)

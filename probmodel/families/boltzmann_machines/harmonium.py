@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probmodel.families.boltzmann_machines.machine import Path
+from probmodel.families.boltzmann_machines.machine import BoltzmannPath
 from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.protocols.dataset import digest
@@ -172,10 +172,10 @@ class HarmoniumPath(NamedTuple):
         return HarmoniumPath(self.machine, self.machine.units.natural(v), logit_of_mean(hidden))
 
 
-class Tempered(NamedTuple):
+class TemperedMachines(NamedTuple):
     """Machines at several temperatures side by side: v has one more axis, one entry a temperature."""
 
-    path: Path
+    path: BoltzmannPath
     betas: Float[Tensor, " T"]
 
     def free_energy(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T"]:

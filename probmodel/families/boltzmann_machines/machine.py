@@ -13,7 +13,7 @@ from probmodel.protocols.structural import Structural
 
 
 @runtime_checkable
-class Path(Protocol, metaclass=Structural):
+class BoltzmannPath(Protocol, metaclass=Structural):
     """Densities f_β of states v, from independent units at β = 0 to the machine at β = 1; draws from the global state."""
 
     @property
@@ -97,7 +97,7 @@ class Machine(Protocol, metaclass=Structural):
         """A draw of the states that the path runs over, given those of the enumerated units."""
         ...
 
-    def path(self, base_bias: Float[Tensor, " V"] | None) -> Path:
+    def path(self, base_bias: Float[Tensor, " V"] | None) -> BoltzmannPath:
         """To the machine from visible units with these natural parameters, all else even; None: from even units alone."""
         ...
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.boltzmann_machines.annealing import Way
-from probmodel.families.boltzmann_machines.machine import Machine, Path
+from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule
+from probmodel.families.boltzmann_machines.machine import BoltzmannPath, Machine
 from probmodel.families.boltzmann_machines.states import bits
 from probmodel.tracing.randomness import isolated
 
@@ -64,35 +64,35 @@ def log_masses(machine: Machine) -> Float[Tensor, " M"]:
         return torch.cat([machine.log_masses(bits(part, machine.num_enumerated)) for part in index.split(CHUNK)])
 
 
-def tempered_draws(way: Way, count: int, seed: int) -> Float[Tensor, "S U"]:
+def tempered_draws(schedule: TemperatureSchedule, count: int, seed: int) -> Float[Tensor, "S U"]:
     """States by parallel tempering over block Gibbs, chain by chain, `count` rounded up to whole chains.
 
     They start at states annealed along the way, and as many sweeps as give the draws, 200 at least, are left out first.
     """
     with isolated(seed), torch.no_grad():
-        return _tempered(way.path, way.rungs, _started(way), math.ceil(count / TEMPERED_CHAINS))
+        return _tempered(schedule.path, schedule.rungs, _started(schedule), math.ceil(count / TEMPERED_CHAINS))
 
 
-def _started(way: Way) -> Float[Tensor, "C T U"]:
+def _started(schedule: TemperatureSchedule) -> Float[Tensor, "C T U"]:
     """Chains annealed once along the way, each held fast as it passes a rung."""
-    v = way.path.base(TEMPERED_CHAINS)
-    rungs = way.rungs.tolist()
+    v = schedule.path.base(TEMPERED_CHAINS)
+    rungs = schedule.rungs.tolist()
     held: list[Tensor] = []
-    for number, beta in zip(way.betas.tolist(), way.betas, strict=True):
+    for number, beta in zip(schedule.betas.tolist(), schedule.betas, strict=True):
         if number > 0:
-            v = way.path.gibbs(beta, way.path.fields(v))
+            v = schedule.path.gibbs(beta, schedule.path.fields(v))
         while len(held) < len(rungs) and rungs[len(held)] <= number:
             held.append(v)
     return torch.stack(held, 1)
 
 
 def _tempered(
-    path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], num_draws: int
+    path: BoltzmannPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], num_samples: int
 ) -> Float[Tensor, "S U"]:
     """Draws of the last temperature."""
     kept = []
-    left_out = max(LEFT_OUT, num_draws * SWEEPS_A_DRAW)
-    for sweep in range(left_out + num_draws * SWEEPS_A_DRAW):
+    left_out = max(LEFT_OUT, num_samples * SWEEPS_A_DRAW)
+    for sweep in range(left_out + num_samples * SWEEPS_A_DRAW):
         v = path.gibbs(betas, path.fields(v))
         # Independent units can be drawn afresh, so that new states keep entering at the first temperature.
         v = torch.cat([path.base(TEMPERED_CHAINS, 1), v[:, 1:]], 1)
@@ -102,7 +102,9 @@ def _tempered(
     return torch.stack(kept, 1).flatten(0, 1)
 
 
-def _exchanged(path: Path, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
+def _exchanged(
+    path: BoltzmannPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int
+) -> Float[Tensor, "C T U"]:
     """Neighbours `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
     low = torch.arange(first, len(betas) - 1, 2, device=betas.device)
     cold, warm = path.fields(v[:, low + 1]), path.fields(v[:, low])

@@ -15,7 +15,7 @@ from probmodel.families.gaussian_processes.positive_definite import factor_with_
 from probmodel.families.gaussian_processes.stationary_kernels import stationary
 
 
-class Marginals(NamedTuple):
+class NormalMarginals(NamedTuple):
     """Independent normals, one a row."""
 
     mean: Float[Tensor, " m"]
@@ -51,11 +51,11 @@ def factored(
 
 def conditional(
     mean: Mean, kernel: Kernel, given: Factored, x: Float[Tensor, "n D"], new: Float[Tensor, "m D"]
-) -> Marginals:
+) -> NormalMarginals:
     """Mean and variance of f at new rows: eqs. (2.25) and (2.26)."""
     k = covariance(kernel, x, new)
     white = torch.linalg.solve_triangular(given.upper.mT, k, upper=False)
-    return Marginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
+    return NormalMarginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
 
 
 def unexplained(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
@@ -72,12 +72,12 @@ def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, "
     return kernel(new, diag=True).to(new) if parts is None else parts.outputscale.to(new).expand(len(new))
 
 
-def leave_one_out(given: Factored, y: Float[Tensor, " n"]) -> Marginals:
+def leave_one_out(given: Factored, y: Float[Tensor, " n"]) -> NormalMarginals:
     """Mean and variance of each y_i given all others, at the same hyperparameters: eqs. (5.10) to (5.12)."""
     precision = torch.cholesky_inverse(given.upper, upper=True).diagonal()
-    return Marginals(y - given.alpha / precision, 1 / precision)
+    return NormalMarginals(y - given.alpha / precision, 1 / precision)
 
 
-def log_normal(y: Float[Tensor, " n"], at: Marginals) -> Float[Tensor, " n"]:
+def log_normal(y: Float[Tensor, " n"], at: NormalMarginals) -> Float[Tensor, " n"]:
     """Log density of each row, in nats."""
     return -0.5 * ((y - at.mean).square() / at.variance + at.variance.log() + math.log(2 * math.pi))

@@ -136,11 +136,11 @@ class _StationaryLogMarginal(torch.autograd.Function):
         with_gradient = grad_enabled and any(ctx.needs_input_grad)
         n = len(z)
         z = z - z.mean(0)
-        slopes = z.new_empty(n, n) if with_gradient else None
-        log_p, alpha, inverse = _solved(lambda: _covariance(slopes, z, shape), noise, r, with_gradient)
-        if inverse is not None and slopes is not None:
+        grads = z.new_empty(n, n) if with_gradient else None
+        log_p, alpha, inverse = _solved(lambda: _covariance(grads, z, shape), noise, r, with_gradient)
+        if inverse is not None and grads is not None:
             ctx.save_for_backward(
-                _input_gradient(inverse, slopes, z, alpha), 0.5 * (alpha.square() - inverse.diagonal()), -alpha
+                _input_gradient(inverse, grads, z, alpha), 0.5 * (alpha.square() - inverse.diagonal()), -alpha
             )
         return log_p
 
@@ -172,25 +172,25 @@ def _panels(n: int) -> Iterator[slice]:
     return (slice(i, min(n, i + PANEL)) for i in range(0, n, PANEL))
 
 
-def _covariance(slopes: Tensor | None, z: Tensor, shape: Shape) -> Tensor:
-    """Upper triangle of k; the strict upper triangle of ∂k/∂r² is written to `slopes`."""
+def _covariance(grads: Tensor | None, z: Tensor, shape: Shape) -> Tensor:
+    """Upper triangle of k; the strict upper triangle of ∂k/∂r² is written to `grads`."""
     k = z.new_empty(len(z), len(z))
     for rows in _panels(len(z)):
         right = slice(rows.start, None)
-        k[rows, right], slope = shape.with_slope(squared_distances(z[rows], z[right]))
-        if slopes is not None:
-            slopes[rows, right] = slope.triu_(1)
+        k[rows, right], grad = shape.with_gradient(squared_distances(z[rows], z[right]))
+        if grads is not None:
+            grads[rows, right] = grad.triu_(1)
     k.diagonal().fill_(1.0)
     return k
 
 
-def _input_gradient(inverse: Tensor, slopes: Tensor, z: Tensor, alpha: Tensor) -> Tensor:
+def _input_gradient(inverse: Tensor, grads: Tensor, z: Tensor, alpha: Tensor) -> Tensor:
     """4 Σ_j W_ij (z_i − z_j) by matrix products with W = G ∂k/∂r², W's strict upper triangle taken twice."""
     ones = torch.cat([z, torch.ones_like(z[:, :1])], 1)
     wz = torch.zeros_like(ones)
     for rows in _panels(len(z)):
         right = slice(rows.start, None)
-        w = torch.addr(inverse[rows, right], alpha[rows], alpha[right], beta=-1.0).mul_(slopes[rows, right])
+        w = torch.addr(inverse[rows, right], alpha[rows], alpha[right], beta=-1.0).mul_(grads[rows, right])
         wz[rows].addmm_(w, ones[right])
         wz[right].addmm_(w.mT, ones[rows])
     return 2.0 * (wz[:, -1:] * z - wz[:, :-1])

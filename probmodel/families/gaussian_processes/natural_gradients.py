@@ -45,15 +45,15 @@ def natural_step(
     """
     m, t = q_loc.detach().requires_grad_(), q_scale_tril.detach().tril().requires_grad_()
     with torch.enable_grad():
-        slopes = torch.autograd.grad(elbo(m, t), (m, t))
-    return natural_update(m.detach(), t.detach(), *slopes, rate=rate)
+        grads = torch.autograd.grad(elbo(m, t), (m, t))
+    return natural_update(m.detach(), t.detach(), *grads, rate=rate)
 
 
 def natural_update(
     q_loc: Float[Tensor, "*K M"],
     q_scale_tril: Float[Tensor, "*K M M"],
-    slope_loc: Float[Tensor, "*K M"],
-    slope_scale: Float[Tensor, "*K M M"],
+    grad_loc: Float[Tensor, "*K M"],
+    grad_scale: Float[Tensor, "*K M M"],
     *,
     rate: float,
 ) -> tuple[Float[Tensor, "*K M"], Float[Tensor, "*K M M"]]:
@@ -64,7 +64,7 @@ def natural_update(
     """
     if not 0.0 < rate <= 1.0:
         raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; 1 is exact for Gaussian noise on all rows")
-    p = (q_scale_tril.mT @ slope_scale).tril()
+    p = (q_scale_tril.mT @ grad_scale).tril()
     p = p - 0.5 * torch.diag_embed(p.diagonal(dim1=-2, dim2=-1))
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     t = q_scale_tril @ factor_of_inverse(eye - rate * (p + p.mT))
@@ -72,7 +72,7 @@ def natural_update(
         raise LeavesNormalsError(
             f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate"
         )
-    return q_loc + rate * (t @ (t.mT @ slope_loc[..., None]))[..., 0], t
+    return q_loc + rate * (t @ (t.mT @ grad_loc[..., None]))[..., 0], t
 
 
 def factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:

@@ -23,7 +23,7 @@ BUFFERS = 4
 """Matrices of block rows × n held at a time for a product with the covariance."""
 
 
-class Observed(NamedTuple):
+class ObservedValues(NamedTuple):
     """What a Gaussian process is conditioned on: y = m + f + ε, f ~ GP(0, scale · k), ε ~ N(0, noise)."""
 
     inputs: Float[Tensor, "n D"]
@@ -52,12 +52,12 @@ class Observed(NamedTuple):
 class Processed(Protocol, metaclass=Structural):
     """A model whose observations are those of one Gaussian process."""
 
-    def process(self, data: object) -> Observed:
+    def process(self, data: object) -> ObservedValues:
         """Evaluated at the data; a ValueError where the model is of another kind."""
         ...
 
 
-def chosen(observed: Observed, count: int) -> Float[Tensor, "M n"]:
+def chosen(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
     """W of the Nyström approximation at up to `count` rows, each the one of largest variance given those before: greedy.
 
     It is a pivoted Cholesky factor of K̃: Wᵀ W equals K̃ in the rows chosen, and is below it in all others.
@@ -86,7 +86,7 @@ def chosen(observed: Observed, count: int) -> Float[Tensor, "M n"]:
     return w
 
 
-def projected(observed: Observed, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
+def projected(observed: ObservedValues, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
     """W of the Nyström approximation at given inputs; the jitter that Kuu needs keeps it below K̃.
 
     Raises:
@@ -111,7 +111,7 @@ class Bounds(NamedTuple):
     """With the covariance of all rows."""
 
 
-def bounds(observed: Observed, w: Float[Tensor, "M n"], *, num_steps: int, tolerance: float) -> Bounds:
+def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int, tolerance: float) -> Bounds:
     """Both sides of log p(y), without Monte Carlo and without n × n numbers in memory.
 
     With t = tr(K̃ − Q̃), which is below λ_max:  log|I + Q̃| ≤ log|I + K̃| ≤ log|I + Q̃| + n log(1 + t / n),  and for any v, with
@@ -185,14 +185,14 @@ def _quadratic(
     return known + float(r @ far.solve(r)), known + float(r @ near.solve(r)), done
 
 
-def _product(observed: Observed, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def _product(observed: ObservedValues, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """K̃ v, some rows of K̃ at a time."""
     x, root = observed.inputs, observed.noise.rsqrt()
     each = max(1, budget(x.device) // (BUFFERS * len(x) * x.element_size()))
     return root * torch.cat([observed.covariance(part, x) @ (root * v) for part in x.split(each)])
 
 
-def _refuse_if_large(count: int, observed: Observed) -> None:
+def _refuse_if_large(count: int, observed: ObservedValues) -> None:
     needed = 2 * count * len(observed.inputs) * observed.inputs.element_size()
     what = f"a Nyström factor of {count} × {len(observed.inputs)} numbers"
     refuse_above_memory(needed, observed.inputs.device, what, "take fewer inducing inputs")

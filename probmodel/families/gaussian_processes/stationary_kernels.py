@@ -17,7 +17,7 @@ FEW_COLUMNS = 4
 class Shape(NamedTuple):
     """A kernel of unit variance as a function of squared distances r², elementwise."""
 
-    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]]
+    with_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
     """r², overwritten, → (k, ∂k/∂r²)."""
     differentiable: Callable[[Tensor], Tensor]
     """r² → k by operations whose derivatives of every order are finite where the kernel's are."""
@@ -84,9 +84,9 @@ def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
     """Twice differentiable, k = (1 + a + a²/3) exp(−a) with a = √5 r."""
     a = r2.mul_(5.0).sqrt_()
     decay = torch.exp(-a)
-    slope = a + 1.0
-    k = a.square_().div_(3.0).add_(slope).mul_(decay)
-    return k, slope.mul_(decay).mul_(-5.0 / 6.0)
+    grad = a + 1.0
+    k = a.square_().div_(3.0).add_(grad).mul_(decay)
+    return k, grad.mul_(decay).mul_(-5.0 / 6.0)
 
 
 def _exponential(r2: Tensor) -> Tensor:
@@ -95,14 +95,14 @@ def _exponential(r2: Tensor) -> Tensor:
     return torch.where(same, 1.0, torch.exp(-torch.where(same, 1.0, r2).sqrt()))
 
 
-def _matern(a2: Tensor, slope: float, polynomial: Callable[[Tensor], Tensor]) -> Tensor:
+def _matern(a2: Tensor, grad: float, polynomial: Callable[[Tensor], Tensor]) -> Tensor:
     """Covariances polynomial(a) exp(−a), and where a³ is below rounding its expansion 1 + slope · a².
 
     There √ has no finite slope, and the slopes of the two factors cancel.
     """
     near = a2 <= torch.finfo(a2.dtype).eps ** (2 / 3)
     a = torch.where(near, 1.0, a2).sqrt()
-    return torch.where(near, 1.0 + slope * a2, polynomial(a) * torch.exp(-a))
+    return torch.where(near, 1.0 + grad * a2, polynomial(a) * torch.exp(-a))
 
 
 _MATERN = {
@@ -157,15 +157,15 @@ class _Covariance(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
         centre = a.mean(0)
         a, b = a - centre, b - centre
-        k, slope = shape.with_slope(squared_distances(a, b))
-        ctx.save_for_backward(a, b, slope)
+        k, grad = shape.with_gradient(squared_distances(a, b))
+        ctx.save_for_backward(a, b, grad)
         return k
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         refuse_second_derivative()
-        a, b, slope = ctx.saved_tensors
-        w = grad * slope
+        a, b, grad = ctx.saved_tensors
+        w = grad * grad
         grad_a = (w.sum(1, keepdim=True) * a).addmm_(w, b, alpha=-1.0).mul_(2.0)
         grad_b = (w.sum(0)[:, None] * b).addmm_(w.mT, a, alpha=-1.0).mul_(2.0)
         return grad_a, grad_b, None

@@ -61,16 +61,16 @@ def schedule(num_warmup: int, device: torch.device) -> Schedule:
 
 def reasonable_step(theta: Float[Tensor, "C D"], gradient: Gradient, scale: Float[Tensor, " D"]) -> Float[Tensor, " C"]:
     """In units of the scale, the step whose acceptance crosses 0.8: doubled or halved until it does."""
-    log_prob, slope = gradient(theta)
+    log_prob, grad = gradient(theta)
     momentum = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
     start = log_prob - 0.5 * momentum.square().sum(-1)
     exponent = torch.zeros_like(log_prob)
     direction, open_ = torch.zeros_like(log_prob), torch.ones_like(log_prob, dtype=torch.bool)
     for _ in range(MAX_DOUBLINGS):
         step = (2**exponent)[:, None]
-        half = momentum + 0.5 * step * scale * slope
-        moved_log_prob, moved_slope = gradient(theta + step * scale * half)
-        moved = half + 0.5 * step * scale * moved_slope
+        half = momentum + 0.5 * step * scale * grad
+        moved_log_prob, moved_grad = gradient(theta + step * scale * half)
+        moved = half + 0.5 * step * scale * moved_grad
         gain = moved_log_prob - 0.5 * moved.square().sum(-1) - start
         wanted = torch.where(gain > math.log(0.8), 1.0, -1.0).to(gain.dtype)
         open_ = open_ & ((direction == 0) | (wanted == direction))
@@ -127,15 +127,15 @@ def dual_averaged(
     updates: Float[Tensor, "*C"],
 ) -> tuple[Float[Tensor, "*C"], Float[Tensor, "*C"]]:
     """The next log step and mean error, after an acceptance that falls short of its target: eq. (6)."""
-    share = 1 / (updates + DELAY)
-    error = (1 - share) * error + share * shortfall
+    weight = 1 / (updates + DELAY)
+    error = (1 - weight) * error + weight * shortfall
     return shrunk_to - updates.sqrt() / SHRINKAGE * error, error
 
 
 def averaged(mean: Float[Tensor, "*C"], new: Float[Tensor, "*C"], updates: Float[Tensor, "*C"]) -> Float[Tensor, "*C"]:
     """A running mean that forgets its first values."""
-    share = updates**-FORGETTING
-    return share * new + (1 - share) * mean
+    weight = updates**-FORGETTING
+    return weight * new + (1 - weight) * mean
 
 
 def _stepped(before: Adaptation, accepted: Float[Tensor, " C"], target_accept: float) -> Adaptation:

@@ -16,7 +16,7 @@ from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.checks import check_training
-from probmodel.tracing.ownership import placed
+from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 from probmodel.tracing.target import target as make_target
 
@@ -117,7 +117,7 @@ def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[M
         ValueError: for data no model can use, a model without latents, or one for which too few prior draws will do.
     """
     check_training(model, data)
-    model = placed(model, data)
+    model = copied_to_data(model, data)
     target = make_target(model, data)
     if target.dim == 0:
         raise ValueError(
@@ -146,8 +146,8 @@ def _is_finite(target: Target, theta: Float[Tensor, "C D"]) -> Tensor:
     theta = theta.detach().requires_grad_()
     with torch.enable_grad():
         value = target.log_joint(theta)
-        (slope,) = torch.autograd.grad(value.sum(), theta)
-    return value.isfinite() & slope.isfinite().all(-1)
+        (grad,) = torch.autograd.grad(value.sum(), theta)
+    return value.isfinite() & grad.isfinite().all(-1)
 
 
 def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:

@@ -20,12 +20,12 @@ from probmodel.inference.chains.chains import DIVERGENT
 from probmodel.tracing.programs.compiling import Tensors
 
 
-class Point(NamedTuple):
+class Endpoint(NamedTuple):
     """An end of a trajectory."""
 
     theta: Float[Tensor, "C D"]
     momentum: Float[Tensor, "C D"]
-    slope: Float[Tensor, "C D"]
+    grad: Float[Tensor, "C D"]
 
 
 class Proposal(NamedTuple):
@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
 
     theta: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
-    slope: Float[Tensor, "C D"]
+    grad: Float[Tensor, "C D"]
 
 
 class Tree(NamedTuple):
@@ -44,18 +44,18 @@ class Tree(NamedTuple):
     momentum_sum: Float[Tensor, "C D"]
 
 
-class State(NamedTuple):
+class TreeState(NamedTuple):
     """C chains, each somewhere in a tree of its own."""
 
     whole: Tree
-    left: Point
-    right: Point
+    left: Endpoint
+    right: Endpoint
     depth: Int[Tensor, " C"]
     start: Float[Tensor, " C"]
     """Log density of position and momentum where the trajectory began."""
     part: Tree
     """The subtree that is growing."""
-    end: Point
+    end: Endpoint
     """Its last state."""
     forward: Bool[Tensor, " C"]
     leaf: Int[Tensor, " C"]
@@ -76,14 +76,14 @@ class Finished(NamedTuple):
     """Whether the draw is new, whether divergent, mean acceptance, depth, leapfrog steps, log density."""
 
 
-def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> State:
+def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> TreeState:
     """Trees of one state, with fresh momenta."""
-    log_prob, slope = gradient(theta)
+    log_prob, grad = gradient(theta)
     noise = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
     forward = torch.rand(len(theta), dtype=theta.dtype, device=theta.device) < 0.5
     memory = theta.new_zeros(len(theta), max_depth, theta.shape[1])
     none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
-    return _planted(Proposal(theta, log_prob, slope), noise, forward, memory, memory.clone(), none)
+    return _planted(Proposal(theta, log_prob, grad), noise, forward, memory, memory.clone(), none)
 
 
 def _planted(
@@ -93,20 +93,20 @@ def _planted(
     saved_momentum: Float[Tensor, "C K D"],
     saved_sum: Float[Tensor, "C K D"],
     draws: Int[Tensor, " C"],
-) -> State:
+) -> TreeState:
     zero, none = torch.zeros_like(proposal.log_prob), torch.zeros_like(draws)
-    point = Point(proposal.theta, noise, proposal.slope)
+    point = Endpoint(proposal.theta, noise, proposal.grad)
     empty = Tree(proposal, zero - torch.inf, torch.zeros_like(noise))
     start = proposal.log_prob - 0.5 * noise.square().sum(-1)
     whole = Tree(proposal, zero, noise)
-    return State(
+    return TreeState(
         whole, point, point, none, start, empty, point, forward, none, saved_momentum, saved_sum, zero, zero, draws
     )
 
 
 def advance(
-    state: State, adaptation: Adaptation, gradient: Gradient, plan: Schedule, target_accept: float
-) -> tuple[State, Adaptation, Finished]:
+    state: TreeState, adaptation: Adaptation, gradient: Gradient, plan: Schedule, target_accept: float
+) -> tuple[TreeState, Adaptation, Finished]:
     """One leapfrog step of every chain, and whatever it completes."""
     theta = state.end.theta
     kind: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
@@ -136,25 +136,25 @@ def advance(
 
 
 def _grow(
-    state: State, adaptation: Adaptation, gradient: Gradient, uniform: Float[Tensor, " C"]
-) -> tuple[State, Bool[Tensor, " C"], Bool[Tensor, " C"]]:
+    state: TreeState, adaptation: Adaptation, gradient: Gradient, uniform: Float[Tensor, " C"]
+) -> tuple[TreeState, Bool[Tensor, " C"], Bool[Tensor, " C"]]:
     """Add a state to the growing subtree; whether it diverged, and whether some subtree of it has turned."""
     step = torch.where(state.forward, 1.0, -1.0).to(adaptation.scale.dtype) * adaptation.log_step.exp()
     push = 0.5 * step[:, None] * adaptation.scale
-    half = state.end.momentum + push * state.end.slope
+    half = state.end.momentum + push * state.end.grad
     theta = state.end.theta + 2 * push * half
-    log_prob, slope = gradient(theta)
-    momentum = half + push * slope
+    log_prob, grad = gradient(theta)
+    momentum = half + push * grad
     gain = log_prob - 0.5 * momentum.square().sum(-1) - state.start
     gain = torch.where(gain.isnan(), -torch.inf, gain)
     log_weight = torch.logaddexp(state.part.log_weight, gain)
     taken = uniform < (gain - log_weight).exp()
-    proposal = choose(taken, Proposal(theta, log_prob, slope), state.part.proposal)
+    proposal = choose(taken, Proposal(theta, log_prob, grad), state.part.proposal)
     part = Tree(proposal, log_weight, state.part.momentum_sum + momentum)
     saved_momentum, saved_sum, turned = _checked(state, momentum, part.momentum_sum)
     grown = state._replace(
         part=part,
-        end=Point(theta, momentum, slope),
+        end=Endpoint(theta, momentum, grad),
         leaf=state.leaf + 1,
         saved_momentum=saved_momentum,
         saved_sum=saved_sum,
@@ -165,7 +165,7 @@ def _grow(
 
 
 def _checked(
-    state: State, momentum: Float[Tensor, "C D"], total: Float[Tensor, "C D"]
+    state: TreeState, momentum: Float[Tensor, "C D"], total: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C K D"], Float[Tensor, "C K D"], Bool[Tensor, " C"]]:
     """Even leaves are kept, one a level; odd ones close subtrees, which are checked against the kept ones.
 
@@ -197,7 +197,7 @@ def _turned(
     return ((first * inner).sum(-1) <= 0) | ((last * inner).sum(-1) <= 0)
 
 
-def _join(state: State, uniform: Float[Tensor, " C"]) -> tuple[State, Bool[Tensor, " C"]]:
+def _join(state: TreeState, uniform: Float[Tensor, " C"]) -> tuple[TreeState, Bool[Tensor, " C"]]:
     """The completed subtree becomes part of the tree; whether the whole has turned."""
     taken = uniform < (state.part.log_weight - state.whole.log_weight).exp()
     whole = Tree(
@@ -211,7 +211,7 @@ def _join(state: State, uniform: Float[Tensor, " C"]) -> tuple[State, Bool[Tenso
     return state._replace(whole=whole, left=left, right=right, depth=state.depth + 1), turned
 
 
-def _sprout(state: State, forward: Bool[Tensor, " C"]) -> State:
+def _sprout(state: TreeState, forward: Bool[Tensor, " C"]) -> TreeState:
     """An empty subtree at one of the ends."""
     end = choose(forward, state.right, state.left)
     empty = Tree(
@@ -227,14 +227,14 @@ def flatten(state: tuple) -> Tensors:
     return tuple(t for field in state for t in (flatten(field) if isinstance(field, tuple) else (field,)))
 
 
-def unflatten(tensors: Tensors) -> State:
+def unflatten(tensors: Tensors) -> TreeState:
     """The way back from `flatten`."""
     t = iter(tensors)
 
     def tree() -> Tree:
         return Tree(Proposal(next(t), next(t), next(t)), next(t), next(t))
 
-    def point() -> Point:
-        return Point(next(t), next(t), next(t))
+    def point() -> Endpoint:
+        return Endpoint(next(t), next(t), next(t))
 
-    return State(tree(), point(), point(), next(t), next(t), tree(), point(), *t)
+    return TreeState(tree(), point(), point(), next(t), next(t), tree(), point(), *t)

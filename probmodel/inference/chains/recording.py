@@ -12,8 +12,8 @@ from torch.func import vmap
 from tqdm.auto import tqdm
 
 from probmodel.protocols.posterior import Target
-from probmodel.tracing.programs.compiling import Native, Plan, Tensors, plan, repeat
-from probmodel.tracing.programs.gradients import batched_graph, slope_and_outputs
+from probmodel.tracing.programs.compiling import CompilationPlan, Native, Tensors, plan, repeat
+from probmodel.tracing.programs.gradients import batched_graph, gradient_and_outputs
 
 SAVED = 0.95
 """Share of an uncompiled step's time that compilation saves: most of it is calling small operations."""
@@ -49,7 +49,7 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
     def eagerly(_: Tensors, theta: Tensor) -> tuple[Tensor, Tensor]:
         # A trajectory may leave the support by rounding, which is a density of zero and no mistake of the model.
         with pyro.validation_enabled(False):
-            return _tamed(*slope_and_outputs(density, theta))
+            return _tamed(*gradient_and_outputs(density, theta))
 
     if target.fallback is not None:
         return ChainGradient(eagerly, (), target.fallback, None)
@@ -58,8 +58,8 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
     return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None, threads)
 
 
-def _tamed(slope: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
-    return torch.where(value.isnan(), -torch.inf, value), torch.nan_to_num(slope, 0.0, 0.0, 0.0)
+def _tamed(grad: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
+    return torch.where(value.isnan(), -torch.inf, value), torch.nan_to_num(grad, 0.0, 0.0, 0.0)
 
 
 class Prelude(NamedTuple):
@@ -100,7 +100,7 @@ class Recording:
         self.window = min(64, max(8, WINDOW_NUMBERS // max(1, told.size)))
         self.blank = self.state.new_zeros(self.window, told.size)
 
-        def climb(i: Tensor, packed: Tensor, *fixed: Tensor) -> Tensors:
+        def ascent(i: Tensor, packed: Tensor, *fixed: Tensor) -> Tensors:
             return (first.pack(prelude.body(i, *first.unpack(packed), *fixed)),)
 
         def once(i: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
@@ -108,8 +108,10 @@ class Recording:
             # Scattered, not chosen by `where`: a fused choice would compute the outputs anew for every row.
             return now.pack(changed), rows.index_copy(0, i.reshape(1), told.pack(outputs)[None])
 
-        def run(climbs: Tensor, count: Tensor, before: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor) -> Tensors:
-            ready = repeat(climbs, climb, (before,), fixed) if prelude.state else (before.clone(),)
+        def run(
+            num_ascents: Tensor, count: Tensor, before: Tensor, packed: Tensor, rows: Tensor, *fixed: Tensor
+        ) -> Tensors:
+            ready = repeat(num_ascents, ascent, (before,), fixed) if prelude.state else (before.clone(),)
             return (*ready, *repeat(count, once, (packed, rows), fixed))
 
         few = self._count(2)
@@ -157,13 +159,13 @@ class Recording:
             bar.set_postfix_str("")
         self.compiling += time.perf_counter() - begin
 
-    def _plan(self, remaining: int, wish: bool | None) -> Plan:
+    def _plan(self, remaining: int, wish: bool | None) -> CompilationPlan:
         if self.reason is not None:
-            return Plan(False, self.reason)
+            return CompilationPlan(False, self.reason)
         if wish is not None:
-            return Plan(wish, "as asked")
+            return CompilationPlan(wish, "as asked")
         if not self.steps:
-            return Plan(False, "too few steps to time")
+            return CompilationPlan(False, "too few steps to time")
         return plan(SAVED * remaining * self.seconds / self.steps, self.native.on_disk)
 
     def prelude(self, count: int) -> Tensors:
@@ -179,8 +181,10 @@ class Recording:
         self.steps += self.window
         return self.layouts[1].unpack(packed), self.layouts[2].unpack(rows)
 
-    def _run(self, climbs: int, count: int, packed: Tensor) -> Tensors:
-        return self.native(self._count(climbs), self._count(count), self.first, packed, self.blank, *self.constants)
+    def _run(self, num_ascents: int, count: int, packed: Tensor) -> Tensors:
+        return self.native(
+            self._count(num_ascents), self._count(count), self.first, packed, self.blank, *self.constants
+        )
 
 
 class Layout(NamedTuple):

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from probmodel.inference.chains.adaptation import Gradient
 
-STEPS = 150
-GROWTH, RETREAT = 1.2, 0.5
+WARM_START_STEPS = 150
+STEP_GROWTH, STEP_SHRINKAGE = 1.2, 0.5
 """Of a coordinate's step while its slope keeps its sign, and when that changes (Riedmiller & Braun, 1993)."""
 FIRST_STEP, LARGEST_STEP = 0.1, 2.0
 FIRST_WIDTH, NARROWEST, WIDEST = 0.1, 1e-10, 1e3
 
 
-class Climb(NamedTuple):
+class Ascent(NamedTuple):
     """C chains on their way up, and the best place each has seen: P = 2D means and log standard deviations."""
 
     place: Float[Tensor, "C P"]
@@ -27,37 +27,37 @@ class Climb(NamedTuple):
     best_bound: Float[Tensor, " C"]
 
 
-def foot(theta: Float[Tensor, "C D"]) -> Climb:
+def initial_state(theta: Float[Tensor, "C D"]) -> Ascent:
     """Before the first step."""
     place = torch.cat([theta, torch.full_like(theta, math.log(FIRST_WIDTH))], -1)
     nothing = torch.zeros_like(place)
-    return Climb(place, nothing + FIRST_STEP, nothing, place, nothing[:, 0] - torch.inf)
+    return Ascent(place, nothing + FIRST_STEP, nothing, place, nothing[:, 0] - torch.inf)
 
 
-def higher(climb: Climb, gradient: Gradient) -> Climb:
+def ascent_step(ascent: Ascent, gradient: Gradient) -> Ascent:
     """One step by the signs of the slope, which is free of scale.
 
     Far from the typical set no one step size suits all chains, and many that share theirs would wait for the worst; here
     each chain climbs from its own start, so that chains of different modes stay apart.  They climb a bound on the
     evidence, since the density itself has no bound where a hierarchy's scale goes to zero.
     """
-    bound, slope = _bound(climb.place, gradient)
-    better = bound > climb.best_bound
-    turned = slope.sign() * climb.before.sign() < 0
-    step = torch.where(turned, RETREAT * climb.step, (GROWTH * climb.step).clamp(max=LARGEST_STEP))
-    mean, log_width = (climb.place + step * slope.sign()).chunk(2, -1)
-    return Climb(
+    bound, grad = _bound(ascent.place, gradient)
+    better = bound > ascent.best_bound
+    turned = grad.sign() * ascent.before.sign() < 0
+    step = torch.where(turned, STEP_SHRINKAGE * ascent.step, (STEP_GROWTH * ascent.step).clamp(max=LARGEST_STEP))
+    mean, log_width = (ascent.place + step * grad.sign()).chunk(2, -1)
+    return Ascent(
         torch.cat([mean, log_width.clamp(math.log(NARROWEST), math.log(WIDEST))], -1),
         step,
-        slope,
-        torch.where(better[:, None], climb.place, climb.best),
-        torch.where(better, bound, climb.best_bound),
+        grad,
+        torch.where(better[:, None], ascent.place, ascent.best),
+        torch.where(better, bound, ascent.best_bound),
     )
 
 
-def scattered(climb: Climb, gradient: Gradient) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
+def sample_approximation(ascent: Ascent, gradient: Gradient) -> tuple[Float[Tensor, "C D"], Float[Tensor, " D"]]:
     """A draw from each chain's normal, and a variance for each coordinate: its median over chains."""
-    mean, log_width = climb.best.chunk(2, -1)
+    mean, log_width = ascent.best.chunk(2, -1)
     moved = mean + log_width.exp() * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)
     inside = gradient(moved)[0].isfinite()
     # A median: one chain at a cliff must not set the width for all.
@@ -68,9 +68,9 @@ def _bound(place: Float[Tensor, "C P"], gradient: Gradient) -> tuple[Float[Tenso
     """E log p(theta) + sum log width and its slope, by a pair of opposite points one width away in every coordinate."""
     mean, log_width = place.chunk(2, -1)
     away = log_width.exp() * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device).sign()
-    above, slope_above = gradient(mean + away)
-    below, slope_below = gradient(mean - away)
+    above, grad_above = gradient(mean + away)
+    below, grad_below = gradient(mean - away)
     bound = (above + below) / 2 + log_width.sum(-1)
     # Where the density ends, the slope says nothing: narrower is the way back.
-    inwards = torch.where(bound.isfinite()[:, None], 1 + away * (slope_above - slope_below) / 2, -1.0)
-    return bound, torch.cat([(slope_above + slope_below) / 2, inwards], -1)
+    inwards = torch.where(bound.isfinite()[:, None], 1 + away * (grad_above - grad_below) / 2, -1.0)
+    return bound, torch.cat([(grad_above + grad_below) / 2, inwards], -1)

@@ -12,7 +12,7 @@ from probmodel.tracing.internals import has_step_hooks
 from probmodel.tracing.programs.compiling import Tensors
 
 
-class Moments(NamedTuple):
+class AdamState(NamedTuple):
     """What Adam remembers: parameters, mean and mean square of the gradient, steps taken."""
 
     parameters: Float[Tensor, " P"]
@@ -21,10 +21,10 @@ class Moments(NamedTuple):
     steps: Float[Tensor, ""]
 
 
-def start(parameters: Float[Tensor, " P"]) -> Moments:
+def start(parameters: Float[Tensor, " P"]) -> AdamState:
     """Before the first step."""
     nothing = torch.zeros_like(parameters)
-    return Moments(parameters, nothing, nothing.clone(), parameters.new_zeros(()))
+    return AdamState(parameters, nothing, nothing.clone(), parameters.new_zeros(()))
 
 
 def refusal(optimizer: Optimizer) -> str | None:
@@ -64,20 +64,20 @@ Moved = tuple[Tensor, Tensor, Tensor]
 """Parameters, mean and mean square of the gradient."""
 
 
-def moved(parameters: Tensor, mean: Tensor, square: Tensor, slope: Tensor, numbers: Sequence[Tensor]) -> Moved:
+def moved(parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, numbers: Sequence[Tensor]) -> Moved:
     """One step down the slope, with the numbers that `rates` gives; all tensors of one shape."""
     shrink, size, root, first, second, epsilon, coupled = numbers
-    slope = slope + coupled * parameters
-    mean = mean + (1 - first) * (slope - mean)
-    square = second * square + (1 - second) * slope * slope
+    grad = grad + coupled * parameters
+    mean = mean + (1 - first) * (grad - mean)
+    square = second * square + (1 - second) * grad * grad
     return parameters * shrink - size * mean / (square.sqrt() / root + epsilon), mean, square
 
 
-def step(state: Moments, slope: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> Moments:
+def step(state: AdamState, grad: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> AdamState:
     """One step down the slope."""
     steps = state.steps + 1
-    parameters, mean, square = moved(*state[:3], slope, rates(settings.unbind(), steps))
-    return Moments(parameters, mean, square, steps)
+    parameters, mean, square = moved(*state[:3], grad, rates(settings.unbind(), steps))
+    return AdamState(parameters, mean, square, steps)
 
 
 def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:

@@ -22,8 +22,8 @@ from probmodel.protocols.structural import Structural
 from probmodel.tracing.internals import has_step_hooks
 from probmodel.tracing.programs.compiling import Native, Tensors, repeat
 from probmodel.tracing.programs.gradients import Gradient
-from probmodel.tracing.programs.graphs import Lifted
-from probmodel.tracing.programs.rounding import ROUNDING
+from probmodel.tracing.programs.graphs import ClosedGraph
+from probmodel.tracing.programs.rounding_errors import ROUNDING_ERROR
 
 WINDOW = 100
 """Steps of one call; between calls the plateau is tested, progress shown, and the losses are checked."""
@@ -47,7 +47,7 @@ class Advance(NamedTuple):
 class Descent(Protocol, metaclass=Structural):
     """A way to run steps; it changes the gradient's leaves, and nothing else that the caller holds."""
 
-    way: str
+    mode: str
     compiled: bool
     saved: float
     """Share of an uncompiled step's time that compilation saves on models of this package's size."""
@@ -85,7 +85,7 @@ def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
         f"on {', '.join(devices)}": bool(devices),
         f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
         # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
-        "half precision": not kinds <= ROUNDING.keys(),
+        "half precision": not kinds <= ROUNDING_ERROR.keys(),
         "parameters that the optimiser does not hold": held != {id(leaf) for leaf in gradient.leaves},
         "weight decay of parameters that the loss does not read": decays and len(gradient.program.leaves) < len(held),
     }
@@ -96,9 +96,11 @@ class ByLoop:
     """Loss, gradient, minibatch and Adam of many steps in one call, over one flat vector of parameters."""
 
     saved = 0.9
-    way = "loop"
+    mode = "loop"
 
-    def __init__(self, pure: Lifted, leaves: Tensors, batches: Batches, order: Order, settings: list[float]) -> None:
+    def __init__(
+        self, pure: ClosedGraph, leaves: Tensors, batches: Batches, order: Order, settings: list[float]
+    ) -> None:
         self.batched, self.order = order.first is not None, order
         self.leaves = leaves
         self.state = adam.start(torch.cat([leaf.detach().reshape(-1) for leaf in self.leaves]))
@@ -139,9 +141,9 @@ class ByLoop:
         torch.set_rng_state(noise)  # The same noise again leads to the step before the bad one.
         return Advance(self._run(begin, good, table).tolist(), True, rows[good])
 
-    def _run(self, begin: adam.Moments, count: int, rows: Int[Tensor, "W B"]) -> Float[Tensor, " count"]:
+    def _run(self, begin: adam.AdamState, count: int, rows: Int[Tensor, "W B"]) -> Float[Tensor, " count"]:
         *state, losses = self.native(torch.tensor(count), *begin, self.losses, rows, *self.constants)
-        self.state = adam.Moments(*state)
+        self.state = adam.AdamState(*state)
         parts = self.state.parameters.split([leaf.numel() for leaf in self.leaves])
         with torch.no_grad():
             for leaf, part in zip(self.leaves, parts, strict=True):
@@ -149,19 +151,19 @@ class ByLoop:
         return losses[:count]
 
 
-def _steps(pure: Lifted, batches: Batches, leaves: Sequence[Tensor], *, batched: bool) -> Callable[..., Tensors]:
+def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, batched: bool) -> Callable[..., Tensors]:
     """(count, *moments, losses, rows, settings, *constants of the graph, *data) → (*moments, losses)."""
     sizes, shapes, ends = [leaf.numel() for leaf in leaves], [leaf.shape for leaf in leaves], 2 + len(pure.constants)
 
     def step(i: Tensor, *tensors: Tensor) -> Tensors:
-        moments, losses, (rows, settings, *rest) = adam.Moments(*tensors[:4]), tensors[4], tensors[5:]
+        moments, losses, (rows, settings, *rest) = adam.AdamState(*tensors[:4]), tensors[4], tensors[5:]
         constants, data = rest[: ends - 2], rest[ends - 2 :]
         parameters = [part.view(shape) for part, shape in zip(moments.parameters.split(sizes), shapes, strict=True)]
         index = rows.index_select(0, i.reshape(1)).reshape(-1) if batched else None
-        slopes, value = pure.graph(*constants, *parameters, *batches.among(data, index))
-        slope = torch.cat([part.reshape(-1) for part in slopes])
+        grads, value = pure.graph(*constants, *parameters, *batches.among(data, index))
+        grad = torch.cat([part.reshape(-1) for part in grads])
         here = torch.arange(WINDOW, device=losses.device) == i
-        return (*adam.step(moments, slope, settings), torch.where(here, judged(value, slope.sum()), losses))
+        return (*adam.step(moments, grad, settings), torch.where(here, judged(value, grad.sum()), losses))
 
     return lambda count, *tensors: repeat(count, step, tensors[:5], tensors[5:])
 
@@ -170,7 +172,7 @@ class ByStep:
     """One step a call: loss, gradient and Adam in one graph once compiled; before that, and else, PyTorch's optimiser."""
 
     saved = 0.4
-    way = "step"
+    mode = "step"
 
     def __init__(self, gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> None:
         self.gradient, self.batches, self.order, self.optimizer = gradient, batches, order, optimizer
@@ -231,20 +233,20 @@ class ByStep:
         return Advance(losses, False, None)
 
     def _tried(self, index: Rows) -> float:
-        value, slopes = self.gradient(*self.batches.at(index))
-        found = float(_marked(value, slopes))
+        value, grads = self.gradient(*self.batches.at(index))
+        found = float(_marked(value, grads))
         if math.isfinite(found):
-            self._move(slopes)
+            self._move(grads)
         return found
 
     def _step(self, index: Rows) -> Tensor:
-        value, slopes = self.gradient(*self.batches.at(index))
-        self._move(slopes)
-        return _marked(value, slopes)
+        value, grads = self.gradient(*self.batches.at(index))
+        self._move(grads)
+        return _marked(value, grads)
 
-    def _move(self, slopes: Sequence[Tensor]) -> None:
-        for leaf, slope in zip(self.leaves, slopes, strict=True):
-            leaf.grad = slope
+    def _move(self, grads: Sequence[Tensor]) -> None:
+        for leaf, grad in zip(self.leaves, grads, strict=True):
+            leaf.grad = grad
         self.optimizer.step()
 
     def _kept(self) -> Any:
@@ -270,5 +272,5 @@ def _set_noise(noise: tuple[Tensor, list[Tensor]]) -> None:
     torch.cuda.set_rng_state_all(noise[1])
 
 
-def _marked(value: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-    return judged(value, torch.stack([slope.sum() for slope in slopes]).sum())
+def _marked(value: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    return judged(value, torch.stack([grad.sum() for grad in grads]).sum())

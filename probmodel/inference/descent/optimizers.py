@@ -75,11 +75,11 @@ def _check_kind(optimizer: Any) -> None:
 def _check_held(optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
     held = [leaf for group in optimizer.param_groups for leaf in group["params"]]
     known, ids = {id(leaf) for leaf in leaves.values()}, {id(leaf) for leaf in held}
-    strangers = [tuple(leaf.shape) for leaf in held if id(leaf) not in known]
-    if strangers:
+    unexpected = [tuple(leaf.shape) for leaf in held if id(leaf) not in known]
+    if unexpected:
         raise ValueError(
             f"expected an optimiser of the parameters given to it, which are copies of the model's, got others "
-            f"of shapes {strangers[:3]}; pass on what it is called with, as partial(torch.optim.Adam, lr=0.003) does"
+            f"of shapes {unexpected[:3]}; pass on what it is called with, as partial(torch.optim.Adam, lr=0.003) does"
         )
     missed = [name for name, leaf in leaves.items() if id(leaf) not in ids]
     if missed:

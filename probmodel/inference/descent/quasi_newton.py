@@ -20,18 +20,18 @@ BOX = 10.0
 """How far a restarted search may go in each parameter, and in units of the parameter where that is above 1."""
 
 
-class Climb(NamedTuple):
+class Maximum(NamedTuple):
     """Where a climb ended."""
 
     value: float
     num_steps: int
     num_evaluations: int
-    settled: bool
+    converged: bool
     """Whether it ended by itself, where a new search gains nothing."""
     message: str
 
 
-def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Climb:
+def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
     """Move the leaves to a maximum of the value.
 
     A line search that meets NaN, infinity or a covariance without a Cholesky factor may take its last point for the maximum;
@@ -59,7 +59,7 @@ def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps:
             "mixture of more rows than can be enumerated by VariationalEM"
         )
     if not len(theta):
-        return Climb(-first, 0, 1, True, "nothing to move")
+        return Maximum(-first, 0, 1, True, "nothing to move")
     best, num_steps, bounds = first, 0, None
     while True:
         search.failures, scale = 0, max(1.0, abs(best))
@@ -83,7 +83,7 @@ def climbed(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps:
         reach = BOX * np.maximum(1.0, np.abs(theta))
         bounds = np.stack([theta - reach, theta + reach], 1)
     search.place(theta)
-    return Climb(-float(best), num_steps, search.evaluations, ended and not stopped, str(found.message))
+    return Maximum(-float(best), num_steps, search.evaluations, ended and not stopped, str(found.message))
 
 
 class _Search:
@@ -129,11 +129,11 @@ class _Search:
             if not {type(error), type(error.__cause__)} & {NotPositiveDefiniteError, torch.linalg.LinAlgError}:
                 raise
             return self._failed(theta)
-        slope = np.zeros_like(theta)
+        grad = np.zeros_like(theta)
         if self.leaves and value.requires_grad:
-            slope = -_vector(torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True))
+            grad = -_vector(torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True))
         number = -float(value.detach())
-        return (number, slope) if np.isfinite(number) and np.isfinite(slope).all() else self._failed(theta)
+        return (number, grad) if np.isfinite(number) and np.isfinite(grad).all() else self._failed(theta)
 
     def _failed(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.failures += 1

@@ -9,7 +9,7 @@ LEAST = 3
 """Losses of which a line leaves something to tell its error by."""
 
 
-class Fall(NamedTuple):
+class Trend(NamedTuple):
     """From the first loss of a stretch to the last, in nats; negative where the losses rise."""
 
     size: float
@@ -21,7 +21,7 @@ class Fall(NamedTuple):
         return self.size - 2 * self.stderr > threshold
 
 
-def fall(losses: Sequence[float]) -> Fall:
+def loss_trend(losses: Sequence[float]) -> Trend:
     """Fall of the line through all of these losses.
 
     >>> fall([5.0, 4.0, 3.0, 2.0])
@@ -34,10 +34,10 @@ def fall(losses: Sequence[float]) -> Fall:
     """
     y = np.asarray(losses, dtype=float)
     if len(y) < LEAST:
-        return Fall(0.0, np.inf)
+        return Trend(0.0, np.inf)
     x = np.arange(len(y)) - (len(y) - 1) / 2
     y = y - y.mean()
     slope = (x @ y) / (x @ x)
     residual = y - slope * x
     stderr = np.sqrt(residual @ residual / (len(y) - 2) / (x @ x))
-    return Fall(float(-slope * (len(y) - 1)), float(stderr * (len(y) - 1)))
+    return Trend(float(-slope * (len(y) - 1)), float(stderr * (len(y) - 1)))

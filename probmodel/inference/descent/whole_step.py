@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from probmodel.inference.descent import adam
 from probmodel.inference.descent.minibatches import Batches, Rows
 from probmodel.tracing.programs.compiling import Native, Tensors
-from probmodel.tracing.programs.graphs import Lifted
+from probmodel.tracing.programs.graphs import ClosedGraph
 
 
 class WholeStep:
@@ -27,7 +27,7 @@ class WholeStep:
         optimizer: PyTorch's own Adam, whose settings the steps take and whose moments they go on from.
     """
 
-    def __init__(self, pure: Lifted, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
+    def __init__(self, pure: ClosedGraph, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
         self.leaves, self.settings = leaves, adam.settings_of(optimizer)
         self.constants = (*pure.constants, *batches.tensors)
         self.go_on_from(optimizer)
@@ -53,22 +53,22 @@ class WholeStep:
         return (*state, numbers, *(() if rows is None else (rows,)), *self.constants)
 
 
-def _whole(pure: Lifted, batches: Batches, size: int, *, batched: bool) -> Callable[..., Tensors]:
+def _whole(pure: ClosedGraph, batches: Batches, size: int, *, batched: bool) -> Callable[..., Tensors]:
     """(*leaves, *means, *squares, numbers of Adam, rows if batched, *constants of the graph, *data) → (loss,)."""
 
     def step(*tensors: Tensor) -> Tensors:
         state, (numbers, *rest) = tensors[: 3 * size], tensors[3 * size :]
         rows, constants = (rest[0], rest[1:]) if batched else (None, rest)
         ends = len(pure.constants)
-        slopes, loss = pure.graph(*constants[:ends], *state[:size], *batches.among(constants[ends:], rows))
+        grads, loss = pure.graph(*constants[:ends], *state[:size], *batches.among(constants[ends:], rows))
         rates = numbers.unbind()
         total = torch.zeros_like(loss)
-        for i, slope in enumerate(slopes):
+        for i, grad in enumerate(grads):
             # Each by itself, so that no gradient has to wait, in memory, for the last one.
-            own = slope.sum()
+            own = grad.sum()
             good, total = (loss + own).isfinite(), total + own
             held = state[i::size]
-            for old, new in zip(held, adam.moved(*held, slope, rates), strict=True):  # type: ignore[call-arg,arg-type]
+            for old, new in zip(held, adam.moved(*held, grad, rates), strict=True):  # type: ignore[call-arg,arg-type]
                 old.copy_(torch.where(good, new, old))
         return (judged(loss, total),)
 

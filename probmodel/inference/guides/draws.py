@@ -14,14 +14,14 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
 
-def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed: int) -> dict[str, Tensor]:
-    """Draws of the model's continuous latents from its guide: site → (1, num_draws, *event).
+def guide_draws(model: Model, guide: Model, data: Dataset, num_samples: int, seed: int) -> dict[str, Tensor]:
+    """Draws of the model's continuous latents from its guide: site → (1, num_samples, *event).
 
     Args:
         model: whose latents are wanted.
         guide: that draws them.
         data: for the call of both.
-        num_draws: of each latent.
+        num_samples: of each latent.
         seed: of the draws; they are the same for every memory budget.
     """
     with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
@@ -39,10 +39,10 @@ def guide_draws(model: Model, guide: Model, data: Dataset, num_draws: int, seed:
         # A guide of rows reads them all: one call keeps the processor busy, and a graph of it would save nothing.  A guide
         # of shared latents is cheap however many rows there are, and Pyro's handlers would cost more than its draws.
         if any(latent.row_dim is not None for latent in latents) and loops(size, start.device):
-            flat = torch.stack([draw(start) for _ in range(num_draws)])
+            flat = torch.stack([draw(start) for _ in range(num_samples)])
         else:
-            flat = Density(draw, start)(start.new_zeros(num_draws))
+            flat = Density(draw, start)(start.new_zeros(num_samples))
     pieces = flat.split([latent.shape.numel() for latent in latents], -1)
     return {
-        latent.name: piece.reshape(1, num_draws, *latent.shape) for latent, piece in zip(latents, pieces, strict=True)
+        latent.name: piece.reshape(1, num_samples, *latent.shape) for latent, piece in zip(latents, pieces, strict=True)
     }

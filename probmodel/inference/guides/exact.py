@@ -6,14 +6,14 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from probmodel.tracing.curvature import Gaussian
+from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.sites import Latent
 
 
 class GaussianGuide(nn.Module):
     """theta ~ N(loc, scale_tril scale_trilᵀ), mapped to the latents; one block a row where rows are independent."""
 
-    def __init__(self, gaussian: Gaussian, latents: tuple[Latent, ...]) -> None:
+    def __init__(self, gaussian: NormalApproximation, latents: tuple[Latent, ...]) -> None:
         super().__init__()
         self.latents = latents
         self.by_row = all(latent.row_dim == -len(latent.shape) for latent in latents) and len(gaussian.coordinates) > 1

@@ -44,19 +44,19 @@ def expected_log_likelihood(
     z.requires_grad_()
     with torch.enable_grad():
         log_p = decision.likelihood(z).log_prob(decision.observed(y))
-        (slope,) = torch.autograd.grad(log_p.sum(), z, create_graph=True)
-        curvature = torch.stack([_curvature(slope, z, k) for k in range(z.shape[-1])], -1)
-    by_loc, by_variance = ((weights * each.detach()).sum(0) for each in (slope, 0.5 * curvature))
+        (grad,) = torch.autograd.grad(log_p.sum(), z, create_graph=True)
+        curvature = torch.stack([_curvature(grad, z, k) for k in range(z.shape[-1])], -1)
+    by_loc, by_variance = ((weights * each.detach()).sum(0) for each in (grad, 0.5 * curvature))
     value = (weights[..., 0] * log_p).sum(0)
     # Both products are 0 and hold nothing but a gradient.
     return value + (by_loc * (loc - loc.detach()) + by_variance * (variance - variance.detach())).sum(-1)
 
 
-def _curvature(slope: Float[Tensor, "S B K"], z: Float[Tensor, "S B K"], k: int) -> Float[Tensor, "S B"]:
+def _curvature(grad: Float[Tensor, "S B K"], z: Float[Tensor, "S B K"], k: int) -> Float[Tensor, "S B"]:
     """∂²g/∂z_k² of each draw."""
-    if not slope.requires_grad:  # A likelihood that is linear in the code.
+    if not grad.requires_grad:  # A likelihood that is linear in the code.
         return torch.zeros_like(z[..., k])
-    (found,) = torch.autograd.grad(slope[..., k].sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True)
+    (found,) = torch.autograd.grad(grad[..., k].sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True)
     return found[..., k]
 
 

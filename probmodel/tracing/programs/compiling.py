@@ -31,7 +31,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from probmodel.protocols.errors import CompilingWarning
 from probmodel.tracing.programs.graphs import half_precision
-from probmodel.tracing.programs.rounding import excess, nudge, tolerance
+from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
@@ -166,10 +166,10 @@ class Native:
             expected, got = (self._once(each, self.examples) for each in (self.function, run))
         except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
-        worst = excess(
+        worst = relative_error(
             expected,
             got,
-            lambda seed: self._once(self.function, nudge(self.examples, seed)),
+            lambda seed: self._once(self.function, perturbed(self.examples, seed)),
             tolerance(half_precision(self._traced())),
         )
         if worst > 1:
@@ -223,20 +223,20 @@ class Native:
         return self.graph
 
 
-class Plan(NamedTuple):
+class CompilationPlan(NamedTuple):
     """Whether to compile, and why."""
 
     compile: bool
     reason: str
 
 
-def plan(saving: float, on_disk: Callable[[], bool]) -> Plan:
+def plan(saving: float, on_disk: Callable[[], bool]) -> CompilationPlan:
     """Compile where that saves more seconds than building, or loading, takes."""
     if saving > BUILD_SECONDS:
-        return Plan(True, f"it saves about {saving:.0f} s")
+        return CompilationPlan(True, f"it saves about {saving:.0f} s")
     if saving > LOAD_SECONDS and on_disk():
-        return Plan(True, "an earlier run has compiled it")
-    return Plan(False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}")
+        return CompilationPlan(True, "an earlier run has compiled it")
+    return CompilationPlan(False, f"compiling would save about {saving:.1f} s and take {BUILD_SECONDS:.0f}")
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from torch.func import functionalize, grad, grad_and_value
 from torch.fx import GraphModule
 
 from probmodel.tracing.programs.compiling import BUILD_SECONDS, Native
-from probmodel.tracing.programs.graphs import Lifted, lifted, recorded
+from probmodel.tracing.programs.graphs import ClosedGraph, closed_graph, recorded
 from probmodel.tracing.programs.program import Program, trace
 from probmodel.tracing.randomness import isolated
 
@@ -36,18 +36,18 @@ class Gradient:
         self.function, self.leaves = function, tuple(leaves)
         self.program = Program(None, (), fallback) if fallback is not None else trace(function, *inputs)
         captured = self.program.leaves
-        strangers = {id(leaf) for leaf in captured} - {id(leaf) for leaf in leaves}
-        if strangers:
+        unexpected = {id(leaf) for leaf in captured} - {id(leaf) for leaf in leaves}
+        if unexpected:
             raise ValueError(
-                f"expected parameters of the model or its guide, got {len(strangers)} that belong to neither (a network "
+                f"expected parameters of the model or its guide, got {len(unexpected)} that belong to neither (a network "
                 "reached through a helper function?); make the model an nn.Module that holds the network"
             )
         order = {id(leaf): i for i, leaf in enumerate(captured)}
         self.positions = [order.get(id(leaf)) for leaf in self.leaves]
-        self.graph: Lifted | None = None
+        self.graph: ClosedGraph | None = None
         self.native: Native | None = None
         if self.program.run is not None and captured:
-            self.graph = pure = lifted(_gradient_graph(self.program, inputs))
+            self.graph = pure = closed_graph(_gradient_graph(self.program, inputs))
             leaves = [leaf.detach() for leaf in captured]
             self.native = Native(
                 lambda *tensors: _value_first(pure.graph(*tensors)), (*pure.constants, *leaves, *inputs)
@@ -106,7 +106,7 @@ class Batched:
 
     def __call__(self, theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.eager:
-            return slope_and_outputs(self.function, theta, *inputs)
+            return gradient_and_outputs(self.function, theta, *inputs)
         if self.seconds > BUILD_SECONDS and not self.compiled:
             self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
         theta = theta.detach().contiguous()  # Machine code is made for one layout.
@@ -133,7 +133,9 @@ class Batched:
         return native, pure.constants
 
 
-def batched_graph(function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor) -> Lifted:
+def batched_graph(
+    function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
+) -> ClosedGraph:
     """`(theta (S, D), *inputs) → (gradient by theta, *further outputs)` as one graph.
 
     Args:
@@ -147,19 +149,19 @@ def batched_graph(function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], th
         differentiated = functionalize(grad(function, has_aux=True))
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-            slope, outputs = differentiated(*tensors)
-            return (slope, *outputs)
+            gradient, outputs = differentiated(*tensors)
+            return (gradient, *outputs)
 
         graph = recorded(flat, theta.detach(), *inputs)
-    return lifted(graph)
+    return closed_graph(graph)
 
 
-def slope_and_outputs(
+def gradient_and_outputs(
     function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
 ) -> tuple[Tensor, ...]:
     """What `batched_graph` computes, by autograd."""
     with torch.enable_grad():
         theta = theta.detach().requires_grad_()
         value, outputs = function(theta, *inputs)
-        (slope,) = torch.autograd.grad(value, theta)
-    return slope, *(output.detach() for output in outputs)
+        (gradient,) = torch.autograd.grad(value, theta)
+    return gradient, *(output.detach() for output in outputs)

@@ -35,14 +35,14 @@ def recorded(
         return make_fx(function, decomposition_table=None if instead is None else dict(instead))(*inputs)
 
 
-class Lifted(NamedTuple):
+class ClosedGraph(NamedTuple):
     """A graph that reads no tensor but its arguments, `graph(*constants, *inputs)`."""
 
     graph: GraphModule
     constants: tuple[Tensor, ...]
 
 
-def lifted(graph: GraphModule) -> Lifted:
+def closed_graph(graph: GraphModule) -> ClosedGraph:
     """Take the tensors out of a graph, and with them all that depends on nothing else: it is computed once, here.
 
     Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
@@ -108,7 +108,7 @@ def _filled(arguments: Any, known: dict[Node, Tensor]) -> Any:
     return torch.fx.node.map_arg(arguments, lambda node: known[node])
 
 
-def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -> Lifted:
+def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -> ClosedGraph:
     """Known values that unknown nodes read become leading inputs; a view of one stays an operation on it."""
     wanted: dict[Node, Tensor] = {}
     stack = [n for node in graph.graph.nodes if node not in known for n in node.all_input_nodes if n in known]
@@ -132,14 +132,14 @@ def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -
                 new = graph.graph.placeholder(f"constant_{len(constants)}")
                 constants.append(value.contiguous())
         node.replace_all_uses_with(new)
-    drop_dead(graph)
+    drop_unused(graph)
     _draw_at_once(graph)
     _placeholders_first(graph)
     graph.recompile()
-    return Lifted(graph, tuple(constants))
+    return ClosedGraph(graph, tuple(constants))
 
 
-def drop_dead(graph: GraphModule) -> None:
+def drop_unused(graph: GraphModule) -> None:
     """Erase what nobody reads, draws of random numbers too."""
     graph.graph.eliminate_dead_code()
     for node in reversed(graph.graph.nodes):
@@ -167,9 +167,9 @@ def _join(graph: GraphModule, nodes: list[Node]) -> None:
     sizes = [node.meta["val"].numel() for node in nodes]
     with graph.graph.inserting_before(nodes[0]):
         whole = graph.graph.call_function(torch.ops.aten.randn.default, ([sum(sizes)],), nodes[0].kwargs)
-        parts = graph.graph.call_function(torch.ops.aten.split_with_sizes.default, (whole, sizes))
+        split_at_draws = graph.graph.call_function(torch.ops.aten.split_with_sizes.default, (whole, sizes))
         for i, node in enumerate(nodes):
-            part = graph.graph.call_function(getitem, (parts, i))
+            part = graph.graph.call_function(getitem, (split_at_draws, i))
             shaped = graph.graph.call_function(torch.ops.aten.view.default, (part, list(node.meta["val"].shape)))
             node.replace_all_uses_with(shaped)
     for node in nodes:
@@ -184,7 +184,7 @@ def _placeholders_first(graph: GraphModule) -> None:
             anchor.prepend(node)
 
 
-class Parts(NamedTuple):
+class SplitGraph(NamedTuple):
     """`run(*tensors)` is `rest(*tensors, *draw(*tensors))`, of which `draw` alone is random."""
 
     draw: Callable[..., tuple[Tensor, ...]]
@@ -198,7 +198,7 @@ def draws_numbers(run: Callable[..., Tensor] | None) -> bool:
     return isinstance(run, GraphModule) and any(map(is_random, run.graph.nodes))
 
 
-def parts(run: Callable[..., Tensor] | None, num_leaves: int) -> Parts | None:
+def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitGraph | None:
     """The two halves; None where a draw depends on another one, as of a gamma whose shape is drawn, or on an input.
 
     Args:
@@ -217,7 +217,7 @@ def parts(run: Callable[..., Tensor] | None, num_leaves: int) -> Parts | None:
                 return None
             changing.add(node)
     values = (node.meta.get("val") for node in drawn)
-    return Parts(
+    return SplitGraph(
         _extracted(run, arguments, [node for node in nodes if node not in changing or node in drawn], drawn),
         _extracted(run, [*arguments, *drawn], nodes, None),
         sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor)),

@@ -19,9 +19,9 @@ from torch.func import functionalize
 from torch.fx import GraphModule
 
 from probmodel.protocols.errors import TracingWarning
-from probmodel.tracing.programs.graphs import drop_dead, half_precision, is_random, recorded
+from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, recorded
 from probmodel.tracing.programs.pure_operators import PURE_OPERATORS, pure_noise, refuse_shared_draws
-from probmodel.tracing.programs.rounding import distance, excess, nudge, tolerance
+from probmodel.tracing.programs.rounding_errors import distance, perturbed, relative_error, tolerance
 from probmodel.tracing.randomness import isolated
 
 
@@ -55,7 +55,7 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
             graph = _pure(graph, leaves, constants, inputs)
-            drop_dead(graph)
+            drop_unused(graph)
             refuse_shared_draws(graph)
             graph.recompile()
         agrees = _agrees(graph, function, leaves, inputs)
@@ -113,18 +113,18 @@ def _agrees(
         with isolated(seed=1):
             return _value_and_gradients(graph, leaves, inputs, leaves)
 
-    def nudged(seed: int) -> list[Tensor]:
-        moved = [leaf.detach().requires_grad_() for leaf in nudge(leaves, seed)]
-        return traced_at(moved, nudge(inputs, seed))
+    def perturbed_results(seed: int) -> list[Tensor]:
+        moved = [leaf.detach().requires_grad_() for leaf in perturbed(leaves, seed)]
+        return traced_at(moved, perturbed(inputs, seed))
 
     with isolated(seed=1), pure_noise(), pyro.validation_enabled(False):
-        value, *slopes = _value_and_gradients(function, leaves, inputs, ())
-    traced_value, *traced_slopes = traced_at(leaves, inputs)
+        value, *grads = _value_and_gradients(function, leaves, inputs, ())
+    traced_value, *traced_grads = traced_at(leaves, inputs)
     within = tolerance(half_precision(graph), of_largest=1.0)
     # A gradient that is nothing but rounding, as a bias' before a stationary kernel, is as large as nudges make it.
     return (
         distance(value, traced_value, within) <= 1
-        and excess(traced_slopes, slopes, lambda seed: nudged(seed)[1:], within) <= 1
+        and relative_error(traced_grads, grads, lambda seed: perturbed_results(seed)[1:], within) <= 1
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.special import gammaln, xlogy
 
-from probmodel.families.bayesian_networks.categories import Categories, compact, counts
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, compact, counts
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
     BDeu,
     CategoricalScore,
@@ -35,7 +35,7 @@ SETS_AT_ONCE = 2**14
 
 
 def family_scores(
-    data: Categories, term: CategoricalScore, intervened: Sequence[str | None] = (), max_parents: int | None = None
+    data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = (), max_parents: int | None = None
 ) -> FamilyScores:
     """Scores of all families of categorical variables, in nats.
 
@@ -141,7 +141,7 @@ SetTerm = Callable[[Float[np.ndarray, " J"], float], float]
 """Counts of the combinations of a set that occur, and how many there could be → nats."""
 
 
-def _by_sets(data: Categories, term: CategoricalScore) -> FamilyScores | None:
+def _by_sets(data: CategoricalData, term: CategoricalScore) -> FamilyScores | None:
     """All families by differences of sets; None for a score that is no such difference."""
     sizes = np.array(data.cardinalities, dtype=float)
     n = len(sizes)
@@ -190,7 +190,7 @@ def _always(alpha: float) -> Callable[[float], float]:
     return lambda possible: alpha
 
 
-def _over_sets(data: Categories, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
+def _over_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
     """Each term of every set; combinations are refined by one variable at a time, rows that are equal counted once."""
     rows, times = np.unique(data.codes, axis=0, return_counts=True)
     sizes, weights = data.cardinalities, times.astype(float)

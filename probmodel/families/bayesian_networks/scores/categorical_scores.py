@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from probmodel.families.bayesian_networks.categories import Categories, Counts, counts, refuse_missing
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, counts, refuse_missing
 from probmodel.families.bayesian_networks.dag import DAG
 
 CategoricalScore = Callable[[Counts], float]
@@ -96,7 +96,7 @@ def _num_parameters(found: Counts) -> float:
     return found.num_parent_states * (found.table.shape[1] - 1)
 
 
-def score(dag: DAG, data: Categories, term: CategoricalScore, intervened: Sequence[str | None] = ()) -> float:
+def score(dag: DAG, data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()) -> float:
     """Score of a graph, in nats over the data set.
 
     Args:
@@ -119,7 +119,7 @@ def score(dag: DAG, data: Categories, term: CategoricalScore, intervened: Sequen
     )
 
 
-def observed_rows(data: Categories, intervened: Sequence[str | None]) -> list[np.ndarray | None]:
+def observed_rows(data: CategoricalData, intervened: Sequence[str | None]) -> list[np.ndarray | None]:
     """For each variable the rows where it was not set from outside; None for all.
 
     Raises:

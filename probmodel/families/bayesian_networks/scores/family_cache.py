@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.categories import Categories, Counts, compact
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, compact
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
 from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
@@ -73,7 +73,7 @@ class FamilyCache:
 
 
 def categorical_families(
-    data: Categories, term: CategoricalScore, intervened: Sequence[str | None] = ()
+    data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()
 ) -> FamilyCache:
     """Of categorical variables.
 
@@ -113,14 +113,14 @@ def categorical_families(
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class _DistinctRows:
     """Distinct rows, how often each occurs."""
 
     columns: Int[np.ndarray, "n R"]
     weights: Float[np.ndarray, " R"]
 
 
-def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | None = None) -> _Rows:
+def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | None = None) -> _DistinctRows:
     """Rows with the same values joined; each is told by one number, refined column by column."""
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for column in codes.T:
@@ -130,15 +130,15 @@ def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | 
     first = np.empty(used if len(codes) else 0, dtype=np.int64)
     first[label] = np.arange(len(codes))
     times = np.bincount(label, weights, minlength=len(first)).astype(float)
-    return _Rows(np.ascontiguousarray(codes[first].T, dtype=np.int64), times)
+    return _DistinctRows(np.ascontiguousarray(codes[first].T, dtype=np.int64), times)
 
 
-def _label(rows: _Rows, parents: Sequence[int], sizes: Sequence[int]) -> tuple[Int[np.ndarray, " R"], int]:
+def _label(rows: _DistinctRows, parents: Sequence[int], sizes: Sequence[int]) -> tuple[Int[np.ndarray, " R"], int]:
     return _refined(np.zeros(len(rows.weights), dtype=np.int64), 1, rows, parents, sizes)
 
 
 def _refined(
-    label: Int[np.ndarray, " R"], used: int, rows: _Rows, parents: Sequence[int], sizes: Sequence[int]
+    label: Int[np.ndarray, " R"], used: int, rows: _DistinctRows, parents: Sequence[int], sizes: Sequence[int]
 ) -> tuple[Int[np.ndarray, " R"], int]:
     """Labels told apart by more variables; gaps are closed where they would outgrow the rows."""
     for parent in parents:
@@ -149,7 +149,7 @@ def _refined(
 
 
 def _counted(
-    rows: _Rows, child: int, sizes: Sequence[int], label: Int[np.ndarray, " R"], used: int, possible: float
+    rows: _DistinctRows, child: int, sizes: Sequence[int], label: Int[np.ndarray, " R"], used: int, possible: float
 ) -> Counts:
     table = np.bincount(label * sizes[child] + rows.columns[child], rows.weights, minlength=used * sizes[child])
     table = table.reshape(used, sizes[child])

@@ -12,7 +12,7 @@ from scipy.special import multigammaln
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 
-ROUNDING = 1e-12
+SCORE_ROUNDING = 1e-12
 """Share of a column's variance that rounding may leave of one that others determine."""
 
 
@@ -117,7 +117,7 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
     if parents:
         slopes = np.linalg.lstsq(s[np.ix_(parents, parents)], s[parents, child], rcond=None)[0]
         rest = rest - s[child, parents] @ slopes
-    if not rest > s[child, child] * ROUNDING:
+    if not rest > s[child, child] * SCORE_ROUNDING:
         raise ValueError(
             f"expected column {child} to vary beyond what columns {list(parents)} determine, got nothing left: its likelihood "
             "has no maximum; drop constant, repeated and summed columns, or take BGe"

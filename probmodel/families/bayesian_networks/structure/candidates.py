@@ -21,7 +21,7 @@ from probmodel.protocols.errors import SlowSearchWarning
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
-MANY = 2**24
+MANY_FAMILIES = 2**24
 """Families that take minutes to hours to score."""
 
 
@@ -47,7 +47,7 @@ def all_candidates(families: FamilyScores) -> Candidates:
     return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
 
 
-def screened(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
+def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
     """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
 
     Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where there are so many sets
@@ -68,17 +68,17 @@ def screened(families: FamilyCache, most: int = 10, max_parents: int | None = No
     refuse_too_many_candidates(n, most)
     largest = most if max_parents is None else min(most, max_parents)
     count = n * sum(comb(most, size) for size in range(largest + 1))
-    if count > MANY:
+    if count > MANY_FAMILIES:
         warnings.warn(
             f"{count:,} families to score (sets of up to {most} candidates of {n} variables), which may take hours; take 10 "
             "to 16 candidates, or a smaller max_parents, which BGe gains nothing from",
             SlowSearchWarning,
             stacklevel=2,
         )
-    return tabled(families, [_grown(families, child, most) for child in range(n)], max_parents)
+    return score_table(families, [_grown(families, child, most) for child in range(n)], max_parents)
 
 
-def tabled(
+def score_table(
     families: FamilyCache,
     chosen: Sequence[Sequence[int]],
     max_parents: int | None = None,
@@ -119,7 +119,9 @@ def refuse_too_many_candidates(n: int, most: int) -> None:
     )
 
 
-def widened(families: FamilyCache, given: Candidates, dag: DAG, most: int, max_parents: int | None) -> Candidates:
+def improved_candidates(
+    families: FamilyCache, given: Candidates, dag: DAG, most: int, max_parents: int | None
+) -> Candidates:
     """Candidates that the best graph asks for: parents from outside that would raise its score, and each edge both ways.
 
     Args:
@@ -140,7 +142,7 @@ def widened(families: FamilyCache, given: Candidates, dag: DAG, most: int, max_p
         after = [*wanted, *useful][:most]
         changed |= not set(after) <= set(now)
         chosen.append(after if not set(after) <= set(now) else now)
-    return tabled(families, chosen, max_parents, given) if changed else given
+    return score_table(families, chosen, max_parents, given) if changed else given
 
 
 def _grown(families: FamilyCache, child: int, most: int) -> list[int]:

@@ -31,7 +31,7 @@ class GraphPosterior(NamedTuple):
     prior: str
 
 
-def over_orders(families: FamilyScores) -> GraphPosterior:
+def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
     """A uniform prior of orders, and of the graphs that each admits.
 
     p(G) is proportional to the number of orders that G admits.
@@ -119,7 +119,7 @@ def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " 
     return found
 
 
-def over_graphs(families: FamilyScores) -> GraphPosterior:
+def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
     """A uniform prior of directed acyclic graphs.
 
     With A_i(S) the sum over parents of i among S, and Z(S) that over graphs of S,
@@ -207,12 +207,12 @@ def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.nda
             continue
         childless = subsets(whole)[1:]
         terms, signs = _terms(whole, childless, among, log_z)
-        share = of_z[whole] * signs * np.exp(terms - log_z[whole])
+        proportion = of_z[whole] * signs * np.exp(terms - log_z[whole])
         rest = whole ^ childless
-        of_z[rest] += share
+        of_z[rest] += proportion
         for i in range(n):
             has = childless >> i & 1 == 1
-            of_among[i, rest[has]] += share[has]
+            of_among[i, rest[has]] += proportion[has]
     return of_among
 
 

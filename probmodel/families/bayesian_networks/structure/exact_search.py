@@ -10,7 +10,7 @@ from probmodel.families.bayesian_networks.dag import DAG, refuse_twice
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 
 
-class Optimum(NamedTuple):
+class BestDAG(NamedTuple):
     """The best graph, and why there is none better.
 
     Args:
@@ -33,7 +33,7 @@ class Optimum(NamedTuple):
         )
 
 
-def verify(found: Optimum, families: FamilyScores, names: Sequence[str]) -> None:
+def verify(found: BestDAG, families: FamilyScores, names: Sequence[str]) -> None:
     """Check an optimum by another recursion, from the variables without parents, and its graph by its own families.
 
     With V(S) the best score that the variables outside S can add when those in S come first,
@@ -43,7 +43,7 @@ def verify(found: Optimum, families: FamilyScores, names: Sequence[str]) -> None
     V of the empty set is the optimum.
 
     Args:
-        found: of `optimum`.
+        found: of `best_dag`.
         families: the scores it was found with.
         names: of the variables.
 
@@ -79,7 +79,7 @@ def _best_by_axes(families: FamilyScores) -> FamilyScores:
     return cube.reshape(n, size)
 
 
-def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
+def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
     """The best graph: of every set of variables, one of them has no child there, and the rest is a smaller problem.
 
     Args:
@@ -115,7 +115,7 @@ def optimum(families: FamilyScores, names: Sequence[str]) -> Optimum:
         chosen = attaining(families[child], best[child, left], left)
         parents[names[child]] = tuple(names[i] for i in range(n) if chosen >> i & 1)
     dag = DAG({name: parents[name] for name in names})
-    return Optimum(dag, float(value[-1]), int(np.isfinite(families).sum()), sink)
+    return BestDAG(dag, float(value[-1]), int(np.isfinite(families).sum()), sink)
 
 
 def maxima_over_subsets(families: FamilyScores) -> FamilyScores:

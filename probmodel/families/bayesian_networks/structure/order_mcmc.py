@@ -1,7 +1,7 @@
 """Posterior probabilities of edges by Markov chains over orders (Friedman & Koller, 2003).
 
 An order sums over all graphs that it admits, family by family, so that chains move where graphs would be stuck.  The prior is
-that of `over_orders`: p(G) grows with the number of orders that admit G.
+that of `posterior_over_orders`: p(G) grows with the number of orders that admit G.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from probmodel.families.bayesian_networks.structure.exact_posterior import sums_
 from probmodel.protocols.errors import MixingWarning
 from probmodel.protocols.integers import checked_seed, integer
 
-APART = 0.1
+DISAGREEMENT_OF_EDGES = 0.1
 """Difference of an edge's probability between chains from which on they have not mixed."""
 
 
@@ -65,7 +65,7 @@ class OrderMCMC:
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
-        ladder = checked_ladder(self.temperatures)
+        ladder = checked_temperatures(self.temperatures)
         among = sums_over_subsets(given.scores)
         refuse_without_family(among)
         rng = np.random.default_rng(checked_seed(seed))
@@ -85,7 +85,7 @@ class OrderMCMC:
         return SampledEdges(edges.mean(0), edges, log_scores)
 
 
-def checked_ladder(temperatures: tuple[float, ...]) -> Float[np.ndarray, " T"]:
+def checked_temperatures(temperatures: tuple[float, ...]) -> Float[np.ndarray, " T"]:
     """Temperatures that rise from 1."""
     ladder = np.array(temperatures, dtype=float)
     if not len(ladder) or ladder[0] != 1.0 or not (np.diff(ladder) > 0).all():
@@ -108,7 +108,7 @@ def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel:
             stacklevel=stacklevel,
         )
     apart = float(np.ptp(edges, 0).max())
-    if apart > APART:
+    if apart > DISAGREEMENT_OF_EDGES:
         warnings.warn(
             f"{method}: the chains' probabilities of an edge differ by up to {apart:.2f}; raise num_samples or thinning",
             MixingWarning,

@@ -12,7 +12,12 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
-from probmodel.families.bayesian_networks.structure.candidates import Candidates, best_within, screened, widened
+from probmodel.families.bayesian_networks.structure.candidates import (
+    Candidates,
+    best_within,
+    candidate_parents,
+    improved_candidates,
+)
 from probmodel.families.bayesian_networks.structure.exact_search import attaining
 from probmodel.families.bayesian_networks.structure.order_mcmc import masks_before, refuse_without_family, relocated
 from probmodel.protocols.integers import checked_seed, integer
@@ -65,14 +70,14 @@ class OrderSearch:
         if not 0 < self.hottest < np.inf:
             raise ValueError(f"expected hottest to be nats above 0, got {self.hottest}; 30 is usual")
         rng, n = np.random.default_rng(checked_seed(seed)), len(families.names)
-        given = screened(families, self.num_candidates, self.max_parents)
+        given = candidate_parents(families, self.num_candidates, self.max_parents)
         place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
         by_round = list[float]()
         for number in range(rounds):
             place, value = self._annealed(place, given, rng, self.hottest / 2**number)
             by_round.append(float(value.max()))
             dag = _best_graph(place[value.argmax()], given, families.names)
-            wider = widened(families, given, dag, min(self.num_candidates, n - 1), self.max_parents)
+            wider = improved_candidates(families, given, dag, min(self.num_candidates, n - 1), self.max_parents)
             if wider is given or (number and by_round[-1] <= by_round[-2] + 1e-6):
                 break
             given, place[0] = wider, place[value.argmax()]

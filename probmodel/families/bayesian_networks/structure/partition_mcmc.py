@@ -14,7 +14,7 @@ from probmodel.families.bayesian_networks.structure.candidates import Candidates
 from probmodel.families.bayesian_networks.structure.exact_posterior import subsets, sums_over_subsets
 from probmodel.families.bayesian_networks.structure.order_mcmc import (
     SampledEdges,
-    checked_ladder,
+    checked_temperatures,
     exchanged,
     refuse_without_family,
     warn_if_apart,
@@ -55,7 +55,7 @@ class PartitionMCMC:
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
-        ladder = checked_ladder(self.temperatures)
+        ladder = checked_temperatures(self.temperatures)
         among = sums_over_subsets(given.scores)
         refuse_without_family(among[:, :1])
         rng = np.random.default_rng(checked_seed(seed))
@@ -232,10 +232,10 @@ def split_or_joined(
     later = (part == at) & (rng.integers(2, size=part.shape) == 1)
     cut, joined = part + (part > at) + later, part - (part > at)
     possible = np.where(cuts, later.any(1) & ((part == at) & ~later).any(1), num_parts > 1)
-    log_ways = np.log(2) * np.where(cuts, (part == at).sum(1), -(joined == at).sum(1))
+    log_count = np.log(2) * np.where(cuts, (part == at).sum(1), -(joined == at).sum(1))
     proposed = np.where(possible[:, None], np.where(cuts[:, None], cut, joined), part)
     then = log_scores_of_partitions(proposed, given, among)
-    agrees = possible & (np.log(rng.random(chains)) < (then - value) / hot + log_ways)
+    agrees = possible & (np.log(rng.random(chains)) < (then - value) / hot + log_count)
     return np.where(agrees[:, None], proposed, part), np.where(agrees, then, value)
 
 

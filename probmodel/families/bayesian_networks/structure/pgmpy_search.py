@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from probmodel.families.bayesian_networks.categories import Categories, refuse_missing
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, refuse_missing
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 
@@ -65,7 +65,7 @@ def hill_climbing(families: FamilyCache, max_parents: int | None = None, tabu_le
     return DAG.from_edges(names, sorted(found.edges()))
 
 
-def pc(data: Categories | pd.DataFrame, alpha: float = 0.01, max_conditions: int = 5) -> PartiallyDirected:
+def pc(data: CategoricalData | pd.DataFrame, alpha: float = 0.01, max_conditions: int = 5) -> PartiallyDirected:
     """Edges that no conditional independence removes, directed as far as colliders say (Spirtes, Glymour & Scheines, 2000).
 
     Args:
@@ -80,12 +80,12 @@ def pc(data: Categories | pd.DataFrame, alpha: float = 0.01, max_conditions: int
     refuse_without_pgmpy()
     if not 0 < alpha < 1:
         raise ValueError(f"expected alpha between 0 and 1, got {alpha}; 0.01 is usual")
-    if isinstance(data, Categories):
+    if isinstance(data, CategoricalData):
         refuse_missing(data)
     elif data.isna().to_numpy().any():
         raise ValueError("expected no missing values, got some; drop those rows")
-    frame = _frame(data) if isinstance(data, Categories) else data
-    test = "chi_square" if isinstance(data, Categories) else "pearsonr"
+    frame = _frame(data) if isinstance(data, CategoricalData) else data
+    test = "chi_square" if isinstance(data, CategoricalData) else "pearsonr"
     search = PC(
         variant="stable",
         ci_test=test,
@@ -119,7 +119,7 @@ def _stand_in(families: FamilyCache) -> pd.DataFrame:
     return pd.DataFrame({name: ["a", "b"] for name in families.names})
 
 
-def _frame(data: Categories) -> pd.DataFrame:
+def _frame(data: CategoricalData) -> pd.DataFrame:
     """Values by their names, as an unordered category each."""
     return pd.DataFrame(
         {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import observed_rows
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, family_shape
@@ -18,7 +18,7 @@ Table = Float[np.ndarray, "..."]
 
 
 def posterior_mean(
-    dag: DAG, data: Categories, sample_size: float = 1.0, intervened: Sequence[str | None] = ()
+    dag: DAG, data: CategoricalData, sample_size: float = 1.0, intervened: Sequence[str | None] = ()
 ) -> DiscreteNetwork:
     """Tables as expected given the data, under the prior of `BDeu(sample_size)`.
 
@@ -45,7 +45,7 @@ def posterior_mean(
     return DiscreteNetwork(dag, data.levels, {node: frequencies(smoothed(n, sample_size)) for node, n in found.items()})
 
 
-def maximum_likelihood(dag: DAG, data: Categories, intervened: Sequence[str | None] = ()) -> DiscreteNetwork:
+def maximum_likelihood(dag: DAG, data: CategoricalData, intervened: Sequence[str | None] = ()) -> DiscreteNetwork:
     """Tables as frequencies, the limit of `posterior_mean` as the prior counts for no rows.
 
     Of parents' values that never occur together the limit is the prior's mean: all values alike.
@@ -62,7 +62,7 @@ def maximum_likelihood(dag: DAG, data: Categories, intervened: Sequence[str | No
 
 def posterior_networks(
     dag: DAG,
-    data: Categories,
+    data: CategoricalData,
     sample_size: float = 1.0,
     intervened: Sequence[str | None] = (),
     *,
@@ -89,7 +89,7 @@ def posterior_networks(
     ]
 
 
-def family_counts(dag: DAG, data: Categories, intervened: Sequence[str | None] = ()) -> dict[str, Table]:
+def family_counts(dag: DAG, data: CategoricalData, intervened: Sequence[str | None] = ()) -> dict[str, Table]:
     """How often parents' and variables' values occur together, in the shapes of the tables.
 
     Raises:

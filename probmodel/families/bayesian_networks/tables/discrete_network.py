@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.categories import Categories, check_codes
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
 
 ROUNDED = 1e-6
@@ -93,7 +93,7 @@ class DiscreteNetwork:
             raise ValueError(f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}")
         return self.levels[node].index(str(value))
 
-    def codes(self, data: Categories) -> Int[np.ndarray, "N n"]:
+    def codes(self, data: CategoricalData) -> Int[np.ndarray, "N n"]:
         """Positions of rows' values among this network's own levels, columns in its order; −1 for what is missing.
 
         Variables without a column are missing in all rows.

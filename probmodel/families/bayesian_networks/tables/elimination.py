@@ -37,7 +37,7 @@ class Factor(NamedTuple):
     log_values: Float[np.ndarray, "..."]
 
 
-class Plan(NamedTuple):
+class EliminationPlan(NamedTuple):
     """An order of elimination.
 
     Args:
@@ -66,7 +66,7 @@ class Eliminated(NamedTuple):
         log_prob: of the evidence of each row, in nats; one row where all are alike.
     """
 
-    plan: Plan
+    plan: EliminationPlan
     conditionals: Mapping[str, Float[np.ndarray, "..."]]
     log_prob: Float[np.ndarray, " B"]
 
@@ -85,7 +85,9 @@ def ancestors(dag: DAG, nodes: Iterable[str]) -> set[str]:
 # ------------------------------------------------------------------------------------------ the order
 
 
-def min_fill(scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: Collection[str] = frozenset()) -> Plan:
+def min_fill(
+    scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: Collection[str] = frozenset()
+) -> EliminationPlan:
     """The order that joins the fewest neighbours at each step, of these the smallest table (Kjærulff, 1990).
 
     Args:
@@ -121,7 +123,7 @@ def min_fill(scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: 
             fills |= {each: _fill(each, near) for each in around.union(*(near[each] for each in around))}
     place = {node: position for position, node in enumerate(order)}
     ordered = {node: tuple(sorted(around, key=lambda each: -place[each])) for node, around in neighbours.items()}
-    return Plan(tuple(order), ordered, all_entries)
+    return EliminationPlan(tuple(order), ordered, all_entries)
 
 
 def _fill(node: str, near: Mapping[str, set[str]]) -> int:
@@ -135,7 +137,7 @@ def _join(nodes: set[str], near: Mapping[str, set[str]]) -> None:
         near[node].discard(node)
 
 
-def rows_at_once(plan: Plan, copies: int = COPIES) -> int:
+def rows_at_once(plan: EliminationPlan, copies: int = COPIES) -> int:
     """How many rows fit into memory together.
 
     Raises:
@@ -154,7 +156,7 @@ def family_factors(
     network: DiscreteNetwork,
     nodes: Iterable[str],
     known: Mapping[str, Int[np.ndarray, " B"]],
-    plan: Plan,
+    plan: EliminationPlan,
 ) -> list[Factor]:
     """The tables of some variables, where the known ones have their values.
 
@@ -186,7 +188,7 @@ def _reduced(
     return Factor(scope, np.ascontiguousarray(np.moveaxis(picked, 0, -1)))
 
 
-def eliminate(plan: Plan, factors: Iterable[Factor]) -> Eliminated:
+def eliminate(plan: EliminationPlan, factors: Iterable[Factor]) -> Eliminated:
     """Sum the product of factors over all variables of a plan.
 
     Args:

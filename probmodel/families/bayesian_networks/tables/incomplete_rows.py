@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
 from probmodel.families.bayesian_networks.tables.elimination import (
     Eliminated,
+    EliminationPlan,
     Factor,
-    Plan,
     ancestors,
     draw,
     eliminate,
@@ -49,10 +49,10 @@ class Batch(NamedTuple):
     known: tuple[str, ...]
     partly: tuple[str, ...]
     families: tuple[str, ...]
-    plan: Plan
+    plan: EliminationPlan
 
 
-class Rows(NamedTuple):
+class DistinctIncompleteRows(NamedTuple):
     """Different rows of a data set by a network's own columns and levels.
 
     Args:
@@ -73,7 +73,7 @@ Relevant = Callable[[DAG, Iterable[str]], Iterable[str]]
 
 
 def log_prob(
-    network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None] = ()
+    network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = ()
 ) -> Float[np.ndarray, " N"]:
     """Log probability of each row, in nats, summed over what is missing; −∞ for a row that cannot occur.
 
@@ -94,8 +94,8 @@ def log_prob(
 
 
 def impute(
-    network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None] = (), *, seed: int
-) -> Categories:
+    network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = (), *, seed: int
+) -> CategoricalData:
     """The rows with a draw of what is missing given what is not; several seeds give several imputations.
 
     Columns are the network's, in its order, those that the rows lack included.
@@ -111,14 +111,16 @@ def impute(
     rng = np.random.default_rng(checked_seed(seed))
     rows = different_rows(network, data, intervened)
     # Rows that are equal are drawn each by itself.
-    rows = Rows(rows.codes[rows.of], rows.outside[rows.of], np.ones_like(rows.of), np.arange(len(rows.of)))
+    rows = DistinctIncompleteRows(
+        rows.codes[rows.of], rows.outside[rows.of], np.ones_like(rows.of), np.arange(len(rows.of))
+    )
     codes = rows.codes.copy()
     for batch in batches(network.dag, network.cardinalities, rows, every_node):
         found = eliminated_batch(network, rows, batch)
         _refuse_impossible(found, batch)
         for node, values in draw(found, np.arange(len(batch.rows)), rng).items():
             codes[batch.rows, network.nodes.index(node)] = values
-    return Categories({node: network.levels[node] for node in network.nodes}, codes)
+    return CategoricalData({node: network.levels[node] for node in network.nodes}, codes)
 
 
 def every_node(dag: DAG, known: Iterable[str]) -> Iterable[str]:
@@ -126,7 +128,9 @@ def every_node(dag: DAG, known: Iterable[str]) -> Iterable[str]:
     return dag.nodes
 
 
-def different_rows(network: DiscreteNetwork, data: Categories, intervened: Sequence[str | None]) -> Rows:
+def different_rows(
+    network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None]
+) -> DistinctIncompleteRows:
     """Rows by a network's columns, equal ones once.
 
     Raises:
@@ -141,7 +145,7 @@ def different_rows(network: DiscreteNetwork, data: Categories, intervened: Seque
         raise ValueError(f"expected the value that was set in each row, got none in rows {np.flatnonzero(absent)[:5]}")
     both = np.column_stack([codes, outside])
     kept, of, times = np.unique(both, axis=0, return_inverse=True, return_counts=True)
-    return Rows(kept[:, :-1], kept[:, -1], times, of.reshape(-1))
+    return DistinctIncompleteRows(kept[:, :-1], kept[:, -1], times, of.reshape(-1))
 
 
 def _outside(network: DiscreteNetwork, num_rows: int, intervened: Sequence[str | None]) -> Int[np.ndarray, " N"]:
@@ -161,7 +165,7 @@ def _outside(network: DiscreteNetwork, num_rows: int, intervened: Sequence[str |
 # ------------------------------------------------------------------------------------------ rows that go together
 
 
-def batches(dag: DAG, sizes: Mapping[str, int], rows: Rows, relevant: Relevant) -> list[Batch]:
+def batches(dag: DAG, sizes: Mapping[str, int], rows: DistinctIncompleteRows, relevant: Relevant) -> list[Batch]:
     """All rows, in batches that fit into memory.
 
     Raises:
@@ -208,7 +212,7 @@ def _planned(
     return Batch(members, known, partly, families, min_fill(scopes, sizes))
 
 
-def eliminated_batch(network: DiscreteNetwork, rows: Rows, batch: Batch) -> Eliminated:
+def eliminated_batch(network: DiscreteNetwork, rows: DistinctIncompleteRows, batch: Batch) -> Eliminated:
     """All that is missing in a batch summed out."""
     codes = dict(zip(network.nodes, rows.codes[batch.rows].T, strict=True))
     factors = family_factors(network, batch.families, {node: codes[node] for node in batch.known}, batch.plan)
@@ -223,7 +227,11 @@ def _seen(node: str, codes: Int[np.ndarray, " B"], size: int) -> Factor:
 
 
 def add_expected_counts(
-    total: Mapping[str, Float[np.ndarray, "..."]], dag: DAG, rows: Rows, batch: Batch, found: Eliminated
+    total: Mapping[str, Float[np.ndarray, "..."]],
+    dag: DAG,
+    rows: DistinctIncompleteRows,
+    batch: Batch,
+    found: Eliminated,
 ) -> None:
     """Add to counts, of the shapes of the tables, what a batch is expected to hold given what is known in it."""
     of_scopes, place = scope_marginals(found), {node: position for position, node in enumerate(found.plan.order)}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.tables.discrete_network import NOTHING, DiscreteNetwork, intervene
 from probmodel.families.bayesian_networks.tables.elimination import categorical, draw
 from probmodel.families.bayesian_networks.tables.queries import check_names, eliminated, log_evidence
@@ -18,7 +18,7 @@ def sample(
     seed: int,
     given: Mapping[str, object] = NOTHING,
     do: Mapping[str, object] = NOTHING,
-) -> Categories:
+) -> CategoricalData:
     """Independent rows from p(x | given, do).
 
     Evidence and what leads to it are drawn along the reverse of an order of elimination, all else after its parents.
@@ -45,4 +45,4 @@ def sample(
             by_row = after.tables[node][tuple(drawn[each] for each in after.dag.parents[node])]
             drawn[node] = categorical(np.broadcast_to(by_row, (num_rows, by_row.shape[-1])), rng)
     codes = np.stack([drawn[node] for node in network.nodes], 1)
-    return Categories({node: network.levels[node] for node in network.nodes}, codes)
+    return CategoricalData({node: network.levels[node] for node in network.nodes}, codes)

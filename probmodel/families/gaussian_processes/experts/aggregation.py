@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.conditional import Marginals
+from probmodel.families.gaussian_processes.conditional import NormalMarginals
 
 
 def separate(shards: Sequence[Tensor]) -> list[Tensor]:
@@ -38,16 +38,16 @@ class Aggregation:
         rows: the shards' row numbers → those that each expert sees.
     """
 
-    join: Callable[[Tensor, Tensor, Tensor], Marginals]
+    join: Callable[[Tensor, Tensor, Tensor], NormalMarginals]
     rows: Callable[[Sequence[Tensor]], list[Tensor]] = separate
 
     def __call__(
         self, mean: Float[Tensor, "K m"], variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]
-    ) -> Marginals:
-        return Marginals(mean[0], variance[0]) if len(mean) == 1 else self.join(mean, variance, prior)
+    ) -> NormalMarginals:
+        return NormalMarginals(mean[0], variance[0]) if len(mean) == 1 else self.join(mean, variance, prior)
 
 
-def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> Marginals:
+def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k 1/v_k and m = v Σ_k m_k / v_k: overconfident, more so the more experts there are.
 
     Reference:
@@ -56,7 +56,7 @@ def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> Margina
     return _weighted(mean, variance, torch.ones_like(variance))
 
 
-def generalised_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> Marginals:
+def generalised_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k β_k / v_k and m = v Σ_k β_k m_k / v_k with Σ_k β_k = 1.
 
     β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k takes away from the prior; equal where
@@ -71,7 +71,7 @@ def generalised_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor
     return _weighted(mean, variance, weights)
 
 
-def bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> Marginals:
+def bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k 1/v_k − (K − 1) / s and m = v Σ_k m_k / v_k: the prior is counted once.
 
     Reference:
@@ -80,7 +80,7 @@ def bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> Margina
     return _corrected(mean, variance, torch.ones_like(variance), prior)
 
 
-def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> Marginals:
+def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / s and m = v Σ_k β_k m_k / v_k.
 
     β_k = ½ (log s − log v_k), the entropy in nats that expert k takes away from the prior.  Far from all data v = s.
@@ -91,7 +91,7 @@ def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> 
     return _corrected(mean, variance, _entropy_taken(variance, prior), prior)
 
 
-def generalised_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> Marginals:
+def generalised_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / v_c and m = v (Σ_k β_k m_k / v_k + (1 − Σ_k β_k) m_c / v_c).
 
     Expert c, the first, sees the communication shard and takes the prior's place; each other one sees that shard and its
@@ -104,7 +104,7 @@ def generalised_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior:
     """
     weights = torch.cat([torch.ones_like(variance[1:2]), _entropy_taken(variance[2:], variance[0])])
     above = _corrected(mean[1:] - mean[0], variance[1:], weights, variance[0])
-    return Marginals(mean[0] + above.mean, above.variance)
+    return NormalMarginals(mean[0] + above.mean, above.variance)
 
 
 poe = Aggregation(product_of_experts)
@@ -119,13 +119,13 @@ def _entropy_taken(variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]) -
     return (0.5 * (prior.log() - variance.log())).clamp(min=0.0)
 
 
-def _weighted(mean: Tensor, variance: Tensor, weights: Tensor) -> Marginals:
+def _weighted(mean: Tensor, variance: Tensor, weights: Tensor) -> NormalMarginals:
     precisions = weights / variance
     joined = 1.0 / precisions.sum(0)
-    return Marginals(joined * (precisions * mean).sum(0), joined)
+    return NormalMarginals(joined * (precisions * mean).sum(0), joined)
 
 
-def _corrected(mean: Tensor, variance: Tensor, weights: Tensor, prior: Tensor) -> Marginals:
+def _corrected(mean: Tensor, variance: Tensor, weights: Tensor, prior: Tensor) -> NormalMarginals:
     # In this order of sums the precision is not below the prior's, as no v_k exceeds s.
     joined = 1.0 / (1.0 / prior + (weights * (1.0 / variance - 1.0 / prior)).sum(0))
-    return Marginals(joined * (weights * mean / variance).sum(0), joined)
+    return NormalMarginals(joined * (weights * mean / variance).sum(0), joined)

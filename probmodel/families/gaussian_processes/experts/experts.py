@@ -17,7 +17,13 @@ from gpytorch.utils.warnings import NumericalWarning
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.conditional import Factored, Marginals, conditional, factored, prior_variance
+from probmodel.families.gaussian_processes.conditional import (
+    Factored,
+    NormalMarginals,
+    conditional,
+    factored,
+    prior_variance,
+)
 from probmodel.families.gaussian_processes.covariances import mean_at
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation
@@ -31,7 +37,7 @@ BUFFERS = 4
 
 
 @runtime_checkable
-class Parts(Protocol, metaclass=Structural):
+class ProcessParts(Protocol, metaclass=Structural):
     """What a process is made of; its parameters are those of all experts."""
 
     mean: Mean
@@ -39,7 +45,7 @@ class Parts(Protocol, metaclass=Structural):
     likelihood: GaussianLikelihood
 
 
-class Expert(NamedTuple):
+class ShardExpert(NamedTuple):
     """A process given its shard."""
 
     x: Float[Tensor, "n D"]
@@ -47,7 +53,7 @@ class Expert(NamedTuple):
 
 
 def experts_log_marginal(
-    parts: Parts,
+    parts: ProcessParts,
     names: Sequence[str],
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
@@ -75,8 +81,8 @@ def experts_log_marginal(
 
 
 def experts_given(
-    parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
-) -> tuple[Expert, ...]:
+    parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+) -> tuple[ShardExpert, ...]:
     """Each expert's process given its rows, found side by side as in `experts_log_marginal`; without gradients.
 
     Raises:
@@ -90,13 +96,15 @@ def experts_given(
 
 
 def experts_drawn(
-    parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
-) -> tuple[Expert, ...]:
+    parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+) -> tuple[ShardExpert, ...]:
     """As `experts_given`, in this process, with gradients and as part of a recorded graph: for drawn hyperparameters."""
-    return tuple(Expert(x[each], _factored(parts, x[each], y[each])) for each in rows)
+    return tuple(ShardExpert(x[each], _factored(parts, x[each], y[each])) for each in rows)
 
 
-def joined(parts: Parts, aggregation: Aggregation, experts: Sequence[Expert], new: Float[Tensor, "m D"]) -> Marginals:
+def joined(
+    parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Float[Tensor, "m D"]
+) -> NormalMarginals:
     """What the experts together say of f at new rows, as many rows at a time as the memory budget allows."""
     largest = max(len(expert.x) for expert in experts)
     bytes_per_row = (BUFFERS * largest + 2 * BUFFERS * len(experts)) * new.element_size()
@@ -104,15 +112,17 @@ def joined(parts: Parts, aggregation: Aggregation, experts: Sequence[Expert], ne
     # Kernels that look at values can be recorded at the caller's own rows, not at parts of them.
     chunks = new.split(each) if each < len(new) else (new,)
     pieces = [_joined(parts, aggregation, experts, chunk) for chunk in chunks]
-    return Marginals(torch.cat([each.mean for each in pieces]), torch.cat([each.variance for each in pieces]))
+    return NormalMarginals(torch.cat([each.mean for each in pieces]), torch.cat([each.variance for each in pieces]))
 
 
-def _joined(parts: Parts, aggregation: Aggregation, experts: Sequence[Expert], new: Tensor) -> Marginals:
+def _joined(
+    parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Tensor
+) -> NormalMarginals:
     # Means above the prior's, which is what the aggregations take.
     above = [conditional(ZeroMean(), parts.kernel, expert.factored, expert.x, new) for expert in experts]
     means, variances = torch.stack([each.mean for each in above]), torch.stack([each.variance for each in above])
     found = aggregation(means, variances, prior_variance(parts.kernel, new))
-    return Marginals(mean_at(parts.mean, new) + found.mean, found.variance)
+    return NormalMarginals(mean_at(parts.mean, new) + found.mean, found.variance)
 
 
 class _Summed(torch.autograd.Function):
@@ -120,13 +130,18 @@ class _Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, parts: Parts, names: tuple[str, ...], shards: Sequence[Tensor], grad_enabled: bool, *tensors: Tensor
+        ctx: Any,
+        parts: ProcessParts,
+        names: tuple[str, ...],
+        shards: Sequence[Tensor],
+        grad_enabled: bool,
+        *tensors: Tensor,
     ) -> Tensor:
         wanted = tuple(needs and grad_enabled for needs in ctx.needs_input_grad[4:])
         x, y = (tensor.detach() for tensor in tensors[:2])
         jobs = [(parts, names, x[rows], y[rows], wanted) for rows in shards]
-        values, slopes = zip(*_side_by_side(_log_marginal, jobs), strict=True)
-        by_tensor = [list(each) for each in zip(*slopes, strict=True)]
+        values, grads = zip(*_side_by_side(_log_marginal, jobs), strict=True)
+        by_tensor = [list(each) for each in zip(*grads, strict=True)]
         gradients = [torch.cat(by_tensor.pop(0))[torch.cat(list(shards)).argsort()] for by_row in wanted[:2] if by_row]
         gradients += [torch.stack(each).sum(0) for each in by_tensor]
         ctx.wanted = wanted
@@ -141,7 +156,7 @@ class _Summed(torch.autograd.Function):
 
 
 def _log_marginal(
-    parts: Parts, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
+    parts: ProcessParts, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Log marginal of one expert and its gradient in what is wanted of x, y and the named tensors."""
     x, y = x.requires_grad_(wanted[0]), y.requires_grad_(wanted[1])
@@ -149,30 +164,32 @@ def _log_marginal(
     by = [tensor for tensor, wants in zip(tensors, wanted, strict=True) if wants]
     with torch.set_grad_enabled(bool(by)):
         value = gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x, y)
-        slopes = torch.autograd.grad(value, by, allow_unused=True, materialize_grads=True) if by else ()
-    return value.detach(), slopes
+        grads = torch.autograd.grad(value, by, allow_unused=True, materialize_grads=True) if by else ()
+    return value.detach(), grads
 
 
-def _given(parts: Parts, x: Tensor, y: Tensor) -> Expert:
+def _given(parts: ProcessParts, x: Tensor, y: Tensor) -> ShardExpert:
     with torch.no_grad():
-        return Expert(x, _factored(parts, x, y))
+        return ShardExpert(x, _factored(parts, x, y))
 
 
-def _factored(parts: Parts, x: Tensor, y: Tensor) -> Factored:
+def _factored(parts: ProcessParts, x: Tensor, y: Tensor) -> Factored:
     return factored(parts.mean, parts.kernel, parts.likelihood, x, y)
 
 
 def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
     """One result a job, in their order; what workers warn of is warned of here."""
     with _one_thread():  # Threads that joblib starts take over the number.
-        found = joblib.Parallel()(joblib.delayed(_told)(_here(), function, job) for job in jobs)
+        found = joblib.Parallel()(joblib.delayed(_with_warnings)(_here(), function, job) for job in jobs)
     messages = [message for _, told in found for message in told]
     if messages:
         warnings.warn(f"{len(messages)} experts: {messages[0]}", NumericalWarning, stacklevel=3)
     return [result for result, _ in found]
 
 
-def _told(caller: tuple[str, int], function: Callable[..., Any], job: tuple[Any, ...]) -> tuple[Any, list[str]]:
+def _with_warnings(
+    caller: tuple[str, int], function: Callable[..., Any], job: tuple[Any, ...]
+) -> tuple[Any, list[str]]:
     """A job's result, and the warnings that would be lost in another process."""
     with _one_thread():
         if _here() == caller:

@@ -31,7 +31,7 @@ MAX_ROWS = 13
 
 
 @runtime_checkable
-class Expert(Protocol, metaclass=Structural):
+class ProcessExpert(Protocol, metaclass=Structural):
     """One Gaussian process: GPyTorch's kernel, mean and Gaussian likelihood."""
 
     kernel: Kernel
@@ -66,7 +66,7 @@ class Assigned(NamedTuple):
         return Assigned(residual, covariance, noise, log_rows, self.coupling)
 
 
-def assigned(experts: Sequence[Expert], gate: Gate, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
+def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
     """Evaluate experts and gate at the rows.
 
     Raises:
@@ -207,10 +207,10 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
     return Swept(c, log_likelihood)
 
 
-def prior_assignments(model: Assigned, num_draws: int) -> Int[Tensor, "S n"]:
+def prior_assignments(model: Assigned, num_samples: int) -> Int[Tensor, "S n"]:
     """Independent draws of c from the gate."""
     num_experts, n = model.residual.shape
-    counts, columns = model.residual.new_zeros(num_draws, num_experts), []
+    counts, columns = model.residual.new_zeros(num_samples, num_experts), []
     for i in range(n):
         logits = model.coupling.log_next(counts) + model.log_rows[i]
         columns.append(torch.distributions.Categorical(logits=logits).sample())

@@ -29,11 +29,11 @@ class Coupling(Protocol, metaclass=Structural):
         """E[log π_k] given these numbers of rows, which may be fractions, nats."""
         ...
 
-    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
+    def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
         """Log π, drawn at the Pyro site "sticks" where it is random; in the type and on the device of `like`."""
         ...
 
-    def guided_shares(self, like: Tensor) -> None:
+    def guided_weights(self, like: Tensor) -> None:
         """Draw the same site from a guide, normal in the logits of the sticks, its parameters `pyro.param` statements."""
         ...
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.conditional import prior_variance
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_of_new_rows
-from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, Expert
+from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, ProcessExpert
 from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_sizes
 from probmodel.families.normal_mixture import NormalMixture
 from probmodel.protocols.memory import refuse_above_memory
@@ -90,7 +90,7 @@ def improved(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K
 
 
 def predicted(
-    experts: Sequence[Expert],
+    experts: Sequence[ProcessExpert],
     gate: Gate,
     model: Assigned,
     r: Float[Tensor, "S n K"],
@@ -107,14 +107,14 @@ def predicted(
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
     # Rounding may take more than the prior variance away.
     variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
-    shares = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
-    log_weights = gate.log_rows(new) + shares - math.log(len(r))
+    log_weights = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
+    log_weights = gate.log_rows(new) + log_weights - math.log(len(r))
     every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
     logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
     mixture = NormalMixture(logits, loc, scale)
     # With the functions known E[y | f] = Σ_k π_k f_k of a set, whose variance is what more rows would remove.
-    share = mixture.logits.exp().unflatten(1, (len(r), -1)) * len(r)
+    weight = mixture.logits.exp().unflatten(1, (len(r), -1)) * len(r)
     of_function = (scale.square() - noises).unflatten(1, (len(r), -1))
-    means = (share * loc.unflatten(1, (len(r), -1))).sum(-1)
-    removed = (share.square() * of_function).sum(-1).mean(-1) + means.var(-1, correction=0)
+    means = (weight * loc.unflatten(1, (len(r), -1))).sum(-1)
+    removed = (weight.square() * of_function).sum(-1).mean(-1) + means.var(-1, correction=0)
     return Predicted(mixture, mixture.variance - removed)

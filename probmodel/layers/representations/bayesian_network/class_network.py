@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
-from probmodel.layers.representations.bayesian_network.families import Rows
+from probmodel.layers.representations.bayesian_network.families import FamilyRows
 from probmodel.layers.representations.bayesian_network.mean_field import mean_field
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, Priors, exact_posterior
 from probmodel.protocols.integers import integer
@@ -94,7 +94,7 @@ class ClassNetwork(nn.Module):
             columns = self._columns(codes)
             z = codes.new_zeros(len(codes), self.out_features)
             for node, family in families.items():
-                seen: Rows = self.mixed.rows(node, columns)
+                seen: FamilyRows = self.mixed.rows(node, columns)
                 z = z + family.likelihood(parameters[node], seen).log_prob(seen.child)  # type: ignore[arg-type]
             return z
 

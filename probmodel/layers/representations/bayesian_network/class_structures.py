@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
-from probmodel.families.bayesian_networks.structure.exact_search import optimum
+from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 
 SINGULAR = 1e-12
 """Of 1 − ρ²: two codes that say the same share finitely much all the same."""
@@ -65,7 +65,7 @@ def augmented(families: FamilyScores, codes: Sequence[str], label: str = "class"
     masks = np.arange(families.shape[1])
     allowed[:last, masks >> last & 1 == 0] = -np.inf
     allowed[last, masks > 0] = -np.inf
-    return optimum(allowed, [*codes, label]).dag
+    return best_dag(allowed, [*codes, label]).dag
 
 
 def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:

@@ -23,7 +23,7 @@ Combination = Int[Tensor, "*N"] | EllipsisType
 """Number of each row's combination of discrete parents; an ellipsis where a real node has none."""
 
 
-class Rows(NamedTuple):
+class FamilyRows(NamedTuple):
     """What a family sees of the rows."""
 
     child: Tensor
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
     def kept(self, rows: Tensor) -> "Rows":
         """Some rows alone."""
         combination = self.combination if isinstance(self.combination, EllipsisType) else self.combination[rows]
-        return Rows(self.child[rows], combination, self.regressors[rows])
+        return FamilyRows(self.child[rows], combination, self.regressors[rows])
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class DirichletTable:
         """The table, from its Pyro site."""
         return pyro.sample(f"{node}.probabilities", dist.Dirichlet(self.concentration).to_event(1))
 
-    def draws(self, node: str, num_draws: int) -> dict[str, Tensor]:
+    def draws(self, node: str, num_samples: int) -> dict[str, Tensor]:
         """Independent draws by site, one an entry of the first axis."""
-        return {f"{node}.probabilities": dist.Dirichlet(self.concentration).sample(torch.Size((num_draws,)))}
+        return {f"{node}.probabilities": dist.Dirichlet(self.concentration).sample(torch.Size((num_samples,)))}
 
-    def likelihood(self, table: Float[Tensor, "q r"], rows: Rows) -> TorchDistributionMixin:
+    def likelihood(self, table: Float[Tensor, "q r"], rows: FamilyRows) -> TorchDistributionMixin:
         """Of the child given its parents and the table."""
         return dist.Categorical(table[rows.combination])
 
-    def posterior(self, rows: Rows) -> tuple["DirichletTable", float]:
+    def posterior(self, rows: FamilyRows) -> tuple["DirichletTable", float]:
         """The table's posterior, and the log evidence of the child's column, in nats: the Pólya urn."""
         q, r = self.concentration.shape
         cell = rows.numbered * r + rows.child
@@ -120,21 +120,21 @@ class NormalInverseGamma:
         intercept = pyro.sample(f"{node}.intercept", self._intercept(variance, slopes).to_event(axes))
         return Regression(variance, slopes, intercept)
 
-    def draws(self, node: str, num_draws: int) -> dict[str, Tensor]:
+    def draws(self, node: str, num_samples: int) -> dict[str, Tensor]:
         """Independent draws by site, one an entry of the first axis."""
-        variance = self._variance().sample(torch.Size((num_draws,)))
+        variance = self._variance().sample(torch.Size((num_samples,)))
         none = self.slopes.expand(*variance.shape, self.slopes.shape[-1])
         slopes = self._slopes(variance).sample() if self.slopes.shape[-1] else none
         found = {f"{node}.variance": variance, f"{node}.slopes": slopes}
         found[f"{node}.intercept"] = self._intercept(variance, slopes).sample()
         return found if self.slopes.shape[-1] else {name: v for name, v in found.items() if name != f"{node}.slopes"}
 
-    def likelihood(self, regression: Regression, rows: Rows) -> TorchDistributionMixin:
+    def likelihood(self, regression: Regression, rows: FamilyRows) -> TorchDistributionMixin:
         """Of the child given its parents and the regression."""
         variance, slopes, intercept = (each[rows.combination] for each in regression)
         return dist.Normal(intercept + (slopes * rows.regressors).sum(-1), variance.sqrt())
 
-    def posterior(self, rows: Rows) -> tuple["NormalInverseGamma", float]:
+    def posterior(self, rows: FamilyRows) -> tuple["NormalInverseGamma", float]:
         """The regression's posterior, and the log evidence of the child's column, in nats."""
         if isinstance(rows.combination, EllipsisType):
             # One combination in all: an axis of length one, taken away again.
@@ -202,11 +202,11 @@ class FamilyGuide(nn.Module):
         for node, family in self.families.items():
             family.drawn(node)
 
-    def draws(self, num_draws: int) -> dict[str, Tensor]:
-        """Independent draws of every site, (num_draws, *event)."""
+    def draws(self, num_samples: int) -> dict[str, Tensor]:
+        """Independent draws of every site, (num_samples, *event)."""
         found: dict[str, Tensor] = {}
         for node, family in self.families.items():
-            found |= family.draws(node, num_draws)
+            found |= family.draws(node, num_samples)
         return found
 
     def settings(self) -> dict[str, object]:
@@ -218,7 +218,7 @@ def _quadratic(matrix: Float[Tensor, "q p p"], vector: Float[Tensor, "q p"]) -> 
     return torch.einsum("qi,qij,qj->q", vector, matrix, vector)
 
 
-def _moments(rows: Rows, q: int) -> tuple[Tensor, ...]:
+def _moments(rows: FamilyRows, q: int) -> tuple[Tensor, ...]:
     """Rows, means and scatters by combination of discrete parents, in double precision."""
     j, x, y = rows.numbered, rows.regressors.double(), rows.child.double()
 

@@ -15,8 +15,8 @@ from probmodel.layers.representations.bayesian_network.families import (
     DirichletTable,
     Family,
     FamilyGuide,
+    FamilyRows,
     NormalInverseGamma,
-    Rows,
 )
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
@@ -39,9 +39,9 @@ class MixedDAG:
     cardinalities: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        strangers = sorted(set(self.cardinalities) - set(self.dag.nodes))
-        if strangers:
-            raise ValueError(f"expected cardinalities of the nodes {sorted(self.dag.nodes)}, got them of {strangers}")
+        unexpected = sorted(set(self.cardinalities) - set(self.dag.nodes))
+        if unexpected:
+            raise ValueError(f"expected cardinalities of the nodes {sorted(self.dag.nodes)}, got them of {unexpected}")
         for node, r in self.cardinalities.items():
             integer(f"the cardinality of {node!r}", r, least=2)
 
@@ -76,18 +76,18 @@ class MixedDAG:
         found = dict(zip(self.dag.nodes, x.unbind(-1), strict=True))
         return {node: value.long() if node in self.cardinalities else value for node, value in found.items()}
 
-    def rows(self, node: str, columns: Mapping[str, Tensor]) -> Rows:
+    def rows(self, node: str, columns: Mapping[str, Tensor]) -> FamilyRows:
         """What the node's family sees; columns of any shapes that broadcast against each other."""
         child, discrete = columns[node], self.discrete_parents(node)
         real = [columns[parent] for parent in self.real_parents(node)]
         none = child.new_zeros(*child.shape, 0, dtype=torch.get_default_dtype())
         regressors = torch.stack(torch.broadcast_tensors(*real), -1) if real else none
         if node not in self.cardinalities and not discrete:
-            return Rows(child, ..., regressors)
+            return FamilyRows(child, ..., regressors)
         combination = torch.zeros((), dtype=torch.long, device=child.device) if discrete else torch.zeros_like(child)
         for parent in discrete:
             combination = combination * self.cardinalities[parent] + columns[parent]
-        return Rows(child, combination, regressors)
+        return FamilyRows(child, combination, regressors)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError for columns of another number, and values that their nodes cannot have."""
@@ -100,7 +100,7 @@ class MixedDAG:
                 low, high = float(column.min()), float(column.max())
                 raise ValueError(
                     f"expected whole numbers 0 … {r - 1} of {node!r}, got values from {low:g} to {high:g}; number its values "
-                    "from 0 (Categories.of does), or raise its cardinality"
+                    "from 0 (CategoricalData.of does), or raise its cardinality"
                 )
             if r is None and not x.is_floating_point():
                 raise ValueError(f"expected real numbers of {node!r}, got {x.dtype}; convert x with x.double()")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from probmodel.families.boltzmann_machines.coupled import UNITS, CoupledMachine, coupled_path
 from probmodel.families.boltzmann_machines.couplings import colours
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
-from probmodel.families.boltzmann_machines.harmonium import Tempered, check_width
+from probmodel.families.boltzmann_machines.harmonium import TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_call
 from probmodel.protocols.dataset import Dataset
 
@@ -60,7 +60,7 @@ class BoltzmannMachine(nn.Module):
         return empty.index_put((low, high), self.upper).index_put((high, low), self.upper)
 
     @property
-    def bonds(self) -> dict[str, tuple[str, str]]:
+    def layer_couplings(self) -> dict[str, tuple[str, str]]:
         """Weights → the biases of the two layers that they join."""
         return {"weight": ("visible_bias", "hidden_bias")}
 
@@ -87,7 +87,7 @@ class BoltzmannMachine(nn.Module):
         """P(h = 1 | v)."""
         return torch.sigmoid(self.machine.hidden_inputs(v))
 
-    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> TemperedMachines:
         """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
 
         Args:
@@ -97,7 +97,7 @@ class BoltzmannMachine(nn.Module):
         """
         visible = self.visible_bias if base_bias is None else base_bias
         hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
-        return Tempered(coupled_path(self.machine, visible, hidden), betas)
+        return TemperedMachines(coupled_path(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
         """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""

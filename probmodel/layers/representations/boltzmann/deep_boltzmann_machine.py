@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.families.boltzmann_machines.deep import UNITS, DeepMachine, MeanField
+from probmodel.families.boltzmann_machines.deep import UNITS, DeepMachine, HiddenMeanField
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
-from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath, Tempered, check_width
+from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath, TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_call
 from probmodel.protocols.dataset import Dataset
 
@@ -49,7 +49,7 @@ class DeepBoltzmannMachine(nn.Module):
         self.second_bias = nn.Parameter(torch.zeros(out_features))
 
     @property
-    def bonds(self) -> dict[str, tuple[str, str]]:
+    def layer_couplings(self) -> dict[str, tuple[str, str]]:
         """Weights → the biases of the two layers that they join."""
         return {"first": ("visible_bias", "first_bias"), "second": ("first_bias", "second_bias")}
 
@@ -86,7 +86,7 @@ class DeepBoltzmannMachine(nn.Module):
         with torch.no_grad():
             return torch.bernoulli(self.mean_field(v).first)
 
-    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> TemperedMachines:
         """Machines over h₁ from independent units at β = 0 to this one at β = 1, for parallel tempering.
 
         Args:
@@ -96,9 +96,9 @@ class DeepBoltzmannMachine(nn.Module):
         """
         machine = self.machine.bipartite
         kept = HarmoniumPath(machine, machine.visible_bias, machine.hidden_bias)
-        return Tempered(kept if base_bias is None else self.machine.path(base_bias), betas)
+        return TemperedMachines(kept if base_bias is None else self.machine.path(base_bias), betas)
 
-    def mean_field(self, v: Float[Tensor, "*S V"]) -> MeanField:
+    def mean_field(self, v: Float[Tensor, "*S V"]) -> HiddenMeanField:
         """Probabilities of the units of both hidden layers under the independent distribution closest to the posterior."""
         return self.machine.mean_field(v)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
-from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, Tempered, check_width
+from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, TemperedMachines, check_width
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rows import check_call
 from probmodel.protocols.dataset import Dataset
@@ -57,7 +57,7 @@ class RBM(nn.Module):
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
 
     @property
-    def bonds(self) -> dict[str, tuple[str, str]]:
+    def layer_couplings(self) -> dict[str, tuple[str, str]]:
         """Weights → the biases of the two layers that they join."""
         return {"weight": ("visible_bias", "hidden_bias")}
 
@@ -70,7 +70,7 @@ class RBM(nn.Module):
         """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
         return -self.machine.log_unnormalised(v)
 
-    def slopes(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+    def grads(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
         """Slope of the mean of −free_energy over rows by each parameter, in closed form: ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v."""
         own = dict(self.units.named_parameters()) if isinstance(self.units, nn.Module) else {}
         of_units = torch.autograd.grad(-self.free_energy(v).mean(), list(own.values())) if own else ()
@@ -80,7 +80,7 @@ class RBM(nn.Module):
                 "weight": statistic.T @ hidden / len(v),
                 "visible_bias": statistic.mean(0),
                 "hidden_bias": hidden.mean(0),
-                **{f"units.{name}": slope for name, slope in zip(own, of_units, strict=True)},
+                **{f"units.{name}": grad for name, grad in zip(own, of_units, strict=True)},
             }
 
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
@@ -92,7 +92,7 @@ class RBM(nn.Module):
         """P(h = 1 | v)."""
         return torch.sigmoid(self.machine.hidden_inputs(v))
 
-    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> Tempered:
+    def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> TemperedMachines:
         """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
 
         Args:
@@ -102,7 +102,7 @@ class RBM(nn.Module):
         """
         visible = self.visible_bias if base_bias is None else base_bias
         hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
-        return Tempered(HarmoniumPath(self.machine, visible, hidden), betas)
+        return TemperedMachines(HarmoniumPath(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
         """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""

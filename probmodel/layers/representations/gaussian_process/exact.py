@@ -20,9 +20,9 @@ from torch.distributions import constraints
 from probmodel.families.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row, noise_of_new_rows
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.nystrom import Observed
+from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
-from probmodel.families.gaussian_processes.relations import check_above_noise, check_related
+from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_related
 from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
 from probmodel.layers.representations.gaussian_process.hyperparameters import (
     Hyperparameter,
@@ -146,7 +146,7 @@ class GaussianProcess(nn.Module):
         """What the kernel takes: h of deep kernels, x of others."""
         return x if self.features is None else self.features(x)
 
-    def process(self, data: Dataset) -> Observed:
+    def process(self, data: Dataset) -> ObservedValues:
         """The process that the observations are of, at the parameters' present values.
 
         Raises:
@@ -159,7 +159,9 @@ class GaussianProcess(nn.Module):
             )
         x, y = inputs_and_observations(data)
         h = self.coded(x)
-        return Observed(h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(()))
+        return ObservedValues(
+            h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(())
+        )
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
         """Log p(y_i | all other y) of each row in nats, at one value of the hyperparameters, in closed form."""

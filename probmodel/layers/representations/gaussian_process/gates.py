@@ -33,13 +33,13 @@ class Sticks(NamedTuple):
         both = torch.digamma(a + b)
         return _shares(torch.digamma(a) - both, torch.digamma(b) - both)
 
-    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
+    def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
         if not len(self.first):
             return like.new_zeros(1)
         v = pyro.sample("sticks", dist.Beta(self.first.to(like), self.rest.to(like)).to_event(1))
         return _shares(v.log(), torch.log1p(-v))
 
-    def guided_shares(self, like: Tensor) -> None:
+    def guided_weights(self, like: Tensor) -> None:
         if len(self.first):
             start = (self.first / self.rest).log().to(like)
             loc, log_scale = pyro.param("sticks.loc", start), pyro.param("sticks.log_scale", torch.zeros_like(start))
@@ -63,10 +63,10 @@ class Independent(NamedTuple):
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         return torch.zeros_like(counts)
 
-    def log_shares(self, like: Tensor) -> Float[Tensor, " #K"]:
+    def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
         return like.new_zeros(1)
 
-    def guided_shares(self, like: Tensor) -> None:
+    def guided_weights(self, like: Tensor) -> None:
         pass
 
 

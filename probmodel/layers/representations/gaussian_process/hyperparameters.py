@@ -51,7 +51,7 @@ def _found(modules: nn.Module) -> Iterator[Hyperparameter]:
             with torch.enable_grad():
                 prior, value = prior_of(module, name)
                 found = torch.autograd.grad(value.sum(), list(own.values()), allow_unused=True) if own else ()
-            read = [each for each, slope in zip(own, found, strict=True) if slope is not None]
+            read = [each for each, grad in zip(own, found, strict=True) if grad is not None]
             if len(read) != 1:
                 raise ValueError(
                     f"expected a prior of one parameter of {type(module).__name__}, got {name!r} of {read}; register it with "

@@ -65,10 +65,10 @@ class GPMixture(nn.Module):
         responsibilities: Float[Tensor, "S n K"] | None = None,
     ) -> None:
         super().__init__()
-        strangers = [type(each).__name__ for each in experts if not isinstance(each, GaussianProcess)]
-        if strangers or not experts:
+        unexpected = [type(each).__name__ for each in experts if not isinstance(each, GaussianProcess)]
+        if unexpected or not experts:
             raise TypeError(
-                f"expected GaussianProcess experts, got {strangers}; wrap each kernel in GaussianProcess(kernel)"
+                f"expected GaussianProcess experts, got {unexpected}; wrap each kernel in GaussianProcess(kernel)"
             )
         if len({id(part) for expert in experts for part in (expert, expert.kernel)}) < 2 * len(experts):
             raise ValueError(
@@ -101,7 +101,7 @@ class GPMixture(nn.Module):
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "*E N K"]:
         """Codes of the rows, of each expert where experts are enumerated."""
         f = torch.stack([self._above(k, h) + _column(mean_at(each.mean, h)) for k, each in self._numbered], 1)
-        log_p = self.gate.log_rows(h) + self.gate.coupling.log_shares(h)
+        log_p = self.gate.log_rows(h) + self.gate.coupling.log_weights_of_experts(h)
         with rows:
             expert = pyro.sample("expert", dist.Categorical(logits=log_p), infer={"enumerate": "parallel"})
             return _of_expert(f, expert)
@@ -109,7 +109,7 @@ class GPMixture(nn.Module):
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         for k, each in self._numbered:
             guess(f"u.{k}", whitening(each.kernel, h), self.out_features)
-        self.gate.coupling.guided_shares(h)
+        self.gate.coupling.guided_weights(h)
 
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
@@ -121,7 +121,7 @@ class GPMixture(nn.Module):
             mean, variance = continued(each.kernel, whitening(each.kernel, known), u, known, new)
             said.append((mean.mT + _column(mean_at(each.mean, new)), _column(variance).expand(-1, self.out_features)))
         means, variances = (torch.stack(sides, 1) for sides in zip(*said, strict=True))
-        log_p = self.gate.log_rows(new) + self.gate.coupling.log_shares(new)
+        log_p = self.gate.log_rows(new) + self.gate.coupling.log_weights_of_experts(new)
         with rows:
             expert = pyro.sample("expert", dist.Categorical(logits=log_p))
             return pyro.sample("z", code(_of_expert(means, expert).mT, _of_expert(variances, expert).mT))

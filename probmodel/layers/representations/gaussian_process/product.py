@@ -19,7 +19,7 @@ from probmodel.families.gaussian_processes.conditional import prior_variance
 from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
 from probmodel.families.gaussian_processes.experts.experts import (
-    Parts,
+    ProcessParts,
     experts_drawn,
     experts_given,
     experts_log_marginal,
@@ -94,7 +94,7 @@ class GPProduct(nn.Module):
         self.number = len(self.by_shard) or integer("shards", shards)
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
+        parts = cast(ProcessParts, drawn(self.expert, self.expert.hyperparameters))
         return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
@@ -207,11 +207,13 @@ class ConditionedProduct(nn.Module):
         self.rows = product.aggregation.rows(product.rows(x))
         # Hyperparameters that are latents are known in the call only.
         self.known = (
-            () if self.expert.hyperparameters else experts_given(cast(Parts, self.expert), self.x, self.y, self.rows)
+            ()
+            if self.expert.hyperparameters
+            else experts_given(cast(ProcessParts, self.expert), self.x, self.y, self.rows)
         )
 
     def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
-        parts = cast(Parts, drawn(self.expert, self.expert.hyperparameters))
+        parts = cast(ProcessParts, drawn(self.expert, self.expert.hyperparameters))
         experts = self.known or experts_drawn(parts, self.x, self.y, self.rows)
         at = joined(parts, self.aggregation, experts, new)
         noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, new), event_dim=1)
@@ -227,7 +229,7 @@ class ExpertObservations(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, parts: Parts, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
+        self, parts: ProcessParts, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
     ) -> None:
         self.parts, self.names, self.x, self.shards = parts, names, x, shards
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)

@@ -13,8 +13,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.families.gaussian_processes.covariances import mean_at
-from probmodel.families.gaussian_processes.nystrom import Observed
-from probmodel.families.gaussian_processes.relations import check_related
+from probmodel.families.gaussian_processes.nystrom import ObservedValues
+from probmodel.families.gaussian_processes.identifiability import check_related
 from probmodel.families.gaussian_processes.sparse import interpolation
 from probmodel.layers.representations.gaussian_process.hyperparameters import drawn, drawn_by_guide, hyperparameters
 from probmodel.protocols.integers import integer
@@ -24,7 +24,7 @@ START_LOG_SCALE = -2.0
 """Log standard deviation that q starts with, around a draw of the prior: a code that is all noise teaches features nothing."""
 
 
-class Gaussian(NamedTuple):
+class InducingNormal(NamedTuple):
     """q(u) = N(loc, T Tᵀ), one for each output."""
 
     loc: Float[Tensor, "K M"]
@@ -131,10 +131,10 @@ class SparseGP(nn.Module):
             check_related(self.kernel, h, self.inducing, what="features and inducing inputs")
 
     @property
-    def q(self) -> Gaussian:
+    def q(self) -> InducingNormal:
         """Of the whitened inducing values."""
         raw = self.q_raw_scale
-        return Gaussian(self.q_loc, raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp()))
+        return InducingNormal(self.q_loc, raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp()))
 
     def set_q(self, loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> None:
         """Put other values in the place of q's, in this module."""
@@ -152,10 +152,10 @@ class SparseGP(nn.Module):
         spread = (q_scale_tril.tril().mT @ at.weights).square().sum(-2)
         return CodeMarginals(loc, at.variance[:, None] + spread.mT)
 
-    def drawn_u(self, num_draws: int) -> Float[Tensor, "S K M"]:
+    def drawn_u(self, num_samples: int) -> Float[Tensor, "S K M"]:
         """Draws of q(u)."""
         loc, scale = self.q
-        return loc + (scale @ torch.randn(num_draws, *loc.shape, 1, dtype=loc.dtype, device=loc.device))[..., 0]
+        return loc + (scale @ torch.randn(num_samples, *loc.shape, 1, dtype=loc.dtype, device=loc.device))[..., 0]
 
     def drawn_codes(self, h: Float[Tensor, "N D"], u: Float[Tensor, "S K M"]) -> Float[Tensor, "S N K"]:
         """Draws of the codes, one for each draw of the inducing values, at hyperparameters as they are."""
@@ -163,7 +163,7 @@ class SparseGP(nn.Module):
         loc = mean_at(self.mean, h)[:, None] + (u @ at.weights).mT
         return loc + at.variance.sqrt()[:, None] * torch.randn_like(loc)
 
-    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: AffineDecision) -> Observed:
+    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: AffineDecision) -> ObservedValues:
         """The exact process that the code approximates, as observed through weights and normal noise.
 
         Raises:
@@ -178,7 +178,7 @@ class SparseGP(nn.Module):
             )
         y = y.reshape(len(h)).to(h)
         mean = weight.sum() * mean_at(self.mean, h) + bias
-        return Observed(h, y, mean, noise.to(h).expand(len(h)), self.kernel, weight.square().sum())
+        return ObservedValues(h, y, mean, noise.to(h).expand(len(h)), self.kernel, weight.square().sum())
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""

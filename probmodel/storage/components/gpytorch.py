@@ -30,7 +30,7 @@ from probmodel.tracing.internals import constraint_transform
 Settings = Mapping[str, Any]
 
 
-class ProcessPiece(NamedTuple):
+class GPyTorchComponent(NamedTuple):
     """A class, a function of keyword arguments that builds one, and how to read them."""
 
     kind: type
@@ -124,23 +124,25 @@ def _values(*names: str) -> Callable[[Any], Settings]:
     return lambda prior: {name: attrgetter(name)(prior).detach().clone() for name in names}
 
 
-def _plain(kind: type, settings: Callable[[Any], Settings]) -> ProcessPiece:
-    return ProcessPiece(kind, kind, settings)
+def _plain(kind: type, settings: Callable[[Any], Settings]) -> GPyTorchComponent:
+    return GPyTorchComponent(kind, kind, settings)
 
 
-def _shaped(kind: type, settings: Callable[[Any], Settings]) -> ProcessPiece:
-    return ProcessPiece(kind, _with_shape(kind), settings)
+def _shaped(kind: type, settings: Callable[[Any], Settings]) -> GPyTorchComponent:
+    return GPyTorchComponent(kind, _with_shape(kind), settings)
 
 
-PROCESS_PIECES = {
+GPYTORCH_COMPONENTS = {
     "RBFKernel": _shaped(RBFKernel, _kernel),
     "MaternKernel": _shaped(MaternKernel, lambda kernel: {"nu": kernel.nu, **_kernel(kernel)}),
     "RQKernel": _shaped(RQKernel, _rational_quadratic),
     "PeriodicKernel": _shaped(PeriodicKernel, lambda kernel: _kernel(kernel, "period_length")),
     "LinearKernel": _shaped(LinearKernel, lambda kernel: _kernel(kernel, "variance")),
     "ScaleKernel": _shaped(ScaleKernel, _scaled),
-    "AdditiveKernel": ProcessPiece(AdditiveKernel, _summed(AdditiveKernel), lambda k: {"kernels": list(k.kernels)}),
-    "ProductKernel": ProcessPiece(ProductKernel, _summed(ProductKernel), lambda k: {"kernels": list(k.kernels)}),
+    "AdditiveKernel": GPyTorchComponent(
+        AdditiveKernel, _summed(AdditiveKernel), lambda k: {"kernels": list(k.kernels)}
+    ),
+    "ProductKernel": GPyTorchComponent(ProductKernel, _summed(ProductKernel), lambda k: {"kernels": list(k.kernels)}),
     "ZeroMean": _plain(ZeroMean, lambda mean: {}),
     "ConstantMean": _shaped(ConstantMean, _constant),
     "LinearMean": _shaped(LinearMean, _linear),

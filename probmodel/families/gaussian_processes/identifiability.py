@@ -8,9 +8,9 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import covariance
 
-MOST_ROWS = 300
+CHECKED_ROWS = 300
 """Rows looked at, evenly spaced: of so many some are neighbours."""
-NOTHING = 1e-12
+NEGLIGIBLE = 1e-12
 """Correlation, or its distance from 1, that no gradient step could tell from 0."""
 LEAST_TO_BOUND = 2.0
 """Variance of y over the least noise: below it most of y could be nothing but noise."""
@@ -39,7 +39,7 @@ def check_related(
         what: x is called in the message.
     """
     _check_width(kernel, x.shape[1])
-    x = x[:: max(1, len(x) // MOST_ROWS)].detach()
+    x = x[:: max(1, len(x) // CHECKED_ROWS)].detach()
     if len(x) < 3 or bool((x == x[0]).all()):
         return
     with torch.no_grad():
@@ -50,8 +50,8 @@ def check_related(
     if not len(pairs) or not bool(pairs.isfinite().all()):
         return
     low, high = float(pairs.min()), float(pairs.max())
-    if high < NOTHING or low > 1 - NOTHING:
-        found = "unrelated" if high < NOTHING else "alike"
+    if high < NEGLIGIBLE or low > 1 - NEGLIGIBLE:
+        found = "unrelated" if high < NEGLIGIBLE else "alike"
         typical = float(torch.cdist(x, y).median())
         raise ValueError(
             f"expected {what} that the kernel relates and tells apart, got all of them {found} (correlations {low:.3g} to "

@@ -18,25 +18,25 @@ class Layered(Protocol, metaclass=Structural):
     """A machine whose log f holds x W y + b x + c y for every two layers that are joined."""
 
     @property
-    def bonds(self) -> Mapping[str, tuple[str, str]]:
+    def layer_couplings(self) -> Mapping[str, tuple[str, str]]:
         """Name of W → names of b and c."""
         ...
 
 
-def free_bonds(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
+def free_couplings(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
     """Those bonds whose weights and biases all move: centring shifts each by the others' slopes."""
-    bonds = machine.bonds if isinstance(machine, Layered) else {}
-    return {name: pair for name, pair in bonds.items() if {name, *pair} <= leaves.keys()}
+    layer_couplings = machine.layer_couplings if isinstance(machine, Layered) else {}
+    return {name: pair for name, pair in layer_couplings.items() if {name, *pair} <= leaves.keys()}
 
 
 @runtime_checkable
-class Sloped(Protocol, metaclass=Structural):
+class SuppliesGradients(Protocol, metaclass=Structural):
     """A machine that knows the slope of the mean of −free_energy over rows by each of its parameters."""
 
-    def slopes(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]: ...
+    def gradients(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]: ...
 
 
-class Slope(NamedTuple):
+class PhaseGradients(NamedTuple):
     """Of the mean log likelihood: what the data ask for, and what the model already has."""
 
     data: Mapping[str, Tensor]
@@ -45,32 +45,32 @@ class Slope(NamedTuple):
     @property
     def plain(self) -> dict[str, Tensor]:
         """Their difference."""
-        return {name: slope - self.model[name] for name, slope in self.data.items()}
+        return {name: gradient - self.model[name] for name, gradient in self.data.items()}
 
 
 class Offsets(NamedTuple):
     """Means of each layer's statistics, by the name of its bias, halfway between data and model; and which W joins which."""
 
     means: Mapping[str, Tensor]
-    bonds: Mapping[str, tuple[str, str]]
+    layer_couplings: Mapping[str, tuple[str, str]]
 
     @staticmethod
-    def of(slope: Slope, bonds: Mapping[str, tuple[str, str]]) -> "Offsets":
+    def of(gradient: PhaseGradients, layer_couplings: Mapping[str, tuple[str, str]]) -> "Offsets":
         """At one step: the slopes of log f by the biases are the means."""
-        layers = {bias for pair in bonds.values() for bias in pair}
-        return Offsets({name: (slope.data[name] + slope.model[name]) / 2 for name in layers}, bonds)
+        layers = {bias for pair in layer_couplings.values() for bias in pair}
+        return Offsets({name: (gradient.data[name] + gradient.model[name]) / 2 for name in layers}, layer_couplings)
 
-    def moved(self, slope: Slope) -> "Offsets":
+    def moved(self, gradient: PhaseGradients) -> "Offsets":
         """A running mean of those of the steps."""
-        new = Offsets.of(slope, self.bonds).means
+        new = Offsets.of(gradient, self.layer_couplings).means
         return self._replace(means={name: old.lerp(new[name], MEMORY) for name, old in self.means.items()})
 
-    def centred(self, slope: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def centred(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The slope in weights and biases that climbs as the centred machine does, (x − μ) W (y − λ) + …."""
-        found = dict(slope)
-        for name, (low, high) in self.bonds.items():
-            weight = slope[name].addr(self.means[low], slope[high], alpha=-1)
-            found[name] = weight.addr_(slope[low], self.means[high], alpha=-1)
+        found = dict(gradient)
+        for name, (low, high) in self.layer_couplings.items():
+            weight = gradient[name].addr(self.means[low], gradient[high], alpha=-1)
+            found[name] = weight.addr_(gradient[low], self.means[high], alpha=-1)
             found[low] = found[low] - found[name] @ self.means[high]
             found[high] = found[high] - self.means[low] @ found[name]
         return found

@@ -37,12 +37,12 @@ from probmodel.layers.representations.gaussian_process.gates import (
     SoftmaxGate,
     StickBreakingGate,
 )
-from probmodel.storage.pieces.boltzmann import BOLTZMANN_PIECES
-from probmodel.storage.pieces.gpytorch import PROCESS_PIECES
-from probmodel.storage.pieces.networks import NETWORK_PIECES
+from probmodel.storage.components.boltzmann import BOLTZMANN_COMPONENTS
+from probmodel.storage.components.gpytorch import GPYTORCH_COMPONENTS
+from probmodel.storage.components.networks import NETWORK_COMPONENTS
 
 
-class Piece(NamedTuple):
+class Component(NamedTuple):
     """A class, and how to read the keyword arguments that build an equal one."""
 
     build: Callable[..., Any]
@@ -81,42 +81,45 @@ def _density_gate(gate: DensityGate) -> Mapping[str, Any]:
 
 AGGREGATIONS = (poe, gpoe, bcm, robust_bcm, generalised_robust_bcm)
 
-PIECES: Mapping[str, Piece] = {
-    "Pipeline": Piece(Pipeline, Pipeline.settings),
-    "Lifted": Piece(Lifted, Lifted.settings),
-    "CNN": Piece(CNN, CNN.settings),
-    "MLP": Piece(MLP, MLP.settings),
-    "HalfPrecision": Piece(HalfPrecision, HalfPrecision.settings),
-    "Identity": Piece(Identity, Identity.settings),
-    "MaxPool": Piece(MaxPool, asdict),
-    "AveragePool": Piece(AveragePool, asdict),
-    "UpSample": Piece(UpSample, asdict),
-    "DNN": Piece(DNN, DNN.settings),
-    "VAE": Piece(VAE, VAE.settings),
-    "StandardNormal": Piece(StandardNormal, StandardNormal.settings),
-    "Classify": Piece(Classify, Classify.settings),
-    "Regress": Piece(Regress, Regress.settings),
-    "ClassifyJoint": Piece(ClassifyJoint, ClassifyJoint.settings),
-    "Discretise": Piece(Discretise, Discretise.settings),
-    "Standardise": Piece(Standardise, Standardise.settings),
-    "Linear": Piece(nn.Linear, _linear),
-    "Independent": Piece(dist.Independent, _independent),
-    "Normal": Piece(dist.Normal, _fields("loc", "scale")),
-    "Beta": Piece(dist.Beta, _fields("concentration1", "concentration0")),
-    "Gamma": Piece(dist.Gamma, _fields("concentration", "rate")),
-    "Dirichlet": Piece(dist.Dirichlet, _fields("concentration")),
-    "GaussianProcess": Piece(GaussianProcess, GaussianProcess.settings),
-    "SparseGP": Piece(SparseGP, SparseGP.settings),
-    "GPProduct": Piece(GPProduct, GPProduct.settings),
-    "GPMixture": Piece(GPMixture, GPMixture.settings),
-    "DirichletGate": Piece(DirichletGate, _fields("num_experts", "concentration")),
-    "StickBreakingGate": Piece(StickBreakingGate, _fields("num_experts", "concentration")),
-    "SoftmaxGate": Piece(SoftmaxGate, _softmax_gate),
-    "DensityGate": Piece(DensityGate, _density_gate),
-    "TorchIdentity": Piece(nn.Identity, lambda _: {}),
-    "Aggregation": Piece(Aggregation, _fields("join", "rows")),
-    **{name: Piece(each.build, each.settings, each.kind) for name, each in PROCESS_PIECES.items()},
-    **{build.__name__: Piece(build, settings) for build, settings in {**NETWORK_PIECES, **BOLTZMANN_PIECES}.items()},
+COMPONENTS: Mapping[str, Component] = {
+    "Pipeline": Component(Pipeline, Pipeline.settings),
+    "Lifted": Component(Lifted, Lifted.settings),
+    "CNN": Component(CNN, CNN.settings),
+    "MLP": Component(MLP, MLP.settings),
+    "HalfPrecision": Component(HalfPrecision, HalfPrecision.settings),
+    "Identity": Component(Identity, Identity.settings),
+    "MaxPool": Component(MaxPool, asdict),
+    "AveragePool": Component(AveragePool, asdict),
+    "UpSample": Component(UpSample, asdict),
+    "DNN": Component(DNN, DNN.settings),
+    "VAE": Component(VAE, VAE.settings),
+    "StandardNormal": Component(StandardNormal, StandardNormal.settings),
+    "Classify": Component(Classify, Classify.settings),
+    "Regress": Component(Regress, Regress.settings),
+    "ClassifyJoint": Component(ClassifyJoint, ClassifyJoint.settings),
+    "Discretise": Component(Discretise, Discretise.settings),
+    "Standardise": Component(Standardise, Standardise.settings),
+    "Linear": Component(nn.Linear, _linear),
+    "Independent": Component(dist.Independent, _independent),
+    "Normal": Component(dist.Normal, _fields("loc", "scale")),
+    "Beta": Component(dist.Beta, _fields("concentration1", "concentration0")),
+    "Gamma": Component(dist.Gamma, _fields("concentration", "rate")),
+    "Dirichlet": Component(dist.Dirichlet, _fields("concentration")),
+    "GaussianProcess": Component(GaussianProcess, GaussianProcess.settings),
+    "SparseGP": Component(SparseGP, SparseGP.settings),
+    "GPProduct": Component(GPProduct, GPProduct.settings),
+    "GPMixture": Component(GPMixture, GPMixture.settings),
+    "DirichletGate": Component(DirichletGate, _fields("num_experts", "concentration")),
+    "StickBreakingGate": Component(StickBreakingGate, _fields("num_experts", "concentration")),
+    "SoftmaxGate": Component(SoftmaxGate, _softmax_gate),
+    "DensityGate": Component(DensityGate, _density_gate),
+    "TorchIdentity": Component(nn.Identity, lambda _: {}),
+    "Aggregation": Component(Aggregation, _fields("join", "rows")),
+    **{name: Component(each.build, each.settings, each.kind) for name, each in GPYTORCH_COMPONENTS.items()},
+    **{
+        build.__name__: Component(build, settings)
+        for build, settings in {**NETWORK_COMPONENTS, **BOLTZMANN_COMPONENTS}.items()
+    },
 }
 """All that a file may name.  Subclasses are not among them: they may do anything."""
 
@@ -127,6 +130,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{each.rows.__name__: each.rows for each in AGGREGATIONS},
 }
 
-PIECE_NAMES: Mapping[Any, str] = {piece.kind or piece.build: name for name, piece in PIECES.items()}
+COMPONENT_NAMES: Mapping[Any, str] = {piece.kind or piece.build: name for name, piece in COMPONENTS.items()}
 
 FUNCTION_NAMES: Mapping[Any, str] = {function: name for name, function in FUNCTIONS.items()}

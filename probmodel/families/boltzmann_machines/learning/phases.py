@@ -15,7 +15,7 @@ from probmodel.protocols.structural import Structural
 
 
 @runtime_checkable
-class Machine(Protocol, metaclass=Structural):
+class LearnableMachine(Protocol, metaclass=Structural):
     """What learning needs of a Boltzmann machine: p(v) = exp(−free_energy(v)) / Z, and a step that leaves it invariant."""
 
     def parameters(self, recurse: bool = True) -> Any: ...
@@ -26,7 +26,7 @@ class Machine(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Deep(Protocol, metaclass=Structural):
+class LearnableDeepMachine(Protocol, metaclass=Structural):
     """What learning needs of a machine whose chains run over a hidden layer: a bound for rows, the layer's own free energy."""
 
     def parameters(self, recurse: bool = True) -> Any: ...
@@ -49,9 +49,9 @@ class Energies(NamedTuple):
     of_states: Callable[[Tensor], Tensor]
 
 
-def energies(machine: Machine | Deep) -> Energies:
+def energies(machine: LearnableMachine | LearnableDeepMachine) -> Energies:
     """The free energy, twice; of a deep machine its bound and that of the layer which the chains run over."""
-    if isinstance(machine, Deep):
+    if isinstance(machine, LearnableDeepMachine):
         return Energies(machine.free_energy_bound, machine.hidden_free_energy)
     return Energies(machine.free_energy, machine.free_energy)
 
@@ -194,7 +194,7 @@ def _swapped(num_temperatures: int, first: int) -> Int[Tensor, " T"]:
 
 def _states(machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "N U"]:
     """Where chains may start: at the rows, or in the layer above them."""
-    return machine.upward(rows) if isinstance(machine, Deep) else rows
+    return machine.upward(rows) if isinstance(machine, LearnableDeepMachine) else rows
 
 
 def _swept(machine: Any, v: Tensor, num_sweeps: int) -> Tensor:

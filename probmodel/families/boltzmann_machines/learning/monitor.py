@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.boltzmann_machines.annealing import Way, forward
+from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule, forward
 from probmodel.families.boltzmann_machines.machine import Machine, Undirected
 from probmodel.families.boltzmann_machines.model_draws import enumerated
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
@@ -43,38 +43,38 @@ def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> fl
     if known is not None:
         return known.log_z
     betas = torch.linspace(0, 1, ANNEALED_STEPS + 1, dtype=rows.dtype, device=rows.device)
-    log_w = forward(Way(machine.path(machine.natural(rows)), betas, betas), ANNEALED_CHAINS, seed)
+    log_w = forward(TemperatureSchedule(machine.path(machine.natural(rows)), betas, betas), ANNEALED_CHAINS, seed)
     return float(torch.logsumexp(log_w, 0)) - math.log(ANNEALED_CHAINS)
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
+class Monitor:
     """Look at the log likelihood, and stop where it has fallen for good.
 
-    A fall is a divergence where `num_falls` looks in a row lie below the best by more than `share` of all that was gained
+    A fall is a divergence where `patience` looks in a row lie below the best by more than `fraction` of all that was gained
     from the first look to the best, and by more than `least`.
 
     Args:
         every: steps between two looks.
         share: of the gain.
         least: nats a row, so that noise is no divergence where there is little to gain.
-        num_falls: looks in a row.
+        patience: looks in a row.
         rows: on which; None takes up to 1,000 of the training rows, spread over them.
         log_partition: machine, rows, seed → log Z in nats.
     """
 
     every: int = 500
-    share: float = 0.2
+    fraction: float = 0.2
     least: float = 0.05
-    num_falls: int = 2
+    patience: int = 2
     rows: Float[Tensor, "N V"] | None = None
     log_partition: Callable[[Any, Tensor, int], float] = log_partition
 
     def __post_init__(self) -> None:
         integer("every", self.every)
-        integer("num_falls", self.num_falls)
-        if not 0 < self.share < math.inf:
-            raise ValueError(f"expected share to be a number above 0, got {self.share}; .2 is a fifth of the gain")
+        integer("patience", self.patience)
+        if not 0 < self.fraction < math.inf:
+            raise ValueError(f"expected share to be a number above 0, got {self.fraction}; .2 is a fifth of the gain")
         if not 0 <= self.least < math.inf:
             raise ValueError(f"expected least to be nats a row, 0 or more, got {self.least}; .05 is above most noise")
 
@@ -92,15 +92,15 @@ class Watch:
             return self.rows.to(rows)
         return rows[:: math.ceil(len(rows) / ROWS)]
 
-    def fallen(self, values: Sequence[float]) -> bool:
+    def has_diverged(self, values: Sequence[float]) -> bool:
         """Whether the last looks lie too far below the best."""
         highest = max(values)
-        floor = highest - max(self.share * (highest - values[0]), self.least)
-        last = values[-self.num_falls :]
-        return len(last) == self.num_falls and all(value < floor for value in last)
+        floor = highest - max(self.fraction * (highest - values[0]), self.least)
+        last = values[-self.patience :]
+        return len(last) == self.patience and all(value < floor for value in last)
 
 
-class Looks:
+class Evaluations:
     """What has been seen of a machine in training.
 
     Args:
@@ -112,10 +112,10 @@ class Looks:
     """
 
     def __init__(
-        self, watch: Watch | None, model: Any, leaves: Mapping[str, Tensor], rows: Float[Tensor, "N V"], seed: int
+        self, monitor: Monitor | None, model: Any, leaves: Mapping[str, Tensor], rows: Float[Tensor, "N V"], seed: int
     ) -> None:
-        self.watch, self.model, self.leaves, self.seed = watch, model, leaves, seed
-        self.rows = rows if watch is None else watch.chosen(rows)
+        self.monitor, self.model, self.leaves, self.seed = monitor, model, leaves, seed
+        self.rows = rows if monitor is None else monitor.chosen(rows)
         self.steps: list[int] = []
         self.values: list[float] = []
         self.best: Mapping[str, Tensor] = {}
@@ -124,21 +124,21 @@ class Looks:
     @property
     def diverged(self) -> bool:
         """Whether the likelihood has fallen for good."""
-        return self.watch is not None and self.watch.fallen(self.values)
+        return self.monitor is not None and self.monitor.has_diverged(self.values)
 
     def due(self, step: int) -> bool:
         """Whether to look before this step."""
-        return self.watch is not None and step % self.watch.every == 0
+        return self.monitor is not None and step % self.monitor.every == 0
 
-    def look(self, step: int) -> str:
+    def evaluate(self, step: int) -> str:
         """Once more; what there is to say.
 
         Raises:
             NonFiniteError: where the log likelihood is not finite at the first look.
         """
-        if self.watch is None:
+        if self.monitor is None:
             return ""
-        value = self.watch.log_likelihood(self.model, self.rows, spawn(self.seed, step))
+        value = self.monitor.log_likelihood(self.model, self.rows, spawn(self.seed, step))
         if not self.values and math.isinf(value):
             raise NonFiniteError(
                 "expected a machine whose log likelihood is finite at the start, got one of NaN or infinity; start from "

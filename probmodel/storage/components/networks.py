@@ -13,7 +13,7 @@ from probmodel.layers.representations.bayesian_network.families import Dirichlet
 from probmodel.layers.representations.bayesian_network.linear_gaussian import LinearGaussianNetwork
 from probmodel.layers.representations.bayesian_network.nonlinear import NonlinearNetwork
 
-NETWORK_PIECES: Mapping[Callable[..., Any], Callable[[Any], Mapping[str, Any]]] = {
+NETWORK_COMPONENTS: Mapping[Callable[..., Any], Callable[[Any], Mapping[str, Any]]] = {
     CategoricalNetwork: CategoricalNetwork.settings,
     ClassNetwork: ClassNetwork.settings,
     ConditionalGaussianNetwork: ConditionalGaussianNetwork.settings,

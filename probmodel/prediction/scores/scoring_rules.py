@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 ELEMENTS = 2**24
 """Numbers one intermediate tensor may hold; more rows or simulations are taken in chunks."""
 
-ROUNDING = 1e-3
+PROBABILITY_ROUNDING = 1e-3
 """Probabilities may leave [0, 1], and their sum 1, by this much: float16 keeps three digits."""
 
 
@@ -174,7 +174,7 @@ def check_probs(probs: Tensor, y: Tensor) -> None:
     check_rows(y, probs.shape[:1], "probs")
     _check_finite(probs, "probs")
     sums = probs.reshape(len(probs), -1).sum(1)
-    if probs.dim() != 2 or (probs < 0).any() or ((sums - 1).abs() > ROUNDING).any():
+    if probs.dim() != 2 or (probs < 0).any() or ((sums - 1).abs() > PROBABILITY_ROUNDING).any():
         got = f"shape {tuple(probs.shape)}, {int((probs < 0).sum())} below 0, sums from {sums.min():.4g}"
         raise ValueError(f"expected rows (N, K) of probabilities that sum to 1, got {got}; take the softmax of logits")
     if y.min() < 0 or y.max() >= probs.shape[1]:

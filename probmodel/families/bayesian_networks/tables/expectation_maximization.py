@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import xlogy
 
-from probmodel.families.bayesian_networks.categories import Categories
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
     Table,
@@ -20,7 +20,7 @@ from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, family_shape
 from probmodel.families.bayesian_networks.tables.incomplete_rows import (
     Batch,
-    Rows,
+    DistinctIncompleteRows,
     add_expected_counts,
     batches,
     different_rows,
@@ -64,12 +64,12 @@ class EM:
     tolerance: float = 1e-6
     max_steps: int = 1_000
 
-    def __call__(self, dag: DAG, data: Categories, intervened: Sequence[str | None] = (), *, seed: int) -> EMFit:
+    def __call__(self, dag: DAG, data: CategoricalData, intervened: Sequence[str | None] = (), *, seed: int) -> EMFit:
         """Fit the tables.
 
         Args:
             dag: over the variables of the data; one that is never seen has a column without values.
-            data: rows, of `Categories.with_missing`.
+            data: rows, of `CategoricalData.with_missing`.
             intervened: for each row the variable that was set from outside, or None; such a row says nothing of that
                 variable's own table.
             seed: of the tables to start at: draws given the rows that are complete for each, all tables alike before.
@@ -111,8 +111,8 @@ class EM:
 
 
 def _start(
-    dag: DAG, data: Categories, intervened: Sequence[str | None], rng: np.random.Generator
-) -> tuple[DiscreteNetwork, Rows]:
+    dag: DAG, data: CategoricalData, intervened: Sequence[str | None], rng: np.random.Generator
+) -> tuple[DiscreteNetwork, DistinctIncompleteRows]:
     """Tables drawn given the rows that are complete for each, and the rows."""
     shapes = {node: family_shape(dag, data.levels, node) for node in dag.nodes}
     for node, shape in shapes.items():
@@ -129,7 +129,9 @@ def _start(
     return DiscreteNetwork(dag, data.levels, tables), rows
 
 
-def _expected_counts(network: DiscreteNetwork, rows: Rows, together: Sequence[Batch]) -> tuple[dict[str, Table], float]:
+def _expected_counts(
+    network: DiscreteNetwork, rows: DistinctIncompleteRows, together: Sequence[Batch]
+) -> tuple[dict[str, Table], float]:
     """Of every table given what is known, and the log likelihood of that."""
     total, log_likelihood = {node: np.zeros(table.shape) for node, table in network.tables.items()}, 0.0
     for batch in together:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.dag import refuse_twice
 
 
-class Categories(NamedTuple):
+class CategoricalData(NamedTuple):
     """Rows of categorical variables.
 
     Args:
@@ -22,7 +22,7 @@ class Categories(NamedTuple):
     codes: Int[np.ndarray, "N n"]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
         """Columns of a frame; values are told apart by their text.
 
         Args:
@@ -37,12 +37,12 @@ class Categories(NamedTuple):
         if missing:
             raise ValueError(
                 f"expected no missing values, got some in {missing}; drop those rows, or read them by"
-                " Categories.with_missing, which queries, log_prob and EM take and scores do not"
+                " CategoricalData.with_missing, which queries, log_prob and EM take and scores do not"
             )
         return cls.with_missing(frame, levels)
 
     @classmethod
-    def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "Categories":
+    def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
         """The same where values may be missing: None, NaN or pandas' NA become −1.
 
         Floats that are whole are read as whole numbers: missing ones may have made them floats.  A variable that is never
@@ -80,7 +80,7 @@ class Categories(NamedTuple):
         """How many values each variable has."""
         return tuple(len(values) for values in self.levels.values())
 
-    def ordered(self, names: Sequence[str]) -> "Categories":
+    def ordered(self, names: Sequence[str]) -> "CategoricalData":
         """Some or all of the variables in another order, such as that of a graph's nodes.
 
         Raises:
@@ -88,7 +88,7 @@ class Categories(NamedTuple):
         """
         _refuse_names(list(names), {})
         columns = [self.column(name) for name in names]
-        return Categories({name: self.levels[name] for name in names}, self.codes[:, columns])
+        return CategoricalData({name: self.levels[name] for name in names}, self.codes[:, columns])
 
     def frame(self) -> pd.DataFrame:
         """The rows as a frame of categorical columns, whose categories are the levels; missing values are NaN.
@@ -147,7 +147,7 @@ def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndar
     return pd.Categorical(column, categories=list(levels)).codes
 
 
-def check_codes(data: Categories) -> None:
+def check_codes(data: CategoricalData) -> None:
     """Raise ValueError for codes that are not positions among the levels, −1 where missing, one column a variable."""
     codes, sizes = data.codes, np.array(data.cardinalities, dtype=np.int64)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
@@ -159,11 +159,11 @@ def check_codes(data: Categories) -> None:
     if outside:
         raise ValueError(
             f"expected codes from 0 below the number of levels, −1 where missing, got others in {outside}; read the rows by "
-            "Categories.of"
+            "CategoricalData.of"
         )
 
 
-def refuse_missing(data: Categories) -> None:
+def refuse_missing(data: CategoricalData) -> None:
     """Raise ValueError where values are missing, or codes are none."""
     check_codes(data)
     missing = [name for name, column in zip(data.names, data.codes.T, strict=True) if (column < 0).any()]
@@ -186,7 +186,9 @@ class Counts(NamedTuple):
     num_parent_states: float
 
 
-def counts(data: Categories, child: int, parents: Sequence[int], rows: Int[np.ndarray, " M"] | None = None) -> Counts:
+def counts(
+    data: CategoricalData, child: int, parents: Sequence[int], rows: Int[np.ndarray, " M"] | None = None
+) -> Counts:
     """Of a child and its parents, by their columns; over some rows or all."""
     codes = data.codes if rows is None else data.codes[rows]
     sizes = data.cardinalities

@@ -11,7 +11,7 @@ from probmodel.layers.representations.boltzmann.class_rbm import ClassRBM
 from probmodel.layers.representations.boltzmann.deep_boltzmann_machine import DeepBoltzmannMachine
 from probmodel.layers.representations.boltzmann.rbm import RBM
 
-BOLTZMANN_PIECES: Mapping[Callable[..., Any], Callable[[Any], Mapping[str, Any]]] = {
+BOLTZMANN_COMPONENTS: Mapping[Callable[..., Any], Callable[[Any], Mapping[str, Any]]] = {
     RBM: RBM.settings,
     BoltzmannMachine: BoltzmannMachine.settings,
     DeepBoltzmannMachine: DeepBoltzmannMachine.settings,

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-3}
+ROUNDING_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
 
-HALF_ROUNDING = 0.05
+HALF_ROUNDING_ERROR = 0.05
 """The same of half precision, where fused operations do not round in between; .035 of the largest entry of a convolution's
 gradient was seen."""
 
-NUDGE, NUDGES = 16.0, 4
+PERTURBATION, NUM_PERTURBATIONS = 16.0, 4
 """Roundings by which inputs are moved to see what becomes of them, and how often: results jump where a rectifier switches."""
 
 AMPLIFIED = 3.0
@@ -42,10 +42,10 @@ def tolerance(half: torch.dtype | None, of_largest: float = FINE.of_largest) -> 
     return Tolerance(of_largest if half is None else 1.0, half)
 
 
-def excess(
+def relative_error(
     expected: Sequence[Tensor],
     got: Sequence[Tensor],
-    nudged: Callable[[int], Sequence[Tensor]],
+    perturbed_results: Callable[[int], Sequence[Tensor]],
     within: Tolerance = FINE,
 ) -> float:
     """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
@@ -54,15 +54,15 @@ def excess(
         expected: the results.
         got: the same by other code.
         nudged: seed → the results for inputs some roundings away, asked for where the two differ: where the arithmetic
-            is ill-conditioned, that moves them further than `ROUNDING`.
+            is ill-conditioned, that moves them further than `ROUNDING_ERROR`.
         within: what is put down to rounding.
     """
     apart, allowed = _distances(expected, got, within), [1.0] * len(expected)
-    for seed in range(NUDGES):
+    for seed in range(NUM_PERTURBATIONS):
         worst = max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
         if not 1 < worst < math.inf:
             break
-        moved = _distances(expected, nudged(seed), within)
+        moved = _distances(expected, perturbed_results(seed), within)
         # Each result by its own conditioning; a nudge out of the domain tells nothing.
         allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
     return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
@@ -85,7 +85,7 @@ def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
     # A gradient of half precision that is small throughout is held to its own size, or losing it would not show.
     least = 1.0 if within.half is None else torch.finfo(a.dtype).tiny
     scale = a.abs().clamp(min=max(least, within.of_largest * float(a.abs().max())))
-    unit = ROUNDING.get(a.dtype, HALF_ROUNDING) if within.half is None else HALF_ROUNDING
+    unit = ROUNDING_ERROR.get(a.dtype, HALF_ROUNDING_ERROR) if within.half is None else HALF_ROUNDING_ERROR
     return float(((a - b).abs() / scale).max()) / unit
 
 
@@ -94,11 +94,11 @@ def _kind_of(bad: Tensor) -> Tensor:
     return bad.nan_to_num(0.0, 1.0, -1.0)
 
 
-def nudge(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """The numbers up to `NUDGE` roundings away; whole ones as they are, which may count or choose."""
+def perturbed(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """The numbers up to `PERTURBATION` roundings away; whole ones as they are, which may count or choose."""
 
     def moved(t: Tensor) -> Tensor:
-        away = t * (1 + NUDGE * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1))
+        away = t * (1 + PERTURBATION * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1))
         return torch.where(t == t.round(), t, away)
 
     with torch.random.fork_rng(range(torch.cuda.device_count())):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probmodel.prediction.scores import ELEMENTS, ROUNDING, check_probs, check_rows
+from probmodel.prediction.scores.scoring_rules import ELEMENTS, PROBABILITY_ROUNDING, check_probs, check_rows
 
 
 class Calibration(NamedTuple):
@@ -54,7 +54,7 @@ def calibration(
     correct: Bool[Tensor, " N"],
     *,
     num_bins: int = 15,
-    num_draws: int = 2000,
+    num_samples: int = 2000,
     seed: int = 0,
 ) -> Calibration:
     """Expected calibration error and its null.
@@ -64,7 +64,7 @@ def calibration(
 
     Args:
         confidence, correct: probability each row's prediction was given, and whether it came true.
-        num_bins, num_draws: bins, 15 as in Guo et al.; simulations, the p-value being at least 1 / (1 + num_draws).
+        num_bins, num_samples: bins, 15 as in Guo et al.; simulations, the p-value being at least 1 / (1 + num_samples).
         seed: of the simulation; no global random state is touched.
 
     Raises:
@@ -75,31 +75,31 @@ def calibration(
         Vaicenavicius et al. (2019), Evaluating model calibration in classification, AISTATS.
     """
     p, hit, member = _bins(confidence, correct, num_bins)
-    hits = torch.cat([(hit @ member).unsqueeze(0), _simulated_hits(p, member, num_draws, seed)])
+    hits = torch.cat([(hit @ member).unsqueeze(0), _simulated_hits(p, member, num_samples, seed)])
     ece = (hits - p @ member).abs().sum(1) / len(p)
     p_value = (ece >= ece[0]).float().mean()  # The observed error counts as one of the draws.
     return Calibration(float(ece[0]), float(ece[1:].mean()), float(ece[1:].std()), float(p_value))
 
 
 def expected_calibration_error(
-    probs: Float[Tensor, "N K"], y: Int[Tensor, " N"], *, num_bins: int = 15, num_draws: int = 2000, seed: int = 0
+    probs: Float[Tensor, "N K"], y: Int[Tensor, " N"], *, num_bins: int = 15, num_samples: int = 2000, seed: int = 0
 ) -> Calibration:
     """Calibration error, and its null, of the probability given to the most probable class.
 
     Args:
         probs: predictive probabilities of the classes, the latents integrated out.
         y: class of each row.
-        num_bins, num_draws, seed: as in `calibration`, and so are the errors.
+        num_bins, num_samples, seed: as in `calibration`, and so are the errors.
     """
     check_probs(probs, y)
     confidence, predicted = probs.max(1)
-    return calibration(confidence, predicted == y, num_bins=num_bins, num_draws=num_draws, seed=seed)
+    return calibration(confidence, predicted == y, num_bins=num_bins, num_samples=num_samples, seed=seed)
 
 
 def _bins(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence (N,), correct (N,) and membership (N, K) in a dtype that counts exactly."""
     check_rows(confidence, correct.shape, "correct")
-    if num_bins < 1 or confidence.min() < 0 or confidence.max() > 1 + ROUNDING:
+    if num_bins < 1 or confidence.min() < 0 or confidence.max() > 1 + PROBABILITY_ROUNDING:
         got = f"{num_bins} bins, confidences in [{confidence.min():.4g}, {confidence.max():.4g}]"
         raise ValueError(f"expected one bin or more and confidences in [0, 1], got {got}; give probabilities")
     p = confidence.to(torch.promote_types(confidence.dtype, torch.float32))
@@ -108,12 +108,12 @@ def _bins(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[Tensor, T
     return p, correct.to(p.dtype), member.to(p.dtype)
 
 
-def _simulated_hits(p: Tensor, member: Tensor, num_draws: int, seed: int) -> Float[Tensor, "S K"]:
-    if num_draws < 2:
-        raise ValueError(f"expected two simulations or more, got {num_draws}; the default is 2000")
+def _simulated_hits(p: Tensor, member: Tensor, num_samples: int, seed: int) -> Float[Tensor, "S K"]:
+    if num_samples < 2:
+        raise ValueError(f"expected two simulations or more, got {num_samples}; the default is 2000")
     # Another stream than the caller's of the same seed, which the confidences may come from.
     generator = torch.Generator(p.device).manual_seed(seed ^ 0x9E3779B9)
     size = max(1, ELEMENTS // len(p))
-    shapes = [(min(size, num_draws - start), len(p)) for start in range(0, num_draws, size)]
+    shapes = [(min(size, num_samples - start), len(p)) for start in range(0, num_samples, size)]
     draws = (torch.rand(shape, generator=generator, dtype=p.dtype, device=p.device) for shape in shapes)
     return torch.cat([(u < p).to(p.dtype) @ member for u in draws])

@@ -17,7 +17,7 @@ def every(name: str) -> bool:
     return True
 
 
-def widened(model: Model, factor: float, *, where: Callable[[str], bool] = every) -> "Widened":
+def recalibrated(model: Model, factor: float, *, where: Callable[[str], bool] = every) -> "Widened":
     """The model with the standard deviations of its normal priors multiplied, for `prior_sensitivity`.
 
     Priors of other families stay as they are, and so do the conditional means: z ~ N(m, s²) becomes N(m, factor² s²), also
@@ -36,11 +36,11 @@ def widened(model: Model, factor: float, *, where: Callable[[str], bool] = every
     """
     if not 0 < factor < float("inf"):
         raise ValueError(f"factor needs to be positive and finite, got {factor}; 10.0 makes priors ten times as wide")
-    return Widened(model, factor, where)
+    return Recalibrated(model, factor, where)
 
 
-class Widened(nn.Module):
-    """A model run under wider normal priors.  Made by `widened`."""
+class Recalibrated(nn.Module):
+    """A model run under wider normal priors.  Made by `recalibrated`."""
 
     def __init__(self, model: Model, factor: float, where: Callable[[str], bool]) -> None:
         super().__init__()

@@ -1,1 +1,0 @@
-"""Learning of Boltzmann machines: positive and negative phase, gradients, monitors of convergence."""
