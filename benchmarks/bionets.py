@@ -80,7 +80,7 @@ def signalling_rows() -> Iterator[Row]:
     cells = protein_signalling()
     x = cells.frame.to_numpy()
     # The prior is one of columns of like scales: the second is the usual run on the levels as they were measured.
-    for scale, values in (("standardised", (x - x.mean(0)) / x.std(0)), ("as measured", x)):
+    for scale, values in (("standardized", (x - x.mean(0)) / x.std(0)), ("as measured", x)):
         yield from _signalling_rows(
             f"853 cells, BGe, levels {scale}",
             cells,

@@ -116,7 +116,7 @@ def annealed(found: Row) -> Row:
 def measured_machine(build: Callable[[], BoltzmannProblem]) -> Iterator[Row]:
     """Rows of a Boltzmann machine: enumerated, annealed, and between bounds."""
     machine = build()
-    rbm = pb.evidence.BinaryRBM(machine.weight, machine.visible_bias, machine.hidden_bias)
+    rbm = pb.boltzmann.BinaryRBM(machine.weight, machine.visible_bias, machine.hidden_bias)
     estimators = {
         "enumerated": (pb.evidence.log_partition, 1e-5),
         "AIS": (pb.evidence.log_partition_ais, 0.02),
@@ -247,7 +247,7 @@ def main() -> None:
     arguments = parser.parse_args()
     more: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pb.evidence.EvidenceWarning)  # The tables say it.
+        warnings.simplefilter("ignore", pb.errors.EvidenceWarning)  # The tables say it.
         table = tabulate([] if arguments.no_table else rows(quick=arguments.quick), arguments.out, line)
         if arguments.seeds:
             jobs = (joblib.delayed(_alone)(TASKS[i], arguments.seeds, arguments.folder) for i in CALIBRATED)

@@ -147,20 +147,20 @@ def radiata_peer() -> Peer:
 def shells_peer() -> Peer:
     """Two Gaussian shells in five dimensions."""
     num_dimensions, radius, width, offset = 5, 2.0, 0.1, 3.5
-    centre = np.zeros(num_dimensions)
-    centre[0] = offset
-    centres = np.stack([centre, -centre])
+    center = np.zeros(num_dimensions)
+    center[0] = offset
+    centers = np.stack([center, -center])
     log_peak = -0.5 * np.log(2 * np.pi * width**2)
 
     def log_likelihood(theta: Vector) -> float:
-        r = np.sqrt(((theta - centres) ** 2).sum(1))
+        r = np.sqrt(((theta - centers) ** 2).sum(1))
         near, far = -0.5 * ((r - radius) / width) ** 2
         return log_peak + np.logaddexp(near, far)
 
     def model() -> pm.Model:
         with pm.Model() as built:
             theta = pm.Uniform("theta", -6, 6, shape=num_dimensions)
-            r = pt.sqrt(((theta - centres) ** 2).sum(1))
+            r = pt.sqrt(((theta - centers) ** 2).sum(1))
             pm.Potential("shells", log_peak + pt.logsumexp(-0.5 * ((r - radius) / width) ** 2))
         return built
 
@@ -168,7 +168,7 @@ def shells_peer() -> Peer:
 
 
 def schools_peer() -> Peer:
-    """Eight schools, not centred; parameters mu, tau and eight eta."""
+    """Eight schools, not centered; parameters mu, tau and eight eta."""
     problem = eight_schools()
     sigma, y = problem.data.args[0].numpy(), problem.data.kwargs["y"].numpy()
     log_scale = -np.log(sigma).sum() - 0.5 * len(y) * np.log(2 * np.pi)

@@ -41,12 +41,12 @@ def _exact(x: Tensor, y: Tensor) -> pb.Posterior:
 
 
 def _product(x: Tensor, y: Tensor) -> pb.Posterior:
-    product = pb.GPProduct(_kernel(x.shape[1]), shards=min(2, len(x)))
+    product = pb.gp.GPProduct(_kernel(x.shape[1]), shards=min(2, len(x)))
     return pb.MaximumLikelihood()(product, pb.Dataset((x,), {"y": y}), seed=0)
 
 
 def _mixture(x: Tensor, y: Tensor) -> pb.Posterior:
-    mixture = pb.GPMixture([pb.GaussianProcess(_kernel(x.shape[1]))], pb.DirichletGate(1))
+    mixture = pb.gp.GPMixture([pb.GaussianProcess(_kernel(x.shape[1]))], pb.gp.DirichletGate(1))
     return pb.VariationalEM(num_restarts=1)(mixture, pb.Dataset((x,), {"y": y}), seed=0)
 
 

@@ -1,7 +1,7 @@
 """A deep kernel of CNN features on digits: accuracy, and whether its entropy tells images that are no digits.
 
 scikit-learn's 8 × 8 digits and MNIST (LeCun et al., 1998); unknown images are notMNIST's letters (Bulatov, 2011) and Kuzushiji
-characters (Clanuwat et al., 2018), standardised as MNIST's are, and averaged to 8 × 8 pixels for the small digits.
+characters (Clanuwat et al., 2018), standardized as MNIST's are, and averaged to 8 × 8 pixels for the small digits.
 """
 
 import time
@@ -53,10 +53,10 @@ def mnist() -> Images:
     train, test = pb.data.mnist()
     with np.load(pb.data.locate("mnist/mnist.npz")) as file:
         raw = file["x_train"]
-    return Images(train, test, partial(_standardised, level=raw.mean(), width=raw.std()))
+    return Images(train, test, partial(_standardized, level=raw.mean(), width=raw.std()))
 
 
-def _standardised(pictures: np.ndarray, level: float, width: float) -> Tensor:
+def _standardized(pictures: np.ndarray, level: float, width: float) -> Tensor:
     return torch.as_tensor((pictures - level) / width, dtype=torch.float32)[:, None]
 
 

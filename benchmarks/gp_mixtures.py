@@ -24,7 +24,7 @@ WORKERS = 2
 SPLITS = 60
 DOUBLE = torch.float64
 LENGTHSCALES = {0.1: -125.706986, 0.3: -108.469855, 0.5: -108.592409, 1.0: -162.909235}
-"""Log marginal likelihood of the motorcycle data, standardised, under an RBF kernel of variance 1 and noise .25."""
+"""Log marginal likelihood of the motorcycle data, standardized, under an RBF kernel of variance 1 and noise .25."""
 FULL_EVIDENCE = -112.399791
 """The same with lengthscale, variance and noise integrated under standard log-normal priors, by quadrature."""
 MIXTURES = {1: -268.3996021, 2: -14.7479318}
@@ -67,13 +67,13 @@ def motorcycle() -> tuple[np.ndarray, np.ndarray]:
     return train.args[0][:, 0].numpy(), train.kwargs["y"].numpy()
 
 
-def _standardised(values: np.ndarray) -> torch.Tensor:
+def _standardized(values: np.ndarray) -> torch.Tensor:
     return torch.as_tensor((values - values.mean()) / values.std())
 
 
 def _mcycle_evidence(quick: bool) -> Iterator[Row]:
     times, accelerations = motorcycle()
-    data = pb.Dataset((_standardised(times)[:, None],), {"y": _standardised(accelerations)})
+    data = pb.Dataset((_standardized(times)[:, None],), {"y": _standardized(accelerations)})
     for lengthscale, reference in LENGTHSCALES.items():
         found = pb.evidence.exact(pb.target(process(lengthscale, 1.0, 0.25), data))
         yield near(
@@ -101,9 +101,9 @@ def alternating() -> pb.Dataset:
     return pb.Dataset((x[:, None],), {"y": y})
 
 
-def known_experts(number: int) -> pb.GPMixture:
+def known_experts(number: int) -> pb.gp.GPMixture:
     """Experts whose hyperparameters are known, with equal shares a priori."""
-    return pb.GPMixture([process(0.3, 1.0, 0.01) for _ in range(number)], pb.DirichletGate(number))
+    return pb.gp.GPMixture([process(0.3, 1.0, 0.01) for _ in range(number)], pb.gp.DirichletGate(number))
 
 
 def _mixture_evidence(quick: bool) -> Iterator[Row]:
@@ -139,10 +139,10 @@ def single() -> pb.GaussianProcess:
     return process(0.5, 1.0, 0.2, kernel=MaternKernel(nu=2.5))
 
 
-def mixture() -> pb.GPMixture:
+def mixture() -> pb.gp.GPMixture:
     """Three experts of different noise, each with its region of the inputs."""
     experts = [process(0.5, 1.0, noise, kernel=MaternKernel(nu=2.5)) for noise in (0.01, 0.1, 0.3)]
-    return pb.GPMixture(experts, pb.SoftmaxGate(1, 3))
+    return pb.gp.GPMixture(experts, pb.gp.SoftmaxGate(1, 3))
 
 
 def heteroscedastic(data: pb.Dataset, seed: int) -> pb.Posterior:
@@ -171,8 +171,8 @@ def nlpd(name: str, seed: int) -> float:
     times, accelerations = motorcycle()
     order = np.random.default_rng(seed).permutation(len(times))
     test, train = order[: round(len(order) / 10)], order[round(len(order) / 10) :]
-    (centre, width), (level, unit) = ((v[train].mean(), v[train].std()) for v in (times, accelerations))
-    x, y = torch.as_tensor((times - centre) / width)[:, None], torch.as_tensor((accelerations - level) / unit)
+    (center, width), (level, unit) = ((v[train].mean(), v[train].std()) for v in (times, accelerations))
+    x, y = torch.as_tensor((times - center) / width)[:, None], torch.as_tensor((accelerations - level) / unit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jitter of a line search's wild steps.
         fit = FITS[name](pb.Dataset((x[train],), {"y": y[train]}), seed)
@@ -212,9 +212,9 @@ def crossing(count: int, seed: int) -> tuple[pb.Dataset, torch.Tensor, torch.Ten
     return pb.Dataset((x,), {"y": y}), c, (f[0] - f[1]).abs() > 0.6
 
 
-def crossing_mixture() -> pb.GPMixture:
+def crossing_mixture() -> pb.gp.GPMixture:
     """Four experts under stick breaking: twice as many as there are functions."""
-    return pb.GPMixture([process(0.5, 1.0, 0.02) for _ in range(4)], pb.StickBreakingGate(4))
+    return pb.gp.GPMixture([process(0.5, 1.0, 0.02) for _ in range(4)], pb.gp.StickBreakingGate(4))
 
 
 def _crossing(quick: bool) -> Iterator[Row]:

@@ -32,22 +32,22 @@ def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: A
         to_x(grid.numpy()), to_y(levels.numpy()), p / p.max(0), cmap="Blues", shading="auto", rasterized=True
     )
     # Draws of a Monte Carlo predictive make modes of their own.
-    exact = isinstance(fit.model, pb.GPMixture | pb.GaussianProcess)
-    peaks = pb.modes(found, least=LEAST) if exact else found.mean.reshape(-1, 1)
+    exact = isinstance(fit.model, pb.gp.GPMixture | pb.GaussianProcess)
+    peaks = pb.gp.modes(found, least=LEAST) if exact else found.mean.reshape(-1, 1)
     for value, row in zip(grid, peaks, strict=True):
         axes.plot(np.repeat(to_x(float(value)), len(row)), to_y(row.numpy()), ".", color="tab:red", markersize=2)
 
 
 def _motorcycle(path: Path) -> None:
     times, accelerations = motorcycle()
-    centre, width, level, unit = times.mean(), times.std(), accelerations.mean(), accelerations.std()
-    x, y = torch.as_tensor((times - centre) / width), torch.as_tensor((accelerations - level) / unit)
+    center, width, level, unit = times.mean(), times.std(), accelerations.mean(), accelerations.std()
+    x, y = torch.as_tensor((times - center) / width), torch.as_tensor((accelerations - level) / unit)
     data = pb.Dataset((x[:, None],), {"y": y})
     grid = torch.linspace(float(x.min()) - 0.2, float(x.max()) + 0.2, 300, dtype=x.dtype)
     levels = torch.linspace(-3.2, 3.0, 400, dtype=x.dtype)
     figure, panels = plt.subplots(1, len(FITS), figsize=(5 * len(FITS), 4), sharey=True, layout="constrained")
     for axes, (name, fit) in zip(panels, FITS.items(), strict=True):
-        density(axes, fit(data, 0), grid, levels, lambda v: v * width + centre, lambda v: v * unit + level)
+        density(axes, fit(data, 0), grid, levels, lambda v: v * width + center, lambda v: v * unit + level)
         axes.plot(times, accelerations, "k.", markersize=4)
         axes.set(title=name, xlabel="milliseconds after the impact")
     panels[0].set_ylabel("acceleration of the head, g")

@@ -110,7 +110,7 @@ TASKS = {
 
 
 class Split(NamedTuple):
-    """Standardised by the training rows; `unit` turns y's deviations back."""
+    """Standardized by the training rows; `unit` turns y's deviations back."""
 
     train: pb.Dataset
     x: torch.Tensor
@@ -146,7 +146,7 @@ def split(task: Task, index: int) -> Split:
 
 
 def kernel(columns: int) -> ScaleKernel:
-    """ARD Matérn-3/2 with lengthscales of √D, the typical distance of standardised rows."""
+    """ARD Matérn-3/2 with lengthscales of √D, the typical distance of standardized rows."""
     found = ScaleKernel(MaternKernel(nu=1.5, ard_num_dims=columns))
     found.base_kernel.lengthscale = columns**0.5
     return found
@@ -201,11 +201,11 @@ def robust_bcm(given: Split) -> Distribution:
     x = given.train.args[0]
     shards = math.ceil(len(x) / EXPERT_ROWS)
     few = some(given.train, FEW_EXPERTS * FEW_ROWS)
-    start = pb.GPProduct(kernel(x.shape[1]), likelihood=noise(given.least_noise), shards=FEW_EXPERTS)
+    start = pb.gp.GPProduct(kernel(x.shape[1]), likelihood=noise(given.least_noise), shards=FEW_EXPERTS)
     fit = pb.MaximumLikelihood(max_steps=60)(start, few, seed=0)
     process: Any = fit.model
     parts = process.expert
-    whole = pb.GPProduct(parts.kernel, mean=parts.mean, likelihood=parts.likelihood, shards=shards)
+    whole = pb.gp.GPProduct(parts.kernel, mean=parts.mean, likelihood=parts.likelihood, shards=shards)
     return pb.predict(pb.Posterior(whole, given.train, {}, fit.info), given.x).distribution
 
 

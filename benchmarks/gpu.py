@@ -101,7 +101,7 @@ def _process(device: str) -> torch.Tensor:
 
 def _product(device: str) -> torch.Tensor:
     expert = gp_mixtures.process(1.0, 1.0, 0.05, kernel=MaternKernel(nu=2.5))
-    product = pb.GPProduct(expert.kernel, mean=expert.mean, likelihood=expert.likelihood, shards=4)
+    product = pb.gp.GPProduct(expert.kernel, mean=expert.mean, likelihood=expert.likelihood, shards=4)
     return _predicted(product.to(device), _noisy_sine(device))
 
 

@@ -1,4 +1,4 @@
-"""Boltzmann machines learnt from samples: bars and stripes, features of digits, binarised MNIST, how many hidden units.
+"""Boltzmann machines learnt from samples: bars and stripes, features of digits, binarized MNIST, how many hidden units.
 
     PROBMODEL_DATA=FOLDER python benchmarks/graphs.py --only learning [--long]
 
@@ -12,7 +12,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from probmodel.inference.boltzmann.monitor import Monitor
 from rows import Row, row
 from scipy.ndimage import convolve
 from sklearn.datasets import load_digits
@@ -23,8 +22,10 @@ from torch import Tensor
 
 import probmodel as pb
 from probmodel.data.locate import locate
+from probmodel.families.boltzmann_machines.learning.gradient_ascent import GradientAscent
+from probmodel.families.boltzmann_machines.learning.monitor import Monitor
 from probmodel.families.boltzmann_machines.learning.phases import Persistent, Phase
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
+from probmodel.inference.boltzmann_learning import BoltzmannLearning
 from probmodel.layers.representations.boltzmann.rbm import RBM
 
 PATTERNS = 30
@@ -78,7 +79,10 @@ def bars_rows(*, quick: bool) -> Iterator[Row]:
     steps, goal = (300, -math.inf) if quick else (24_000, -105.0)
     monitor = Monitor(every=steps // 40, rows=rows.unique(dim=0), log_partition=all_states)
     phase: Phase = Persistent(num_chains=2_000, num_sweeps=5)
-    settings = BoltzmannLearning(phase, GradientAscent(steps, rate=0.1, decay=quadratic), None, monitor, progress=False)
+    ascent = GradientAscent(steps, learning_rate=0.1, schedule=quadratic)
+    settings = BoltzmannLearning(phase, ascent, None, monitor, progress=False)
+        phase, GradientAscent(steps, learning_rate=0.1, schedule=quadratic), None, monitor, progress=False
+    )
     for seed in range(1 if quick else 3):
         _, fit = learnt(started(16, rows, scale=0.1, seed=seed), rows, settings, seed)
         sums = [PATTERNS * value for value in fit.info["log_likelihood"]]
@@ -106,7 +110,7 @@ def nudged_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(train: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray], strength: float) -> float:
-    """Of logistic regression with this inverse regularisation."""
+    """Of logistic regression with this inverse regularization."""
     regression = LogisticRegression(solver="newton-cg", C=strength, tol=1e-3)
     return float(regression.fit(train, labels[0]).score(test, labels[1]))
 
@@ -126,7 +130,9 @@ def hidden_features(train: np.ndarray, others: np.ndarray, hidden_bias: float, n
     rbm = started(100, rows)
     with torch.no_grad():
         rbm.hidden_bias.fill_(hidden_bias)
-    settings = BoltzmannLearning(Persistent(100), GradientAscent(num_steps, rate=0.15), monitor=None, progress=False)
+    settings = BoltzmannLearning(
+        Persistent(100), GradientAscent(num_steps, learning_rate=0.15), monitor=None, progress=False
+    )
     rbm, _ = learnt(rbm, rows, settings)
     return [rbm.hidden(torch.from_numpy(each)).detach().double().numpy() for each in (train, others)]
 
@@ -171,7 +177,7 @@ def size_rows(*, quick: bool) -> Iterator[Row]:
     train, test = pb.data.problems.binary_digits()
     for hidden in (4, 16) if quick else (2, 4, 8, 12, 16, 20):
         settings = BoltzmannLearning(
-            Persistent(200, 2), GradientAscent(100 if quick else 8_000, rate=0.1), monitor=None, progress=False
+            Persistent(200, 2), GradientAscent(100 if quick else 8_000, learning_rate=0.1), monitor=None, progress=False
         )
         rbm, fit = learnt(started(hidden, train), train, settings)
         partition = pb.evidence.log_partition(rbm)
@@ -200,7 +206,7 @@ def evidence_rows(*, quick: bool) -> Iterator[Row]:
 
 
 def mnist(part: str) -> Tensor:
-    """Binarised MNIST: train, valid or test."""
+    """Binarized MNIST: train, valid or test."""
     with np.load(locate("binarized_mnist/binarized_mnist_packed.npz")) as packed:
         return torch.from_numpy(np.unpackbits(packed[part], axis=1)[:, :784]).float()
 
@@ -212,7 +218,7 @@ def mnist_row(name: str, rbm: RBM, fit: pb.Posterior, *, chains: int, steps: int
     found = pb.evidence.log_likelihood(rbm, test, partition)
     value, lower, upper = (each / len(test) for each in (found.log_z, found.lower, found.upper))
     return row(
-        f"binarised MNIST, {len(rbm.hidden_bias)} hidden, {name}: test log likelihood an image",
+        f"binarized MNIST, {len(rbm.hidden_bias)} hidden, {name}: test log likelihood an image",
         value,
         "nats",
         reference=PUBLISHED,
@@ -233,7 +239,7 @@ def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
     for name, (steps, phase, rate, bounds) in runs.items():
         settings = BoltzmannLearning(
             phase,
-            GradientAscent(num_steps=steps, rate=rate),
+            GradientAscent(num_steps=steps, learning_rate=rate),
             monitor=None,
             precision=torch.bfloat16,
             progress=False,

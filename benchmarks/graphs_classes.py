@@ -2,7 +2,7 @@
 
     python benchmarks/graphs_classes.py [--quick] [--out FILE.json]
 
-The CNN is trained on the training rows; its codes are then fixed, discretised or standardised by the training rows alone.
+The CNN is trained on the training rows; its codes are then fixed, discretized or standardized by the training rows alone.
 Accuracy and log score are of held-out rows.
 """
 
@@ -22,7 +22,7 @@ from probmodel.families.bayesian_networks.scores.all_families import family_scor
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 from probmodel.layers.decisions import ClassifyJoint
-from probmodel.layers.features import Discretise, Standardise
+from probmodel.layers.features import Discretize, Standardize
 from probmodel.layers.representations import ClassNetwork
 from probmodel.layers.representations.bayesian_network import (
     augmented,
@@ -54,7 +54,7 @@ def trained_cnn(train: Dataset, num_steps: int) -> Posterior:
 
 
 def discrete_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
-    """Of discretised codes."""
+    """Of discretized codes."""
     levels = {**dict.fromkeys(CODES, tuple(map(str, range(BINS)))), "class": tuple(map(str, range(NUM_CLASSES)))}
     data = CategoricalData(levels, np.column_stack([h.long().numpy(), y.numpy()]))
     families = family_scores(data, BDeu(SAMPLE_SIZE))
@@ -90,8 +90,8 @@ def class_rows(*, quick: bool = False) -> Iterator[Row]:
     network: nn.Module = fit.model.features  # type: ignore[attr-defined]
     x, y = train.args[0], train.kwargs["y"]
     kinds = {
-        "discretised codes": (Discretise.fitted(network, x, BINS), discrete_graphs, dict.fromkeys(CODES, BINS)),
-        "real codes": (Standardise.fitted(network, x), real_graphs, {}),
+        "discretized codes": (Discretize.fitted(network, x, BINS), discrete_graphs, dict.fromkeys(CODES, BINS)),
+        "real codes": (Standardize.fitted(network, x), real_graphs, {}),
     }
     for kind, (features, graphs, cardinalities) in kinds.items():
         with torch.no_grad():

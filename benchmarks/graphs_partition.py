@@ -29,7 +29,7 @@ def restricted_rows() -> Iterator[Row]:
     """Restricted machines: by enumeration, by annealing alone, and between bounds."""
     found = {"RBM 16×10": problems.boltzmann_16x10(), "RBM 64×16": problems.boltzmann_64x16()}
     for name, problem in (found | {"digits RBM": problems.boltzmann_digits()}).items():
-        machine = pb.evidence.BinaryRBM(problem.weight, problem.visible_bias, problem.hidden_bias)
+        machine = pb.boltzmann.BinaryRBM(problem.weight, problem.visible_bias, problem.hidden_bias)
         exact = pb.evidence.log_partition(machine)
         yield _near(f"{name}, enumerated", exact, exact.log_z, problem.log_z, 1e-6)
         yield from _annealed(name, machine, problem.log_z, 0.0, 0.02, 10_000, None)

@@ -99,7 +99,7 @@ MUTATIONS = (
         "not_finite",
     ),
     Mutation(
-        "whole steps that forget the optimiser's moments",
+        "whole steps that forget the optimizer's moments",
         "inference/whole_step.py",
         "self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)",
         "self.steps = adam.continued(optimizer, self.leaves)[2]",
@@ -107,12 +107,12 @@ MUTATIONS = (
         "in_place_walk",
     ),
     Mutation(
-        "hooks of an optimiser overlooked",
+        "hooks of an optimizer overlooked",
         "inference/adam.py",
         "if has_step_hooks(optimizer):",
         "if False:",
         DESCENT,
-        "schedule_on_the_optimiser",
+        "schedule_on_the_optimizer",
     ),
     Mutation(
         "ends of a trajectory counted in full",

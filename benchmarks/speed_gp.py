@@ -146,23 +146,23 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
 
         rows = order()
         gradient = Gradient(loss, leaves, x[rows.first], y[rows.first])
-        optimiser = torch.optim.Adam(leaves, 1e-3, fused=True)
-        way = descent(gradient, Batches((x, y), ROWS), rows, optimiser)
+        optimizer = torch.optim.Adam(leaves, 1e-3, fused=True)
+        way = descent(gradient, Batches((x, y), ROWS), rows, optimizer)
         way.compile()
         return lambda: (way.advance(WINDOW).losses[-1], np.zeros(0))
 
     def theirs() -> Run:
         model, likelihood, leaves = parts()
-        optimiser = torch.optim.Adam(leaves, 1e-3, fused=True)
+        optimizer = torch.optim.Adam(leaves, 1e-3, fused=True)
         mll = gpytorch.mlls.VariationalELBO(likelihood, model, ROWS)
         rows = order()
 
         def steps() -> tuple[float, np.ndarray]:
             for index in islice(rows, WINDOW):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss = -mll(model(x[index]), y[index]) * ROWS
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
             return loss.item(), np.zeros(0)
 
         return steps

@@ -14,7 +14,7 @@ import probmodel as pb
 from probmodel.data.locate import VARIABLE, locate
 
 IMAGES = "binarized_mnist/binarized_mnist_packed.npz"
-"""Below PROBMODEL_DATA: bit-packed rows of the fixed binarisation (Salakhutdinov & Murray, 2008)."""
+"""Below PROBMODEL_DATA: bit-packed rows of the fixed binarization (Salakhutdinov & Murray, 2008)."""
 PIXELS = 784
 HIDDEN = 400
 CODE = 20
@@ -129,7 +129,7 @@ def logistic(features: Tensor, y: Tensor | None = None) -> None:
 
 
 def eight_schools(sigma: Tensor, y: Tensor | None = None) -> None:
-    """Eight schools, non-centred."""
+    """Eight schools, non-centered."""
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(5.0))
     with pyro.plate("schools", len(sigma)):
@@ -231,7 +231,7 @@ class CNNDecoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """z ~ N(0, 1), x ~ Bernoulli(decoder(z)), with an amortised normal guide (Kingma & Welling, 2014)."""
+    """z ~ N(0, 1), x ~ Bernoulli(decoder(z)), with an amortized normal guide (Kingma & Welling, 2014)."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ def cnn_vae() -> VAE:
 
 
 def images(rows: int = 10_000) -> pb.Dataset:
-    """Binarised MNIST where PROBMODEL_DATA is set, else seeded Bernoulli pixels: only the speed matters."""
+    """Binarized MNIST where PROBMODEL_DATA is set, else seeded Bernoulli pixels: only the speed matters."""
     if os.environ.get(VARIABLE):
         with np.load(locate(IMAGES)) as file:
             x = torch.from_numpy(np.unpackbits(file["train"][:rows], axis=1)).float()

@@ -1,4 +1,4 @@
-"""Contenders take turns (A B A B …): a ratio is the median over neighbours in time, so that a busy machine hits both."""
+"""Contenders take turns (A B A B …): a ratio is the median over neighbors in time, so that a busy machine hits both."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ def fastest(contenders: Sequence[Contender], rounds: int = 3) -> Contender:
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    """Median of the ratios of neighbours in time."""
+    """Median of the ratios of neighbors in time."""
     return float(np.median(np.asarray(a) / np.asarray(b)))
 
 
@@ -71,6 +71,6 @@ def _beside(
         unit,
         reference=float(np.median(seconds[other])),
         seconds=float(np.median(seconds[mine])),
-        source=f"{other}, seconds a step; median of {len(seconds[mine])} ratios of neighbouring turns",
+        source=f"{other}, seconds a step; median of {len(seconds[mine])} ratios of neighboring turns",
         **bound,
     )

@@ -1,1 +1,7 @@
 """Fits and posteriors side by side, and the HTML report."""
+
+from probmodel.comparison.models import Comparison, compare
+from probmodel.comparison.posteriors import PosteriorComparison, compare_posteriors
+from probmodel.comparison.report import report
+
+__all__ = ["Comparison", "PosteriorComparison", "compare", "compare_posteriors", "report"]

@@ -141,8 +141,8 @@ def _by_element(name: str, arrays: Arrays, expected: Arrays) -> list[dict[str, A
 def _joint(name: str, posterior: Posterior, arrays: Arrays, expected: Arrays, seed: int) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
     a, b = _all_sites(arrays, expected), _all_sites(expected, expected)
-    centre, scale = b.mean(0), np.where(b.std(0) > 0, b.std(0), 1.0)
-    a, b = (_thinned((x - centre) / scale) for x in (a, b))
+    center, scale = b.mean(0), np.where(b.std(0) > 0, b.std(0), 1.0)
+    a, b = (_thinned((x - center) / scale) for x in (a, b))
     distance, p_value = energy_distance(a, b, generator)
     k_hat = np.nan
     if posterior.guide is not None:
@@ -185,7 +185,7 @@ def _all_sites(arrays: Arrays, order: Arrays) -> np.ndarray:
 
 
 def _thinned(draws: np.ndarray) -> np.ndarray:
-    """Draws far apart: neighbours of a chain are dependent, and the permutation test takes draws as exchangeable."""
+    """Draws far apart: neighbors of a chain are dependent, and the permutation test takes draws as exchangeable."""
     if len(draws) <= ENERGY_DRAWS:
         return draws
     return draws[np.linspace(0, len(draws) - 1, ENERGY_DRAWS).astype(int)]

@@ -1,9 +1,15 @@
-"""Arrays → `Dataset`: load, standardise, split, one-hot, batches."""
+"""Arrays → `Dataset` (`pb.data`): load, standardize, split, one-hot, batches.
 
+Data sets: digits, mnist, iris, diabetes, motorcycle; locate finds files of your own download.
+Preparation: split, standardize, standardize_images, one_hot, with_one_hot, batches.
+Problems with an evidence known exactly: problems.
+"""
+
+from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.data.locate import locate
 from probmodel.data.mnist import mnist
-from probmodel.data.prepare import batches, one_hot, split, standardise, standardise_images, with_one_hot
+from probmodel.data.prepare import batches, one_hot, split, standardize, standardize_images, with_one_hot
 from probmodel.data.tables import diabetes, iris, motorcycle
 
 __all__ = [
@@ -17,7 +23,7 @@ __all__ = [
     "one_hot",
     "problems",
     "split",
-    "standardise",
-    "standardise_images",
+    "standardize",
+    "standardize_images",
     "with_one_hot",
 ]

@@ -3,12 +3,12 @@
 import torch
 from sklearn.datasets import load_digits
 
-from probmodel.data.prepare import split, standardise_images
+from probmodel.data.prepare import split, standardize_images
 from probmodel.protocols.dataset import Dataset
 
 
 def digits(*, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
-    """The digits, split 80 / 20 within each class and standardised by one mean and sd of the training images.
+    """The digits, split 80 / 20 within each class and standardized by one mean and sd of the training images.
 
     >>> train, test = digits(seed=0)
     >>> train.args[0].shape, test.kwargs["y"].shape
@@ -28,5 +28,5 @@ def digits(*, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Dataset, D
     x = torch.from_numpy(raw.images).to(dtype).unsqueeze(1)
     y = torch.from_numpy(raw.target).long()
     train, test = split(Dataset((x,), {"y": y}, len(x)), seed=seed, stratify=y)
-    scaled = standardise_images(train.args[0], test.args[0])
+    scaled = standardize_images(train.args[0], test.args[0])
     return train._replace(args=(scaled[0],)), test._replace(args=(scaled[1],))

@@ -10,7 +10,7 @@ from sklearn.datasets import fetch_openml
 from torch import Tensor
 
 from probmodel.data.locate import VARIABLE, locate
-from probmodel.data.prepare import standardise_images
+from probmodel.data.prepare import standardize_images
 from probmodel.protocols.dataset import Dataset
 
 FILE = "mnist/mnist.npz"
@@ -21,7 +21,7 @@ NUM_TRAIN = 60_000
 
 
 def mnist(dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
-    """MNIST in its own split, standardised by one mean and sd of the training images.
+    """MNIST in its own split, standardized by one mean and sd of the training images.
 
     Read from mnist/mnist.npz below PROBMODEL_DATA where that variable is set, else fetched from OpenML.
 
@@ -40,7 +40,7 @@ def mnist(dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
         LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition.
     """
     raw = _read() if os.environ.get(VARIABLE) else _fetch()
-    x_train, x_test = standardise_images(_images(raw.x_train, dtype), _images(raw.x_test, dtype))
+    x_train, x_test = standardize_images(_images(raw.x_train, dtype), _images(raw.x_test, dtype))
     return (
         Dataset((x_train,), {"y": torch.from_numpy(raw.y_train.astype(np.int64))}, len(x_train)),
         Dataset((x_test,), {"y": torch.from_numpy(raw.y_test.astype(np.int64))}, len(x_test)),

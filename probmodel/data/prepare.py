@@ -1,4 +1,4 @@
-"""From arrays to what a model is fitted on: standardised, split, one-hot and in minibatches."""
+"""From arrays to what a model is fitted on: standardized, split, one-hot and in minibatches."""
 
 import math
 import warnings
@@ -22,10 +22,10 @@ SHOWN = 10
 """Columns a warning names one by one."""
 
 
-def standardise(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
+def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
     """Columns of mean 0 and standard deviation 1: (x - mean) / sd, mean and sd those of `train` over its rows (ddof 0).
 
-    >>> standardise(torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0]]))
+    >>> standardize(torch.tensor([[1.0], [3.0]]), torch.tensor([[4.0]]))
     (tensor([[-1.],
             [ 1.]]), tensor([[2.]]))
 
@@ -51,13 +51,13 @@ def standardise(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
 
 
-def standardise_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor, "_ C *space"]) -> tuple[Tensor, ...]:
+def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor, "_ C *space"]) -> tuple[Tensor, ...]:
     """Images on the scale of `train`: (x - mean) / sd, one mean and one sd for all pixels (ddof 0).
 
-    A pixel that never changes thus stays comparable with its neighbours.
+    A pixel that never changes thus stays comparable with its neighbors.
 
     >>> images = torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)
-    >>> standardise_images(images)[0].flatten()
+    >>> standardize_images(images)[0].flatten()
     tensor([-1.,  1.])
 
     Args:

@@ -5,14 +5,14 @@ import torch
 from sklearn.datasets import load_diabetes, load_iris
 
 from probmodel.data.locate import locate
-from probmodel.data.prepare import standardise
+from probmodel.data.prepare import standardize
 from probmodel.protocols.dataset import Dataset
 
 
 def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
     """Progression of diabetes in 442 patients from ten measurements (Efron et al., 2004).
 
-    Design [1, X], with X and y standardised (ddof 0). Under b ~ N(0, I), y ~ N([1, X] b, 0.5 I), 0.5 the variance,
+    Design [1, X], with X and y standardized (ddof 0). Under b ~ N(0, I), y ~ N([1, X] b, 0.5 I), 0.5 the variance,
     the log evidence is -499.9919838 nats.
 
     >>> diabetes().args[0].shape
@@ -25,8 +25,8 @@ def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
         Efron, Hastie, Johnstone & Tibshirani (2004), Least angle regression, Annals of Statistics 32.
     """
     raw = load_diabetes()
-    (x,) = standardise(torch.from_numpy(raw.data).to(dtype))
-    (y,) = standardise(torch.from_numpy(raw.target).to(dtype))
+    (x,) = standardize(torch.from_numpy(raw.data).to(dtype))
+    (y,) = standardize(torch.from_numpy(raw.target).to(dtype))
     return Dataset((torch.cat([torch.ones_like(x[:, :1]), x], dim=1),), {"y": y}, len(x))
 
 
@@ -56,7 +56,7 @@ MOTORCYCLE = "evidence/mcycle.csv"
 def motorcycle(dtype: torch.dtype = torch.float64) -> Dataset:
     """Head accelerations in a simulated motorcycle accident: 133 rows whose noise changes along the input (Silverman, 1985).
 
-    In milliseconds and g, as measured.  With both standardised (ddof 0), an RBF kernel of lengthscale .3 and variance 1 and
+    In milliseconds and g, as measured.  With both standardized (ddof 0), an RBF kernel of lengthscale .3 and variance 1 and
     noise of variance .25 the log evidence is -108.469855 nats.
 
     Read from evidence/mcycle.csv below PROBMODEL_DATA, with the columns times and accel of `mcycle` in R's package MASS.

@@ -1,4 +1,10 @@
-"""Posterior (+ held-out data) → findings with a verdict; what the evidence says of overfitting."""
+"""Posterior (+ held-out data) → findings with a verdict (`pb.diagnosis`); what the evidence says of overfitting.
+
+Verdict on one fit: diagnose, Diagnosis, Finding, Verdict.
+Overfitting by the evidence: conditional_evidence, prequential, Prequential, Block, diagnose_ladder, Ladder.
+How far the approximation is off: inference_gaps, Gaps.  Priors: prior_sensitivity, PriorSensitivity.
+Recalibrated approximation: recalibrated, Recalibrated.
+"""
 
 from probmodel.diagnosis.diagnose import diagnose
 from probmodel.diagnosis.experiments.conditional import conditional_evidence

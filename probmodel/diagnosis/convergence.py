@@ -58,7 +58,9 @@ def _chains(posterior: Posterior) -> list[Finding]:
     found = []
     unmoved = int(posterior.info.get("stuck_chains", 0))
     if unmoved:
-        message = "chains that never move, or whose step leads nowhere: write a centred hierarchy as a non-centred one"
+        message = (
+            "chains that never move, or whose step leads nowhere: write a centered hierarchy as a non-centered one"
+        )
         found.append(finding("stuck chains", unmoved, message, flag=CAUTION))
     worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(draws).values()])))
     if next(iter(draws.values())).shape[0] > 1:
@@ -72,7 +74,7 @@ def _chains(posterior: Posterior) -> list[Finding]:
     total = next(iter(draws.values())).shape[0] * next(iter(draws.values())).shape[1]
     fraction = float(posterior.info.get("divergences", 0)) / total
     if fraction > 0:
-        message = "share of divergent transitions: regions the sampler cannot enter; reparametrise"
+        message = "share of divergent transitions: regions the sampler cannot enter; reparametrize"
         found.append(finding("divergences", fraction, message, flag=Verdict.FAILED if fraction > 0.1 else CAUTION))
     return found
 

@@ -60,7 +60,7 @@ def _rademacher(like: Tensor) -> Tensor:
 def _lanczos(
     product: Callable[[Tensor], Tensor], start: Float[Tensor, " D"], num_steps: int
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """Ritz values and squared first components, with full reorthogonalisation against rounding."""
+    """Ritz values and squared first components, with full reorthogonalization against rounding."""
     basis = [start / start.norm()]
     diagonal: list[Tensor] = []
     off_diagonal: list[Tensor] = []

@@ -13,7 +13,7 @@ from probmodel.draws.pareto import WEIGHT_ROUNDING
 from probmodel.draws.versions import ARVIZ, az
 
 FEWEST_DRAWS = 25
-"""A fifth of the draws is the tail, and five numbers are the fewest a generalised Pareto distribution is fitted to."""
+"""A fifth of the draws is the tail, and five numbers are the fewest a generalized Pareto distribution is fitted to."""
 
 
 class Loo(NamedTuple):
@@ -35,7 +35,7 @@ class Loo(NamedTuple):
 
 
 def rhat(posterior: Arrays) -> dict[str, np.ndarray]:
-    """Rank-normalised split R-hat (Vehtari et al., 2021) by site, of the event's shape; 1 at convergence.
+    """Rank-normalized split R-hat (Vehtari et al., 2021) by site, of the event's shape; 1 at convergence.
 
     It is nan for one chain, fewer than four draws, or an element that never moves: none of them can show convergence.
     """

@@ -10,7 +10,7 @@ WEIGHT_ROUNDING = 1e-6
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
-    """k-hat of importance weights: the tail shape of their generalised Pareto fit (Vehtari et al., 2024).
+    """k-hat of importance weights: the tail shape of their generalized Pareto fit (Vehtari et al., 2024).
 
     The weights have 1/k finite moments; above 0.7 their mean is not to be trusted.  See `pareto_smoothed`.
 
@@ -22,10 +22,10 @@ def pareto_k(log_weights: np.ndarray) -> float:
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Log weights whose tail is replaced by the quantiles of its generalised Pareto fit, and its shape k-hat.
+    """Log weights whose tail is replaced by the quantiles of its generalized Pareto fit, and its shape k-hat.
 
     The tail is the ceil(min(0.2 S, 3 √S)) largest weights.  Smoothed ones stay below the largest raw one and keep its
-    scale: nothing is normalised, so log mean exp of them still estimates the evidence.
+    scale: nothing is normalized, so log mean exp of them still estimates the evidence.
 
     Args:
         log_weights: nats, (S,); -inf is a weight of zero.
@@ -56,14 +56,14 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     tail, excess = order[-size:][excess > 0], excess[excess > 0]
     if len(tail) < 5:
         return raw, float("inf")
-    k, sigma = _fit_generalised_pareto(excess)
-    quantiles = _generalised_pareto_quantiles((np.arange(len(tail)) + 0.5) / len(tail), k, sigma)
+    k, sigma = _fit_generalized_pareto(excess)
+    quantiles = _generalized_pareto_quantiles((np.arange(len(tail)) + 0.5) / len(tail), k, sigma)
     smoothed = raw.copy()
     smoothed[tail] = raw.max() + np.minimum(np.log(np.exp(log_cut) + quantiles), 0.0)
     return smoothed, k
 
 
-def _fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
+def _fit_generalized_pareto(excess: np.ndarray) -> tuple[float, float]:
     """Shape k and scale sigma of sorted positive numbers (Zhang & Stephens, 2009), k with the weak prior of PSIS.
 
     The prior is worth ten observations at k = 0.5 (Vehtari et al., 2024, appendix G).
@@ -79,7 +79,7 @@ def _fit_generalised_pareto(excess: np.ndarray) -> tuple[float, float]:
     return (n * k_mean + 10 * 0.5) / (n + 10), -k_mean / b_mean
 
 
-def _generalised_pareto_quantiles(p: np.ndarray, k: float, sigma: float) -> np.ndarray:
+def _generalized_pareto_quantiles(p: np.ndarray, k: float, sigma: float) -> np.ndarray:
     exponential = -np.log1p(-p)
     # Below this the exponential distribution, the limit k → 0, is closer than the quotient's rounding.
     with np.errstate(over="ignore"):  # A tail so heavy that its quantiles are infinite; the caller caps them.

@@ -18,7 +18,7 @@ from probmodel.draws.versions import ARVIZ, Overlaid
 
 
 def plot_forest(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> Figure:
-    """Intervals of each element of each site, one colour a fit.
+    """Intervals of each element of each site, one color a fit.
 
     Args:
         posteriors: fits of one model by name; sites that only some of them have are left out.
@@ -35,13 +35,13 @@ def plot_forest(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> 
 
 
 def plot_densities(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> Figure:
-    """Marginal densities of each element of each site, one colour a fit; see `plot_forest`."""
+    """Marginal densities of each element of each site, one color a fit; see `plot_forest`."""
     with _pyplot_untouched():
         return _noted(ARVIZ.densities(_overlaid(posteriors, max_elements)), posteriors, max_elements)
 
 
 def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Figure:
-    """Scatter plots of all pairs of elements, marginals on the diagonal, one colour a fit; see `plot_forest`.
+    """Scatter plots of all pairs of elements, marginals on the diagonal, one color a fit; see `plot_forest`.
 
     Raises:
         ValueError: where the fits share fewer than two elements.

@@ -62,15 +62,15 @@ class _ArviZ0:
     def pairs(self, fits: Overlaid) -> Figure:
         axes = None
         for i, tree in enumerate(fits.trees.values()):
-            colour = {"color": f"C{i}"}
+            color = {"color": f"C{i}"}
             axes = az.plot_pair(
                 tree,
                 ax=axes,
                 figsize=(2.2 * len(fits.labels), 2.2 * len(fits.labels)),
                 textsize=8,
                 marginals=True,
-                scatter_kwargs=colour | {"alpha": 0.3},
-                marginal_kwargs=colour | {"plot_kwargs": colour},
+                scatter_kwargs=color | {"alpha": 0.3},
+                marginal_kwargs=color | {"plot_kwargs": color},
                 labeller=fits.labeller(),
                 backend="matplotlib",
                 show=False,
@@ -111,8 +111,8 @@ class _ArviZ1:
     def pairs(self, fits: Overlaid) -> Figure:
         plots = None
         for i, tree in enumerate(fits.trees.values()):
-            colour, first = {"color": f"C{i}"}, i == 0
-            visuals = {"scatter": colour | {"alpha": 0.3, "size": 12}, "dist": colour, "xlabel": first, "ylabel": first}
+            color, first = {"color": f"C{i}"}, i == 0
+            visuals = {"scatter": color | {"alpha": 0.3, "size": 12}, "dist": color, "xlabel": first, "ylabel": first}
             plots = az.plot_pair(
                 tree, plot_matrix=plots, visuals=visuals, labeller=fits.labeller(), backend="matplotlib"
             )

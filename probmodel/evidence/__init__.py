@@ -1,4 +1,13 @@
-"""Posterior or target → Evidence in nats: one estimator a file, and `sandwich`, which makes them agree."""
+"""Posterior or target → Evidence in nats (`pb.evidence`): one estimator a file, and `sandwich`, which makes them agree.
+
+For every model: best, sandwich, ais, reverse_ais, smc, bridge, importance, elbo, iwae, laplace, exact, nested, harmonic,
+thermodynamic, stepping_stone; proposals for importance: from_draws, from_mode.
+Criteria: bic, wbic.
+For one family: assignments, assignments_ais, assignments_smc (mixtures of Gaussian processes), inducing_bounds (sparse ones);
+structures, gaussian_structures (Bayesian networks); log_partition, log_partition_ais, log_partition_sandwich,
+log_likelihood, log_odds (Boltzmann machines).
+Values and plots: Agreement, Estimate, plot.
+"""
 
 from probmodel.evidence.ais import ais, reverse_ais
 from probmodel.evidence.best import best
@@ -27,12 +36,11 @@ from probmodel.evidence.sandwich import sandwich
 from probmodel.evidence.smc import smc
 from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
 from probmodel.evidence.weighing.proposals import from_draws, from_mode
-from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.evidence import Agreement, Estimate
 
 __all__ = [
-    "BinaryRBM",
-    "EvidenceWarning",
+    "Agreement",
+    "Estimate",
     "ais",
     "assignments",
     "assignments_ais",

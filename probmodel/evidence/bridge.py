@@ -25,7 +25,7 @@ TOLERANCE = 1e-10
 def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> Evidence:
     """Fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, nats.
 
-    Draws are standardised by the mean and covariance of their first half; the second half is bridged.  Warp-3 reflects
+    Draws are standardized by the mean and covariance of their first half; the second half is bridged.  Warp-3 reflects
     the posterior about its mean, p̃(z) = ½ |L| (p(m + Lz) + p(m − Lz)), which removes its skewness and leaves Z as it is.
 
     Args:
@@ -54,9 +54,9 @@ def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> E
     with isolated(spawn(seed, 41)), torch.no_grad():
         normal = torch.randn(num_proposals, *index.shape, dtype=target.dtype, device=target.device)
     offset = torch.linalg.solve_triangular(factor, (bridged[:, index] - loc).permute(1, 2, 0), upper=False)
-    standardised = offset.permute(2, 0, 1)
+    standardized = offset.permute(2, 0, 1)
     with torch.no_grad():
-        at_draws = _log_ratio(target, standardised, loc, factor, index)
+        at_draws = _log_ratio(target, standardized, loc, factor, index)
         at_proposals = _log_ratio(target, normal, loc, factor, index)
     log_z, variance, iterations = _fixed_point(at_draws, at_proposals, chains, exact=first.exact)
     return Evidence(

@@ -13,7 +13,7 @@ def exact(subject: Subject, *, seed: int = 0) -> Evidence:
 
     Of a mixture of Gaussian processes it is the sum over assignments, where the rows are few enough to enumerate.
 
-    Of a target without its model only normal posteriors are recognised.
+    Of a target without its model only normal posteriors are recognized.
 
     Raises:
         NotConjugateError: where there is no closed form.

@@ -11,7 +11,7 @@ from probmodel.protocols.evidence import Estimate, Evidence
 
 NORMAL_95 = 1.959963984540054
 """Standard errors of an error bar, two-sided 95 %."""
-BLUE, GREY, RED, INK = "#2563eb", "#94a3b8", "#dc2626", "#475569"
+BLUE, GRAY, RED, INK = "#2563eb", "#94a3b8", "#dc2626", "#475569"
 WIDTH = 8.0
 """Inches: what a notebook shows without shrinking it."""
 CAPTION = 130
@@ -23,7 +23,7 @@ NEAR = 1.0
 def plot(evidence: Evidence) -> Figure:
     """A row an estimator, with ± 1.96 standard errors; the two-sided bound as a band, log Z as a line.
 
-    Hollow marks have no standard error, grey ones a caveat, written beneath.  What lies far outside is an arrow with
+    Hollow marks have no standard error, gray ones a caveat, written beneath.  What lies far outside is an arrow with
     its value, so that it does not squash the rest.  A refused evidence shows the bounds as they would have been,
     hatched, and the first check that failed.
 
@@ -52,8 +52,8 @@ def plot(evidence: Evidence) -> Figure:
     axes.ticklabel_format(axis="x", useOffset=False, style="plain")
     axes.locator_params(axis="x", nbins=7)
     axes.set_xlabel("log evidence, nats")
-    colour = RED if _refused(evidence) else "black"
-    figure.suptitle(_title(evidence), x=0.01, ha="left", fontsize=11, color=colour)
+    color = RED if _refused(evidence) else "black"
+    figure.suptitle(_title(evidence), x=0.01, ha="left", fontsize=11, color=color)
     if axes.get_legend_handles_labels()[0]:
         # A legend of the axes, since one of the figure would lie upon the title.
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2, frameon=False, fontsize=9)
@@ -82,7 +82,7 @@ def _draw_band(axes: Axes, evidence: Evidence, band: tuple[float, float], digits
 
 
 def _draw_row(axes: Axes, place: int, estimate: Estimate, digits: int) -> None:
-    colour = GREY if estimate.caveat else BLUE
+    color = GRAY if estimate.caveat else BLUE
     inside = axes.get_yaxis_transform()  # x as a share of the axes, y in rows
     if estimate.caveat:
         said = textwrap.shorten(estimate.caveat, 100, placeholder=" …")
@@ -95,13 +95,13 @@ def _draw_row(axes: Axes, place: int, estimate: Estimate, digits: int) -> None:
     elif left <= estimate.log_z <= right:
         known = math.isfinite(estimate.stderr)
         bar = NORMAL_95 * estimate.stderr if known else None
-        face = colour if known else "white"
-        axes.errorbar(estimate.log_z, place, xerr=bar, fmt="o", color=colour, mfc=face, ms=6, capsize=3, zorder=3)
+        face = color if known else "white"
+        axes.errorbar(estimate.log_z, place, xerr=bar, fmt="o", color=color, mfc=face, ms=6, capsize=3, zorder=3)
     else:
         below = estimate.log_z < left
         end, step, align = (left, 10, "left") if below else (right, -10, "right")
-        face = colour if math.isfinite(estimate.stderr) else "white"
-        axes.plot(end, place, marker="<" if below else ">", color=colour, mfc=face, ms=9, clip_on=False, zorder=3)
+        face = color if math.isfinite(estimate.stderr) else "white"
+        axes.plot(end, place, marker="<" if below else ">", color=color, mfc=face, ms=9, clip_on=False, zorder=3)
         axes.annotate(
             _text(estimate.log_z, min(digits, 2)),
             (end, place),

@@ -30,7 +30,7 @@ FEWEST_DRAWS = 40
 HELD_OUT_FRACTION = 0.25
 """Share of the training half that decides when training stops."""
 PATIENCE = 20
-"""Steps of the optimiser without progress on the held-out draws before training stops."""
+"""Steps of the optimizer without progress on the held-out draws before training stops."""
 
 
 class Matched(NamedTuple):
@@ -55,13 +55,13 @@ def matched(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = N
     """The map to the mean and covariance of draws (variances only where draws are few); weights sum to one."""
     weights = theta.new_full((len(theta),), 1 / len(theta)) if weights is None else weights
     loc = weights @ theta
-    centred = theta - loc
-    variance = weights @ centred.square()
+    centered = theta - loc
+    variance = weights @ centered.square()
     # A coordinate that never moved needs some width for the map to have an inverse.
     variance = variance.clamp_min(torch.finfo(theta.dtype).tiny ** 0.5)
     if 1 / weights.square().sum() < DRAWS_A_COORDINATE * theta.shape[1]:
         return Matched(loc, torch.diag(variance.sqrt()))
-    covariance = centred.T @ (weights[:, None] * centred)
+    covariance = centered.T @ (weights[:, None] * centered)
     # One part in a million of each variance keeps rounding from making the matrix indefinite.
     return Matched(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
 
@@ -78,7 +78,7 @@ def harmonic(
     """−log 1/S Σ_s φ(θ_s) / p(data, θ_s), θ_s ~ p(θ | data), in nats.
 
     φ is a neural spline flow trained by maximum likelihood on one half of the posterior's draws, in coordinates
-    standardised by their moments, its base then narrowed to the variance `temperature`, so that φ lies inside the
+    standardized by their moments, its base then narrowed to the variance `temperature`, so that φ lies inside the
     posterior and the weights are bounded.  The mean is over the other half, and its error counts the effective draws of
     a chain.
 
@@ -109,7 +109,7 @@ def harmonic(
     theta = posterior_draws(subject, seed).detach()
     if len(theta) < FEWEST_DRAWS:
         raise ValueError(f"expected at least {FEWEST_DRAWS} posterior draws, got {len(theta)}; draw more")
-    # Contiguous halves: neighbours in a chain are alike, and must not be on both sides.
+    # Contiguous halves: neighbors in a chain are alike, and must not be on both sides.
     training, rest = theta[: len(theta) // 2], theta[len(theta) // 2 :]
     with isolated(seed):
         flow, affine = _fit(training, num_layers, hidden_features, num_steps)

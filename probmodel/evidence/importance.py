@@ -49,7 +49,7 @@ def importance(
     base = proposal(subject, seed)
     log_w = proposal_weights(target, base, num_samples, seed)
     mean = weighted_mean(log_w)
-    warn_if_untrusted("importance", mean, "take more samples, reparametrise towards a normal posterior, or use ais")
+    warn_if_untrusted("importance", mean, "take more samples, reparametrize towards a normal posterior, or use ais")
     return Evidence(
         mean.log_mean,
         mean.stderr,

@@ -24,5 +24,5 @@ def laplace(subject: Subject, *, seed: int = 0) -> Evidence:
     theta = own_draws(subject, seed)
     begin = theta.mean(0) if isinstance(subject, Posterior) else best_of(target, theta)
     gaussian = gaussian_at(target, mode(target, begin))
-    log_z = float(target.log_joint_at(gaussian.loc) + gaussian.log_normaliser())
+    log_z = float(target.log_joint_at(gaussian.loc) + gaussian.log_normalizer())
     return Evidence(log_z, float("nan"), method="laplace", given=target.given, digest=target.digest)

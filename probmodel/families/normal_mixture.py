@@ -21,7 +21,7 @@ SAME_MODE = 1e-2
 
 
 class NormalMixture(dist.MixtureSameFamily):
-    """Σ_k w_k N(loc_k, scale_k²), made of its three parameters; never summarised by two moments unless asked to."""
+    """Σ_k w_k N(loc_k, scale_k²), made of its three parameters; never summarized by two moments unless asked to."""
 
     arg_constraints: ClassVar = {
         "logits": constraints.independent(constraints.real, 1),
@@ -48,7 +48,7 @@ class NormalMixture(dist.MixtureSameFamily):
 
     @property
     def logits(self) -> Float[Tensor, "*B K"]:
-        """Log weights, normalised."""
+        """Log weights, normalized."""
         return self.mixture_distribution.logits
 
     @property

@@ -1,8 +1,6 @@
 """(model, data, seed) → Posterior: one method a file."""
 
-from probmodel.families.boltzmann_machines.learning.phases import Contrastive, Persistent, Tempered
-from probmodel.families.boltzmann_machines.learning.monitor import Monitor
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
+from probmodel.inference.boltzmann_learning import BoltzmannLearning
 from probmodel.inference.chees import ChEES
 from probmodel.inference.collapsed_gibbs import CollapsedGibbs
 from probmodel.inference.exact import Exact
@@ -12,7 +10,6 @@ from probmodel.inference.natural_gradients import NaturalGradients
 from probmodel.inference.nuts import NUTS
 from probmodel.inference.svi import SVI
 from probmodel.inference.variational_em import VariationalEM
-from probmodel.protocols.errors import NonFiniteError
 
 __all__ = [
     "NUTS",
@@ -20,15 +17,9 @@ __all__ = [
     "BoltzmannLearning",
     "ChEES",
     "CollapsedGibbs",
-    "Contrastive",
-    "Descent",
     "Exact",
     "Laplace",
     "MaximumLikelihood",
     "NaturalGradients",
-    "NonFiniteError",
-    "Persistent",
-    "Tempered",
     "VariationalEM",
-    "Watch",
 ]

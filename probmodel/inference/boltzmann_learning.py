@@ -6,7 +6,7 @@ half is taken at states of Markov chains.  Of a deep machine the data's half is 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from probmodel.families.boltzmann_machines.learning.gradient_ascent import GradientAscent
 from probmodel.families.boltzmann_machines.learning.gradients import (
     Average,
     Offsets,
@@ -24,8 +25,14 @@ from probmodel.families.boltzmann_machines.learning.gradients import (
     free_couplings,
     put,
 )
-from probmodel.inference.boltzmann.monitor import Evaluations, Monitor
-from probmodel.families.boltzmann_machines.learning.phases import LearnableDeepMachine, LearnableMachine, Persistent, Phase, energies
+from probmodel.families.boltzmann_machines.learning.monitor import Evaluations, Monitor
+from probmodel.families.boltzmann_machines.learning.phases import (
+    LearnableDeepMachine,
+    LearnableMachine,
+    Persistent,
+    Phase,
+    energies,
+)
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
@@ -37,58 +44,22 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 
-def linear(fraction: float) -> float:
-    """From 1 at the start of training to 0 at its end."""
-    return 1 - fraction
-
-
-@dataclass(frozen=True)
-class GradientAscent:
-    """Steps of the parameters and how long they are.
-
-    Args:
-        num_steps: in all.
-        rate: of the first step; the slope is of the mean log likelihood a row, in nats.
-        decay: share of training done → what the rate is multiplied by.  It should end at 0, where chains follow best
-            (Younes, 1999).
-        averaged: share of the steps, the last ones, over which the parameters returned are averaged; 0 for the last alone.
-
-    Reference:
-        Robbins & Monro (1951); Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
-    """
-
-    num_steps: int = 10_000
-    rate: float = 0.1
-    decay: Callable[[float], float] = linear
-    averaged: float = 0.2
-
-    def __post_init__(self) -> None:
-        integer("num_steps", self.num_steps)
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"expected a rate above 0, got {self.rate}; .1 suits units of {{0, 1}}")
-        if not 0 <= self.averaged <= 1:
-            raise ValueError(f"expected averaged to be a share of the steps, 0 to 1, got {self.averaged}; .2 is usual")
-
-    def rate_at(self, step: int) -> float:
-        """Of one step."""
-        return self.rate * self.decay(step / self.num_steps)
-
-
 @dataclass(frozen=True)
 class BoltzmannLearning:
-    """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the model's half of the slope sampled.
+    """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the negative phase sampled.
 
-    Where the machine names its `layer_couplings` (all of ours do), the slope is that of the machine written in units less their means
-    over data and model, which makes it independent of which of its two values a unit calls 0.  A `DeepBoltzmannMachine` climbs
-    the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), its chains those of the first hidden layer.
+    Where the machine names its `layer_couplings` (all machines of this package do), the gradient is that of the machine written
+    in units less their means over data and model, which makes it independent of which of its two values a unit calls 0.  For
+    a `DeepBoltzmannMachine` it is the gradient of the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), and
+    chains run over the first hidden layer.
 
-    >>> settings = BoltzmannLearning(Persistent(num_chains=500), Descent(num_steps=20_000, rate=0.05))
+    >>> settings = BoltzmannLearning(Persistent(num_chains=500), GradientAscent(num_steps=20_000, learning_rate=0.05))
 
     Args:
-        phase: how the model's states are drawn: Contrastive (CD-k), Persistent (PCD) or Tempered.
-        descent: steps and their rate.
-        batch_size: rows a step, without replacement within an epoch; None takes all.
-        watch: how to notice that the likelihood falls; None never looks.
+        phase: how states of the negative phase are drawn: Contrastive (CD-k), Persistent (PCD) or Tempered.
+        ascent: number and size of the steps.
+        batch_size: rows per step, without replacement within an epoch; None takes all.
+        monitor: evaluations of the likelihood and the criterion for early stopping; None evaluates nothing.
         precision: of matrix products (`torch.autocast`), such as torch.bfloat16, which some processors multiply faster;
             None takes that of the data.
         progress: show a progress bar.
@@ -100,7 +71,7 @@ class BoltzmannLearning:
     """
 
     phase: Phase = Persistent()  # noqa: RUF009 - a value that nothing changes
-    descent: GradientAscent = GradientAscent()
+    ascent: GradientAscent = GradientAscent()  # noqa: RUF009
     batch_size: int | None = 100
     monitor: Monitor | None = Monitor()  # noqa: RUF009
     precision: torch.dtype | None = None
@@ -141,12 +112,12 @@ class BoltzmannLearning:
 
 def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations: Evaluations) -> int:
     """Move the machine's parameters in place; the number of steps taken."""
-    descent, leaves, rows = settings.descent, evaluations.leaves, data.tensors()[0]
+    ascent, leaves, rows = settings.ascent, evaluations.leaves, data.tensors()[0]
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
     layer_couplings = free_couplings(machine, leaves)
-    with tqdm(total=descent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
-        for step in range(descent.num_steps):
+    with tqdm(total=ascent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
+        for step in range(ascent.num_steps):
             if evaluations.due(step):
                 bar.set_postfix_str(evaluations.evaluate(step))
                 if evaluations.diverged:
@@ -158,14 +129,14 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations
             towards = gradient.plain
             if layer_couplings:
                 offsets = Offsets.of(gradient, layer_couplings) if offsets is None else offsets.moved(gradient)
-                towards = offsets.centred(towards)
-            _step(leaves, towards, descent.rate_at(step), step)
-            if step >= (1 - descent.averaged) * descent.num_steps:
+                towards = offsets.centered(towards)
+            _step(leaves, towards, ascent.learning_rate_at(step), step)
+            if step >= (1 - ascent.averaged_fraction) * ascent.num_steps:
                 mean.add(leaves)
             bar.update()
     mean.put(leaves)
-    evaluations.evaluate(descent.num_steps)
-    return descent.num_steps
+    evaluations.evaluate(ascent.num_steps)
+    return ascent.num_steps
 
 
 def _gradient(
@@ -189,7 +160,7 @@ def _gradient(
     return PhaseGradients(*sides)
 
 
-def _step(leaves: Mapping[str, Tensor], gradient: Mapping[str, Tensor], rate: float, step: int) -> None:
+def _step(leaves: Mapping[str, Tensor], gradient: Mapping[str, Tensor], learning_rate: float, step: int) -> None:
     with torch.no_grad():
         for name, leaf in leaves.items():
             # A sum is not finite where any of its terms is not.
@@ -198,7 +169,7 @@ def _step(leaves: Mapping[str, Tensor], gradient: Mapping[str, Tensor], rate: fl
                     f"expected a finite slope, got NaN or infinity at step {step} in {name}; lower the rate, draw more "
                     "chains, or scale the data"
                 )
-            leaf.add_(gradient[name], alpha=rate)
+            leaf.add_(gradient[name], alpha=learning_rate)
 
 
 def _precision(settings: BoltzmannLearning, rows: Tensor) -> torch.autocast:

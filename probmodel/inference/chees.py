@@ -277,10 +277,10 @@ def _criterion_gradient(before: ChEESState, moved: Trajectory, jitter: Float[Ten
     scale = before.variance.sqrt()
     accept = torch.where(moved.theta.isfinite().all(-1), moved.accept, 0.0)
     end = torch.nan_to_num(moved.theta / scale, 0.0, 0.0, 0.0)
-    centre = (accept[:, None] * end).sum(0) / accept.sum().clamp(min=1e-20)
+    center = (accept[:, None] * end).sum(0) / accept.sum().clamp(min=1e-20)
     start = before.theta / scale
-    gained = (end - centre).square().sum(-1) - (start - start.mean(0)).square().sum(-1)
-    along = ((end - centre) * torch.nan_to_num(moved.momentum, 0.0, 0.0, 0.0)).sum(-1)
+    gained = (end - center).square().sum(-1) - (start - start.mean(0)).square().sum(-1)
+    along = ((end - center) * torch.nan_to_num(moved.momentum, 0.0, 0.0, 0.0)).sum(-1)
     grad = (accept * gained * along).sum() / accept.sum().clamp(min=1e-20)
     return torch.nan_to_num(jitter * before.log_length.exp() * grad, 0.0, 0.0, 0.0)
 

@@ -78,7 +78,7 @@ class Coded(Protocol, metaclass=Structural):
 
 @dataclass(frozen=True)
 class NaturalGradients:
-    """Fit `Pipeline(features, SparseGP, decision)`: natural steps for q(u), an optimiser for features, kernel and decision.
+    """Fit `Pipeline(features, SparseGP, decision)`: natural steps for q(u), an optimizer for features, kernel and decision.
 
     The bound is the one of `SVI`, with its expectations taken row by row: the codes' own normal marginals are integrated by
     quadrature where a row has one code, and drawn where it has several, in place of one draw of u for all rows.  Its noise
@@ -88,7 +88,7 @@ class NaturalGradients:
         num_steps: steps; each moves q(u) and everything else by one gradient.
         batch_size: rows a step, without replacement within an epoch; None takes all rows.
         rate: of the natural steps, in (0, 1]; it rises to this over the first twenty.
-        optimizer: parameters but those of q(u) → torch optimiser; Adam with rate 0.01 by default.
+        optimizer: parameters but those of q(u) → torch optimizer; Adam with rate 0.01 by default.
         num_particles: draws of a row's codes, where it has several.
         num_samples: draws of q(u), and of every row's codes given them, to keep.
         progress: show a progress bar.

@@ -50,9 +50,9 @@ ADAM = partial(Adam, lr=3e-3, fused=True)
 
 @dataclass(frozen=True)
 class SVI:
-    """Minimise an objective over the parameters of a model and its guide.
+    """Minimize an objective over the parameters of a model and its guide.
 
-    A schedule of the learning rate is stepped by a hook on its optimiser; the fit then runs one step a call:
+    A schedule of the learning rate is stepped by a hook on its optimizer; the fit then runs one step a call:
 
     >>> def halving(parameters):
     ...     optimizer = torch.optim.Adam(parameters, lr=0.1)
@@ -68,7 +68,7 @@ class SVI:
         guide: the guide; None takes the one the model brings, else `autoguide(model)`.
         autoguide: makes a guide for a model without one; Pyro's mean-field normal by default.
         objective: (model, guide, data) → loss in nats.
-        optimizer: parameters → torch optimiser of all of them; Adam with rate 0.003 by default.
+        optimizer: parameters → torch optimizer of all of them; Adam with rate 0.003 by default.
         patience: stop once this many windows of 100 steps in a row show no significant descent; None never stops early.
         num_samples: draws of the guide to keep.
         compile: compile the step; None compiles where a few timed steps say that it pays.

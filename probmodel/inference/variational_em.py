@@ -177,8 +177,8 @@ def _by_particles(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
 
 def _by_region(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
     """Each row to the nearest of K rows drawn at random."""
-    centres = x[torch.randperm(len(x))[: len(model.residual)]]
-    return _softened(torch.cdist(x, centres).argmin(1), len(model.residual), x)
+    centers = x[torch.randperm(len(x))[: len(model.residual)]]
+    return _softened(torch.cdist(x, centers).argmin(1), len(model.residual), x)
 
 
 def _softened(c: Tensor, num_experts: int, x: Tensor) -> Float[Tensor, "n K"]:

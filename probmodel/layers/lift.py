@@ -28,7 +28,7 @@ def scaled_normal(name: str, parameter: Tensor) -> TorchDistributionMixin:
 
 
 def generative(name: str) -> bool:
-    """Every parameter the model reads: all but those of an amortised guide's `encoder`."""
+    """Every parameter the model reads: all but those of an amortized guide's `encoder`."""
     return "encoder" not in name.split(".")
 
 

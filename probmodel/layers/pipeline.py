@@ -93,8 +93,8 @@ class Pipeline(nn.Module):
             if trainable:
                 raise ValueError(
                     f"expected fixed features, since {type(self.representation).__name__} is a density of its codes, which "
-                    f"trained features would make all alike, got trainable {trainable}; take Standardise.fitted(network, x) "
-                    "or Discretise.fitted(network, x, bins) of a network trained before"
+                    f"trained features would make all alike, got trainable {trainable}; take Standardize.fitted(network, x) "
+                    "or Discretize.fitted(network, x, bins) of a network trained before"
                 )
             with torch.no_grad():
                 self.representation.check_codes(self.features(values["x"]))

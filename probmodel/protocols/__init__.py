@@ -12,9 +12,9 @@ diagnosis are functions of values.  A room stands above all that it imports, and
     families       mathematics of Gaussian processes, Bayesian networks, Boltzmann machines, without Pyro
     tracing        Pyro function → graph → machine code → one density on R^D; every internal of Pyro and PyTorch
     data           arrays, frames, files → Dataset             draws     numbers, files and plots of draws, by ArviZ
-    protocols      this room: dataset, model, layers, methods, posterior, evidence; what modelling and reasoning share
+    protocols      this room: dataset, model, layers, methods, posterior, evidence; what modeling and reasoning share
 
-Modelling (data, families, layers) makes a `Model`; reasoning (tracing, inference, prediction, evidence, diagnosis,
+Modeling (data, families, layers) makes a `Model`; reasoning (tracing, inference, prediction, evidence, diagnosis,
 comparison) takes any `Model`.  They meet in protocols alone; storage sees both.
 """
 

@@ -11,7 +11,7 @@ import torch
 from probmodel.protocols.integers import integer
 
 MEMORY_FRACTION = 0.25
-"""Of the free memory, for the intermediate tensors of one vectorised call."""
+"""Of the free memory, for the intermediate tensors of one vectorized call."""
 
 _STATED: ContextVar[int | None] = ContextVar("memory_budget", default=None)
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -20,7 +20,7 @@ _DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 @contextmanager
 def memory_budget(num_bytes: int) -> Iterator[None]:
-    """Within it, draws are split so that a vectorised call needs about `num_bytes`, and larger results are refused.
+    """Within it, draws are split so that a vectorized call needs about `num_bytes`, and larger results are refused.
 
     With a seed, numbers are the same for every budget up to rounding: random numbers are drawn in blocks of a fixed size,
     at most 64 MiB on a CPU and 512 MiB elsewhere, which a smaller budget does not shrink.  Where a draw depends on
@@ -28,7 +28,7 @@ def memory_budget(num_bytes: int) -> Iterator[None]:
     whether a Markov chain accepts a proposal.
 
     Args:
-        num_bytes: of the intermediate tensors of one vectorised call.
+        num_bytes: of the intermediate tensors of one vectorized call.
 
     >>> with memory_budget(2**20):
     ...     budget(torch.device("cpu"))
@@ -45,7 +45,7 @@ def memory_budget(num_bytes: int) -> Iterator[None]:
 
 
 def budget(device: torch.device) -> int:
-    """Bytes of intermediate tensors that one vectorised call may need: as stated, else a quarter of the free memory."""
+    """Bytes of intermediate tensors that one vectorized call may need: as stated, else a quarter of the free memory."""
     stated = _STATED.get()
     return max(1, int(MEMORY_FRACTION * free_bytes(device)) if stated is None else stated)
 

@@ -49,7 +49,7 @@ class Target(NamedTuple):
     improper: tuple[str, ...] = ()
     """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
     factors: tuple[str, ...] = ()
-    """`pyro.factor` statements, which count as likelihood whether they are normalised or not."""
+    """`pyro.factor` statements, which count as likelihood whether they are normalized or not."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,6 @@
 """Posterior ↔ folder on disk; posterior → ArviZ."""
+
+from probmodel.storage.fits import load, save
+from probmodel.storage.to_arviz import to_arviz
+
+__all__ = ["load", "save", "to_arviz"]

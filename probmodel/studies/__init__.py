@@ -1,4 +1,7 @@
-"""Grids of fits and estimates: runs over problems, estimators and seeds, resumable."""
+"""Grids of fits and estimates (`pb.studies`): runs over problems, estimators and seeds, resumable.
+
+Estimators of the evidence on problems whose answer is known: benchmark, Benchmark.
+"""
 
 from probmodel.studies.benchmark import Benchmark, benchmark
 

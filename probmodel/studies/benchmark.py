@@ -20,7 +20,7 @@ from probmodel.studies.jobs import (
     run_jobs,
     subject_fingerprint,
 )
-from probmodel.studies.table import coverage_plot, error_plot, judged, summarised
+from probmodel.studies.table import coverage_plot, error_plot, judged, summarized
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Benchmark:
         mean, spread (standard deviation over seeds), difference (mean − precision-weighted mean of all estimators) and
         agreement (the difference in its standard error), which need no exact value.
         """
-        return summarised(self.frame)
+        return summarized(self.frame)
 
     def plot(self) -> Figure:
         """|Error| against seconds, and coverage with binomial errors; without exact values spread and agreement."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 NORMAL_95 = 1.959963984540054
 """Two-sided quantile of the error bars whose coverage is counted."""
 MARKERS = "osD^v"
-"""One for every ten estimators, where the colours begin again."""
+"""One for every ten estimators, where the colors begin again."""
 TABLE_ROUNDING = 1e-6
 """In nats: how near an estimate without error has to come, and the least standard error that is believed."""
 
@@ -29,7 +29,7 @@ def judged(frame: pd.DataFrame, exact: Mapping[str, float]) -> pd.DataFrame:
     )
 
 
-def summarised(frame: pd.DataFrame) -> pd.DataFrame:
+def summarized(frame: pd.DataFrame) -> pd.DataFrame:
     """A row for each problem and estimator, in the order of the runs."""
     rows = [
         {"problem": problem, "estimator": estimator, **_over_seeds(runs)}
@@ -113,8 +113,8 @@ def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
         offset = position + np.linspace(-0.2, 0.2, len(part)) * (len(part) > 1)
         if known:
             # Wilson (1927): stays inside [0, 1] and has a length at coverage 0 and 1.
-            centre, half = _wilson(part["coverage"].to_numpy(float), part["judged"].to_numpy(float))
-            axes.errorbar(offset, centre, half, fmt="none", capsize=3, color=f"C{position % 10}")
+            center, half = _wilson(part["coverage"].to_numpy(float), part["judged"].to_numpy(float))
+            axes.errorbar(offset, center, half, fmt="none", capsize=3, color=f"C{position % 10}")
         marker = MARKERS[position // 10 % len(MARKERS)]
         axes.plot(offset, part["coverage" if known else "agreement"], marker, color=f"C{position % 10}")
     names = list(dict.fromkeys(summary["estimator"]))
@@ -125,7 +125,7 @@ def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def _wilson(fraction: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and half length of the 95 % interval of a share of `count` trials; nan for none."""
+    """Center and half length of the 95 % interval of a share of `count` trials; nan for none."""
     count = np.where(count > 0, count, np.nan)
     z2 = NORMAL_95**2
     scale = 1 + z2 / count

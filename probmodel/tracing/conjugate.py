@@ -1,4 +1,4 @@
-"""Exact posterior and evidence of conjugate models, recognised by numbers instead of by names.
+"""Exact posterior and evidence of conjugate models, recognized by numbers instead of by names.
 
 A posterior stays in the family of its prior exactly when the log joint is linear in that family's sufficient statistics.
 This is solved at random points and verified at others, so it holds for any way the model may be written.
@@ -103,7 +103,7 @@ def normal_posterior(target: Target) -> Conjugate:
     offset = (points - gaussian.loc)[:, gaussian.coordinates]
     quadratic = top - 0.5 * torch.einsum("sri,rij,srj->s", offset, gaussian.precision, offset)
     _verify(target.log_joint(points), quadratic)
-    return Conjugate(float(top + gaussian.log_normaliser()), gaussian, {})
+    return Conjugate(float(top + gaussian.log_normalizer()), gaussian, {})
 
 
 def _verify(log_joint: Float[Tensor, " S"], predicted: Float[Tensor, " S"]) -> None:

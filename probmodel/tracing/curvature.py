@@ -23,7 +23,7 @@ class NormalApproximation(NamedTuple):
     precision: Float[Tensor, "R d d"]
     scale_tril: Float[Tensor, "R d d"]
 
-    def log_normaliser(self) -> Float[Tensor, ""]:
+    def log_normalizer(self) -> Float[Tensor, ""]:
         """Log ∫ exp(−½ (θ − loc)ᵀ precision (θ − loc)) dθ = D/2 log 2π − ½ log det precision, in nats."""
         half_log_det = -torch.linalg.diagonal(self.scale_tril).log().sum()
         return self.loc.new_tensor(0.5 * self.loc.numel() * math.log(2 * math.pi)) - half_log_det

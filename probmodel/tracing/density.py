@@ -17,7 +17,7 @@ DRAWN_AT_ONCE = 2**29
 numbers depend on where draws are split."""
 
 CLAIMED_AT_ONCE = 2**26
-"""Bytes of one vectorised call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
+"""Bytes of one vectorized call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
 
 LARGE_CALL = 2**22
 """Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
@@ -88,7 +88,7 @@ class Density:
 
 
 def _allowed(device: torch.device) -> int:
-    """Bytes of one vectorised call; inside a graph more calls would mean a larger graph, so one takes all of the budget."""
+    """Bytes of one vectorized call; inside a graph more calls would mean a larger graph, so one takes all of the budget."""
     whole = device.type != "cpu" or recording()
     return budget(device) if whole else min(budget(device), CLAIMED_AT_ONCE)
 

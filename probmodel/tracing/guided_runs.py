@@ -43,7 +43,7 @@ class LogWeights(NamedTuple):
     """(N,) where every latent is local to a row, else (1,)."""
     scale: float
     """size / rows for a minibatch of independent rows, else 1."""
-    unreparametrised: tuple[str, ...]
+    unreparametrized: tuple[str, ...]
     """Sites of the guide whose draw does not follow its parameters: the weight's gradient misses a term there."""
 
 
@@ -55,14 +55,14 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     if not found.row_local or found.discrete or rows is None or size is None:
         drawn, _, joint = guided_runs(model, guide, data)
         paid_whole = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
-        return LogWeights((joint - paid_whole).reshape(1), 1.0, tuple(unreparametrised(drawn)))
+        return LogWeights((joint - paid_whole).reshape(1), 1.0, tuple(unreparametrized(drawn)))
     # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
     scored = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
     gained = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
     paid = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
     return LogWeights(
-        torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows, tuple(unreparametrised(drawn))
+        torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows, tuple(unreparametrized(drawn))
     )
 
 
@@ -75,7 +75,7 @@ def guide_sites(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
     return {name: node for name, node in run.nodes.items() if _is_latent(node)}
 
 
-def unreparametrised(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
+def unreparametrized(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
     """The latents of a guide whose draws carry no gradient to its parameters (discrete ones, for example)."""
     return {name: node for name, node in guide_sites(run).items() if not node["fn"].has_rsample}
 

@@ -129,6 +129,6 @@ def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -
     if shared or not rows:
         raise ValueError(
             f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
-            "several rows; the likelihood does not factorise over rows"
+            "several rows; the likelihood does not factorize over rows"
         )
     return _summed_out(run, names, rows).reshape(-1)

@@ -51,9 +51,9 @@ class Sites(NamedTuple):
     digest: str
     observations: tuple[Tensor, ...]
     improper: tuple[str, ...] = ()
-    """Sites without a normalised prior, of which no draw can be made."""
+    """Sites without a normalized prior, of which no draw can be made."""
     factors: tuple[str, ...] = ()
-    """`pyro.factor` statements: terms that nobody has normalised."""
+    """`pyro.factor` statements: terms that nobody has normalized."""
 
     def is_joint(self, num_terms: int) -> bool:
         """Whether so many terms are one of many observations, so that no row can be left out."""
@@ -66,7 +66,7 @@ class Sites(NamedTuple):
 
 
 class _Supplied(Messenger):
-    """Gives latents without a normalised prior a value: the image of 0, since nothing can be drawn."""
+    """Gives latents without a normalized prior a value: the image of 0, since nothing can be drawn."""
 
     def __init__(self, data: Dataset) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         if not free[name]["fn"].has_enumerate_support:
             raise ValueError(
                 f"expected continuous latents or discrete ones with finite support, got site {name!r} "
-                f"({type(free[name]['fn']).__name__}), which cannot be summed out; marginalise it by hand"
+                f"({type(free[name]['fn']).__name__}), which cannot be summed out; marginalize it by hand"
             )
     observed = {name: node for name, node in nodes.items() if node["is_observed"]}
     found = Sites(

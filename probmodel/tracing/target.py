@@ -1,4 +1,4 @@
-"""Model + data → `Target`: one density on R^D, vectorised over draws by `vmap` over the traced graph."""
+"""Model + data → `Target`: one density on R^D, vectorized over draws by `vmap` over the traced graph."""
 
 import warnings
 from collections.abc import Callable

@@ -222,7 +222,7 @@ def test_the_same_seed_gives_identical_draws_and_another_seed_others(method):
     assert not torch.isin(first.draws["mu"], other.draws["mu"]).any()
 
 
-def test_chains_of_neighbouring_seeds_are_independent():
+def test_chains_of_neighboring_seeds_are_independent():
     """Chains of two runs that share their random numbers coalesce, so that two seeds are not two experiments."""
     case = normal_case()
     sampler = NUTS(num_samples=150, num_warmup=50, num_chains=2, progress=False)
@@ -571,7 +571,7 @@ def test_svi_refuses_counts_below_one(settings):
         settings(case.problem.model, case.problem.data, seed=0)
 
 
-def test_svi_without_latents_maximises_the_likelihood():
+def test_svi_without_latents_maximizes_the_likelihood():
     x, y = problems.diabetes_arrays()
     from_data = Dataset((problems.tensor(x),), {"y": problems.tensor(y)}, len(y))
     model = _linear_pipeline()

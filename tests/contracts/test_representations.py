@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.boltzmann_machines.real_units import GaussianUnits
-from probmodel.families.gaussian_processes.experts.aggregation import generalised_robust_bcm
+from probmodel.families.gaussian_processes.experts.aggregation import generalized_robust_bcm
 from probmodel.inference import SVI
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.layers import decisions, representations
@@ -80,7 +80,7 @@ REPRESENTATIONS: dict[str, Callable[[], Any]] = {
     ),
     "GPProduct": lambda: GPProduct(wide(), shards=3, out_features=CODES),
     "GPProduct of experts that communicate": lambda: GPProduct(
-        wide(), shards=3, aggregation=generalised_robust_bcm, out_features=CODES
+        wide(), shards=3, aggregation=generalized_robust_bcm, out_features=CODES
     ),
     "GPMixture": lambda: GPMixture(experts(), DirichletGate(EXPERTS)),
     "GPMixture by stick breaking": lambda: GPMixture(experts(), StickBreakingGate(EXPERTS)),

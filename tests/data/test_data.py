@@ -24,8 +24,8 @@ from probmodel.data import (
     mnist,
     one_hot,
     split,
-    standardise,
-    standardise_images,
+    standardize,
+    standardize_images,
     with_one_hot,
 )
 from probmodel.protocols.dataset import Dataset
@@ -35,19 +35,19 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> to
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def test_standardise_equals_scikit_learn_and_scales_others_by_train():
+def test_standardize_equals_scikit_learn_and_scales_others_by_train():
     train, other = 3 + 2 * normal(50, 4), 7 + normal(20, 4, seed=1)
     scaler = StandardScaler().fit(train.numpy())
-    for ours, raw in zip(standardise(train, other), (train, other), strict=True):
+    for ours, raw in zip(standardize(train, other), (train, other), strict=True):
         torch.testing.assert_close(ours, torch.from_numpy(scaler.transform(raw.numpy())), rtol=0, atol=1e-12)
 
 
 @given(seed=SEEDS, dtype=st.sampled_from([torch.float32, torch.float64]), offset=st.floats(-100, 100))
 @BOUNDED
-def test_standardised_columns_have_mean_0_and_sd_1_in_their_own_dtype(seed, dtype, offset):
+def test_standardized_columns_have_mean_0_and_sd_1_in_their_own_dtype(seed, dtype, offset):
     x = offset + normal(30, 2, 3, seed=seed, dtype=dtype)
     before = x.clone()
-    (z,) = standardise(x)
+    (z,) = standardize(x)
     assert z.dtype == dtype and torch.equal(x, before)
     torch.testing.assert_close(z.mean(0), torch.zeros(2, 3, dtype=dtype), rtol=0, atol=1e-3)
     torch.testing.assert_close(z.std(0, correction=0), torch.ones(2, 3, dtype=dtype), rtol=0, atol=1e-3)
@@ -59,7 +59,7 @@ def test_a_constant_column_is_zero_everywhere_and_is_named(value, column, dtype)
     train, other = normal(7, 4, dtype=dtype), normal(5, 4, seed=1, dtype=dtype)
     train[:, column] = value
     with pytest.warns(UserWarning, match=rf"zero: columns {column}$"):
-        z, held_out = standardise(train, other)
+        z, held_out = standardize(train, other)
     assert (z[:, column] == 0).all() and (held_out[:, column] == 0).all()
     keep = [k for k in range(4) if k != column]
     torch.testing.assert_close(z[:, keep].std(0, correction=0), torch.ones(3, dtype=dtype))
@@ -68,31 +68,31 @@ def test_a_constant_column_is_zero_everywhere_and_is_named(value, column, dtype)
 def test_a_column_that_differs_by_rounding_alone_is_constant():
     x = torch.tensor([[1.0], [1.0 + torch.finfo(torch.float32).eps]])
     with pytest.warns(UserWarning, match="columns 0"):
-        assert (standardise(x)[0] == 0).all()
+        assert (standardize(x)[0] == 0).all()
 
 
 def test_the_warning_shortens_a_long_list_of_columns():
     with pytest.warns(UserWarning, match=r"columns \(0, 0\), .*\(0, 9\) and 14 more"):
-        standardise(torch.ones(3, 2, 12))
+        standardize(torch.ones(3, 2, 12))
     with pytest.warns(UserWarning, match="only column"):
-        standardise(torch.ones(3))
+        standardize(torch.ones(3))
 
 
 def test_images_share_one_mean_and_sd():
     train, other = 4 + 3 * normal(20, 2, 5, 5), normal(3, 2, 5, 5, seed=1)
-    z, held_out = standardise_images(train, other)
+    z, held_out = standardize_images(train, other)
     mean, sd = train.numpy().mean(), train.numpy().std()
     np.testing.assert_allclose(z.numpy(), (train.numpy() - mean) / sd, atol=1e-12)
     np.testing.assert_allclose(held_out.numpy(), (other.numpy() - mean) / sd, atol=1e-12)
 
 
-def test_images_of_one_colour_are_zero_with_a_warning():
+def test_images_of_one_color_are_zero_with_a_warning():
     with pytest.warns(UserWarning, match="all pixels"):
-        z, held_out = standardise_images(torch.full((4, 1, 2, 2), 0.1), torch.ones(2, 1, 2, 2))
+        z, held_out = standardize_images(torch.full((4, 1, 2, 2), 0.1), torch.ones(2, 1, 2, 2))
     assert z.eq(0).all() and held_out.eq(0).all()
 
 
-@pytest.mark.parametrize("scale", [standardise, standardise_images])
+@pytest.mark.parametrize("scale", [standardize, standardize_images])
 @given(row=st.integers(0, 4), pixel=st.integers(0, 3), bad=BAD, in_other=st.booleans())
 @BOUNDED
 def test_scaling_refuses_values_that_are_not_finite(scale, row, pixel, bad, in_other):
@@ -104,7 +104,7 @@ def test_scaling_refuses_values_that_are_not_finite(scale, row, pixel, bad, in_o
     assert all(torch.equal(t.nan_to_num(9.0), b.nan_to_num(9.0)) for t, b in zip(tensors, before, strict=True))
 
 
-@pytest.mark.parametrize("scale", [standardise, standardise_images])
+@pytest.mark.parametrize("scale", [standardize, standardize_images])
 @given(rows=st.integers(0, 1), columns=st.integers(1, 3), extra=st.integers(1, 2))
 @BOUNDED
 def test_scaling_refuses_too_few_rows_other_columns_and_integers(scale, rows, columns, extra):
@@ -122,7 +122,7 @@ def test_scaling_refuses_too_few_rows_other_columns_and_integers(scale, rows, co
 
 def test_scaling_refuses_a_variance_that_overflows():
     with refused():
-        standardise(torch.tensor([[-1e200], [1e200]], dtype=torch.float64))
+        standardize(torch.tensor([[-1e200], [1e200]], dtype=torch.float64))
 
 
 @given(rows=st.integers(2, 60), fraction=st.floats(0.05, 0.5), seed=SEEDS)

@@ -17,7 +17,7 @@ from probmodel.protocols.posterior import Target
 from probmodel.tracing.target import target
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"
-"""Where the data lie when the repository has a neighbour that holds them."""
+"""Where the data lie when the repository has a neighbor that holds them."""
 REASON = "neither PROBMODEL_DATA nor a folder shared/data beside the repository holds evidence/"
 
 
@@ -241,13 +241,13 @@ def test_galaxy_scores_the_formula_in_numpy(evidence, num_components):
 @pytest.mark.parametrize(
     ("means", "weights", "sigma2"), [((10.1, 21.9), (0.1, 0.9), 9.4), ((9.8, 21.4, 32.6), (0.1, 0.84, 0.06), 4.7)]
 )
-def test_galaxy_counts_every_labelling(evidence, means, weights, sigma2):
-    problem, labellings = problems.galaxy(len(means)), math.factorial(len(means))
+def test_galaxy_counts_every_labeling(evidence, means, weights, sigma2):
+    problem, labelings = problems.galaxy(len(means)), math.factorial(len(means))
     density = target(problem.model, problem.data)
     values = {"mu": tensor([means]), "sigma2": tensor([sigma2]), "weights": tensor([weights])}
     start = density.unconstrain(values)[0]
     of_one, stderr = importance(density, start, lambda theta: (density.constrain(theta)["mu"].diff() > 0).all(1))
-    assert stderr < 0.02 and abs(of_one + math.log(labellings) - problem.log_z) < 4 * math.hypot(
+    assert stderr < 0.02 and abs(of_one + math.log(labelings) - problem.log_z) < 4 * math.hypot(
         stderr, problem.uncertainty
     )
 
@@ -265,7 +265,7 @@ def log_integral(problem: Problem, low: float, high: float, num_points: int) -> 
     density = target(problem.model, problem.data)
     axis = low + (torch.arange(num_points, dtype=torch.float64) + 0.5) / num_points * (high - low)
     theta = density.unconstrain({"theta": torch.cartesian_prod(axis, axis)})
-    # The normalised density of the box, without the log Jacobian of the unconstrained coordinates.
+    # The normalized density of the box, without the log Jacobian of the unconstrained coordinates.
     return float(torch.logsumexp(density.log_likelihood(theta), 0) - 2 * math.log(num_points))
 
 

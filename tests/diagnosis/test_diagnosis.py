@@ -205,7 +205,9 @@ def exact(fit, *, seed=0):
 @pytest.mark.parametrize("order", ["up", "shuffled"])
 def test_the_ladder_names_degree_three_in_any_order(order):
     degrees = {"up": range(16), "shuffled": np.random.default_rng(0).permutation(16)}
-    ladder = pb.diagnose_ladder({int(degree): legendre(int(degree)) for degree in degrees[order]}, estimator=exact)
+    ladder = pb.diagnosis.diagnose_ladder(
+        {int(degree): legendre(int(degree)) for degree in degrees[order]}, estimator=exact
+    )
     for degree, log_z in LADDER.items():
         assert abs(ladder.evidences[degree].log_z - log_z) < 1e-3
     assert ladder.best == 3
@@ -215,7 +217,7 @@ def test_the_ladder_names_degree_three_in_any_order(order):
 
 
 def test_the_ladder_estimates_the_evidence_itself():
-    ladder = pb.diagnose_ladder({"small": legendre(1), "right": legendre(3), "large": legendre(6)})
+    ladder = pb.diagnosis.diagnose_ladder({"small": legendre(1), "right": legendre(3), "large": legendre(6)})
     found = {name: evidence.log_z for name, evidence in ladder.evidences.items()}
     assert found == pytest.approx({"small": LADDER[1], "right": LADDER[3], "large": LADDER[6]}, abs=1e-3)
     assert dict(ladder.verdicts) == {"small": Verdict.UNDERFITS, "right": Verdict.FITS, "large": Verdict.OVERFITS}
@@ -227,12 +229,12 @@ def test_the_ladder_refuses_different_observations():
     y[7] += 1e-9
     other = pb.Exact(num_samples=20)(fit.model, dataset(fit.data.args[0], y), seed=0)
     with pytest.raises(ValueError, match="same observations"):
-        pb.diagnose_ladder({"a": fit, "b": other})
+        pb.diagnosis.diagnose_ladder({"a": fit, "b": other})
 
 
 def test_the_ladder_refuses_a_single_model():
     with pytest.raises(ValueError, match="two or more"):
-        pb.diagnose_ladder({"a": legendre(3)})
+        pb.diagnosis.diagnose_ladder({"a": legendre(3)})
 
 
 # ------------------------------------------------------------------------------------------ verdicts: overfits

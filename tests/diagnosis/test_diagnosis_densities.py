@@ -29,7 +29,7 @@ def rows(values: Tensor) -> pb.Dataset:
 
 
 def network(text: str, data: Tensor) -> pb.Posterior:
-    model = pb.CategoricalNetwork(bn.DAG.from_string(text), {"a": 2, "b": 2})
+    model = pb.bn.CategoricalNetwork(bn.DAG.from_string(text), {"a": 2, "b": 2})
     return pb.Exact(num_samples=4_000)(model, rows(data), seed=0)
 
 
@@ -54,7 +54,7 @@ def test_rows_of_a_network_are_scored_by_its_posterior_means() -> None:
     np.testing.assert_allclose(found, exact, rtol=0, atol=4 * 0.2 / 500**0.5)
 
 
-def test_rows_of_a_machine_are_scored_by_its_normalised_density() -> None:
+def test_rows_of_a_machine_are_scored_by_its_normalized_density() -> None:
     rbm = machine(3)
     fit = pb.Posterior(rbm, rows(STATES), {}, {})
     exact = torch.log_softmax(-rbm.free_energy(STATES).detach(), 0)
@@ -86,7 +86,13 @@ def test_a_machine_that_has_learnt_single_rows_overfits() -> None:
         cause = (torch.rand(420, 1) < 0.5).double()
         every = (torch.rand(420, 12) < 0.1 + 0.6 * cause).double()
         large, small = pb.RBM(12, 10).double(), pb.RBM(12, 1).double()
-    settings = pb.BoltzmannLearning(pb.Persistent(100), pb.Descent(2_000, rate=0.3), None, watch=None, progress=False)
+    settings = pb.BoltzmannLearning(
+        pb.boltzmann.Persistent(100),
+        pb.boltzmann.GradientAscent(2_000, learning_rate=0.3),
+        None,
+        monitor=None,
+        progress=False,
+    )
     overfitted = pb.diagnose(settings(large, rows(every[:20]), seed=0), rows(every[20:]))
     assert str(overfitted.verdict) == "overfits"
     assert overfitted["overconfidence"].value > 4 * overfitted["overconfidence"].stderr
@@ -120,9 +126,9 @@ def test_a_users_model_of_two_observed_sites_is_scored_jointly() -> None:
     found = pb.diagnose(fit, rows(x[100:]))["held-out log score"].value
     # μ | data is N(m, 1/200.01), and its rows' predictive has that variance in the direction (1, −1).
     variance = 1 / (200 + 1 / 100)
-    centre = float((x[:100, 0] - x[:100, 1]).sum()) * variance
+    center = float((x[:100, 0] - x[:100, 1]).sum()) * variance
     cov = torch.eye(2).double() + variance * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-    exact = dist.MultivariateNormal(torch.tensor([centre, -centre], dtype=torch.float64), cov).log_prob(x[100:]).mean()
+    exact = dist.MultivariateNormal(torch.tensor([center, -center], dtype=torch.float64), cov).log_prob(x[100:]).mean()
     assert found == pytest.approx(float(exact), abs=0.002)
 
 

@@ -168,7 +168,7 @@ def gaussian_evidence(subject, *, seed=0):
     """Log Z of a target with a normal posterior, without any fit."""
     assert isinstance(subject, Target)
     gaussian = gaussian_at(subject, mode(subject, torch.zeros(subject.dim, dtype=subject.dtype)))
-    log_z = float(subject.log_joint_at(gaussian.loc) + gaussian.log_normaliser())
+    log_z = float(subject.log_joint_at(gaussian.loc) + gaussian.log_normalizer())
     return Evidence(log_z, 0.0, digest=subject.digest, method="gaussian")
 
 
@@ -239,8 +239,8 @@ def test_ends_that_do_not_rise_to_all_rows_are_refused(ends):
 # ------------------------------------------------------------------------------------------ gaps of inference
 
 
-def amortised(angle, *, shift=None, num_samples=500):
-    """PPCA of the irises with the best amortised guide, its mean moved by `shift` of each row."""
+def amortized(angle, *, shift=None, num_samples=500):
+    """PPCA of the irises with the best amortized guide, its mean moved by `shift` of each row."""
     x = iris_array()
     fit = ppca(x, 2, angle=angle)
     model = ppca_pipeline(fit)
@@ -255,36 +255,36 @@ def amortised(angle, *, shift=None, num_samples=500):
 
 @pytest.mark.parametrize(("angle", "expected"), [(0.0, 0.0), (math.pi / 8, 0.538379), (math.pi / 4, 0.791577)])
 def test_the_approximation_gap_of_a_linear_vae_is_exact_and_its_best_guide_has_no_other(angle, expected):
-    gaps = inference_gaps(amortised(angle)[1], estimator=exact)
+    gaps = inference_gaps(amortized(angle)[1], estimator=exact)
     assert abs(gaps.approximation / 150 - expected) < 1e-6
     assert gaps.approximation_stderr < 1e-9
-    assert abs(gaps.amortisation) < 4 * gaps.amortisation_stderr + 1e-9
-    assert gaps.amortisation_stderr < 0.5
-    assert len(gaps.amortisation_by_row) == 150
+    assert abs(gaps.amortization) < 4 * gaps.amortization_stderr + 1e-9
+    assert gaps.amortization_stderr < 0.5
+    assert len(gaps.amortization_by_row) == 150
     assert "approximation gap" in str(gaps)
 
 
 @pytest.mark.parametrize("angle", [0.0, math.pi / 4])
-def test_a_worse_encoder_has_an_amortisation_gap_and_the_family_keeps_its_own(angle):
+def test_a_worse_encoder_has_an_amortization_gap_and_the_family_keeps_its_own(angle):
     """The log joint is quadratic: means off by e lose e' P e / 2 with P the posterior's precision."""
-    fit, posterior = amortised(angle, shift=0.1)
+    fit, posterior = amortized(angle, shift=0.1)
     gaps = inference_gaps(posterior, estimator=exact, num_samples=1_000)
     off = np.stack([0.1 * iris_array()[:, 2], np.full(150, -0.1)], -1)
     lost = 0.5 * np.einsum("ni,ij,nj->n", off, np.linalg.inv(fit.posterior()[1]), off)
     assert lost.sum() > 50
-    assert abs(gaps.amortisation - lost.sum()) < 4 * gaps.amortisation_stderr
-    assert np.corrcoef(gaps.amortisation_by_row.numpy(), lost)[0, 1] > 0.9
+    assert abs(gaps.amortization - lost.sum()) < 4 * gaps.amortization_stderr
+    assert np.corrcoef(gaps.amortization_by_row.numpy(), lost)[0, 1] > 0.9
     assert abs(gaps.approximation / 150 - (0.791577 if angle else 0.0)) < 1e-6
 
 
-def test_a_guide_of_full_covariance_beats_the_factorised_family_by_its_gap():
+def test_a_guide_of_full_covariance_beats_the_factorized_family_by_its_gap():
     problem = diabetes_regression()
     gaps = inference_gaps(pb.Exact(num_samples=300)(problem.model, problem.data, seed=0), estimator=exact)
     assert abs(gaps.approximation - 3.805531) < 1e-5
-    assert abs(gaps.amortisation + 3.805531) < 1e-5
+    assert abs(gaps.amortization + 3.805531) < 1e-5
 
 
-def test_the_family_is_optimised_in_unconstrained_coordinates():
+def test_the_family_is_optimized_in_unconstrained_coordinates():
     """Rate ~ Gamma(a, r) given the data: the best normal of its logarithm by quadrature."""
     problem = gamma_poisson()
     a, r = 2.0 + 16, 1.5 + 8.0
@@ -439,17 +439,21 @@ def test_the_ladder_tells_a_wide_prior_from_a_large_model_and_from_a_misplaced_o
         small=few,
     )
     good = {name: fits[name] for name in ("good", "wide", "misplaced")}
-    ladder = pb.diagnose_ladder(good, estimator=solved, conditional={name: conditional[name] for name in good})
+    ladder = pb.diagnosis.diagnose_ladder(
+        good, estimator=solved, conditional={name: conditional[name] for name in good}
+    )
     expected = {"good": Verdict.FITS, "wide": Verdict.TOO_WIDE, "misplaced": Verdict.FITS}
     assert dict(ladder.verdicts) == expected
     assert "conditional -96.327" in str(ladder)
 
     pair = {name: fits[name] for name in ("small", "wide")}
     assert conditional["wide"].log_z > conditional["small"].log_z - 1
-    ladder = pb.diagnose_ladder(pair, estimator=solved, conditional={name: conditional[name] for name in pair})
+    ladder = pb.diagnosis.diagnose_ladder(
+        pair, estimator=solved, conditional={name: conditional[name] for name in pair}
+    )
     assert ladder.best == "small"
     assert ladder.verdicts["wide"] == Verdict.TOO_WIDE
-    assert pb.diagnose_ladder(pair, estimator=solved).verdicts["wide"] == Verdict.OVERFITS
+    assert pb.diagnosis.diagnose_ladder(pair, estimator=solved).verdicts["wide"] == Verdict.OVERFITS
 
 
 def test_a_prior_is_widened_around_its_mean_where_asked():
@@ -590,11 +594,11 @@ def test_a_larger_model_overfits_only_where_the_best_one_has_the_higher_conditio
     for degree, expected in zip(degrees, (-3.696, 0.256, 0.193, -2.020), strict=True):
         assert abs(conditional[degree].log_z - expected) < 1e-3
     fits = {degree: legendre(degree) for degree in degrees}
-    ladder = pb.diagnose_ladder(fits, estimator=solved, conditional=conditional)
+    ladder = pb.diagnosis.diagnose_ladder(fits, estimator=solved, conditional=conditional)
     expected = {1: Verdict.UNDERFITS, 3: Verdict.FITS, 5: Verdict.OVERFITS, 15: Verdict.OVERFITS}
     assert dict(ladder.verdicts) == expected
     ahead = conditional | {15: replace(conditional[15], log_z=0.3)}
-    ladder = pb.diagnose_ladder(fits, estimator=solved, conditional=ahead)
+    ladder = pb.diagnosis.diagnose_ladder(fits, estimator=solved, conditional=ahead)
     assert dict(ladder.verdicts) == expected | {15: Verdict.FITS}
 
 
@@ -602,13 +606,13 @@ def test_the_ladder_refuses_conditional_evidences_that_do_not_belong_to_it():
     fits = {3: legendre(3), 5: legendre(5)}
     both = {3: legendre_conditional(3), 5: legendre_conditional(5)}
     with pytest.raises(ValueError, match="for each"):
-        pb.diagnose_ladder(fits, estimator=solved, conditional={3: both[3]})
+        pb.diagnosis.diagnose_ladder(fits, estimator=solved, conditional={3: both[3]})
     with pytest.raises(ValueError, match="same rows"):
         other = replace(both[5], info={"num_rows": 12})
-        pb.diagnose_ladder(fits, estimator=solved, conditional={3: both[3], 5: other})
+        pb.diagnosis.diagnose_ladder(fits, estimator=solved, conditional={3: both[3], 5: other})
     with pytest.raises(ValueError, match="same observations"):
         elsewhere = {degree: replace(each, digest="other") for degree, each in both.items()}
-        pb.diagnose_ladder(fits, estimator=solved, conditional=elsewhere)
+        pb.diagnosis.diagnose_ladder(fits, estimator=solved, conditional=elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -630,7 +634,7 @@ def test_strong_evidence_must_hold_under_the_bounds_where_both_exist(lower, uppe
         value = values[id(posterior)]
         return Evidence(value, 0.1, lower=value - lower, upper=value + upper, digest="d")
 
-    ladder = pb.diagnose_ladder({"right": legendre(3), "large": legendre(5)}, estimator=estimator)
+    ladder = pb.diagnosis.diagnose_ladder({"right": legendre(3), "large": legendre(5)}, estimator=estimator)
     assert dict(ladder.verdicts) == {"right": Verdict.FITS, "large": verdict}
 
 

@@ -149,7 +149,7 @@ def test_latent_hyperparameters_are_averaged_over_with_their_weights():
 
 def test_a_product_of_experts_needs_held_out_rows():
     kernel = ScaleKernel(RBFKernel())
-    fit = pb.Posterior(pb.GPProduct(kernel, shards=2).double(), regression(0), {}, {})
+    fit = pb.Posterior(pb.gp.GPProduct(kernel, shards=2).double(), regression(0), {}, {})
     with pytest.raises(ValueError, match="expected held-out data"):
         pb.diagnose(fit)
 
@@ -162,7 +162,9 @@ def test_a_mixture_is_counted_and_its_own_predictions_are_widened():
         y = side * (1.5 + x[:, 0]) + 0.1 * torch.randn(90, dtype=torch.float64)
     data, test = (pb.Dataset((x[rows],), {"y": y[rows]}) for rows in (slice(60), slice(60, 90)))
     experts = [pb.GaussianProcess(ScaleKernel(RBFKernel())) for _ in range(2)]
-    fit = pb.VariationalEM(num_restarts=4, num_finalists=1)(pb.GPMixture(experts, pb.DirichletGate(2)), data, seed=0)
+    fit = pb.VariationalEM(num_restarts=4, num_finalists=1)(
+        pb.gp.GPMixture(experts, pb.gp.DirichletGate(2)), data, seed=0
+    )
     found = {each.name: each for each in pb.diagnose(fit, test).findings}
     assert found["parameters"].value == 8
     assert abs(found["overconfidence"].value) < 0.1

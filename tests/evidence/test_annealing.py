@@ -55,7 +55,7 @@ def one_row(row: int) -> Target:
 
 
 def student(num_rows: int = 1, *, loc: float = 0.5, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> StudentT:
-    """Off the target's centre, so that a sign that is wrong shows."""
+    """Off the target's center, so that a sign that is wrong shows."""
     index = torch.arange(num_rows)[:, None]
     return StudentT(
         index, torch.full((num_rows, 1), loc, dtype=dtype), torch.full((num_rows, 1, 1), scale, dtype=dtype)
@@ -114,9 +114,9 @@ def test_transitions_leave_a_skewed_density_as_it_is(beta, step):
     assert np.mean(moved != theta[:, 0].numpy()) > 0.5
     middle, weights = (grid[1:] + grid[:-1]) / 2, np.diff(cumulative)
     for power in (1, 2, 3):
-        centre = weights @ middle
-        values = (moved - centre) ** power
-        expected = weights @ (middle - centre) ** power
+        center = weights @ middle
+        values = (moved - center) ** power
+        expected = weights @ (middle - center) ** power
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(moved))
     assert stats.kstest(moved, lambda x: np.interp(x, grid, cumulative)).pvalue > 1e-4
 
@@ -370,7 +370,7 @@ def test_a_mixture_has_the_weighted_density_of_its_components():
 
 @pytest.mark.parametrize("block", [0, 1])
 def test_draws_of_a_mixture_agree_with_its_density_in_each_block(block):
-    """A normalised density h has E_q[h / q] = 1, and a narrow one at one component sees that component's share."""
+    """A normalized density h has E_q[h / q] = 1, and a narrow one at one component sees that component's share."""
     mixture = two_blocks()
     with isolated(seed=20):
         theta = mixture.sample(20_000)

@@ -150,7 +150,7 @@ def test_reverse_weights_of_few_temperatures_are_unbiased(rbm, num_steps):
 def test_draws_of_the_machine_have_its_moments(max_side):
     rbm = asymmetric()
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5))).double()
-    probability = torch.softmax(rbm.log_unnormalised(states), 0)
+    probability = torch.softmax(rbm.log_unnormalized(states), 0)
     pairs = torch.einsum("n,ni,nj->ij", probability, states, states)
     known = boltzmann_draws.enumerated(rbm.machine, max_side)
     schedule = frozen_schedule(rbm.machine, None, num_steps=8, draws=None, seed=0)

@@ -163,7 +163,7 @@ def test_the_bound_loses_little_more_than_the_root_of_twice_the_variance_times_l
         log_mean = float(logsumexp(log_w) - math.log(size))
         variance = np.exp(log_w - log_mean).var()
         lost.append((log_mean - lower_bound(column(log_w), 0.95)) / math.sqrt(2 * variance * math.log(20) / size))
-    # Eleven stakes cost a factor √(log 220 / log 20) = 1.34 at most; neighbouring ones share the profit.
+    # Eleven stakes cost a factor √(log 220 / log 20) = 1.34 at most; neighboring ones share the profit.
     assert 1 < np.mean(lost) < 1.4
 
 

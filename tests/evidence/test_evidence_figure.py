@@ -8,8 +8,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from probmodel import Agreement, Estimate, Evidence
-from probmodel.evidence.figure import BLUE, GREY, RED, plot
+from probmodel import Evidence
+from probmodel.evidence.figure import BLUE, GRAY, RED, plot
+from probmodel.protocols.evidence import Agreement, Estimate
 
 AIS = Estimate("ais", -31.317, 0.003)
 REVERSE = Estimate("reverse ais", -31.278, 0.020)
@@ -47,7 +48,7 @@ def bands(axes):
 
 
 def mark(axes, place):
-    """The mark in a row: position, face and edge colour, shape."""
+    """The mark in a row: position, face and edge color, shape."""
     (found,) = [
         line
         for line in axes.lines
@@ -100,9 +101,9 @@ def test_without_a_standard_error_there_is_no_bar_and_the_mark_is_hollow():
     assert mark(axes, 0).get_markerfacecolor() == BLUE
 
 
-def test_an_estimate_with_a_caveat_is_grey_and_says_it():
+def test_an_estimate_with_a_caveat_is_gray_and_says_it():
     axes = axes_of(evidence(AIS, Estimate("importance", -31.30, 0.01, caveat="k-hat 0.91 > 0.7")))
-    assert mark(axes, 1).get_color() == GREY
+    assert mark(axes, 1).get_color() == GRAY
     assert "k-hat 0.91 > 0.7" in texts(axes)
 
 

@@ -81,7 +81,7 @@ def test_harmonic_recovers_the_exact_evidence(name):
 
 @needs_zuko
 def test_a_flow_bends_to_a_posterior_no_normal_matches():
-    """A ring: its moments are those of a round normal whose centre holds nothing."""
+    """A ring: its moments are those of a round normal whose center holds nothing."""
     draws = ring_draws(2_000)
     found = harmonic(draws, num_steps=200)
     assert abs(found.log_z - RING) < 4 * found.stderr
@@ -95,7 +95,7 @@ RING = 1.25
 
 
 def ring_model(anchor):
-    """Log density: radius ~ N(2, .3²), angle leaning to one side; times e^1.25 after normalising."""
+    """Log density: radius ~ N(2, .3²), angle leaning to one side; times e^1.25 after normalizing."""
     x = pyro.sample("x", dist.Normal(anchor, 10.0).to_event(1))
     radius = x.square().sum(-1).sqrt()
     lean = 0.8 * x[..., 0] / radius - torch.special.i0(tensor(0.8)).log()
@@ -151,10 +151,10 @@ def test_a_missing_optional_package_is_named_with_its_extra(monkeypatch, estimat
 def shells_model(low):
     """Two rings of radius 2 and width .1 about ±3.5, uniform on [−6, 6]²."""
     x = pyro.sample("x", dist.Uniform(low, -low).to_event(1))
-    centre = tensor([3.5, 0.0])
+    center = tensor([3.5, 0.0])
 
     def ring(sign):
-        return dist.Normal(2.0, 0.1).log_prob((x - sign * centre).square().sum(-1).sqrt())
+        return dist.Normal(2.0, 0.1).log_prob((x - sign * center).square().sum(-1).sqrt())
 
     pyro.factor("shells", torch.logaddexp(ring(1), ring(-1)))
 

@@ -218,8 +218,8 @@ MIXED = np.concatenate(
 
 
 @lru_cache
-def one_labelling() -> tuple[Posterior, float]:
-    """Draws with mu_1 < mu_2 from a grid, and the log evidence of both labellings."""
+def one_labeling() -> tuple[Posterior, float]:
+    """Draws with mu_1 < mu_2 from a grid, and the log evidence of both labelings."""
     share, first, second = np.linspace(0, 1, 101)[1:-1], np.linspace(-4.5, -1.5, 101), np.linspace(1.8, 4.2, 101)
     low, high = (stats.norm(m[:, None], 0.8).pdf(MIXED) for m in (first, second))
     log_p = np.zeros((99, 101, 101))
@@ -242,8 +242,8 @@ def one_labelling() -> tuple[Posterior, float]:
     ), log_z
 
 
-def test_draws_of_one_labelling_are_symmetrised_and_log_two_is_not_lost():
-    fit, exact = one_labelling()
+def test_draws_of_one_labeling_are_symmetrized_and_log_two_is_not_lost():
+    fit, exact = one_labeling()
     assert (fit.draws["mu"][..., 0] < fit.draws["mu"][..., 1]).all()
     found = sandwich(fit, seed=1)
     assert found.lower < exact < found.upper

@@ -241,6 +241,6 @@ def test_inducing_inputs_that_the_kernel_does_not_take_are_refused(inducing):
 
 def test_a_product_of_experts_is_refused_by_name():
     x, y = problem(20)
-    fit = pb.Posterior(pb.GPProduct(RBFKernel(), shards=2).double(), pb.Dataset((x,), {"y": y}), {}, {})
+    fit = pb.Posterior(pb.gp.GPProduct(RBFKernel(), shards=2).double(), pb.Dataset((x,), {"y": y}), {}, {})
     with pytest.raises(ValueError, match="got one of GPProduct"):
         evidence.inducing_bounds(fit)

@@ -330,7 +330,7 @@ def test_a_network_of_other_variables_is_refused():
     dag = DAG.from_string("[a][b|a]")
     with pytest.raises(ValueError, match=r"cardinalities of \['a', 'b'\]"):
         CategoricalNetwork(dag, {"a": 2})
-    with pytest.raises(ValueError, match="centre of 2"):
+    with pytest.raises(ValueError, match="center of 2"):
         LinearGaussianNetwork(dag, torch.zeros(3))
 
 

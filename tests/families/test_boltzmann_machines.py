@@ -13,18 +13,11 @@ from torch import nn
 
 from probmodel.data import problems
 from probmodel.data.digits import digits
-from probmodel.evidence import (
-    BinaryRBM,
-    exact,
-    log_likelihood,
-    log_partition,
-    log_partition_ais,
-    log_partition_sandwich,
-    smc,
-)
+from probmodel.evidence import exact, log_likelihood, log_partition, log_partition_ais, log_partition_sandwich, smc
 from probmodel.families.boltzmann_machines.annealing import backward, forward, frozen_schedule
+from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
-from probmodel.families.boltzmann_machines.couplings import colour_classes, rows_of
+from probmodel.families.boltzmann_machines.couplings import color_classes, rows_of
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits, CountUnits
 from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
 from probmodel.families.boltzmann_machines.model_draws import enumerated, tempered_draws
@@ -186,7 +179,7 @@ def test_a_deep_machine_without_upper_weights_is_a_restricted_one():
         below = BinaryRBM(machine.first, machine.visible_bias, machine.first_bias)
         rest = float(torch.log1p(machine.second_bias.exp()).sum())
         assert abs(log_partition(machine).log_z - log_partition(below).log_z - rest) < 1e-12
-        assert torch.allclose(machine.free_energy(states(5)) + rest, -below.log_unnormalised(states(5)), atol=1e-12)
+        assert torch.allclose(machine.free_energy(states(5)) + rest, -below.log_unnormalized(states(5)), atol=1e-12)
         assert torch.allclose(machine.free_energy_bound(states(5)), machine.free_energy(states(5)), atol=1e-9)
     exact = log_partition(machine)
     total = log_likelihood(machine, states(5)[:4], exact).log_z
@@ -400,7 +393,7 @@ def test_gibbs_steps_keep_the_means_of_unbounded_units(family):
     with isolated(seed=8), torch.no_grad():
         after = machine.gibbs(v)
         h = states(4)
-        probability = torch.softmax(machine.machine.log_unnormalised_hidden(h), 0)
+        probability = torch.softmax(machine.machine.log_unnormalized_hidden(h), 0)
         eta = machine.machine.visible_inputs(h)
         mean = probability @ (eta.exp() if family == "count" else machine.units.log_scale.exp() * eta)
     for rows in (v, after):
@@ -451,9 +444,9 @@ def test_a_path_of_one_machine_to_itself_has_no_weight(ends):
 # ------------------------------------------------------------------------------------------ couplings
 
 
-def test_colours_part_every_pair_that_is_coupled():
+def test_colors_part_every_pair_that_is_coupled():
     for couplings, most in ((problems.ising_torus(8).couplings, 2), (problems.boltzmann_12().couplings, 12)):
-        classes = colour_classes(couplings)
+        classes = color_classes(couplings)
         assert len(classes) == most
         assert sorted(torch.cat(classes).tolist()) == list(range(len(couplings)))
         assert not any(couplings[units][:, units].any() for units in classes)
@@ -473,7 +466,7 @@ def test_sparse_rows_multiply_as_dense_ones():
 @pytest.mark.parametrize(
     "build", [lambda: rbm("bernoulli"), lambda: coupled(2), deep], ids=["restricted", "coupled", "deep"]
 )
-def test_the_pyro_model_is_the_normalised_density_of_rows(build):
+def test_the_pyro_model_is_the_normalized_density_of_rows(build):
     machine = build()
     every = states(machine.in_features)
     with isolated(seed=0):
@@ -495,7 +488,7 @@ def test_the_pyro_model_is_the_normalised_density_of_rows(build):
         machine.check(Dataset((every,), {"y": every}, len(every)))
 
 
-def test_densities_of_unbounded_units_are_normalised_by_the_hidden_side():
+def test_densities_of_unbounded_units_are_normalized_by_the_hidden_side():
     machine = rbm("count")
     rows = torch.arange(15.0).reshape(3, 5).double()
     with isolated(seed=0):
@@ -619,8 +612,8 @@ def test_classes_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("family", "bad", "said"),
     [
-        ("bernoulli", 0.5, "0 and 1.*binarise"),
-        ("bernoulli", math.nan, "0 and 1.*binarise"),
+        ("bernoulli", 0.5, "0 and 1.*binarize"),
+        ("bernoulli", math.nan, "0 and 1.*binarize"),
         ("gaussian", math.inf, "finite numbers.*missing"),
         ("categorical", 1.0, "one unit that is on in each group.*one_hot"),
         ("categorical", 0.5, "0 and 1.*one_hot"),

@@ -27,8 +27,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from probmodel.families.gaussian_processes import exact as gaussian_process
 from probmodel.families.gaussian_processes import positive_definite
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.positive_definite import inverted_in_place
-from probmodel.families.gaussian_processes.sparse import JITTERS, interpolated, svgp_elbo
+from probmodel.families.gaussian_processes.positive_definite import JITTERS, inverted_in_place
+from probmodel.families.gaussian_processes.sparse import interpolated, svgp_elbo
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.protocols.errors import TracingWarning
 from probmodel.tracing.programs.gradients import Gradient

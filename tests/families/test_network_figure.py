@@ -12,7 +12,7 @@ EDGES = np.zeros((4, 4))
 EDGES[0, 2], EDGES[1, 2], EDGES[0, 1], EDGES[1, 0] = 0.999, 0.5, 0.3, 0.05
 
 
-def colours(figure):
+def colors(figure):
     return [patch.get_edgecolor() for patch in figure.axes[0].patches]
 
 
@@ -22,7 +22,7 @@ def texts(figure):
 
 def test_probable_edges_are_drawn_with_their_probabilities():
     figure = plot(EDGES, NAMES)
-    assert len(colours(figure)) == 3
+    assert len(colors(figure)) == 3
     assert texts(figure) == {*NAMES, ">.99", ".50", ".30"}
     widths = sorted(patch.get_linewidth() for patch in figure.axes[0].patches)
     assert widths == pytest.approx([0.6 + 2.4 * p for p in (0.3, 0.5, 0.999)])
@@ -30,7 +30,7 @@ def test_probable_edges_are_drawn_with_their_probabilities():
 
 def test_edges_taken_for_known_are_told_apart():
     figure = plot(EDGES, NAMES, known={("rain", "grass"), ("grass", "alone")})
-    found = [tuple(np.round(np.array(colour[:3]) * 255).astype(int)) for colour in colours(figure)]
+    found = [tuple(np.round(np.array(color[:3]) * 255).astype(int)) for color in colors(figure)]
     wanted = {c: tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (KNOWN, NEW, MISSED, PLAIN)}
     assert found.count(wanted[KNOWN]) == 1
     assert found.count(wanted[NEW]) == 2

@@ -82,7 +82,7 @@ def over(network: bn.DiscreteNetwork, table: np.ndarray, targets: tuple[str, ...
 def by_enumeration(
     network: bn.DiscreteNetwork, targets: tuple[str, ...], evidence: dict[str, str], do: dict[str, str]
 ) -> tuple[np.ndarray, float]:
-    """The table given evidence, and log p(evidence), from the truncated factorisation."""
+    """The table given evidence, and log p(evidence), from the truncated factorization."""
     cut = {node: np.ones_like(table) if node in do else table for node, table in network.tables.items()}
     table = np.ones([len(network.levels[node]) for node in network.nodes])
     for cell in np.ndindex(*table.shape):
@@ -251,7 +251,7 @@ def naive_min_fill(scopes: list[list[str]], sizes: dict[str, int]) -> tuple[list
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_orders_join_the_fewest_neighbours_at_each_step(seed):
+def test_orders_join_the_fewest_neighbors_at_each_step(seed):
     network = random_network(seed, 8)
     scopes = [[*network.dag.parents[node], node] for node in network.nodes]
     plan = min_fill(scopes, network.cardinalities)

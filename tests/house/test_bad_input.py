@@ -436,7 +436,7 @@ def test_constant_columns_become_zero_with_a_warning(columns, value):
     rows[:, sorted(columns)] = value
     before = rows.clone()
     with pytest.warns(UserWarning, match="constant in train, scaled to zero"):
-        train, test = pb.data.standardise(rows, others)
+        train, test = pb.data.standardize(rows, others)
     for scaled in (train, test):
         assert torch.isfinite(scaled).all()
         assert (scaled[:, sorted(columns)] == 0).all()
@@ -447,9 +447,9 @@ def test_constant_columns_become_zero_with_a_warning(columns, value):
 
 @given(place=st.integers(0, ROWS * COLUMNS - 1), value=not_finite)
 @few
-def test_data_that_cannot_be_standardised(place, value):
+def test_data_that_cannot_be_standardized(place, value):
     rows = spoilt(x(), place, value)
-    refused(lambda: pb.data.standardise(rows), "finite", data=rows)
-    refused(lambda: pb.data.standardise(x(), rows), "finite", data=rows)
-    refused(lambda: pb.data.standardise(x()[:1]), "two")
-    refused(lambda: pb.data.standardise(x(), x()[:, :2]), "columns")
+    refused(lambda: pb.data.standardize(rows), "finite", data=rows)
+    refused(lambda: pb.data.standardize(x(), rows), "finite", data=rows)
+    refused(lambda: pb.data.standardize(x()[:1]), "two")
+    refused(lambda: pb.data.standardize(x(), x()[:, :2]), "columns")

@@ -14,8 +14,8 @@ from probmodel.families.bayesian_networks.kinetics import LinearKinetics, Steady
 from probmodel.families.bayesian_networks.scores.gaussian_scores import gaussian_bic
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
 from probmodel.families.boltzmann_machines.discrete_units import CategoricalUnits
-from probmodel.families.boltzmann_machines.real_units import GaussianUnits
 from probmodel.families.boltzmann_machines.learning.monitor import Monitor
+from probmodel.families.boltzmann_machines.real_units import GaussianUnits
 from probmodel.protocols.errors import MixingWarning
 
 
@@ -38,7 +38,7 @@ def test_evidences_of_different_interventions_are_of_different_data() -> None:
     assert len({plain.digest, first.digest, other.digest}) == 3
     assert pb.evidence.structures(data, bn.posterior_over_dags, None, [None] * 40).digest == plain.digest
 
-    network = pb.CategoricalNetwork(bn.DAG.from_string("[x0][x1|x0][x2]"), dict.fromkeys(data.names, 2))
+    network = pb.bn.CategoricalNetwork(bn.DAG.from_string("[x0][x1|x0][x2]"), dict.fromkeys(data.names, 2))
     mask = torch.zeros(40, 3, dtype=torch.bool)
     mask[:10, 0] = True
     x = torch.as_tensor(data.codes)
@@ -87,7 +87,7 @@ def test_priors_that_count_for_no_rows_are_refused(size: float) -> None:
         with pytest.raises(ValueError, match="finite number above"):
             make(size)
     with pytest.raises(ValueError, match="sample_size"):
-        pb.CategoricalNetwork(bn.DAG.from_string("[a]"), {"a": 2}, size)
+        pb.bn.CategoricalNetwork(bn.DAG.from_string("[a]"), {"a": 2}, size)
 
 
 @pytest.mark.parametrize("most", [-1, True])
@@ -186,7 +186,7 @@ def test_one_chain_alone_is_said_to_be_one() -> None:
     assert bn.OrderMCMC(num_samples=5)(single, seed=0).edges.tolist() == [[0.0]]
 
 
-def test_complete_rows_end_expectation_maximisation_at_once() -> None:
+def test_complete_rows_end_expectation_maximization_at_once() -> None:
     fit = bn.EM(tolerance=0.0)(bn.DAG.from_string("[x0][x1|x0][x2]"), rows(), seed=0)
     assert len(fit.log_posteriors) <= 4
 
@@ -226,7 +226,7 @@ def test_couplings_of_one_triangle_are_refused() -> None:
 def test_couplings_are_counted_once_a_pair() -> None:
     edges = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
     with pb.isolated(seed=0):
-        machine, every = pb.BoltzmannMachine(3, edges=edges.bool()), pb.BoltzmannMachine(4)
+        machine, every = pb.boltzmann.BoltzmannMachine(3, edges=edges.bool()), pb.boltzmann.BoltzmannMachine(4)
     assert sum(each.numel() for each in machine.parameters()) == 5
     assert sum(each.numel() for each in every.parameters()) == 10
     assert torch.equal(machine.couplings != 0, edges.bool())
@@ -244,7 +244,9 @@ def test_frozen_biases_stay_and_the_others_learn() -> None:
     with pb.isolated(seed=0):
         rbm, x = pb.RBM(4, 2), (torch.rand(100, 4) < 0.7).float()
     rbm.hidden_bias.requires_grad_(False)
-    settings = pb.BoltzmannLearning(pb.Persistent(50), pb.Descent(200), watch=None, progress=False)
+    settings = pb.BoltzmannLearning(
+        pb.boltzmann.Persistent(50), pb.boltzmann.GradientAscent(200), monitor=None, progress=False
+    )
     fitted = settings(rbm, pb.Dataset((x,), {}, 100), seed=0).model
     assert bool((fitted.hidden_bias == 0).all())
     assert bool((fitted.visible_bias != rbm.visible_bias).all())
@@ -261,7 +263,7 @@ def test_networks_with_discrete_parents_are_traced() -> None:
     with pb.isolated(seed=0):
         z = (torch.rand(40) < 0.5).double()
         x = torch.stack([z, 2 * z + torch.randn(40)], 1)
-        network = pb.NonlinearNetwork(bn.DAG.from_string("[z][y|z]"), {"z": 2}).double()
+        network = pb.bn.NonlinearNetwork(bn.DAG.from_string("[z][y|z]"), {"z": 2}).double()
     goal = pb.target(network, pb.Dataset((x,), {}, 40))
     assert not goal.fallback
     assert bool(torch.isfinite(goal.log_joint(goal.sample_prior(3, seed=0))).all())
@@ -281,7 +283,7 @@ def test_the_evidence_of_tables_with_empty_cells_lies_between_its_bounds() -> No
     rng = np.random.default_rng(0)
     a, b = rng.random(400) < 0.05, rng.random(400) < 0.1
     x = torch.as_tensor(np.stack([a, b, a | b], 1).astype(int))
-    network = pb.CategoricalNetwork(bn.DAG.from_string("[a][b][c|a:b]"), {"a": 2, "b": 2, "c": 2})
+    network = pb.bn.CategoricalNetwork(bn.DAG.from_string("[a][b][c|a:b]"), {"a": 2, "b": 2, "c": 2})
     fit = pb.Exact()(network, pb.Dataset((x,), {}, 400), seed=0)
     assert fit.draws["c.probabilities"].dtype == torch.float64
     exact, found = pb.evidence.exact(fit).log_z, pb.evidence.bridge(fit)

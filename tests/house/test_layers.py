@@ -33,7 +33,7 @@ MAY_IMPORT["demo"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT)
 
-MODELLING = {"data", "layers"}
+MODELING = {"data", "layers"}
 REASONING = {"tracing", "inference", "prediction", "evidence", "diagnosis", "comparison", "studies"}
 INTERNAL = ("torch.fx", "torch._", "pyro.params.param_store", "unittest.mock")
 """Modules that only tracing may import."""
@@ -49,12 +49,12 @@ def test_imports_run_in_one_direction(file):
         assert imported in allowed, f"{room(file)} may not import {imported}"
 
 
-def test_modelling_and_reasoning_never_import_each_other():
+def test_modeling_and_reasoning_never_import_each_other():
     for each, below in arrows().items():
-        if each in MODELLING:
+        if each in MODELING:
             assert not below & REASONING, each
         if each in REASONING:
-            assert not below & MODELLING, each
+            assert not below & MODELING, each
 
 
 def test_rooms_floors_and_arrows_stay_few():

@@ -187,11 +187,11 @@ def test_preparing_data_of_another_form_is_refused(function, more):
 
 @pytest.mark.parametrize("wrong", [{"x": X}, X.numpy(), [1.0, 2.0], data()], ids=["dict", "array", "list", "Dataset"])
 def test_preparing_what_is_no_tensor_is_refused(wrong):
-    for call in (pb.data.standardise, pb.data.standardise_images, lambda x: inspect.unwrap(pb.data.one_hot)(x, 2)):
+    for call in (pb.data.standardize, pb.data.standardize_images, lambda x: inspect.unwrap(pb.data.one_hot)(x, 2)):
         with pytest.raises(TypeError, match=rf"expected a tensor as .+, got {type(wrong).__name__}; give"):
             inspect.unwrap(call)(wrong)
     with pytest.raises(TypeError, match="expected a tensor as further rows"):
-        inspect.unwrap(pb.data.standardise)(X, wrong)
+        inspect.unwrap(pb.data.standardize)(X, wrong)
 
 
 def test_counts_and_seeds_of_data_are_integers():

@@ -6,14 +6,15 @@ from itertools import product
 
 import pytest
 import torch
-from probmodel.inference.boltzmann.monitor import Monitor, log_partition
 from torch import Tensor
 
 import probmodel as pb
-from probmodel.families.boltzmann_machines.real_units import GaussianUnits
+from probmodel.families.boltzmann_machines.learning.gradient_ascent import GradientAscent
 from probmodel.families.boltzmann_machines.learning.gradients import Average, Offsets, PhaseGradients
+from probmodel.families.boltzmann_machines.learning.monitor import Monitor, log_partition
 from probmodel.families.boltzmann_machines.learning.phases import Contrastive, Persistent, Tempered, exchanged
-from probmodel.inference.boltzmann_learning import BoltzmannLearning, GradientAscent
+from probmodel.families.boltzmann_machines.real_units import GaussianUnits
+from probmodel.inference.boltzmann_learning import BoltzmannLearning
 from probmodel.layers.representations.boltzmann.deep_boltzmann_machine import DeepBoltzmannMachine
 from probmodel.layers.representations.boltzmann.rbm import RBM
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
@@ -127,8 +128,8 @@ def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent
         return value
 
     optimizer.step(loss)
-    descent = GradientAscent(num_steps=1_500, rate=1.0, averaged=0.5)
-    fitted = quietly(phase=phase, descent=descent, batch_size=None, monitor=None)(start, data(rows), seed=6).model
+    ascent = GradientAscent(num_steps=1_500, learning_rate=1.0, averaged_fraction=0.5)
+    fitted = quietly(phase=phase, ascent=ascent, batch_size=None, monitor=None)(start, data(rows), seed=6).model
     assert isinstance(fitted, RBM)
     lowest, found, best = (float(log_likelihood(each, rows).detach()) for each in (start, fitted, climbed))
     assert best - lowest > 0.1
@@ -141,18 +142,18 @@ def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent
 
 def test_gaussian_units_get_the_mean_of_the_data() -> None:
     with pb.isolated(seed=0):
-        centre = torch.tensor([[2.0, 1.0, -1.0], [-2.0, -1.0, 1.0]], dtype=torch.float64)
-        rows = centre[torch.randint(2, (500,))] + torch.randn(500, 3, dtype=torch.float64) + 0.5
+        center = torch.tensor([[2.0, 1.0, -1.0], [-2.0, -1.0, 1.0]], dtype=torch.float64)
+        rows = center[torch.randint(2, (500,))] + torch.randn(500, 3, dtype=torch.float64) + 0.5
         rbm = RBM(3, 4, units=GaussianUnits(3)).double()
-    descent = GradientAscent(num_steps=500, rate=0.1)
-    fit = quietly(phase=Persistent(num_chains=300), descent=descent, batch_size=None, monitor=Monitor(every=250))(
+    ascent = GradientAscent(num_steps=500, learning_rate=0.1)
+    fit = quietly(phase=Persistent(num_chains=300), ascent=ascent, batch_size=None, monitor=Monitor(every=250))(
         rbm, data(rows), seed=1
     )
     values = fit.info["log_likelihood"]
     fitted = fit.model
     assert isinstance(fitted, RBM)
     hidden = torch.tensor(list(product([0.0, 1.0], repeat=4)), dtype=torch.float64)
-    weights = torch.softmax(fitted.machine.log_unnormalised_hidden(hidden), 0)
+    weights = torch.softmax(fitted.machine.log_unnormalized_hidden(hidden), 0)
     mean = weights @ (fitted.visible_bias + hidden @ fitted.weight.T)
     assert float((mean - rows.mean(0)).detach().abs().max()) < 0.1
     independent = -0.5 * float(((rows - rows.mean(0)) ** 2).sum(-1).mean()) - 1.5 * math.log(2 * math.pi)
@@ -179,7 +180,7 @@ def test_exchanges_leave_every_temperature_as_it_is() -> None:
         assert bool(((found - masses[:, t]).abs() < 4.5 * stderr + 1e-12).all())
 
 
-def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> None:
+def test_the_centered_slope_does_not_depend_on_which_value_is_called_zero() -> None:
     rbm = machine(scale=0.7)
     rows, states = STATES[[3, 9, 12, 15]], STATES[[0, 5, 6, 14, 2]]
     sign = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
@@ -194,12 +195,12 @@ def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> No
         other[::2] = -1
         return [weight * other, visible + weight[:, other < 0].sum(1), other * hidden]
 
-    def stepped(model: RBM, rows: Tensor, states: Tensor, centred: bool) -> list[Tensor]:
+    def stepped(model: RBM, rows: Tensor, states: Tensor, centered: bool) -> list[Tensor]:
         gradient = PhaseGradients(
             gradients(model, rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)),
             gradients(model, states, torch.full((len(states),), 1 / len(states), dtype=torch.float64)),
         )
-        towards = Offsets.of(gradient, rbm.layer_couplings).centred(gradient.plain) if centred else gradient.plain
+        towards = Offsets.of(gradient, rbm.layer_couplings).centered(gradient.plain) if centered else gradient.plain
         return [leaf.detach() + 0.3 * towards[name] for name, leaf in model.named_parameters()]
 
     other = machine()
@@ -207,11 +208,11 @@ def test_the_centred_slope_does_not_depend_on_which_value_is_called_zero() -> No
         for leaf, value in zip(other.parameters(), turned_machine(*rbm.parameters()), strict=True):
             leaf.copy_(value)
     torch.testing.assert_close(probabilities(other, turned(STATES)), probabilities(rbm))
-    for centred in (True, False):
-        expected = turned_machine(*stepped(rbm, rows, states, centred))
-        found = stepped(other, turned(rows), turned(states), centred)
+    for centered in (True, False):
+        expected = turned_machine(*stepped(rbm, rows, states, centered))
+        found = stepped(other, turned(rows), turned(states), centered)
         apart = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
-        assert (apart < 1e-12) is centred
+        assert (apart < 1e-12) is centered
 
 
 def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero() -> None:
@@ -247,7 +248,7 @@ def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero()
             for value in (-model.free_energy(rows).mean(), -model.hidden_free_energy(states).mean())
         ]
         gradient = PhaseGradients(*sides)
-        towards = Offsets.of(gradient, model.layer_couplings).centred(gradient.plain)
+        towards = Offsets.of(gradient, model.layer_couplings).centered(gradient.plain)
         return {name: leaf.detach() + 0.3 * towards[name] for name, leaf in leaves.items()}
 
     other = deep_machine(hidden=3, top=2)
@@ -269,8 +270,8 @@ def test_a_deep_machine_learns_rows_nearly_as_they_are(phase: Persistent | Tempe
     rows = torch.cat([bars_and_stripes(2)] * 18 + [STATES])
     fraction = torch.stack([(rows == state).all(1).double().mean() for state in STATES])
     start = deep_machine(hidden=4, top=2, scale=0.1, seed=5)
-    descent = GradientAscent(num_steps=1_500, rate=1.0, averaged=0.5)
-    fit = quietly(phase=phase, descent=descent, batch_size=None, monitor=Monitor(every=500))(start, data(rows), seed=6)
+    ascent = GradientAscent(num_steps=1_500, learning_rate=1.0, averaged_fraction=0.5)
+    fit = quietly(phase=phase, ascent=ascent, batch_size=None, monitor=Monitor(every=500))(start, data(rows), seed=6)
     fitted = fit.model
     assert isinstance(fitted, DeepBoltzmannMachine)
     log_p = torch.log_softmax(-fitted.free_energy(STATES).detach(), 0)
@@ -326,7 +327,7 @@ def test_a_likelihood_that_falls_stops_contrastive_divergence_and_keeps_the_best
         rbm = RBM(9, 12).double()
     settings = quietly(
         phase=Contrastive(),
-        descent=GradientAscent(num_steps=20_000, rate=2.0, decay=lambda fraction: 1.0),
+        ascent=GradientAscent(num_steps=20_000, learning_rate=2.0, schedule=lambda fraction: 1.0),
         batch_size=None,
         monitor=Monitor(every=25),
     )
@@ -369,7 +370,7 @@ def test_the_annealed_partition_function_is_the_exact_one_within_its_error() -> 
 def test_a_seed_gives_one_fit_and_the_machine_passed_in_stays(phase: Contrastive | Persistent | Tempered) -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15]]
     before = {name: value.clone() for name, value in rbm.state_dict().items()}
-    settings = quietly(phase=phase, descent=GradientAscent(num_steps=20), batch_size=2, monitor=Monitor(every=10))
+    settings = quietly(phase=phase, ascent=GradientAscent(num_steps=20), batch_size=2, monitor=Monitor(every=10))
     first, again, other = (settings(rbm, data(rows), seed=seed) for seed in (1, 1, 2))
     fits = [dict(fit.model.named_parameters()) for fit in (first, again, other) if isinstance(fit.model, RBM)]
     assert all(bool((value == before[name]).all()) for name, value in rbm.state_dict().items())
@@ -382,7 +383,7 @@ def test_a_seed_gives_one_fit_and_the_machine_passed_in_stays(phase: Contrastive
 
 def test_looking_changes_nothing_of_the_fit() -> None:
     rbm, rows = machine(), STATES[[3, 9, 12, 15]]
-    settings = quietly(descent=GradientAscent(num_steps=20), batch_size=2)
+    settings = quietly(ascent=GradientAscent(num_steps=20), batch_size=2)
     fits = [replace(settings, monitor=monitor)(rbm, data(rows), seed=1).model for monitor in (None, Monitor(every=3))]
     weights = [fit.weight for fit in fits if isinstance(fit, RBM)]
     assert bool((weights[0] == weights[1]).all())
@@ -396,13 +397,13 @@ def test_the_order_of_rows_does_not_matter_for_all_of_them_at_once() -> None:
         torch.testing.assert_close(turned[name], gradient)
     settings = quietly(
         phase=Persistent(num_chains=3_000),
-        descent=GradientAscent(num_steps=1, averaged=0.0),
+        ascent=GradientAscent(num_steps=1, averaged_fraction=0.0),
         batch_size=None,
         monitor=None,
     )
     fits = [settings(rbm, data(each), seed=seed).model for seed, each in enumerate((rows, rows.flip(0)))]
     first, second = (fit.weight.detach() for fit in fits if isinstance(fit, RBM))
-    # A step of .1 of the mean of a number in [0, 1] over 3,000 chains, twice, centred by another such.
+    # A step of .1 of the mean of a number in [0, 1] over 3,000 chains, twice, centered by another such.
     assert float((first - second).abs().max()) < 4.5 * 0.1 * 0.5 * math.sqrt(2 * 2 / 3_000)
 
 
@@ -411,7 +412,7 @@ def test_half_precision_of_products_climbs_as_high() -> None:
     with pb.isolated(seed=0):
         rbm = RBM(9, 6)
     settings = quietly(
-        phase=Persistent(num_chains=100), descent=GradientAscent(num_steps=1_000, rate=0.3), batch_size=None
+        phase=Persistent(num_chains=100), ascent=GradientAscent(num_steps=1_000, learning_rate=0.3), batch_size=None
     )
     fits = [replace(settings, precision=precision)(rbm, data(rows), seed=1) for precision in (None, torch.bfloat16)]
     full, half = (fit.info["log_likelihood"][-1] for fit in fits)
@@ -425,7 +426,7 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
     with pb.isolated(seed=0):
         rows = 100 * torch.randn(50, 3)
         rbm = RBM(3, 2, units=GaussianUnits(3, learn_scale=True))
-    settings = quietly(descent=GradientAscent(num_steps=100, rate=1e6), batch_size=None, monitor=None)
+    settings = quietly(ascent=GradientAscent(num_steps=100, learning_rate=1e6), batch_size=None, monitor=None)
     with pytest.raises(NonFiniteError, match=r"lower the rate"):
         settings(rbm, data(rows), seed=0)
 
@@ -437,8 +438,8 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
         (lambda: Persistent(num_chains=0), "num_chains"),
         (lambda: Tempered(num_temperatures=1), "num_temperatures"),
         (lambda: GradientAscent(num_steps=0), "num_steps"),
-        (lambda: GradientAscent(rate=-1.0), "rate"),
-        (lambda: GradientAscent(averaged=2.0), "averaged"),
+        (lambda: GradientAscent(learning_rate=-1.0), "rate"),
+        (lambda: GradientAscent(averaged_fraction=2.0), "averaged"),
         (lambda: Monitor(every=0), "every"),
         (lambda: Monitor(fraction=0.0), "share"),
     ],
@@ -455,7 +456,7 @@ def test_what_is_no_boltzmann_machine_or_no_rows_is_refused() -> None:
         quietly()(torch.nn.Identity(), data(rows), seed=0)
     with pytest.raises(ValueError, match=r"x\.float"):
         quietly()(machine(), data(rows.long()), seed=0)
-    with pytest.raises(ValueError, match="binarise"):
+    with pytest.raises(ValueError, match="binarize"):
         quietly()(machine(), data(rows + 0.5), seed=0)
     with pytest.raises(ValueError, match="4 visible units"):
         quietly()(machine(), data(rows[:, :3]), seed=0)

@@ -67,7 +67,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimiser(name, batch_size):
+def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimizer(name, batch_size):
     ends = []
     for mode in ways(OPTIMIZERS[name], batch_size=batch_size):
         with isolated(seed=2):
@@ -122,7 +122,7 @@ def test_an_epoch_takes_no_row_twice_and_leaves_the_rest_out():
     assert {row for epoch in epochs for row in epoch} == set(range(ROWS))
 
 
-def test_a_schedule_on_the_optimiser_is_obeyed():
+def test_a_schedule_on_the_optimizer_is_obeyed():
     """A compiled loop would not see the rate change."""
 
     def halving(leaves):
@@ -211,11 +211,11 @@ def test_a_discrete_latent_of_the_guide_runs_eagerly_and_says_why():
         assert trace(lambda x: elbo(model, guide, Dataset((x,), size=3)), x).reason
 
 
-def test_importance_weighted_bounds_refuse_a_guide_that_cannot_be_reparametrised():
+def test_importance_weighted_bounds_refuse_a_guide_that_cannot_be_reparametrized():
     rows = Dataset((torch.tensor([0.5, 1.0, 0.9]),), size=3)
     with isolated(seed=0):
         model, guide, _ = own(coin, coin_guide, AutoNormal, rows)
-    with isolated(seed=1), pytest.raises(ValueError, match=r"got site\(s\) \['k'\] that cannot be reparametrised"):
+    with isolated(seed=1), pytest.raises(ValueError, match=r"got site\(s\) \['k'\] that cannot be reparametrized"):
         iwae(3)(model, guide, rows)
 
 
@@ -262,8 +262,8 @@ def test_half_precision_is_left_to_the_numbers_of_pytorchs_adam():
         with isolated(seed=0):
             gradient = Gradient(partial(squared_distance, x), [x], torch.ones(3, dtype=dtype))
             rows = Dataset((torch.ones(3, dtype=dtype),))
-            optimiser = torch.optim.Adam([x], lr=0.1)
-            mode = descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimiser)
+            optimizer = torch.optim.Adam([x], lr=0.1)
+            mode = descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimizer)
             assert type(mode) is kind
             assert getattr(mode, "whole", None) is None
             mode.advance(60)
@@ -285,7 +285,7 @@ def test_a_refused_step_leaves_the_gradient_compiled(monkeypatch):
     assert mode.running is None
 
 
-def test_parameters_the_optimiser_does_not_hold_stay():
+def test_parameters_the_optimizer_does_not_hold_stay():
     def first_only(leaves):
         return torch.optim.Adam(leaves[:1], lr=0.1)
 

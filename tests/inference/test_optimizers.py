@@ -1,4 +1,4 @@
-"""SVI obeys the optimiser it is given or says why it cannot; how the steps ran, and why, is told."""
+"""SVI obeys the optimizer it is given or says why it cannot; how the steps ran, and why, is told."""
 
 from functools import partial
 
@@ -81,12 +81,12 @@ def test_a_schedule_that_nobody_steps_is_refused_with_the_recipe(make):
 
 
 @pytest.mark.parametrize("returned", [lambda one, schedule: (one, schedule), lambda one, schedule: schedule])
-def test_an_optimiser_with_its_schedule_is_refused_with_the_recipe(returned):
+def test_an_optimizer_with_its_schedule_is_refused_with_the_recipe(returned):
     def both(leaves):
         optimizer = torch.optim.Adam(leaves)
         return returned(optimizer, ExponentialLR(optimizer, 0.9))
 
-    with pytest.raises(ValueError, match=r"expected one torch optimiser, got a (tuple|ExponentialLR); .+post_hook"):
+    with pytest.raises(ValueError, match=r"expected one torch optimizer, got a (tuple|ExponentialLR); .+post_hook"):
         fit(optimizer=both)
 
 
@@ -105,7 +105,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_optimiser_that_cannot_fit_the_model_is_refused(name):
+def test_an_optimizer_that_cannot_fit_the_model_is_refused(name):
     make, message = REFUSED[name]
     with pytest.raises(ValueError, match=rf"expected .+{message}"):
         fit(optimizer=make)
@@ -132,7 +132,7 @@ def several_groups(leaves):
 WHY = {
     "SGD": partial(torch.optim.SGD, lr=1e-3),
     "Adamax": torch.optim.Adamax,
-    "a hook on the optimiser": scheduled,
+    "a hook on the optimizer": scheduled,
     "several parameter groups": several_groups,
     "amsgrad, maximize or a tensor as rate": partial(torch.optim.Adam, amsgrad=True),
 }

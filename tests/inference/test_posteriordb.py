@@ -47,7 +47,7 @@ def loaded(name: str) -> tuple[models.Case, Target]:
     return case, pb.target(case.model, case.data)
 
 
-def centre(name: str) -> torch.Tensor:
+def center(name: str) -> torch.Tensor:
     """The reference means as a point of the target, (1, D); medians of what is heavy-tailed."""
     case, target = loaded(name)
     heavy = HEAVY_TAILED.get(name, ())
@@ -64,7 +64,7 @@ def slope(target: Target, theta: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(target.log_joint(theta).sum(), theta)[0]
 
 
-def standardised_errors(name: str, fit: Posterior) -> dict[str, float]:
+def standardized_errors(name: str, fit: Posterior) -> dict[str, float]:
     """Each parameter's mean against the reference's, in standard errors of both; quantiles of what is heavy-tailed.
 
     A quantile's error is that of the share of draws below the reference's quantile.
@@ -77,14 +77,14 @@ def standardised_errors(name: str, fit: Posterior) -> dict[str, float]:
             for label, level in LEVELS.items():
                 below = (draws[key] < reference[label]).astype(float)
                 width = math.sqrt(level * (1 - level))
-                errors[f"{key}, {label}"] = _standardised(below, level, width / math.sqrt(case.reference.ess))
+                errors[f"{key}, {label}"] = _standardized(below, level, width / math.sqrt(case.reference.ess))
         else:
             stderr = reference["sd"] / math.sqrt(case.reference.ess)
-            errors[key] = _standardised(draws[key], reference["mean"], stderr)
+            errors[key] = _standardized(draws[key], reference["mean"], stderr)
     return errors
 
 
-def _standardised(draws: np.ndarray, expected: float, stderr: float) -> float:
+def _standardized(draws: np.ndarray, expected: float, stderr: float) -> float:
     return float((draws.mean() - expected) / math.hypot(float(mcse_mean({"x": draws})["x"]), stderr))
 
 
@@ -94,7 +94,7 @@ def test_posterior_means_agree_with_reference(name, inference):
     if name in SLOW.get(inference, ()):
         pytest.skip(f"{inference} takes too long for {name}")
     case, _ = loaded(name)
-    errors = standardised_errors(name, INFERENCES[inference](case.model, case.data, seed=0))
+    errors = standardized_errors(name, INFERENCES[inference](case.model, case.data, seed=0))
     worst = max(errors, key=lambda key: abs(errors[key]))
     assert abs(errors[worst]) < LIMIT, f"{worst} is off by {errors[worst]:.1f} standard errors"
 
@@ -104,7 +104,7 @@ def test_each_model_is_traced_in_double_precision_under_the_names_of_the_referen
     case, target = loaded(name)
     assert target.fallback is None
     assert target.dtype == torch.float64
-    named = case.named(target.constrain(centre(name)))
+    named = case.named(target.constrain(center(name)))
     assert set(named) == set(case.reference.summary)
     for key, reference in case.reference.summary.items():
         expected = reference["q50" if key in HEAVY_TAILED.get(name, ()) else "mean"]
@@ -114,7 +114,7 @@ def test_each_model_is_traced_in_double_precision_under_the_names_of_the_referen
 @each_posterior
 def test_log_joint_is_finite_with_the_right_gradient_at_the_reference_means(name):
     _, target = loaded(name)
-    theta, width = centre(name), 1e-5
+    theta, width = center(name), 1e-5
     steps = width * torch.eye(target.dim, dtype=torch.float64)
     upper, lower = target.log_joint(theta + steps), target.log_joint(theta - steps)
     assert torch.isfinite(target.log_joint(theta)).all()
@@ -152,9 +152,9 @@ def test_reference_draws_satisfy_steins_identity(name):
 
 
 def differences(name: str, log_density) -> tuple[float, float]:
-    """Between the centre and a point beside it: of the target, without its Jacobian, and of a density written anew."""
+    """Between the center and a point beside it: of the target, without its Jacobian, and of a density written anew."""
     case, target = loaded(name)
-    points = torch.cat([centre(name), centre(name) + 0.05])
+    points = torch.cat([center(name), center(name) + 0.05])
     found = target.log_joint(points) - target.log_jacobian(points)
     named = {key: value.numpy() for key, value in case.named(target.constrain(points)).items()}
     expected = [log_density({key: value[i] for key, value in named.items()}, case.data) for i in range(2)]

@@ -64,9 +64,9 @@ def test_a_skewed_posterior_has_its_first_two_moments(name):
 def test_a_correlated_posterior_has_its_covariance(name):
     data = Dataset((torch.zeros((), dtype=DOUBLE),))
     z = SAMPLERS[name](correlated, data, seed=1).draws["z"].numpy()
-    centred = z - np.array([1.0, -2.0])
+    centered = z - np.array([1.0, -2.0])
     for i, j, exact in ((0, 0, 1.0), (0, 1, 9.5), (1, 1, 100.0)):
-        product = centred[..., i] * centred[..., j]
+        product = centered[..., i] * centered[..., j]
         error = float(arviz_data.mcse_mean({"x": product})["x"])
         assert abs(product.mean() - exact) < 4 * error < 0.6 * exact
 
@@ -286,7 +286,7 @@ EFFECT = torch.tensor([28.0, 8, -3, 7, -1, 1, 18, 12], dtype=DOUBLE)
 
 
 def eight_schools(sigma, y):
-    """Centred: its density is infinite where all effects are mu and tau is 0."""
+    """Centered: its density is infinite where all effects are mu and tau is 0."""
     mu = pyro.sample("mu", dist.Normal(sigma.new_tensor(0.0), 5.0))
     tau = pyro.sample("tau", dist.HalfCauchy(sigma.new_tensor(5.0)))
     with pyro.plate("schools", len(sigma)):
@@ -315,7 +315,7 @@ GROUPS = 50
 
 
 def scarce(groups, y):
-    """Centred, with two rows a group whose effects are much smaller than the noise."""
+    """Centered, with two rows a group whose effects are much smaller than the noise."""
     mu = pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 10.0))
     tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(1.0)))
     sigma = pyro.sample("sigma", dist.HalfNormal(y.new_tensor(1.0)))
@@ -338,7 +338,7 @@ def scarce_rows():
     ],
     ids=["eight schools", "scarce"],
 )
-def test_chains_of_a_centred_hierarchy_move(model, data, exact):
+def test_chains_of_a_centered_hierarchy_move(model, data, exact):
     settings = ChEES(60, 60, num_chains=32, max_leapfrogs=50, compile=False, progress=False)
     fit = settings(model, data, seed=0)
     mu = fit.draws["mu"].numpy()

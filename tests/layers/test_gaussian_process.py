@@ -265,7 +265,7 @@ def test_noise_and_function_make_up_the_predictive_variance():
 def test_quantiles_of_predictions_are_the_normals():
     x, y = problem()
     found = pb.predict(pb.Posterior(process(), dataset(x, y), {}, {}), x[:4]).distribution
-    low, middle, high = pb.quantiles(found, np.array([0.025, 0.5, 0.975]))
+    low, middle, high = pb.gp.quantiles(found, np.array([0.025, 0.5, 0.975]))
     assert torch.allclose(middle, found.mean, atol=1e-8)
     assert torch.allclose(high - low, 2 * 1.959963984540054 * found.stddev, atol=1e-6)
 
@@ -343,10 +343,10 @@ def test_laplace_takes_kernels_that_cannot_be_traced():
 def test_later_rows_given_earlier_ones_are_a_difference_of_evidences():
     x, y = problem()
     model = process()
-    found = pb.conditional_evidence(model, dataset(x, y), 25, estimator=pb.evidence.exact)
+    found = pb.diagnosis.conditional_evidence(model, dataset(x, y), 25, estimator=pb.evidence.exact)
     expected = log_likelihood(model, x, y) - log_likelihood(model, x[:25], y[:25])
     assert found.log_z == pytest.approx(expected, abs=1e-8)
-    blocks = pb.prequential(model, dataset(x, y), [10, 25, N], estimator=pb.evidence.exact)
+    blocks = pb.diagnosis.prequential(model, dataset(x, y), [10, 25, N], estimator=pb.evidence.exact)
     assert blocks.log_z == pytest.approx(log_likelihood(model, x, y), abs=1e-8)
 
 
@@ -354,7 +354,7 @@ def test_a_joint_likelihood_leaves_no_row_out_by_weights():
     x, y = problem(20)
     kernel = RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0))
     draws = {"kernel.lengthscale": torch.linspace(0.5, 1.5, 30, dtype=torch.float64)[None, :, None, None]}
-    fit = pb.Posterior(pb.GPProduct(kernel, shards=2).double(), dataset(x, y), draws, {})
+    fit = pb.Posterior(pb.gp.GPProduct(kernel, shards=2).double(), dataset(x, y), draws, {})
     assert "log_likelihood" not in pb.to_arviz(fit).groups()
     held = dataset(*problem(10, seed=3))
     assert "elpd_loo" not in [each.name for each in pb.diagnose(fit, held).findings]
@@ -390,7 +390,7 @@ def test_derivatives_by_transforms_are_those_of_autograd():
 def test_a_y_below_the_bound_of_the_noise_is_refused():
     x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
     small = pb.Dataset((x,), {"y": 1e-3 * (6 * x[:, 0]).sin()})
-    with pytest.raises(ValueError, match="standardise y"):
+    with pytest.raises(ValueError, match="standardize y"):
         pb.MaximumLikelihood()(pb.GaussianProcess(RBFKernel()), small, seed=0)
     likelihood = GaussianLikelihood(noise_constraint=GreaterThan(1e-12))
     likelihood.noise = 1e-8

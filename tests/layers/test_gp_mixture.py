@@ -116,7 +116,7 @@ def test_the_sum_over_sets_of_rows_is_the_sum_over_assignments(gate, num_experts
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_gates_are_normalised_over_assignments_and_agree_with_their_own_next_row(gate):
+def test_gates_are_normalized_over_assignments_and_agree_with_their_own_next_row(gate):
     model = evaluated(gate, 3, 5)
     c, log_p = every_assignment(model)
     prior = log_p - log_joint(model, c)
@@ -451,7 +451,7 @@ def test_the_sandwich_of_a_mixture_sets_annealing_beside_particles(fitted_to_for
 
 def test_a_product_of_experts_is_no_mixture():
     x, y = alternating()
-    product = pb.GPProduct(expert().kernel, shards=3).double()
+    product = pb.gp.GPProduct(expert().kernel, shards=3).double()
     subject = pb.Posterior(product, pb.Dataset((x,), {"y": y}), {}, {})
     exact = pb.evidence.exact(subject).log_z
     assert pb.evidence.best(subject).log_z == pytest.approx(exact, abs=1e-9)
@@ -555,4 +555,4 @@ def test_one_expert_twice_is_refused():
     expert = pb.GaussianProcess(RBFKernel())
     for experts in ([expert] * 2, [expert, pb.GaussianProcess(expert.kernel)]):
         with pytest.raises(ValueError, match="a kernel each"):
-            pb.GPMixture(experts, pb.DirichletGate(2))
+            pb.gp.GPMixture(experts, pb.gp.DirichletGate(2))

@@ -17,12 +17,12 @@ from problems.refusals import refused
 from pyro import poutine
 
 import probmodel as pb
-from probmodel.families.gaussian_processes.experts.aggregation import bcm, generalised_robust_bcm, gpoe, poe, robust_bcm
+from probmodel.families.gaussian_processes.experts.aggregation import bcm, generalized_robust_bcm, gpoe, poe, robust_bcm
 from probmodel.families.gaussian_processes.experts.shards import kmeans_shards, random_shards, rows_of
 from probmodel.tracing.randomness import isolated
 
 N, D = 60, 3
-AGGREGATIONS = {"poe": poe, "gpoe": gpoe, "bcm": bcm, "robust bcm": robust_bcm, "generalised": generalised_robust_bcm}
+AGGREGATIONS = {"poe": poe, "gpoe": gpoe, "bcm": bcm, "robust bcm": robust_bcm, "generalized": generalized_robust_bcm}
 each_aggregation = pytest.mark.parametrize("aggregation", AGGREGATIONS.values(), ids=AGGREGATIONS)
 
 
@@ -49,7 +49,7 @@ def noise(value=0.2):
 def product(shards, make=kernel, **settings):
     mean = gpytorch.means.ConstantMean().double()
     mean.initialize(constant=0.4)
-    return pb.GPProduct(make(), mean=mean, likelihood=noise(), shards=shards, **settings)
+    return pb.gp.GPProduct(make(), mean=mean, likelihood=noise(), shards=shards, **settings)
 
 
 def exact():
@@ -99,7 +99,7 @@ def test_bcm_is_exact_for_experts_that_are_independent_given_f():
     assert_close(found, (everything * (seen / errors).sum(0), everything), 1e-12)
 
 
-def test_product_of_experts_is_the_normalised_product_of_their_densities():
+def test_product_of_experts_is_the_normalized_product_of_their_densities():
     mean, variance, prior = joint(experts=3, rows=1)
     f = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
     density = (-0.5 * (f - mean).square() / variance).sum(0).exp()
@@ -108,7 +108,7 @@ def test_product_of_experts_is_the_normalised_product_of_their_densities():
     assert_close(poe(mean, variance, prior), (first[None], second[None]), 1e-10)
 
 
-def test_generalised_product_weighs_by_the_entropy_taken_from_the_prior():
+def test_generalized_product_weighs_by_the_entropy_taken_from_the_prior():
     mean, variance, prior = joint()
     for row in range(len(prior)):
         taken = [0.5 * math.log(prior[row] / v) for v in variance[:, row]]
@@ -119,19 +119,19 @@ def test_generalised_product_weighs_by_the_entropy_taken_from_the_prior():
         assert found.mean[row] == pytest.approx(float(weighted / precision), rel=1e-12)
 
 
-@pytest.mark.parametrize("first", [0, 1], ids=["robust", "generalised"])
+@pytest.mark.parametrize("first", [0, 1], ids=["robust", "generalized"])
 def test_robust_machines_follow_their_papers_sums(first):
     """Expert by expert as Deisenroth & Ng (2015) and Liu et al. (2018) write them."""
     mean, variance, prior = joint()
-    found = (robust_bcm, generalised_robust_bcm)[first](mean, variance, prior)
+    found = (robust_bcm, generalized_robust_bcm)[first](mean, variance, prior)
     for row in range(len(prior)):
-        base, centre = (variance[0, row], mean[0, row]) if first else (prior[row], torch.zeros(()))
+        base, center = (variance[0, row], mean[0, row]) if first else (prior[row], torch.zeros(()))
         pairs = list(zip(mean[first:, row], variance[first:, row], strict=True))
         # Entropy that rounding, or here chance, would make negative is none.
         weights = [max(0.0, 0.5 * math.log(base / v)) for _, v in pairs]
         weights = [1.0, *weights[1:]] if first else weights
         precision = sum(b / v for b, (_, v) in zip(weights, pairs, strict=True)) + (1 - sum(weights)) / base
-        total = sum(b * m / v for b, (m, v) in zip(weights, pairs, strict=True)) + (1 - sum(weights)) * centre / base
+        total = sum(b * m / v for b, (m, v) in zip(weights, pairs, strict=True)) + (1 - sum(weights)) * center / base
         assert found.variance[row] == pytest.approx(float(1 / precision), rel=1e-12)
         assert found.mean[row] == pytest.approx(float(total / precision), rel=1e-10)
 
@@ -139,7 +139,7 @@ def test_robust_machines_follow_their_papers_sums(first):
 def test_far_from_all_data_only_the_plain_product_is_surer_than_the_prior():
     prior = torch.tensor([2.0]).double()
     nothing = torch.zeros(5, 1).double(), prior.expand(5, 1), prior
-    for aggregation in (gpoe, bcm, robust_bcm, generalised_robust_bcm):
+    for aggregation in (gpoe, bcm, robust_bcm, generalized_robust_bcm):
         assert_close(aggregation(*nothing), (torch.zeros(1).double(), prior), 1e-12)
     assert_close(poe(*nothing), (torch.zeros(1).double(), prior / 5), 1e-12)
 
@@ -158,7 +158,7 @@ def test_one_expert_is_the_exact_process(aggregation):
 
 def test_two_experts_of_which_one_communicates_are_the_exact_process():
     (x, y), (new, _) = problem(), problem(7, seed=1)
-    found = predicted(product(2, aggregation=generalised_robust_bcm), x, y, new)
+    found = predicted(product(2, aggregation=generalized_robust_bcm), x, y, new)
     expected = predicted(exact(), x, y, new)
     assert_close((found.mean, found.variance), (expected.mean, expected.variance))
 
@@ -234,7 +234,7 @@ def test_a_workers_jitter_is_reported_and_its_error_raised():
     x, y = x[:1].expand(8, D).clone(), y[:1].expand(8).clone()
     none = GaussianLikelihood(noise_constraint=gpytorch.constraints.Positive()).double()
     none.noise = 1e-25
-    model = pb.GPProduct(ScaleKernel(RBFKernel()).double(), likelihood=none, shards=2)
+    model = pb.gp.GPProduct(ScaleKernel(RBFKernel()).double(), likelihood=none, shards=2)
     with joblib.parallel_config(n_jobs=2):
         with pytest.warns(NumericalWarning, match=r"2 experts: .+jitter"):
             log_marginal(model, x, y)
@@ -305,7 +305,7 @@ def test_draws_of_hyperparameters_are_averaged_over():
     plain = ScaleKernel(RBFKernel(ard_num_dims=D)).double()
     plain.load_state_dict({k: v for k, v in made.state_dict().items() if k in plain.state_dict()})
     owned = fit.model.expert
-    at = predicted(pb.GPProduct(plain, mean=owned.mean, likelihood=owned.likelihood, shards=3), x, y, new)
+    at = predicted(pb.gp.GPProduct(plain, mean=owned.mean, likelihood=owned.likelihood, shards=3), x, y, new)
     assert_close((found.mean[2], found.variance[2]), (at.mean, at.variance))
 
 
@@ -324,7 +324,7 @@ def summed():
 
 def test_kernels_of_gpytorch_s_own_code_predict_too():
     (x, y), (new, _) = problem(), problem(7, seed=1)
-    fit = pb.MaximumLikelihood()(product(2, make=summed, aggregation=generalised_robust_bcm), dataset(x, y), seed=0)
+    fit = pb.MaximumLikelihood()(product(2, make=summed, aggregation=generalized_robust_bcm), dataset(x, y), seed=0)
     process = fit.model.expert
     at = predicted(pb.GaussianProcess(process.kernel, mean=process.mean, likelihood=process.likelihood), x, y, new)
     found = predicted(fit.model, x, y, new)
@@ -380,7 +380,7 @@ def _no_workers_left():
 
 def test_an_aggregation_by_its_name_is_refused():
     with pytest.raises((TypeError, TypeCheckError)):
-        pb.GPProduct(RBFKernel(), shards=2, aggregation="poe")
-    bare = inspect.unwrap(pb.GPProduct.__init__)
+        pb.gp.GPProduct(RBFKernel(), shards=2, aggregation="poe")
+    bare = inspect.unwrap(pb.gp.GPProduct.__init__)
     with pytest.raises(TypeError, match=r"pass pb\.poe"):
-        bare(pb.GPProduct(RBFKernel(), shards=2), RBFKernel(), shards=2, aggregation="poe")
+        bare(pb.gp.GPProduct(RBFKernel(), shards=2), RBFKernel(), shards=2, aggregation="poe")

@@ -20,7 +20,7 @@ from probmodel.inference.objectives.elbo import elbo
 
 N, NOISE = 14, 0.3
 DOUBLE = torch.float64
-ALL_BUT_COMMUNICATING = (pb.poe, pb.gpoe, pb.bcm, pb.robust_bcm)
+ALL_BUT_COMMUNICATING = (pb.gp.poe, pb.gp.gpoe, pb.gp.bcm, pb.gp.robust_bcm)
 
 
 @pytest.fixture(autouse=True)
@@ -62,21 +62,21 @@ def pipeline(representation, decision=None):
     return model
 
 
-def alone(shards: int | None = None, aggregation: Aggregation = pb.robust_bcm):
+def alone(shards: int | None = None, aggregation: Aggregation = pb.gp.robust_bcm):
     """The same process or product with its own noise, the function integrated out."""
     if shards is None:
         process = model = pb.GaussianProcess(kernel(), mean=mean()).double()
     else:
-        model = pb.GPProduct(kernel(), mean=mean(), shards=shards, aggregation=aggregation).double()
+        model = pb.gp.GPProduct(kernel(), mean=mean(), shards=shards, aggregation=aggregation).double()
         process = model.expert
     process.likelihood.noise = torch.tensor(NOISE**2, dtype=DOUBLE)
     return model
 
 
-def coded(shards: int | None = None, aggregation: Aggregation = pb.robust_bcm):
+def coded(shards: int | None = None, aggregation: Aggregation = pb.gp.robust_bcm):
     if shards is None:
         return pb.GaussianProcess(kernel(), mean=mean())
-    return pb.GPProduct(kernel(), mean=mean(), shards=shards, aggregation=aggregation)
+    return pb.gp.GPProduct(kernel(), mean=mean(), shards=shards, aggregation=aggregation)
 
 
 def log_z_alone(shards: int | None = None) -> float:
@@ -93,12 +93,13 @@ def test_the_evidence_of_the_pipeline_is_the_marginal_models(shards):
 
 
 def test_two_communicating_experts_have_the_evidence_of_the_exact_process():
-    model = pipeline(coded(2, pb.generalised_robust_bcm))
+    model = pipeline(coded(2, pb.gp.generalized_robust_bcm))
     assert abs(pb.evidence.exact(pb.Exact()(model, data(), seed=0)).log_z - log_z_alone()) < 1e-7
 
 
 @pytest.mark.parametrize(
-    ("shards", "aggregation"), [(None, pb.robust_bcm), (2, pb.generalised_robust_bcm), (1, pb.gpoe), (1, pb.bcm)]
+    ("shards", "aggregation"),
+    [(None, pb.gp.robust_bcm), (2, pb.gp.generalized_robust_bcm), (1, pb.gp.gpoe), (1, pb.gp.bcm)],
 )
 def test_predictions_average_to_those_of_the_exact_process(shards, aggregation):
     fit = pb.Exact(num_samples=4_000)(pipeline(coded(shards, aggregation)), data(), seed=0)
@@ -183,15 +184,15 @@ def test_a_hyperparameter_with_a_prior_is_drawn_beside_the_code():
 # ------------------------------------------------------------------------------------------ mixtures
 
 
-def mixture(gate, out_features: int = 1) -> pb.GPMixture:
+def mixture(gate, out_features: int = 1) -> pb.gp.GPMixture:
     lengthscales = (0.7, 0.3)[: gate.num_experts]
-    return pb.GPMixture(
+    return pb.gp.GPMixture(
         [pb.GaussianProcess(kernel(each), mean=mean(), out_features=out_features) for each in lengthscales], gate
     )
 
 
 @pytest.mark.parametrize(
-    "gate", [pb.DirichletGate(1), pb.StickBreakingGate(1), pb.SoftmaxGate(1, 1), pb.DensityGate(1, 1)]
+    "gate", [pb.gp.DirichletGate(1), pb.gp.StickBreakingGate(1), pb.gp.SoftmaxGate(1, 1), pb.gp.DensityGate(1, 1)]
 )
 def test_a_mixture_of_one_expert_is_the_process(gate):
     one, process = pb.target(pipeline(mixture(gate)), data()), pb.target(pipeline(coded()), data())
@@ -201,7 +202,7 @@ def test_a_mixture_of_one_expert_is_the_process(gate):
 
 
 def test_experts_are_summed_out_row_by_row():
-    gate = pb.SoftmaxGate(1, 2)
+    gate = pb.gp.SoftmaxGate(1, 2)
     with torch.no_grad():
         gate.weight.copy_(torch.tensor([[1.5], [-0.5]]))
     model, rows = pipeline(mixture(gate)), data()
@@ -218,7 +219,7 @@ def test_experts_are_summed_out_row_by_row():
 
 
 def test_shares_are_drawn_where_the_gate_couples_rows():
-    model = pipeline(mixture(pb.DirichletGate(2, concentration=1.7)))
+    model = pipeline(mixture(pb.gp.DirichletGate(2, concentration=1.7)))
     found = pb.target(model, data())
     draws = found.constrain(found.sample_prior(4_000, 0))["sticks"][:, 0]
     # The first of two shares under Dirichlet(1.7, 1.7).
@@ -227,7 +228,7 @@ def test_shares_are_drawn_where_the_gate_couples_rows():
 
 
 def test_a_new_row_is_of_the_expert_that_the_gate_draws():
-    gate = pb.SoftmaxGate(1, 2)
+    gate = pb.gp.SoftmaxGate(1, 2)
     with torch.no_grad():
         gate.bias.copy_(torch.tensor([0.0, 1.0]))
     model = mixture(gate).double()
@@ -244,7 +245,7 @@ def test_a_new_row_is_of_the_expert_that_the_gate_draws():
     assert float(z[expert == 0][0]) > 0.2 > float(z[expert == 1][0])
 
 
-@pytest.mark.parametrize("gate", [pb.StickBreakingGate(2), pb.DensityGate(1, 2)])
+@pytest.mark.parametrize("gate", [pb.gp.StickBreakingGate(2), pb.gp.DensityGate(1, 2)])
 def test_a_mixture_of_codes_classifies(gate):
     model, rows = pipeline(mixture(gate, 2), partial(pb.Classify, 2, 2)), data()
     rows = rows._replace(kwargs={"y": (rows.kwargs["y"] > 0).long()})
@@ -279,12 +280,12 @@ def test_rows_that_do_not_fit_the_memory_name_the_sparse_process():
     [
         (lambda: pb.GaussianProcess(kernel(), out_features=0), ValueError, "out_features"),
         (
-            lambda: pb.GPMixture([coded(), pb.GaussianProcess(kernel(), out_features=2)], pb.DirichletGate(2)),
+            lambda: pb.gp.GPMixture([coded(), pb.GaussianProcess(kernel(), out_features=2)], pb.gp.DirichletGate(2)),
             ValueError,
             "experts of one width",
         ),
         (
-            lambda: pb.GPMixture([pb.GaussianProcess(kernel(), features=pb.Identity())], pb.DirichletGate(1)),
+            lambda: pb.gp.GPMixture([pb.GaussianProcess(kernel(), features=pb.Identity())], pb.gp.DirichletGate(1)),
             ValueError,
             "put features before the mixture in a Pipeline",
         ),

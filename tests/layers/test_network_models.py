@@ -17,7 +17,7 @@ from probmodel.families.bayesian_networks.scores.all_families import family_scor
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, log_likelihood, score
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, gaussian_score, moments
 from probmodel.layers.decisions import ClassifyJoint
-from probmodel.layers.features import MLP, Discretise, Identity, Standardise
+from probmodel.layers.features import MLP, Discretize, Identity, Standardize
 from probmodel.layers.representations import ClassNetwork
 from probmodel.layers.representations.bayesian_network import (
     CategoricalNetwork,
@@ -117,34 +117,34 @@ def test_the_exact_evidence_of_categorical_variables_is_their_score(text):
 def test_the_exact_evidence_of_real_variables_is_their_score(text):
     x, dag = numbers(0, 40, 3) @ numbers(1, 3, 3) + 2.0, DAG.from_string(text)
     columns = ["abc".index(node) for node in dag.nodes]
-    centre, data = torch.as_tensor(x[:, columns].mean(0)), rows_of(x[:, columns])
+    center, data = torch.as_tensor(x[:, columns].mean(0)), rows_of(x[:, columns])
     expected = gaussian_score(dag, "abc", moments(x), PRIOR)
     for network in (
-        LinearGaussianNetwork(dag, centre, PRIOR),
-        ConditionalGaussianNetwork(dag, {}, centre, prior=PRIOR),
+        LinearGaussianNetwork(dag, center, PRIOR),
+        ConditionalGaussianNetwork(dag, {}, center, prior=PRIOR),
     ):
         assert math.isclose(network.exact_posterior(data).log_evidence, expected, rel_tol=1e-12)
 
 
-def student(y: np.ndarray, parents: np.ndarray, centre: float, at: np.ndarray, p: int) -> float:
+def student(y: np.ndarray, parents: np.ndarray, center: float, at: np.ndarray, p: int) -> float:
     """Log p of one regression's rows, its parameters integrated: a multivariate Student t."""
     a, b = 0.5 * (PRIOR.extra_rows + p + 1), 0.5 * PRIOR.scale
     design = parents - at
     spread = np.eye(len(y)) + 1 / PRIOR.mean_rows + design @ design.T / PRIOR.scale
-    return float(multivariate_t(np.full(len(y), centre), b / a * spread, df=2 * a).logpdf(y))
+    return float(multivariate_t(np.full(len(y), center), b / a * spread, df=2 * a).logpdf(y))
 
 
 def test_the_exact_evidence_of_mixed_variables_is_a_student_density_for_each_combination():
     x, dag = mixed_rows(60), DAG.from_string("[u][v|u][a|u][b|a:v:u]")
-    centre = np.array([0.0, 0.0, 0.3, -0.4])
-    network = ConditionalGaussianNetwork(dag, SIZES, torch.as_tensor(centre), sample_size=5.0, prior=PRIOR)
+    center = np.array([0.0, 0.0, 0.3, -0.4])
+    network = ConditionalGaussianNetwork(dag, SIZES, torch.as_tensor(center), sample_size=5.0, prior=PRIOR)
     expected = score(DAG.from_string("[u][v|u]"), categories(x[:, :2].astype(int), SIZES), BDeu(5.0))
     for u in range(2):
         rows = x[x[:, 0] == u]
         expected += student(rows[:, 2], np.zeros((len(rows), 0)), 0.3, np.zeros(0), 0)
         for v in range(3):
             few = rows[rows[:, 1] == v]
-            expected += student(few[:, 3], few[:, 2:3], -0.4, centre[2:3], 1) if len(few) else 0.0
+            expected += student(few[:, 3], few[:, 2:3], -0.4, center[2:3], 1) if len(few) else 0.0
     assert math.isclose(network.exact_posterior(rows_of(x)).log_evidence, expected, rel_tol=1e-9)
 
 
@@ -174,7 +174,7 @@ def test_draws_have_the_moments_of_the_posterior(name):
         table = np.array([[((x == (u, v)).all(1)).sum() + 1.0 for v in range(3)] for u in range(2)])
         expected["v.probabilities"] = table / table.sum(1, keepdims=True)
     else:
-        # Ridge regression of b on a, centred where the prior is.
+        # Ridge regression of b on a, centered where the prior is.
         a, b = (x - x.mean(0))[:, -2:].T
         slope = a @ b / (a @ a + PRIOR.scale)
         rate = 0.5 * (PRIOR.scale + b @ b - slope * (a @ b))
@@ -223,9 +223,9 @@ def test_regressions_leave_values_set_from_outside_out():
     intervened = torch.zeros(x.shape, dtype=torch.bool)
     intervened[:9, 1] = True
     given = Dataset(data.args, {"intervened": intervened}, data.size)
-    b, a, centre = x[9:, 1].numpy(), x[9:, :1].numpy(), x.mean(0).numpy()
-    root = student(x[:, 0].numpy(), np.zeros((ROWS, 0)), centre[0], np.zeros(0), 0)
-    expected = root + student(b, a, centre[1], centre[:1], 1)
+    b, a, center = x[9:, 1].numpy(), x[9:, :1].numpy(), x.mean(0).numpy()
+    root = student(x[:, 0].numpy(), np.zeros((ROWS, 0)), center[0], np.zeros(0), 0)
+    expected = root + student(b, a, center[1], center[:1], 1)
     fit = pb.Exact(num_samples=50)(network, given, seed=0)
     assert math.isclose(fit.info["log_evidence"], expected, rel_tol=1e-9)
     assert pb.evidence.iwae(fit, seed=0).stderr < 1e-9
@@ -327,9 +327,9 @@ def test_a_nonlinear_network_is_saved_and_read(tmp_path):
 
 def test_networks_are_compared_and_told_to_arviz():
     x = rows_of(mixed_rows()[:, 2:])
-    centre = x.args[0].mean(0)
+    center = x.args[0].mean(0)
     fits = {
-        text: pb.Exact(num_samples=200)(LinearGaussianNetwork(DAG.from_string(text), centre), x, seed=0)
+        text: pb.Exact(num_samples=200)(LinearGaussianNetwork(DAG.from_string(text), center), x, seed=0)
         for text in ("[a][b|a]", "[a][b]")
     }
     evidences = {text: pb.evidence.exact(fit) for text, fit in fits.items()}
@@ -373,15 +373,15 @@ def test_bad_input_is_named():
 # ------------------------------------------------------------------------------------------ classes
 
 
-def labelled(rows: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+def labeled(rows: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     y = torch.arange(rows) % 3
     return torch.as_tensor(numbers(0, rows, 3) + 1.5 * y[:, None].numpy() * np.array([1.0, -1.0, 0.5])), y
 
 
 def class_pipeline(*, discrete: bool, dag: DAG | None = None) -> tuple[pb.Pipeline, Dataset]:
-    x, y = labelled()
+    x, y = labeled()
     with pb.isolated(seed=0):
-        features = Discretise.fitted(Identity(), x, 3) if discrete else Standardise.fitted(Identity(), x)
+        features = Discretize.fitted(Identity(), x, 3) if discrete else Standardize.fitted(Identity(), x)
         network = ClassNetwork(
             dag or DAG.from_string("[class][a|class][b|a:class][c|class]"),
             3,
@@ -460,7 +460,7 @@ def test_a_class_network_is_saved_read_and_predicts_alike(discrete, tmp_path):
 
 
 def test_trainable_features_of_a_density_of_codes_are_refused():
-    x, y = labelled()
+    x, y = labeled()
     with pb.isolated(seed=0):
         model = pb.Pipeline(MLP(3, 3), ClassNetwork(naive_bayes("abc"), 3), ClassifyJoint(3)).double()
     for method in (pb.Exact(), pb.SVI(num_steps=1, progress=False), pb.Laplace()):
@@ -487,7 +487,7 @@ def test_codes_are_part_of_the_data_of_an_evidence():
     """Evidences of two sets of codes are of different data, and cannot be compared."""
     model, data = class_pipeline(discrete=True)
     with pb.isolated(seed=0):
-        finer = pb.Pipeline(Discretise.fitted(Identity(), data.args[0], 4), model.representation, model.decision)
+        finer = pb.Pipeline(Discretize.fitted(Identity(), data.args[0], 4), model.representation, model.decision)
     a, b = (pb.target(each, data).digest for each in (model, class_pipeline(discrete=False)[0]))
     assert len({a, b}) == 2
     assert finer.features.bins == 4
@@ -517,7 +517,7 @@ def test_the_augmenting_tree_is_the_likeliest_of_all():
 
 
 def test_information_of_normal_codes_is_that_of_their_correlation():
-    x, y = labelled(90)
+    x, y = labeled(90)
     x = torch.cat([x, x[:, :1] + 0.5 * x[:, 1:2]], 1)
     found = gaussian_conditional_information(x, y)
     expected = sum(-0.5 / 3 * np.log(1 - np.corrcoef(x[y == k, 0], x[y == k, 3])[0, 1] ** 2) for k in range(3))
@@ -541,26 +541,26 @@ def test_augmented_graphs_beat_naive_and_tree_augmented_ones():
 
 def test_bins_hold_equally_many_training_rows():
     x = torch.as_tensor(numbers(0, 120, 2))
-    features = Discretise.fitted(Identity(), x, 4)
+    features = Discretize.fitted(Identity(), x, 4)
     h = features(x)
     assert all(torch.equal(column.long().bincount(), torch.full((4,), 30)) for column in h.T)
     assert features(torch.full((1, 2), 99.0).double()).tolist() == [[3.0, 3.0]]
     assert features(torch.full((1, 2), -99.0).double()).tolist() == [[0.0, 0.0]]
     with pytest.raises(ValueError, match="bins"):
-        Discretise.fitted(Identity(), x, 1)
+        Discretize.fitted(Identity(), x, 1)
     with pytest.raises(ValueError, match="edges from low to high"):
-        Discretise(Identity(), torch.tensor([[1.0, 0.0]]))
+        Discretize(Identity(), torch.tensor([[1.0, 0.0]]))
 
 
-def test_fixed_features_are_standardised_and_leave_the_network_as_it_was():
+def test_fixed_features_are_standardized_and_leave_the_network_as_it_was():
     x = torch.as_tensor(numbers(0, 50, 4))
     with pb.isolated(seed=0):
         network = MLP(4, 3).double()
-        features = Standardise.fitted(network, x)
+        features = Standardize.fitted(network, x)
     h = features(x)
     torch.testing.assert_close(h.mean(0), torch.zeros(3).double())
     torch.testing.assert_close(h.var(0, correction=0), torch.ones(3).double())
     assert not any(p.requires_grad for p in features.parameters())
     assert all(p.requires_grad for p in network.parameters())
     with pytest.raises(ValueError, match="positive scales"):
-        Standardise.fitted(Identity(), torch.ones(5, 2))
+        Standardize.fitted(Identity(), torch.ones(5, 2))

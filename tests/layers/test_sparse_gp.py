@@ -79,7 +79,7 @@ def sparse(out_features, inducing):
 
 
 def codes(piece, h):
-    """The moments of z under the guide: its conditional at the centre of q(u), and what the spread of q(u) adds."""
+    """The moments of z under the guide: its conditional at the center of q(u), and what the spread of q(u) adds."""
     with torch.no_grad(), isolated(seed=0):
         run = poutine.trace(poutine.condition(piece.guide, {"u": piece.q.loc})).get_trace(h, pyro.plate("rows", len(h)))
         weights = interpolation(piece.kernel, piece.inducing, h).weights

@@ -252,14 +252,14 @@ def ppca_function(fit: PPCA) -> Model:
 
 
 def ppca_pipeline(fit: PPCA) -> Pipeline:
-    """The same out of the package's pieces; the guide is the best factorised normal, exact where the axes agree."""
+    """The same out of the package's pieces; the guide is the best factorized normal, exact where the axes agree."""
     wide, num_codes = fit.weight.shape
     with isolated(seed=0):
         encoder = nn.Linear(wide, 2 * num_codes)
         vae = VAE(wide, num_codes, encoder=encoder, prior=StandardNormal(num_codes))
         pipeline = Pipeline(Identity(), vae, Regress(num_codes, wide)).double()
     to_code, covariance = fit.posterior()
-    # The best factorised normal has the precision's diagonal, not the covariance's (Bishop, 2006, section 10.1.2).
+    # The best factorized normal has the precision's diagonal, not the covariance's (Bishop, 2006, section 10.1.2).
     log_scale = -0.5 * np.log(np.diag(np.linalg.inv(covariance)))
     with torch.no_grad():
         pipeline.decision.mean.weight.copy_(tensor(fit.weight))
@@ -317,7 +317,7 @@ def schools_model(sigma: Tensor, y: Tensor | None = None) -> None:
 
 
 def eight_schools() -> Problem:
-    """Rubin (1981), non-centred: mu ~ N(0, 5²), tau ~ HalfCauchy(5), eta_j ~ N(0, 1), y_j ~ N(mu + tau eta_j, s_j²)."""
+    """Rubin (1981), non-centered: mu ~ N(0, 5²), tau ~ HalfCauchy(5), eta_j ~ N(0, 1), y_j ~ N(mu + tau eta_j, s_j²)."""
     data = Dataset((tensor(SCHOOLS_SIGMA),), {"y": tensor(SCHOOLS_Y)})
     return Problem("eight schools", schools_model, data, schools_quadrature().log_z, frozenset())
 

@@ -212,7 +212,7 @@ def _ar_k(data: Given) -> Built:
 
 
 def _diamonds(data: Given) -> Built:
-    """The regression of the R package brms: columns centred, their coefficients N(0, 1), heavy-tailed scale and intercept."""
+    """The regression of the R package brms: columns centered, their coefficients N(0, 1), heavy-tailed scale and intercept."""
     q, r = _orthogonal(data["X"][:, 1:] - data["X"][:, 1:].mean(0))
 
     def model(q: Tensor, scale_tril: Tensor, y: Tensor | None = None) -> None:
@@ -270,11 +270,11 @@ def _as_they_are(names: tuple[str, ...]) -> Any:
     return same, same
 
 
-def _ordered(name: str, prior: Any, centre: Tensor) -> Tensor:
-    """A latent pair 0 < x_1 < x_2 of that prior, with starts about a centre."""
+def _ordered(name: str, prior: Any, center: Tensor) -> Tensor:
+    """A latent pair 0 < x_1 < x_2 of that prior, with starts about a center."""
     support = constraints.positive_ordered_vector
     transform = biject_to(support)
-    pair = dist.Normal(transform.inv(centre), 0.3).to_event(1)
+    pair = dist.Normal(transform.inv(center), 0.3).to_event(1)
     return sample_from(name, prior, dist.TransformedDistribution(pair, list(transform.parts)), support)
 
 
@@ -305,8 +305,8 @@ def _markov(name: str, others: tuple[str, ...]) -> Any:
 def _hmm_example(data: Given) -> Built:
     def model(y: Tensor) -> None:
         theta = pyro.sample("theta", dist.Dirichlet(y.new_ones(2, 2)).to_event(1))
-        centre = y.new_tensor([3.0, 10.0])
-        mu = _ordered("mu", dist.Normal(centre, 1.0), centre)
+        center = y.new_tensor([3.0, 10.0])
+        mu = _ordered("mu", dist.Normal(center, 1.0), center)
         pyro.sample("y", _chain(theta, dist.Normal(mu, 1.0), len(y)), obs=y)
 
     return model, Dataset((data["y"],)), *_markov("theta", ("mu",))
@@ -386,7 +386,7 @@ def _gp_regr(data: Given) -> Built:
 def _gp_pois_regr(data: Given) -> Built:
     """Counts with a Gaussian process for their log rate f = L f_tilde, f_tilde ~ N(0, 1).
 
-    Sampled is z, f_tilde = centre + R⁻ᵀ z, which is standard normal were log k normal about f with variance 1 / k.
+    Sampled is z, f_tilde = center + R⁻ᵀ z, which is standard normal were log k normal about f with variance 1 / k.
     """
     x, k = data["x"], data["k"]
     weight, log_rate = k + 0.5, (k + 0.5).log()
@@ -397,29 +397,29 @@ def _gp_pois_regr(data: Given) -> Built:
         r = torch.linalg.cholesky_ex(precision)[0]
         return root, r, torch.cholesky_solve(root.mT @ (weight * log_rate)[:, None], r)
 
-    def f_tilde_of(z: Tensor, r: Tensor, centre: Tensor) -> Tensor:
-        return (centre + torch.linalg.solve_triangular(r.mT, z[..., None], upper=True))[..., 0]
+    def f_tilde_of(z: Tensor, r: Tensor, center: Tensor) -> Tensor:
+        return (center + torch.linalg.solve_triangular(r.mT, z[..., None], upper=True))[..., 0]
 
     def model(x: Tensor, k: Tensor | None = None) -> None:
         rho, alpha = _length_and_height(x)
         standard = dist.Normal(torch.zeros_like(x), 1.0).to_event(1)
         z = pyro.sample("z", standard)
-        root, r, centre = whitened(alpha, rho)
-        f_tilde = f_tilde_of(z, r, centre)
+        root, r, center = whitened(alpha, rho)
+        f_tilde = f_tilde_of(z, r, center)
         log_jacobian = -r.diagonal().log().sum()
         pyro.factor("f_tilde_prior", standard.log_prob(f_tilde) - standard.log_prob(z) + log_jacobian)
         with pyro.plate("rows", len(x)):
             pyro.sample("k", dist.Poisson((root @ f_tilde).exp()), obs=k)
 
     def named(draws: Values) -> dict[str, Tensor]:
-        root, r, centre = whitened(draws["alpha"], draws["rho"])
-        f = (root @ f_tilde_of(draws["z"], r, centre)[..., None])[..., 0]
+        root, r, center = whitened(draws["alpha"], draws["rho"])
+        f = (root @ f_tilde_of(draws["z"], r, center)[..., None])[..., 0]
         return {"rho": draws["rho"], "alpha": draws["alpha"], **indexed("f", f)}
 
     def sites(values: Values) -> dict[str, Tensor]:
-        root, r, centre = whitened(values["alpha"], values["rho"])
+        root, r, center = whitened(values["alpha"], values["rho"])
         f_tilde = torch.linalg.solve_triangular(root, stacked("f", values)[..., None], upper=False)
-        return {"rho": values["rho"], "alpha": values["alpha"], "z": (r.mT @ (f_tilde - centre))[..., 0]}
+        return {"rho": values["rho"], "alpha": values["alpha"], "z": (r.mT @ (f_tilde - center))[..., 0]}
 
     return model, Dataset((x,), {"k": k}), named, sites
 
@@ -436,9 +436,9 @@ def _lotka_volterra(data: Given) -> Built:
     """Hare and lynx by predator-prey equations, with lognormal errors."""
 
     def model(y: Tensor) -> None:
-        centre = y.new_tensor([0.5, 0.025, 0.8, 0.025])
+        center = y.new_tensor([0.5, 0.025, 0.8, 0.025])
         prior = dist.Normal(y.new_tensor([1.0, 0.05, 1.0, 0.05]), y.new_tensor([0.5, 0.05, 0.5, 0.05]))
-        theta = sample_from("theta", prior, dist.LogNormal(centre.log(), 0.2).to_event(1))
+        theta = sample_from("theta", prior, dist.LogNormal(center.log(), 0.2).to_event(1))
         z_init = pyro.sample("z_init", dist.LogNormal(y.new_full((2,), math.log(10.0)), 1.0).to_event(1))
         sigma = pyro.sample("sigma", dist.LogNormal(y.new_full((2,), -1.0), 1.0).to_event(1))
         log_z = log_populations(theta, z_init, len(y), STEPS_A_YEAR)

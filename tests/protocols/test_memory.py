@@ -1,4 +1,4 @@
-"""Vectorised calls keep to a budget of bytes, and what cannot fit is refused before it is allocated."""
+"""Vectorized calls keep to a budget of bytes, and what cannot fit is refused before it is allocated."""
 
 import importlib
 

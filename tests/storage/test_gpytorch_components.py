@@ -28,15 +28,15 @@ PROCESSES = {
     ),
     "features": lambda: pb.GaussianProcess(RBFKernel(), features=pb.MLP(2, 3)),
     **{
-        each.join.__name__: lambda each=each: pb.GPProduct(RBFKernel(), shards=3, aggregation=each)
-        for each in (pb.poe, pb.gpoe, pb.bcm, pb.robust_bcm, pb.generalised_robust_bcm)
+        each.join.__name__: lambda each=each: pb.gp.GPProduct(RBFKernel(), shards=3, aggregation=each)
+        for each in (pb.gp.poe, pb.gp.gpoe, pb.gp.bcm, pb.gp.robust_bcm, pb.gp.generalized_robust_bcm)
     },
 }
 GATES = {
-    "Dirichlet": lambda: pb.DirichletGate(2, concentration=0.7),
-    "stick breaking": lambda: pb.StickBreakingGate(2, concentration=2.0),
-    "softmax": lambda: pb.SoftmaxGate(2, 2, prior_scale=3.0),
-    "density": lambda: pb.DensityGate(2, 2),
+    "Dirichlet": lambda: pb.gp.DirichletGate(2, concentration=0.7),
+    "stick breaking": lambda: pb.gp.StickBreakingGate(2, concentration=2.0),
+    "softmax": lambda: pb.gp.SoftmaxGate(2, 2, prior_scale=3.0),
+    "density": lambda: pb.gp.DensityGate(2, 2),
 }
 
 
@@ -68,7 +68,7 @@ def test_processes_and_products_come_back(name, tmp_path):
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.ConvergenceWarning")
 @pytest.mark.parametrize("name", GATES)
 def test_mixtures_come_back(name, tmp_path):
-    mixture = pb.GPMixture([pb.GaussianProcess(RBFKernel()) for _ in range(2)], GATES[name]())
+    mixture = pb.gp.GPMixture([pb.GaussianProcess(RBFKernel()) for _ in range(2)], GATES[name]())
     settings = pb.VariationalEM(num_restarts=1, num_finalists=1, max_steps=5)
     again = comes_back(settings(mixture, DATA, seed=0), tmp_path)
     gate: object = again.model.gate

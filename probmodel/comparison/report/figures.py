@@ -11,7 +11,7 @@ from probmodel.comparison.models import Comparison, Row
 from probmodel.diagnosis.scored import Scored
 from probmodel.prediction.scores.calibration import reliability
 
-COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
+COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 WORST_ROWS = 12
 
 
@@ -26,7 +26,7 @@ def scores(comparison: Comparison) -> Figure:
         (right, "held-out log score", "± held-out", "held-out log score (nats a row)"),
     ):
         errors = 2 * np.nan_to_num(frame[error])
-        axes.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+        axes.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=COLORS[0], capsize=3)
         axes.set_yticks(range(len(frame)), marks)
         axes.set_xlabel(label)
         axes.grid(axis="x", alpha=0.3)
@@ -36,16 +36,16 @@ def scores(comparison: Comparison) -> Figure:
 
 
 def losses(comparison: Comparison) -> Figure:
-    """Loss of each optimised fit by step, smoothed over fifty steps."""
+    """Loss of each optimized fit by step, smoothed over fifty steps."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
-    for colour, row in zip(_colours(comparison), comparison.rows, strict=True):
+    for color, row in zip(_colors(comparison), comparison.rows, strict=True):
         values = np.asarray(row.posterior.info.get("losses", ()))
         if len(values) < 2:
             continue
         width = max(1, min(50, len(values) // 10))
         smooth = np.convolve(values, np.ones(width) / width, mode="valid")
-        axes.plot(np.arange(len(smooth)) + width, smooth, label=row.name, color=colour)
+        axes.plot(np.arange(len(smooth)) + width, smooth, label=row.name, color=color)
     positive = all(np.min(line.get_ydata()) > 0 for line in axes.lines)
     axes.set_yscale("log" if positive else "linear")
     axes.set_xlabel("step")
@@ -65,9 +65,9 @@ def gaps(comparison: Comparison) -> Figure:
             continue
         train, test = row.diagnosis["train log score"], row.diagnosis["held-out log score"]
         flagged = bool(row.diagnosis["gap"].flag)
-        axes.plot([train.value, test.value], [place, place], color=COLOURS[3] if flagged else "#94a3b8", lw=3, zorder=1)
-        for each, colour in ((train, COLOURS[0]), (test, COLOURS[1])):
-            axes.errorbar(each.value, place, xerr=2 * each.stderr, fmt="o", color=colour, capsize=3)
+        axes.plot([train.value, test.value], [place, place], color=COLORS[3] if flagged else "#94a3b8", lw=3, zorder=1)
+        for each, color in ((train, COLORS[0]), (test, COLORS[1])):
+            axes.errorbar(each.value, place, xerr=2 * each.stderr, fmt="o", color=color, capsize=3)
     axes.set_yticks(
         range(len(comparison.rows)), [f"{r.name}: {r.diagnosis.verdict}" for r in reversed(comparison.rows)]
     )
@@ -96,7 +96,7 @@ def _reliability(axes: Axes, row: Row) -> None:
     filled = counts > 0
     x, y = (values.numpy(force=True)[filled] for values in (table.confidence, table.accuracy))
     axes.plot([0, 1], [0, 1], color="#94a3b8", lw=1)
-    axes.scatter(x, y, s=10 + 120 * counts[filled] / max(1, counts.sum()), color=COLOURS[0], alpha=0.8)
+    axes.scatter(x, y, s=10 + 120 * counts[filled] / max(1, counts.sum()), color=COLORS[0], alpha=0.8)
     measured = row.calibration
     axes.set_title(row.name, fontsize=10)
     axes.set_xlabel(
@@ -119,11 +119,11 @@ def _images(test: Scored, probs: Tensor, x: Tensor) -> Figure:
     for axes, index in zip(figure.subplots(1, len(order)), order, strict=True):
         axes.imshow(x[index].mean(0).numpy(force=True), cmap="gray_r")
         predicted, truth = int(probs[index].argmax()), int(test.observed[index])
-        colour = COLOURS[3] if predicted != truth else "#475569"
-        axes.set_title(f"{predicted} ({float(probs[index].max()):.0%})\ntrue {truth}", fontsize=7, color=colour)
+        color = COLORS[3] if predicted != truth else "#475569"
+        axes.set_title(f"{predicted} ({float(probs[index].max()):.0%})\ntrue {truth}", fontsize=7, color=color)
         axes.set_axis_off()
     return figure
 
 
-def _colours(comparison: Comparison) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(comparison.rows))]
+def _colors(comparison: Comparison) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(len(comparison.rows))]

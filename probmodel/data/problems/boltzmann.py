@@ -94,7 +94,7 @@ def boltzmann_12() -> CoupledProblem:
 def ising_torus(side: int) -> CoupledProblem:
     """Ising's model on a torus of side × side spins at its critical point, K = ½ log(1 + √2), as {0, 1} units v = (s + 1) / 2.
 
-    K s s' = 4 K v v' − 2 K (v + v') + K on each of 2 side² bonds, so that J = 4 K between neighbours and b = −8 K; the published
+    K s s' = 4 K v v' − 2 K (v + v') + K on each of 2 side² bonds, so that J = 4 K between neighbors and b = −8 K; the published
     log Σ exp(K Σ s s') is log_z + 2 side² K: 60.1417808 of 8 × 8, 238.6422566 of 16 × 16, 952.6480795 of 32 × 32.
 
     Raises:

@@ -54,7 +54,7 @@ def radiata_pine_m2() -> Problem:
 def diabetes_regression() -> Problem:
     """Progression of diabetes in 442 patients on a constant and ten measurements, the noise known.
 
-    b ~ N(0, I) in 11 dimensions, y ~ N([1, X] b, .5 I), .5 the variance, X and y standardised (ddof 0).
+    b ~ N(0, I) in 11 dimensions, y ~ N([1, X] b, .5 I), .5 the variance, X and y standardized (ddof 0).
 
     Log evidence -499.9919838 nats, log N(y; 0, .5 I + [1, X] [1, X]ᵀ); the posterior is normal, so Laplace's method
     is exact.

@@ -8,7 +8,7 @@ from sklearn.datasets import fetch_openml
 from torch import Tensor
 
 from probmodel.data.locate import VARIABLE, locate
-from probmodel.data.prepare import standardise
+from probmodel.data.prepare import standardize
 from probmodel.data.problems.problem import Problem
 from probmodel.protocols.dataset import Dataset
 
@@ -19,7 +19,7 @@ def pima_m1() -> Problem:
     """Diabetes of 532 Pima women, by pregnancies, glucose, body mass index and pedigree.
 
     y_i ~ Bernoulli(logit⁻¹(x_i · theta)), theta ~ N(0, 100 I) in 5 dimensions, x_i = (1, NP, PGC, BMI, DP), covariates
-    standardised.
+    standardized.
 
     Log evidence -257.2325 ± .0003 nats (Laplace's method: -257.2516).
 
@@ -36,7 +36,7 @@ def pima_m1() -> Problem:
 def pima_m2() -> Problem:
     """Diabetes of the Pima women with age as one more covariate: x_i = (1, NP, PGC, BMI, DP, AGE), else `pima_m1`.
 
-    Log evidence -259.8573 ± .0002 nats (Laplace's method: -259.8858); M1 is favoured by a factor of 13.8.
+    Log evidence -259.8573 ± .0002 nats (Laplace's method: -259.8858); M1 is favored by a factor of 13.8.
 
     Raises:
         FileNotFoundError: PROBMODEL_DATA names no folder with evidence/pima_indian.csv.
@@ -51,7 +51,7 @@ def pima_m2() -> Problem:
 def sonar() -> Problem:
     """Mines told from rocks by 60 bands of sonar: 208 rows for 61 coefficients, where Laplace's method fails by 3 nats.
 
-    y_i ~ Bernoulli(logit⁻¹(x_i · theta)), theta ~ N(0, I) in 61 dimensions, x_i a constant and the bands, standardised;
+    y_i ~ Bernoulli(logit⁻¹(x_i · theta)), theta ~ N(0, I) in 61 dimensions, x_i a constant and the bands, standardized;
     y = 1 for a mine. Read from evidence/sonar_std.csv below PROBMODEL_DATA where that variable is set, else fetched from
     OpenML.
 
@@ -86,7 +86,7 @@ def _sonar_arrays() -> tuple[Tensor, Tensor]:
         except OSError as error:
             remedy = f"set {VARIABLE} to a folder that holds {SONAR_FILE}, or connect to the internet"
             raise FileNotFoundError(f"{missing}; OpenML failed too: {error}; {remedy}") from error
-        (bands,) = standardise(torch.from_numpy(np.asarray(x, dtype=np.float64)))
+        (bands,) = standardize(torch.from_numpy(np.asarray(x, dtype=np.float64)))
         y = torch.from_numpy((np.asarray(label) == "Mine").astype(np.float64))
         return torch.cat([torch.ones_like(bands[:, :1]), bands], dim=1), y
     return table[:, 1:].contiguous(), table[:, 0].contiguous()

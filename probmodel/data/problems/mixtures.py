@@ -1,4 +1,4 @@
-"""Mixtures of normals, whose evidence counts every labelling of the components (Neal, 1999)."""
+"""Mixtures of normals, whose evidence counts every labeling of the components (Neal, 1999)."""
 
 import numpy as np
 import pyro
@@ -23,7 +23,7 @@ def galaxy(num_components: int = 2) -> Problem:
     weights ~ Dirichlet(1, …, 1); labels are not ordered, assignments are summed out. The 78th velocity is 26.960.
 
     Log evidence -239.761 ± .001 nats for K = 2 and -226.812 ± .001 for K = 3. The value of Chib (1995)
-    for K = 2, -240.464, is that of one labelling alone, too low by log 2.
+    for K = 2, -240.464, is that of one labeling alone, too low by log 2.
 
     Args:
         num_components: K, a key of `GALAXY_LOG_Z`.

@@ -12,7 +12,7 @@ from torch import Tensor
 from probmodel.data.problems.problem import Problem
 from probmodel.protocols.dataset import Dataset
 
-SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTRE = 2.0, 0.1, 3.5
+SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTER = 2.0, 0.1, 3.5
 PANELS, NODES = 100, 16
 """Panels on each axis and Gauss-Legendre nodes in each: the integrand of a Rosenbrock step is smooth over a tenth."""
 
@@ -130,8 +130,8 @@ def _box(low: float, high: float, num_dimensions: int) -> Dataset:
 def _rosenbrock_chain(num_dimensions: int) -> float:
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     half = 5.0 / PANELS
-    centres = np.linspace(-5 + half, 5 - half, PANELS)
-    x = (centres[:, None] + half * nodes).ravel()
+    centers = np.linspace(-5 + half, 5 - half, PANELS)
+    x = (centers[:, None] + half * nodes).ravel()
     prior = np.tile(half * weights, PANELS) / 10
     step = np.exp(-((1 - x[:, None]) ** 2) - 100 * (x - x[:, None] ** 2) ** 2)
     given_first, log_scale = np.ones_like(x), 0.0
@@ -149,8 +149,8 @@ def _uniform(low: Tensor, high: Tensor) -> Tensor:
 
 def _shells(low: Tensor, high: Tensor) -> None:
     theta = _uniform(low, high)
-    centre = torch.cat([low.new_full((1,), SHELL_CENTRE), torch.zeros_like(low[1:])])
-    radii = torch.stack([torch.linalg.vector_norm(theta - c) for c in (centre, -centre)])
+    center = torch.cat([low.new_full((1,), SHELL_CENTER), torch.zeros_like(low[1:])])
+    radii = torch.stack([torch.linalg.vector_norm(theta - c) for c in (center, -center)])
     log_density = dist.Normal(radii.new_tensor(SHELL_RADIUS), SHELL_WIDTH).log_prob(radii)
     pyro.factor("log_likelihood", torch.logsumexp(log_density, 0))
 

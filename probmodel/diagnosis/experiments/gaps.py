@@ -1,4 +1,4 @@
-"""What a guide loses to its family and what it loses to amortisation (Cremer, Li & Duvenaud, 2018)."""
+"""What a guide loses to its family and what it loses to amortization (Cremer, Li & Duvenaud, 2018)."""
 
 import math
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Gaps:
 
     Args:
         evidence: log Z.
-        best_by_row: ELBO of the best factorised normal, (R,); R = 1 where rows share latents.
+        best_by_row: ELBO of the best factorized normal, (R,); R = 1 where rows share latents.
         best_stderr: Monte Carlo error of its sum.
         elbo_by_row: ELBO of the guide, (R,).
         elbo_stderr: Monte Carlo error of its sum.
@@ -37,7 +37,7 @@ class Gaps:
 
     @property
     def approximation(self) -> float:
-        """Log Z − best ELBO of the family: the posterior is no factorised normal."""
+        """Log Z − best ELBO of the family: the posterior is no factorized normal."""
         return self.evidence.log_z - float(self.best_by_row.sum())
 
     @property
@@ -46,18 +46,18 @@ class Gaps:
         return math.hypot(self.evidence.stderr, self.best_stderr)
 
     @property
-    def amortisation(self) -> float:
+    def amortization(self) -> float:
         """Best ELBO of the family − ELBO of the guide: one map for all rows, or too few steps."""
-        return float(self.amortisation_by_row.sum())
+        return float(self.amortization_by_row.sum())
 
     @property
-    def amortisation_by_row(self) -> Float[Tensor, " R"]:
-        """As `amortisation`, nats by row."""
+    def amortization_by_row(self) -> Float[Tensor, " R"]:
+        """As `amortization`, nats by row."""
         return self.best_by_row - self.elbo_by_row
 
     @property
-    def amortisation_stderr(self) -> float:
-        """Monte Carlo error of `amortisation`."""
+    def amortization_stderr(self) -> float:
+        """Monte Carlo error of `amortization`."""
         return math.hypot(self.best_stderr, self.elbo_stderr)
 
     def __str__(self) -> str:
@@ -66,8 +66,8 @@ class Gaps:
             [
                 f"approximation gap: {self.approximation:.4f} ± {self.approximation_stderr:.2g} nats "
                 f"({self.approximation / rows:.4f} a row of {rows})",
-                f"amortisation gap:  {self.amortisation:.4f} ± {self.amortisation_stderr:.2g} nats "
-                f"({self.amortisation / rows:.4f} a row of {rows})",
+                f"amortization gap:  {self.amortization:.4f} ± {self.amortization_stderr:.2g} nats "
+                f"({self.amortization / rows:.4f} a row of {rows})",
             ]
         )
 
@@ -75,9 +75,9 @@ class Gaps:
 def inference_gaps(posterior: Posterior, *, estimator: Estimator, seed: int = 0, num_samples: int = 2_000) -> Gaps:
     """Split log Z − ELBO into what the guide's family costs and what the guide falls short of in it, in nats.
 
-    The family is the factorised normal in unconstrained coordinates, optimised for each row by itself from the mean and
+    The family is the factorized normal in unconstrained coordinates, optimized for each row by itself from the mean and
     standard deviation of the guide's draws.  A guide outside the family, such as a normal of full covariance, may beat
-    it: its amortisation gap is then negative.
+    it: its amortization gap is then negative.
 
     Args:
         posterior: with a guide and draws of it.

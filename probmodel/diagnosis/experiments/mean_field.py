@@ -1,4 +1,4 @@
-"""The best normal with independent coordinates: the family of amortised guides, each row optimised by itself."""
+"""The best normal with independent coordinates: the family of amortized guides, each row optimized by itself."""
 
 import math
 from typing import NamedTuple
@@ -21,7 +21,7 @@ NUM_BATCHES = 10
 
 
 class MeanFieldNormal(NamedTuple):
-    """Best factorised normal of each of R independent blocks of d coordinates."""
+    """Best factorized normal of each of R independent blocks of d coordinates."""
 
     loc: Float[Tensor, "R d"]
     scale: Float[Tensor, "R d"]
@@ -33,9 +33,9 @@ class MeanFieldNormal(NamedTuple):
 def best_mean_field(
     target: Target, loc: Float[Tensor, " D"], scale: Float[Tensor, " D"], *, seed: int = 0, num_steps: int = NUM_STEPS
 ) -> MeanFieldNormal:
-    """Maximise E_q[log p(data, θ)] + Σ log s + d/2 log 2πe over q = N(m, diag s²), for all blocks at once; nats.
+    """Maximize E_q[log p(data, θ)] + Σ log s + d/2 log 2πe over q = N(m, diag s²), for all blocks at once; nats.
 
-    L-BFGS on reparametrised draws that stay the same, mirrored and of exact covariance so that their error vanishes on
+    L-BFGS on reparametrized draws that stay the same, mirrored and of exact covariance so that their error vanishes on
     quadratic log joints; the ELBO at the optimum is then taken from fresh draws, which leaves it a lower bound.
 
     Args:

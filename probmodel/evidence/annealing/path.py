@@ -32,7 +32,7 @@ class PopulationState(NamedTuple):
         return self.log_joint - self.log_base
 
     def log_prob(self, beta: float) -> Float[Tensor, "S R"]:
-        """Unnormalised log p_β; an end that is −inf counts only where its power is not 0."""
+        """Unnormalized log p_β; an end that is −inf counts only where its power is not 0."""
         if beta == 0:
             return self.log_base
         return self.log_joint if beta == 1 else (1 - beta) * self.log_base + beta * self.log_joint
@@ -42,7 +42,7 @@ class AnnealingPath:
     """log p_β = (1 − β) log base + β log joint, β from 0 to 1.
 
     Args:
-        base: where chains start; normalised.
+        base: where chains start; normalized.
         target: where they go.
         memory: bytes that one evaluation may need, larger populations are evaluated in chunks; None for `memory.budget`.
     """

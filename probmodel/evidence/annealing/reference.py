@@ -1,4 +1,4 @@
-"""Distributions to start from: sampled exactly, with a normalised density in closed form."""
+"""Distributions to start from: sampled exactly, with a normalized density in closed form."""
 
 import math
 import warnings
@@ -31,13 +31,13 @@ CLUSTERS = (2, 4, 8, 16, 32)
 """Sizes of mixture that are tried in turn, until BIC rises."""
 MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
 """Coordinates at most, and draws at least and at most, of which clusters are sought."""
-REGULARISATION = 1e-4
-"""Added to the variances of standardised draws: a cluster of a few equal ones still has a width."""
+REGULARizATION = 1e-4
+"""Added to the variances of standardized draws: a cluster of a few equal ones still has a width."""
 
 
 @runtime_checkable
 class Base(Protocol, metaclass=Structural):
-    """A normalised distribution of theta in R independent blocks of d coordinates."""
+    """A normalized distribution of theta in R independent blocks of d coordinates."""
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]: ...
 
@@ -164,13 +164,13 @@ def _squared_distance(
 def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> Float[Tensor, "R d d"]:
     """Cholesky factors of the covariance of draws in each block; diagonal where the draws are too few for more."""
     blocks = theta[:, index]
-    centred = blocks - blocks.mean(0)
-    variance = centred.square().sum(0) / max(1, len(theta) - 1)
+    centered = blocks - blocks.mean(0)
+    variance = centered.square().sum(0) / max(1, len(theta) - 1)
     # Draws that never move still need a scale to be moved by.
     variance = torch.where(variance > 0, variance, torch.ones_like(variance))
     if len(theta) < DRAWS_A_COORDINATE * index.shape[1]:
         return torch.diag_embed(variance.sqrt())
-    covariance = torch.einsum("srd,sre->rde", centred, centred) / (len(theta) - 1)
+    covariance = torch.einsum("srd,sre->rde", centered, centered) / (len(theta) - 1)
     # One part in a million of each variance keeps rounding from making the matrix indefinite.
     factor, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(variance))
     broken = (failed > 0)[:, None, None]
@@ -238,7 +238,7 @@ def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Clu
     for size in CLUSTERS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture will do; its weights are corrected for.
-            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARISATION).fit(draws / scale)
+            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARizATION).fit(draws / scale)
         bic = fitted.bic(draws / scale)
         if bic >= best_bic:
             break

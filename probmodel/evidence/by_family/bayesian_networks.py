@@ -101,7 +101,7 @@ def _observed_column(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | No
 
 def _refuse_criteria(criterion: bool, instead: str) -> None:
     if criterion:
-        raise ValueError(f"expected the evidence of a family, got a criterion that only penalises; take {instead}")
+        raise ValueError(f"expected the evidence of a family, got a criterion that only penalizes; take {instead}")
 
 
 def _evidence(

@@ -59,7 +59,7 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
     found = _Mean(plain(target), 0.0, 1.0) if target.dim == 0 else _sample(subject, target, beta, num_samples, seed)
     if found.relative_ess < ESS_LIMIT:
         warnings.warn(
-            f"wbic: effective share of draws {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; take more samples, or reparametrise "
+            f"wbic: effective share of draws {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; take more samples, or reparametrize "
             "towards a normal posterior",
             EvidenceWarning,
             stacklevel=2,
@@ -167,10 +167,10 @@ def _controlled_mean(drawn: _Proposals, beta: float) -> _Mean:
     count = len(drawn.z)
     weights = count * drawn.weights(beta)
     rough = weights @ drawn.log_likelihood / count
-    centred = drawn.log_likelihood - rough  # A level that both sums share would only add rounding.
+    centered = drawn.log_likelihood - rough  # A level that both sums share would only add rounding.
     controls = _controls(drawn.z, drawn.log_t)
     design = torch.cat([torch.ones_like(weights)[:, None], controls], 1)
-    responses = torch.stack([weights * centred, weights], 1)
+    responses = torch.stack([weights * centered, weights], 1)
     coefficients = torch.linalg.lstsq(design, responses, driver="gelsd").solution
     numerator, denominator = coefficients[0]
     value = numerator / denominator

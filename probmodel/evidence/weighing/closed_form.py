@@ -16,7 +16,7 @@ MAX_CURVATURE = 200
 
 
 def closed_form(subject: Subject) -> Conjugate:
-    """Exact posterior of a conjugate model, told by itself or recognised; of a bare target only where it is normal.
+    """Exact posterior of a conjugate model, told by itself or recognized; of a bare target only where it is normal.
 
     Raises:
         NotConjugateError: where there is none, or too many coordinates to tell.

@@ -52,7 +52,7 @@ def symmetry(target: Target, theta: Float[Tensor, "S D"]) -> Symmetry | None:
     return None
 
 
-def symmetrised(target: Target, theta: Float[Tensor, "S D"], found: Symmetry) -> Float[Tensor, "S D"]:
+def symmetrized(target: Target, theta: Float[Tensor, "S D"], found: Symmetry) -> Float[Tensor, "S D"]:
     """Each draw with its components in a random order; uses the global random state, so call it inside `isolated`."""
     order = torch.rand(len(theta), found.num_components, device=theta.device).argsort(-1)
     return _permuted(target, theta, found, order)

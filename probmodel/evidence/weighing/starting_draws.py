@@ -14,7 +14,7 @@ from probmodel.evidence.annealing.population import TemperedPopulation, temper
 from probmodel.evidence.annealing.reference import Prior
 from probmodel.evidence.annealing.schedule import decorrelated
 from probmodel.evidence.weighing.closed_form import closed_form
-from probmodel.evidence.weighing.label_switching import Symmetry, symmetrised, symmetry
+from probmodel.evidence.weighing.label_switching import Symmetry, symmetrized, symmetry
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.posterior import Posterior, Subject, Target
 from probmodel.tracing.curvature import block_index
@@ -143,7 +143,7 @@ def start(subject: Subject, seed: int) -> Start:
     found = symmetry(target, theta.flatten(0, 1))
     if found is not None:
         with isolated(spawn(seed, 3)):
-            theta = symmetrised(target, theta.flatten(0, 1), found).reshape(theta.shape)
+            theta = symmetrized(target, theta.flatten(0, 1), found).reshape(theta.shape)
     return Start(target, theta, independent is not None, source, found)
 
 

@@ -89,16 +89,16 @@ def findings_of(first: Start, seen: Explored | None) -> list[str]:
     found = []
     if first.target.improper:
         names = ", ".join(first.target.improper)
-        found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalised prior")
+        found.append(f"improper prior of {names}: the evidence is defined up to a constant; give it a normalized prior")
     if first.target.factors:
         names = ", ".join(first.target.factors)
         found.append(
-            f"unnormalised: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
+            f"unnormalized: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
         )
     if first.symmetry is not None:
         count = first.symmetry.num_components
         found.append(
-            f"label switching: {first.symmetry}; draws symmetrised, so that log {count}! = "
+            f"label switching: {first.symmetry}; draws symmetrized, so that log {count}! = "
             f"{math.lgamma(count + 1):.4f} nats are not lost"
         )
     if seen is None:

@@ -42,7 +42,7 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
     """A network from a file: variables, values and parents in the file's order, probabilities as printed.
 
     Raises:
-        ValueError: for a file that is no BIF, names that are not declared, or tables that are incomplete, not normalised or
+        ValueError: for a file that is no BIF, names that are not declared, or tables that are incomplete, not normalized or
             of another size.
     """
     tokens = [

@@ -37,7 +37,7 @@ class _Edge(NamedTuple):
     start: str
     end: str
     probability: float
-    colour: str
+    color: str
     bent: bool
 
 
@@ -110,10 +110,10 @@ def _drawn(
     found = []
     for start, end in sorted(shown):
         probability = float(edges[names.index(start), names.index(end)])
-        colour = (
+        color = (
             PLAIN if known is None else NEW if (start, end) not in taken else KNOWN if probability >= least else MISSED
         )
-        found.append(_Edge(start, end, probability, colour, (end, start) in shown))
+        found.append(_Edge(start, end, probability, color, (end, start) in shown))
     return found
 
 
@@ -166,7 +166,7 @@ def _apart(
 
 
 def _arrow(edge: _Edge, places: Places, half: Places) -> FancyArrowPatch:
-    missed = edge.colour == MISSED
+    missed = edge.color == MISSED
     start, middle, end = places[edge.start], _bend(edge, places), places[edge.end]
     return FancyArrowPatch(
         tuple(start),
@@ -178,7 +178,7 @@ def _arrow(edge: _Edge, places: Places, half: Places) -> FancyArrowPatch:
         shrinkB=_to_border(half[edge.end], middle - end),
         linestyle="--" if missed else "-",
         linewidth=0.9 if missed else 0.6 + 2.4 * edge.probability,
-        color=edge.colour,
+        color=edge.color,
         alpha=0.9 if missed else 0.25 + 0.75 * edge.probability,
         zorder=2,
     )

@@ -31,7 +31,7 @@ SHAPE, RATE = 0.5, 0.05
 COEFFICIENT_VARIANCE = (1.0, 10.0, 100.0)
 """Of b and u in units of σ²: from effects as small as the noise to ten times it."""
 LEVEL_VARIANCE = 100.0
-"""Of the levels a, in units of σ²: vague beside standardised genes."""
+"""Of the levels a, in units of σ²: vague beside standardized genes."""
 
 
 class Trajectories(NamedTuple):
@@ -65,7 +65,7 @@ class KineticPosterior(NamedTuple):
         edges: (n, n) probability that gene i regulates gene j.
         inputs: (series, n) probability that what disturbs a series acts on gene j.
         persistence: (n,) posterior mean of ρ.
-        log_evidence: of all genes' levels, each standardised, given those before and beside them; nats.
+        log_evidence: of all genes' levels, each standardized, given those before and beside them; nats.
     """
 
     edges: Float[np.ndarray, "n n"]
@@ -99,7 +99,7 @@ class LinearKinetics:
         _check(trajectories, steady)
         series, _, n = trajectories.x.shape
         self._check_priors(n)
-        rows = _standardised(trajectories, steady)
+        rows = _standardized(trajectories, steady)
         edges, inputs, persistence, log_evidence = np.zeros((n, n)), np.zeros((series, n)), np.zeros(n), 0.0
         for gene in range(n):
             found = self._of_gene(rows, gene)
@@ -150,7 +150,7 @@ class _OfGene(NamedTuple):
 
 
 class _StandardizedLevels(NamedTuple):
-    """Standardised levels: at rest, and before and after each step."""
+    """Standardized levels: at rest, and before and after each step."""
 
     steady: Float[np.ndarray, "M n"]
     set_gene: np.ndarray
@@ -237,7 +237,7 @@ def _sets(p: int, size: int) -> Int[np.ndarray, "K k"]:
     return np.array(list(combinations(range(p), size)), dtype=np.int64).reshape(math.comb(p, size), size)
 
 
-def _standardised(trajectories: Trajectories, steady: SteadyStates) -> _StandardizedLevels:
+def _standardized(trajectories: Trajectories, steady: SteadyStates) -> _StandardizedLevels:
     x = trajectories.x
     series, times, n = x.shape
     every = np.concatenate([steady.x, x.reshape(-1, n)])

@@ -45,6 +45,6 @@ class BinaryRBM:
         """The same machine with visible and hidden units exchanged; its partition function is the same."""
         return BinaryRBM(self.weight.T, self.hidden_bias, self.visible_bias)
 
-    def log_unnormalised(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    def log_unnormalized(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
         """Log f(v) = −free energy: b v + Σ_j log(1 + exp(c_j + v W_j)), nats a row."""
-        return self.machine.log_unnormalised(visible)
+        return self.machine.log_unnormalized(visible)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from probmodel.families.boltzmann_machines.couplings import SparseRows, colour_classes, rows_of
+from probmodel.families.boltzmann_machines.couplings import SparseRows, color_classes, rows_of
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import check_finite, check_width
 from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
@@ -85,7 +85,7 @@ class CoupledMachine:
         units = torch.arange(len(self.visible_bias), device=self.visible_bias.device)
         if len(self.hidden_bias):
             return units, units[:0]
-        largest = max(colour_classes(self.couplings), key=len)
+        largest = max(color_classes(self.couplings), key=len)
         # One unit stays where no coupling joins any.
         out = torch.isin(units, largest) & (units > 0 if len(largest) == len(units) else units >= 0)
         return units[~out], units[out]
@@ -108,7 +108,7 @@ class CoupledMachine:
         """Log odds of the hidden units given v."""
         return self.hidden_bias + v @ self.weight
 
-    def log_unnormalised(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+    def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """Log f(v) = −free energy, nats."""
         pairs = 0.5 * (v @ self.couplings * v).sum(-1)
         return pairs + v @ self.visible_bias + softplus(self.hidden_inputs(v), threshold=THRESHOLD).sum(-1)
@@ -123,7 +123,7 @@ class CoupledMachine:
 
     def log_masses(self, states: Float[Tensor, "M R"]) -> Float[Tensor, " M"]:
         """Log f of states of the units that are not summed out, nats."""
-        return self.semi_restricted.log_unnormalised(states)
+        return self.semi_restricted.log_unnormalized(states)
 
     def given(self, states: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:
         """The states: the path runs over the same units."""
@@ -146,12 +146,12 @@ class CoupledMachine:
         """Log f of each row, exact, twice."""
         check_width(visible, len(self.visible_bias))
         UNITS.check(visible)
-        log_f = self.log_unnormalised(visible.to(self.visible_bias))
+        log_f = self.log_unnormalized(visible.to(self.visible_bias))
         return log_f, log_f
 
 
 class CoupledFields(NamedTuple):
-    """What every f_β needs of v; states and sums over neighbours have the units first."""
+    """What every f_β needs of v; states and sums over neighbors have the units first."""
 
     v: Float[Tensor, "V *S"]
     local: Float[Tensor, "V *S"] | None
@@ -249,7 +249,7 @@ def coupled_path(
     machine: CoupledMachine, visible_base: Float[Tensor, " V"], hidden_base: Float[Tensor, " H"]
 ) -> CoupledPath:
     """The path over states of all visible units of the machine."""
-    classes = tuple(colour_classes(machine.couplings))
+    classes = tuple(color_classes(machine.couplings))
     blocks = tuple(rows_of(machine.couplings[units]) for units in classes) if len(classes) > 1 else ()
     hidden = bool(len(machine.hidden_bias))
     upwards = rows_of(machine.weight.T.contiguous()) if hidden else None

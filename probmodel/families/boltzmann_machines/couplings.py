@@ -33,17 +33,17 @@ def rows_of(matrix: Float[Tensor, "B V"]) -> SparseRows:
     return SparseRows(matrix, columns, matrix.gather(1, columns))
 
 
-def colours(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
+def colors(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
     """A number for each unit, from 0, such that no edge joins units of one number (Welsh & Powell, 1967)."""
     joined = edges.cpu()
     found = torch.full((len(joined),), -1)
     for unit in joined.sum(1).argsort(descending=True, stable=True).tolist():
         taken = set(found[joined[unit]].tolist())
-        found[unit] = next(colour for colour in range(len(joined)) if colour not in taken)
+        found[unit] = next(color for color in range(len(joined)) if color not in taken)
     return found.to(edges.device)
 
 
-def colour_classes(couplings: Float[Tensor, "V V"]) -> list[Int[Tensor, " B"]]:
+def color_classes(couplings: Float[Tensor, "V V"]) -> list[Int[Tensor, " B"]]:
     """Units in few classes without couplings inside any."""
-    found = colours(couplings != 0)
-    return [torch.nonzero(found == colour)[:, 0] for colour in range(int(found.max()) + 1)]
+    found = colors(couplings != 0)
+    return [torch.nonzero(found == color)[:, 0] for color in range(int(found.max()) + 1)]

@@ -112,12 +112,12 @@ class DeepMachine(NamedTuple):
         UNITS.check(visible)
         v = visible.to(self.visible_bias)
         if min(self.second.shape) <= MAX_ROW_SIDE:
-            log_f = self.log_unnormalised(v)
+            log_f = self.log_unnormalized(v)
             return log_f, log_f
         low = self.mean_field_bound(v, self.mean_field(v))
         return low, torch.full_like(low, math.inf)
 
-    def log_unnormalised(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    def log_unnormalized(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
         """Log f(v) = log Σ_{h₁, h₂} f(v, h₁, h₂), nats a row, over all states of the smaller hidden layer.
 
         Raises:

@@ -42,7 +42,7 @@ class BernoulliUnits(nn.Module):
         return logit_of_mean(v)
 
     def check(self, v: Tensor) -> None:
-        check_values(v, (v == 0) | (v == 1), "0 and 1", "binarise: (x > threshold).double()")
+        check_values(v, (v == 0) | (v == 1), "0 and 1", "binarize: (x > threshold).double()")
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""

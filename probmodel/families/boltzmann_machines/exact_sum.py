@@ -25,7 +25,7 @@ def log_masses(machine: Machine) -> Float[Tensor, " M"]:
     units = machine.num_enumerated
     if units > MAX_SIDE:
         raise ValueError(
-            f"expected a Boltzmann machine with at most {MAX_SIDE} units to sum over where its normalised density is asked "
+            f"expected a Boltzmann machine with at most {MAX_SIDE} units to sum over where its normalized density is asked "
             f"for, got {units} (layers {machine.sizes}); fit it by BoltzmannLearning, and score it by "
             "evidence.log_partition_sandwich and evidence.log_likelihood"
         )

@@ -66,7 +66,7 @@ class Harmonium(NamedTuple):
 
     def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
         """Log f of states of the enumerated side, the other one summed out; nats."""
-        return self.log_unnormalised(states) if self._over_visible else self.log_unnormalised_hidden(states)
+        return self.log_unnormalized(states) if self._over_visible else self.log_unnormalized_hidden(states)
 
     def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
         """Visible states given those of the enumerated side."""
@@ -86,7 +86,7 @@ class Harmonium(NamedTuple):
         """Log f of each row, exact, twice."""
         check_width(visible, len(self.visible_bias))
         self.units.check(visible)
-        log_f = self.log_unnormalised(visible.to(self.visible_bias))
+        log_f = self.log_unnormalized(visible.to(self.visible_bias))
         return log_f, log_f
 
     @property
@@ -101,13 +101,13 @@ class Harmonium(NamedTuple):
         """Natural parameters of the visible units given h."""
         return self.visible_bias + h @ self.weight.T
 
-    def log_unnormalised(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+    def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """Log f(v) = −free energy, nats."""
         statistic = self.units.statistic(v)
         inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=THRESHOLD).sum(-1)
         return self.units.log_base(v) + statistic @ self.visible_bias + inputs
 
-    def log_unnormalised_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
+    def log_unnormalized_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
         """Log Σ_v f(v, h) = c h + log partition of the visible units at b + W h, nats."""
         return h @ self.hidden_bias + self.units.log_partition(self.visible_inputs(h))
 

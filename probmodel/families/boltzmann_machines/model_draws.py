@@ -105,7 +105,7 @@ def _tempered(
 def _exchanged(
     path: BoltzmannPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int
 ) -> Float[Tensor, "C T U"]:
-    """Neighbours `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
+    """Neighbors `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
     low = torch.arange(first, len(betas) - 1, 2, device=betas.device)
     cold, warm = path.fields(v[:, low + 1]), path.fields(v[:, low])
     ratio = path.log_f(betas[low + 1], warm) + path.log_f(betas[low], cold)

@@ -11,7 +11,7 @@ NEAR_ZERO = 1e-3
 
 
 class ContinuousBernoulliUnits(nn.Module):
-    """Units in [0, 1], such as shades of grey, v | η with density ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
+    """Units in [0, 1], such as shades of gray, v | η with density ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
 
     binary = False
     num_units: int | None = None
@@ -72,7 +72,7 @@ class ContinuousBernoulliUnits(nn.Module):
 
 
 class GaussianUnits(nn.Module):
-    """Real units, v | h ~ N(σ η, σ²) unit by unit; standardise the data where σ stays 1.
+    """Real units, v | h ~ N(σ η, σ²) unit by unit; standardize the data where σ stays 1.
 
     Args:
         num_units: V.

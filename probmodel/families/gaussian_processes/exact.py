@@ -19,7 +19,7 @@ from probmodel.families.gaussian_processes.covariances import (
     mean_at,
     noise_by_row,
 )
-from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorised, inverted_in_place, upper_factor
+from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorized, inverted_in_place, upper_factor
 from probmodel.families.gaussian_processes.stationary_kernels import (
     Shape,
     refuse_second_derivative,
@@ -122,7 +122,7 @@ def _solved(fill: Callable[[], Tensor], noise: Tensor, r: Tensor, with_inverse: 
         diagonal += noise + jitter * diagonal.mean()
         return upper_factor(k)
 
-    factor = factorised(build, JITTERS[r.dtype], "the mean variance")
+    factor = factorized(build, JITTERS[r.dtype], "the mean variance")
     alpha = torch.cholesky_solve(r[:, None], factor.mT)[:, 0]
     log_p = -0.5 * (r @ alpha + len(r) * math.log(2 * math.pi)) - factor.diagonal().log().sum()
     return _Solved(log_p, alpha, inverted_in_place(factor) if with_inverse else None)

@@ -9,7 +9,7 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.covariances import covariance
 
 CHECKED_ROWS = 300
-"""Rows looked at, evenly spaced: of so many some are neighbours."""
+"""Rows looked at, evenly spaced: of so many some are neighbors."""
 NEGLIGIBLE = 1e-12
 """Correlation, or its distance from 1, that no gradient step could tell from 0."""
 LEAST_TO_BOUND = 2.0
@@ -22,7 +22,7 @@ def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) ->
     bound, variance = float(constraint.lower_bound), float(y.detach().double().var(correction=0))
     if 0 < variance < LEAST_TO_BOUND * bound:
         raise ValueError(
-            f"expected y of a variance well above the least noise, got {variance:.3g} and a bound of {bound:.3g}; standardise "
+            f"expected y of a variance well above the least noise, got {variance:.3g} and a bound of {bound:.3g}; standardize "
             f"y, or give GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))"
         )
 
@@ -55,7 +55,7 @@ def check_related(
         typical = float(torch.cdist(x, y).median())
         raise ValueError(
             f"expected {what} that the kernel relates and tells apart, got all of them {found} (correlations {low:.3g} to "
-            f"{high:.3g}), so that no gradient moves it; standardise x, or start the lengthscale near {typical:.3g}"
+            f"{high:.3g}), so that no gradient moves it; standardize x, or start the lengthscale near {typical:.3g}"
         )
 
 

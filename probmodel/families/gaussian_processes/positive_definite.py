@@ -20,7 +20,7 @@ BLOCK = 128
 """Rows of a block inverted by substitution; larger ones are halved into matrix products, which run faster."""
 
 
-def factorised(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
+def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
     """The first of build(jitter) over the ladder, in that unit, whose diagonal is a Cholesky factor's; else `build` gives NaN.
 
     A recorded graph has the first jitter only, and NaN where that one does not do.
@@ -59,7 +59,7 @@ def factor_with_jitter(
     def build(jitter: float) -> Tensor:
         return upper_factor(k + torch.diag_embed((diagonal + jitter * k.diagonal().mean()).expand(len(k))))
 
-    return factorised(build, JITTERS[k.dtype], "the mean variance", stacklevel=7)
+    return factorized(build, JITTERS[k.dtype], "the mean variance", stacklevel=7)
 
 
 def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import check_rows, check_tensors, dense, mean_at, noise_by_row
 from probmodel.families.gaussian_processes.natural_gradients import factor_of_inverse
-from probmodel.families.gaussian_processes.positive_definite import factorised, upper_factor
+from probmodel.families.gaussian_processes.positive_definite import factorized, upper_factor
 from probmodel.families.gaussian_processes.stationary_kernels import (
     refuse_second_derivative,
     stationary,
@@ -120,7 +120,7 @@ def optimal_q(
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
-    """The q(v) = N(m, T Tᵀ) that maximises `svgp_elbo` under Gaussian noise of variance Σ.
+    """The q(v) = N(m, T Tᵀ) that maximizes `svgp_elbo` under Gaussian noise of variance Σ.
 
     (T Tᵀ)⁻¹ = I + A Σ⁻¹ Aᵀ,   m = T Tᵀ A Σ⁻¹ (y − m(x)),   with A = L⁻¹ Kux; the bound is then Titsias' collapsed one.
 
@@ -244,7 +244,7 @@ def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:
 
     if functional():
         return build(_recorded_multiple(kuu, jitter))
-    return factorised(build, LADDER, "variational_cholesky_jitter")
+    return factorized(build, LADDER, "variational_cholesky_jitter")
 
 
 def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
@@ -280,7 +280,7 @@ class _Interpolated(torch.autograd.Function):
             shifted.diagonal().add_(multiple * jitter)
             return upper_factor(shifted)
 
-        u = factorised(build, LADDER, "variational_cholesky_jitter")
+        u = factorized(build, LADDER, "variational_cholesky_jitter")
         inverse = torch.linalg.solve_triangular(u, torch.eye(len(m), dtype=k.dtype, device=k.device), upper=True)
         t = scale_tril.tril()
         excess = t @ t.mT

@@ -136,8 +136,8 @@ def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor
     """
     if not functional():
         return _Covariance.apply(a, b, shape)
-    centre = a.mean(0).detach()
-    return shape.differentiable(squared_distances(a - centre, b - centre))
+    center = a.mean(0).detach()
+    return shape.differentiable(squared_distances(a - center, b - center))
 
 
 def refuse_second_derivative() -> None:
@@ -155,8 +155,8 @@ def refuse_second_derivative() -> None:
 class _Covariance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
-        centre = a.mean(0)
-        a, b = a - centre, b - centre
+        center = a.mean(0)
+        a, b = a - center, b - center
         k, grad = shape.with_gradient(squared_distances(a, b))
         ctx.save_for_backward(a, b, grad)
         return k

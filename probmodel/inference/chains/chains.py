@@ -38,7 +38,7 @@ SMALLEST_STEP = 1e-5
 FEWEST_MOVES = 10
 """Draws of which a chain that is not stuck accepts one at least."""
 
-NON_CENTRED = "write a centred hierarchy as a non-centred one (pyro.infer.reparam.LocScaleReparam)"
+NON_CENTERED = "write a centered hierarchy as a non-centered one (pyro.infer.reparam.LocScaleReparam)"
 
 
 class Sampled(NamedTuple):
@@ -181,14 +181,14 @@ def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int
 def _remedy(divergences: int, stuck: int, chains: int) -> str:
     if stuck:
         return (
-            "the density has places too narrow for any step, as in the neck of the funnel of a centred hierarchy: "
-            f"{NON_CENTRED}, or take pb.NUTS with a higher target_accept"
+            "the density has places too narrow for any step, as in the neck of the funnel of a centered hierarchy: "
+            f"{NON_CENTERED}, or take pb.NUTS with a higher target_accept"
         )
     if divergences:
-        return f"raise target_accept, or {NON_CENTRED}" + ("; take more chains" if chains == 1 else "")
+        return f"raise target_accept, or {NON_CENTERED}" + ("; take more chains" if chains == 1 else "")
     if chains == 1:
         return "take more chains"
     return (
-        "take a longer warm-up and more draws, or reparametrise; where each chain keeps to a mode of its own, their shares "
+        "take a longer warm-up and more draws, or reparametrize; where each chain keeps to a mode of its own, their shares "
         "are not the modes' weights, which pb.evidence.smc finds"
     )

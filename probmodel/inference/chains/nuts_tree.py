@@ -2,7 +2,7 @@
 
 Chains do not wait for each other: while one doubles its tree, another begins its next draw, so a step of the machine is
 one batched gradient whatever the trees look like, and the machine is a flat loop that compiles.  Multinomial sampling and
-the generalised criterion as in Betancourt (2017); subtrees are checked iteratively (Phan, Pradhan & Jankowiak, 2019).
+the generalized criterion as in Betancourt (2017); subtrees are checked iteratively (Phan, Pradhan & Jankowiak, 2019).
 Momenta are in units of the mass matrix, so that their distribution is standard normal.
 
 Reference:
@@ -37,7 +37,7 @@ class Proposal(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """What a set of neighbouring states is summed up by."""
+    """What a set of neighboring states is summed up by."""
 
     proposal: Proposal
     log_weight: Float[Tensor, " C"]

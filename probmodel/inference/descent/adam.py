@@ -33,7 +33,7 @@ def refusal(optimizer: Optimizer) -> str | None:
         return type(optimizer).__name__
     # A hook may change the rate from step to step (a schedule), which a compiled loop would not see.
     if has_step_hooks(optimizer):
-        return "a hook on the optimiser"
+        return "a hook on the optimizer"
     if len(optimizer.param_groups) != 1:
         return "several parameter groups"
     group: dict[str, Any] = optimizer.param_groups[0]

@@ -86,7 +86,7 @@ def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
         f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
         # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
         "half precision": not kinds <= ROUNDING_ERROR.keys(),
-        "parameters that the optimiser does not hold": held != {id(leaf) for leaf in gradient.leaves},
+        "parameters that the optimizer does not hold": held != {id(leaf) for leaf in gradient.leaves},
         "weight decay of parameters that the loss does not read": decays and len(gradient.program.leaves) < len(held),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
@@ -169,7 +169,7 @@ def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, bat
 
 
 class ByStep:
-    """One step a call: loss, gradient and Adam in one graph once compiled; before that, and else, PyTorch's optimiser."""
+    """One step a call: loss, gradient and Adam in one graph once compiled; before that, and else, PyTorch's optimizer."""
 
     saved = 0.4
     mode = "step"
@@ -197,13 +197,13 @@ class ByStep:
         return None
 
     def go_on_with(self, whole: WholeStep) -> None:
-        """From here on whole steps, in place of PyTorch's optimiser."""
+        """From here on whole steps, in place of PyTorch's optimizer."""
         whole.go_on_from(self.optimizer)
         self.running = whole
 
     @cached_property
     def whole(self) -> WholeStep | None:
-        """What can be compiled together: all of a step where the optimiser is an Adam."""
+        """What can be compiled together: all of a step where the optimizer is an Adam."""
         graph, leaves = self.gradient.graph, self.gradient.program.leaves
         if graph is None or _apart(self.gradient, self.optimizer) is not None:
             return None

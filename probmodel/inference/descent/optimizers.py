@@ -1,4 +1,4 @@
-"""What a fit asks of a PyTorch optimiser."""
+"""What a fit asks of a PyTorch optimizer."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,17 +11,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from probmodel.tracing.internals import has_post_step_hooks
 
-RECIPE = "return the optimiser alone, after optimizer.register_step_post_hook(lambda *_: scheduler.step())"
+RECIPE = "return the optimizer alone, after optimizer.register_step_post_hook(lambda *_: scheduler.step())"
 """How a schedule is obeyed at every step."""
 
 
 def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str, Tensor]) -> Optimizer:
-    """The optimiser of these parameters.
+    """The optimizer of these parameters.
 
     Raises:
-        ValueError: for what is no function of parameters, or makes an optimiser that would leave some of them where
+        ValueError: for what is no function of parameters, or makes an optimizer that would leave some of them where
             they are, that needs a closure, or that has a schedule and no hook after its steps.  A `ReduceLROnPlateau`
-            leaves no trace on its optimiser and is not noticed.
+            leaves no trace on its optimizer and is not noticed.
     """
     _check_maker(make)
     optimizer = make(list(leaves.values()))
@@ -39,7 +39,7 @@ def _name(optimizer: Any) -> str:
 
 
 def _check_maker(make: Any) -> None:
-    expected = "expected a function of parameters that makes a torch optimiser"
+    expected = "expected a function of parameters that makes a torch optimizer"
     if isinstance(make, PyroOptim):
         inner: Any = make.pt_optim_constructor
         settings = make.pt_optim_args if isinstance(make.pt_optim_args, Mapping) else {}
@@ -58,16 +58,16 @@ def _check_maker(make: Any) -> None:
 
 def _check_kind(optimizer: Any) -> None:
     if isinstance(optimizer, tuple | list | LRScheduler):
-        raise ValueError(f"expected one torch optimiser, got a {_name(optimizer)}; {RECIPE}")
+        raise ValueError(f"expected one torch optimizer, got a {_name(optimizer)}; {RECIPE}")
     if not isinstance(optimizer, Optimizer):
         raise ValueError(
-            f"expected a torch optimiser, got {_name(optimizer)} from optimizer(parameters); return the optimiser"
+            f"expected a torch optimizer, got {_name(optimizer)} from optimizer(parameters); return the optimizer"
         )
     _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
     needed = [each.name for each in arguments if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
     if needed:
         raise ValueError(
-            f"expected an optimiser that steps by one gradient, got {_name(optimizer)}, whose step needs a {needed[0]}; take "
+            f"expected an optimizer that steps by one gradient, got {_name(optimizer)}, whose step needs a {needed[0]}; take "
             "torch.optim.Adam, or Laplace for a mode"
         )
 
@@ -78,12 +78,12 @@ def _check_held(optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
     unexpected = [tuple(leaf.shape) for leaf in held if id(leaf) not in known]
     if unexpected:
         raise ValueError(
-            f"expected an optimiser of the parameters given to it, which are copies of the model's, got others "
+            f"expected an optimizer of the parameters given to it, which are copies of the model's, got others "
             f"of shapes {unexpected[:3]}; pass on what it is called with, as partial(torch.optim.Adam, lr=0.003) does"
         )
     missed = [name for name, leaf in leaves.items() if id(leaf) not in ids]
     if missed:
         raise ValueError(
-            f"expected an optimiser of all {len(leaves)} parameters, got one without {missed[:5]}; give it all, and freeze "
+            f"expected an optimizer of all {len(leaves)} parameters, got one without {missed[:5]}; give it all, and freeze "
             "those of a network by requires_grad_(False)"
         )

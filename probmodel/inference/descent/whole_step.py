@@ -38,7 +38,7 @@ class WholeStep:
         )
 
     def go_on_from(self, optimizer: Optimizer) -> None:
-        """Take over the moments of PyTorch's optimiser."""
+        """Take over the moments of PyTorch's optimizer."""
         self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
 
     def __call__(self, rows: Rows) -> float:

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
-from probmodel.tracing.guided_runs import guide_sites, guided_runs, unreparametrised
+from probmodel.tracing.guided_runs import guide_sites, guided_runs, unreparametrized
 from probmodel.tracing.internals import is_subsample
 
 
@@ -23,7 +23,7 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
 
     The first term is the closed-form Kullback–Leibler divergence for each site where PyTorch knows one and a difference
     of log-probabilities elsewhere.  Discrete latents without a guide are summed out; those a guide draws, as all that
-    cannot be reparametrised, get the score-function gradient (Williams, 1992): unbiased, and noisier.
+    cannot be reparametrized, get the score-function gradient (Williams, 1992): unbiased, and noisier.
 
     Args:
         model: Pyro model.
@@ -45,12 +45,12 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
 
 
 def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) -> Tensor:
-    """0, with the gradient that draws which cannot be reparametrised would miss (Ranganath et al., 2014).
+    """0, with the gradient that draws which cannot be reparametrized would miss (Ranganath et al., 2014).
 
     Each draw answers for the terms inside its own plates and for those outside of all plates: rows cannot be blamed for
     each other.  Where discrete latents are summed out beside them the terms are not separate, and each answers for all.
     """
-    fixed, nothing = unreparametrised(drawn), torch.zeros_like(loss)
+    fixed, nothing = unreparametrized(drawn), torch.zeros_like(loss)
     model = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
     summed_out = any((n["infer"] or {}).get("_enumerate_dim") is not None for n in model)
     costs = MultiFrameTensor(*((n["cond_indep_stack"], -n["log_prob"].detach()) for n in model))

@@ -24,7 +24,7 @@ def iwae(num_particles: int) -> Callable[[Model, Model, Dataset], Float[Tensor, 
         Objective: (model, guide, data) → loss in nats over the whole data set.
 
     Raises:
-        ValueError: for `num_particles` below 1; on the call, naming a site of the guide that is not reparametrised.
+        ValueError: for `num_particles` below 1; on the call, naming a site of the guide that is not reparametrized.
     """
     if num_particles < 1:
         raise ValueError(f"num_particles needs to be 1 or more, got {num_particles}")
@@ -32,10 +32,10 @@ def iwae(num_particles: int) -> Callable[[Model, Model, Dataset], Float[Tensor, 
     def objective(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
         # Handlers take one draw a run; the loop is unrolled into the traced graph.
         particles = [log_weights(model, guide, data) for _ in range(num_particles)]
-        if particles[0].unreparametrised:
+        if particles[0].unreparametrized:
             raise ValueError(
-                f"expected a guide whose draws follow its parameters, got site(s) {list(particles[0].unreparametrised)} "
-                "that cannot be reparametrised; fit with the elbo"
+                f"expected a guide whose draws follow its parameters, got site(s) {list(particles[0].unreparametrized)} "
+                "that cannot be reparametrized; fit with the elbo"
             )
         if num_particles > 1 and particles[0].values.numel() == 1 and data.num_rows != data.size:
             raise ValueError(

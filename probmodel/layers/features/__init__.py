@@ -1,9 +1,13 @@
-"""x → h: plain modules."""
+"""x → h: plain modules (`pb.features`).
+
+Networks: CNN, MLP, HalfPrecision (another network in bfloat16); pooling: MaxPool, AveragePool, UpSample.
+Fixed features: Identity, Standardize, Discretize.
+"""
 
 from probmodel.layers.features.cnn import CNN
-from probmodel.layers.features.fixed import Discretise, Standardise
+from probmodel.layers.features.fixed import Discretize, Standardize
 from probmodel.layers.features.half_precision import HalfPrecision
 from probmodel.layers.features.mlp import MLP, Identity
 from probmodel.layers.features.pooling import AveragePool, MaxPool, UpSample
 
-__all__ = ["CNN", "MLP", "AveragePool", "Discretise", "HalfPrecision", "Identity", "MaxPool", "Standardise", "UpSample"]
+__all__ = ["CNN", "MLP", "AveragePool", "Discretize", "HalfPrecision", "Identity", "MaxPool", "Standardize", "UpSample"]

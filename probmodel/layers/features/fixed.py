@@ -1,4 +1,4 @@
-"""Features that were trained before and stay as they are, standardised or discretised (Dougherty, Kohavi & Sahami, 1995)."""
+"""Features that were trained before and stay as they are, standardized or discretized (Dougherty, Kohavi & Sahami, 1995)."""
 
 from copy import deepcopy
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from probmodel.protocols.integers import integer
 
 
-class Standardise(nn.Module):
+class Standardize(nn.Module):
     """h = (network(x) − mean) / scale, nothing of it trainable.
 
     The network's parameters count as part of the data: an evidence is one of the codes, and does not name them among the
@@ -32,7 +32,7 @@ class Standardise(nn.Module):
         self.register_buffer("scale", scale)
 
     @classmethod
-    def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"]) -> "Standardise":
+    def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"]) -> "Standardize":
         """Mean 0 and unit variance on the rows of x, which need to be training rows alone.
 
         Raises:
@@ -49,10 +49,10 @@ class Standardise(nn.Module):
         return {"network": self.network, "mean": self.mean, "scale": self.scale}
 
 
-class Discretise(nn.Module):
+class Discretize(nn.Module):
     """h_d = how many of code d's edges network(x)_d has reached, 0 … B − 1, nothing of it trainable.
 
-    As for `Standardise`, the network's parameters count as part of the data.
+    As for `Standardize`, the network's parameters count as part of the data.
 
     Args:
         network: x → codes; it is copied, and the copy's parameters are fixed.
@@ -68,7 +68,7 @@ class Discretise(nn.Module):
         self.register_buffer("edges", edges)
 
     @classmethod
-    def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"], bins: int) -> "Discretise":
+    def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"], bins: int) -> "Discretize":
         """Bins of equally many rows of x, which need to be training rows alone; fewer where many codes are equal.
 
         Args:

@@ -1,4 +1,4 @@
-"""A stochastic Gaussian code with an amortised guide (Kingma & Welling, 2014; conditional form of Sohn et al., 2015).
+"""A stochastic Gaussian code with an amortized guide (Kingma & Welling, 2014; conditional form of Sohn et al., 2015).
 
 The decision layer is the decoder: `Pipeline(CNN, VAE, Classify)` is a conditional VAE of y given x, and
 `Pipeline(MLP, VAE(prior=StandardNormal(k)), Regress)` with y = x is the generative autoencoder, whose linear case is

@@ -11,7 +11,7 @@ from torch import nn
 from probmodel.families.gaussian_processes.experts.aggregation import (
     Aggregation,
     bcm,
-    generalised_robust_bcm,
+    generalized_robust_bcm,
     gpoe,
     poe,
     robust_bcm,
@@ -21,11 +21,11 @@ from probmodel.layers.features import (
     CNN,
     MLP,
     AveragePool,
-    Discretise,
+    Discretize,
     HalfPrecision,
     Identity,
     MaxPool,
-    Standardise,
+    Standardize,
     UpSample,
 )
 from probmodel.layers.lift import Lifted, generative, scaled_normal
@@ -76,10 +76,10 @@ def _softmax_gate(gate: SoftmaxGate) -> Mapping[str, Any]:
 
 
 def _density_gate(gate: DensityGate) -> Mapping[str, Any]:
-    return {"num_features": gate.centre.shape[1], "num_experts": gate.num_experts}
+    return {"num_features": gate.center.shape[1], "num_experts": gate.num_experts}
 
 
-AGGREGATIONS = (poe, gpoe, bcm, robust_bcm, generalised_robust_bcm)
+AGGREGATIONS = (poe, gpoe, bcm, robust_bcm, generalized_robust_bcm)
 
 COMPONENTS: Mapping[str, Component] = {
     "Pipeline": Component(Pipeline, Pipeline.settings),
@@ -97,8 +97,8 @@ COMPONENTS: Mapping[str, Component] = {
     "Classify": Component(Classify, Classify.settings),
     "Regress": Component(Regress, Regress.settings),
     "ClassifyJoint": Component(ClassifyJoint, ClassifyJoint.settings),
-    "Discretise": Component(Discretise, Discretise.settings),
-    "Standardise": Component(Standardise, Standardise.settings),
+    "Discretize": Component(Discretize, Discretize.settings),
+    "Standardize": Component(Standardize, Standardize.settings),
     "Linear": Component(nn.Linear, _linear),
     "Independent": Component(dist.Independent, _independent),
     "Normal": Component(dist.Normal, _fields("loc", "scale")),

@@ -143,7 +143,7 @@ def _value_and_gradients(
 
 
 def bytes_per_call(program: Program) -> int:
-    """Memory of the intermediate tensors that differ from call to call: what a vectorised call needs for each draw."""
+    """Memory of the intermediate tensors that differ from call to call: what a vectorized call needs for each draw."""
     if not isinstance(program.run, GraphModule):
         return 0
     changing: set[torch.fx.Node] = set()

@@ -44,8 +44,8 @@ def moments(x: Float[np.ndarray, "N n"]) -> Moments:
         raise ValueError(
             f"expected two rows of finite numbers at least, got {len(x)} with {bad} that are not; drop those"
         )
-    centred = x - x.mean(0)
-    return Moments(len(x), x.mean(0), centred.T @ centred)
+    centered = x - x.mean(0)
+    return Moments(len(x), x.mean(0), centered.T @ centered)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BGe:
 
     Mean ~ N(ν, (α_μ W)⁻¹) with ν the column means, W ~ Wishart(α_w, (t I)⁻¹), t = α_μ (α_w − n − 1) / (α_μ + 1).
 
-    The prior is one of columns whose variances are near t: it is not the same in other units.  Standardise columns of
+    The prior is one of columns whose variances are near t: it is not the same in other units.  Standardize columns of
     different scales first.
 
     Args:

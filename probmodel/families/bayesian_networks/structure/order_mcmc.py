@@ -39,7 +39,7 @@ class OrderMCMC:
     """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), tempered ones beside them.
 
     Orders may have several modes that no single move connects; chains at higher temperatures cross between them, and
-    neighbours in temperature exchange their orders (Geyer, 1991) after every move, even and odd pairs in turn, which carries
+    neighbors in temperature exchange their orders (Geyer, 1991) after every move, even and odd pairs in turn, which carries
     an order up and down the ladder in a straight line rather than by a random walk (Okabe et al., 2001; Syed et al., 2022).
 
     Args:
@@ -119,7 +119,7 @@ def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel:
 def exchanged(
     value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, first: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " C"]:
-    """Which chain each goes on from, after neighbours in temperature had the chance to change places.
+    """Which chain each goes on from, after neighbors in temperature had the chance to change places.
 
     Args:
         value: log scores, the rungs of one ladder after another.

@@ -210,7 +210,7 @@ def split_or_joined(
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """A part is cut in two, or two neighbours become one, where the score agrees (Metropolis-Hastings).
+    """A part is cut in two, or two neighbors become one, where the score agrees (Metropolis-Hastings).
 
     A cut takes one of m parts and one of 2^k ways to sort its k members (to no avail where one side is empty); its reverse
     takes one of m boundaries.  Both are tried equally often, so that 2^k is left of the ratio of their chances.

@@ -30,7 +30,7 @@ class DiscreteNetwork:
             along which they sum to one.
 
     Raises:
-        ValueError: for levels or tables of other variables, a table of another shape, negative or not normalised.
+        ValueError: for levels or tables of other variables, a table of another shape, negative or not normalized.
     """
 
     dag: DAG

@@ -1,6 +1,6 @@
 """Sums over the variables of a network, one variable at a time (Zhang & Poole, 1994; Dechter, 1999).
 
-Eliminating v multiplies the factors that hold it and sums v out.  The product, divided by the sum, is p(v | its neighbours
+Eliminating v multiplies the factors that hold it and sums v out.  The product, divided by the sum, is p(v | its neighbors
 then, evidence); so one pass gives the probability of the evidence, and all these conditional distributions, which joint
 tables, marginals and draws are read from in the reverse order.
 """
@@ -42,18 +42,18 @@ class EliminationPlan(NamedTuple):
 
     Args:
         order: variables, the first to be eliminated first.
-        neighbours: variable → those it is eliminated beside, the last to be eliminated first.
+        neighbors: variable → those it is eliminated beside, the last to be eliminated first.
         entries: of all tables together, for one row.
     """
 
     order: tuple[str, ...]
-    neighbours: Mapping[str, tuple[str, ...]]
+    neighbors: Mapping[str, tuple[str, ...]]
     entries: int
 
     @property
     def width(self) -> int:
-        """The most neighbours of a variable: the graph's width along this order."""
-        return max(map(len, self.neighbours.values()), default=0)
+        """The most neighbors of a variable: the graph's width along this order."""
+        return max(map(len, self.neighbors.values()), default=0)
 
 
 class Eliminated(NamedTuple):
@@ -61,8 +61,8 @@ class Eliminated(NamedTuple):
 
     Args:
         plan: the order.
-        conditionals: variable → p(v | neighbours, evidence), one axis a neighbour, then v, then rows; zero where the
-            evidence rules the neighbours' values out.
+        conditionals: variable → p(v | neighbors, evidence), one axis a neighbor, then v, then rows; zero where the
+            evidence rules the neighbors' values out.
         log_prob: of the evidence of each row, in nats; one row where all are alike.
     """
 
@@ -88,7 +88,7 @@ def ancestors(dag: DAG, nodes: Iterable[str]) -> set[str]:
 def min_fill(
     scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: Collection[str] = frozenset()
 ) -> EliminationPlan:
-    """The order that joins the fewest neighbours at each step, of these the smallest table (Kjærulff, 1990).
+    """The order that joins the fewest neighbors at each step, of these the smallest table (Kjærulff, 1990).
 
     Args:
         scopes: of the factors.
@@ -103,12 +103,12 @@ def min_fill(
         around.discard(node)
     fills = {node: _fill(node, near) for node in near}
     entries = {node: prod(sizes[each] for each in {node, *around}) for node, around in near.items()}
-    order, neighbours, all_entries = list[str](), dict[str, set[str]](), 0
+    order, neighbors, all_entries = list[str](), dict[str, set[str]](), 0
     while fills:
         node = min(fills, key=lambda each: (each in last, fills[each], entries[each], each))
         added, around = fills.pop(node), near.pop(node)
         order.append(node)
-        neighbours[node] = around
+        neighbors[node] = around
         all_entries += entries.pop(node)
         for each in around:
             near[each].discard(node)
@@ -122,12 +122,12 @@ def min_fill(
                 entries[each] = prod(sizes[one] for one in {each, *near[each]})
             fills |= {each: _fill(each, near) for each in around.union(*(near[each] for each in around))}
     place = {node: position for position, node in enumerate(order)}
-    ordered = {node: tuple(sorted(around, key=lambda each: -place[each])) for node, around in neighbours.items()}
+    ordered = {node: tuple(sorted(around, key=lambda each: -place[each])) for node, around in neighbors.items()}
     return EliminationPlan(tuple(order), ordered, all_entries)
 
 
 def _fill(node: str, near: Mapping[str, set[str]]) -> int:
-    """Pairs of neighbours that are not joined."""
+    """Pairs of neighbors that are not joined."""
     return sum(b not in near[a] for a, b in combinations(near[node], 2))
 
 
@@ -207,7 +207,7 @@ def eliminate(plan: EliminationPlan, factors: Iterable[Factor]) -> Eliminated:
     for factor in factors:
         put(factor)
     for node in plan.order:
-        scope = (*plan.neighbours[node], node)
+        scope = (*plan.neighbors[node], node)
         log_product = _product(waiting.pop(node), scope)
         top = log_product.max(-2, keepdims=True)
         top[np.isneginf(top)] = 0.0
@@ -243,7 +243,7 @@ def aligned(
 def joint(found: Eliminated, variables: tuple[str, ...]) -> Float[np.ndarray, "..."]:
     """Of the variables that were eliminated last, given the evidence: one axis each in the order asked for, then rows."""
     scope = tuple(reversed(found.plan.order))[: len(variables)]
-    parts = [aligned(found.conditionals[node], (*found.plan.neighbours[node], node), scope) for node in scope]
+    parts = [aligned(found.conditionals[node], (*found.plan.neighbors[node], node), scope) for node in scope]
     table = np.ones(1)
     for part in parts:
         table = table * part
@@ -251,15 +251,15 @@ def joint(found: Eliminated, variables: tuple[str, ...]) -> Float[np.ndarray, ".
 
 
 def scope_marginals(found: Eliminated) -> dict[str, Float[np.ndarray, "..."]]:
-    """Of each variable and its neighbours, given the evidence: axes as those of the conditionals."""
+    """Of each variable and its neighbors, given the evidence: axes as those of the conditionals."""
     plan, marginals = found.plan, dict[str, Float[np.ndarray, "..."]]()
     for node in reversed(plan.order):
-        around = plan.neighbours[node]
+        around = plan.neighbors[node]
         marginals[node] = found.conditionals[node]
         if around:
-            # The first neighbour to be eliminated was so beside all others.
+            # The first neighbor to be eliminated was so beside all others.
             first = around[-1]
-            of_all = summed(marginals[first], (*plan.neighbours[first], first), around)
+            of_all = summed(marginals[first], (*plan.neighbors[first], first), around)
             marginals[node] = found.conditionals[node] * of_all[..., None, :]
     return marginals
 
@@ -284,8 +284,8 @@ def draw(found: Eliminated, rows: Int[np.ndarray, " S"], rng: np.random.Generato
     for node in reversed(found.plan.order):
         table = found.conditionals[node]
         at = rows if table.shape[-1] > 1 else np.zeros_like(rows)
-        by_value = np.moveaxis(table, -2, -1)  # (neighbours…, rows, values)
-        drawn[node] = categorical(by_value[(*(drawn[each] for each in found.plan.neighbours[node]), at)], rng)
+        by_value = np.moveaxis(table, -2, -1)  # (neighbors…, rows, values)
+        drawn[node] = categorical(by_value[(*(drawn[each] for each in found.plan.neighbors[node]), at)], rng)
     return drawn
 
 

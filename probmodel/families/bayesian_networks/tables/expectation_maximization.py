@@ -1,4 +1,4 @@
-"""Tables of a discrete network from rows with missing values, by expectation and maximisation (Lauritzen, 1995)."""
+"""Tables of a discrete network from rows with missing values, by expectation and maximization (Lauritzen, 1995)."""
 
 import warnings
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class EM:
             log_posteriors.append(log_likelihood + self._log_prior(network))
             if len(log_posteriors) > 1 and log_posteriors[-1] - log_posteriors[-2] <= self.tolerance:
                 return EMFit(network, tuple(log_posteriors))
-            network = self._maximised(network, expected)
+            network = self._maximized(network, expected)
         warnings.warn(
             f"EM: the log posterior was still rising after {self.max_steps} steps; raise max_steps or tolerance",
             EMWarning,
@@ -105,7 +105,7 @@ class EM:
         tables = network.tables.values()
         return float(sum(xlogy(self.sample_size / table.size, table).sum() for table in tables))
 
-    def _maximised(self, network: DiscreteNetwork, expected: dict[str, Table]) -> DiscreteNetwork:
+    def _maximized(self, network: DiscreteNetwork, expected: dict[str, Table]) -> DiscreteNetwork:
         tables = {node: frequencies(smoothed(found, self.sample_size)) for node, found in expected.items()}
         return DiscreteNetwork(network.dag, network.levels, tables)
 

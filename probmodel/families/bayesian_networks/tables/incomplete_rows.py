@@ -243,7 +243,7 @@ def add_expected_counts(
         by_row = np.ones(1)
         if free:
             # The first of them to be eliminated was so beside the others.
-            by_row = summed(of_scopes[free[-1]], (*found.plan.neighbours[free[-1]], free[-1]), free)
+            by_row = summed(of_scopes[free[-1]], (*found.plan.neighbors[free[-1]], free[-1]), free)
         cells = total[node].transpose([family.index(each) for each in (*known, *free)])
         if known:
             np.add.at(cells, tuple(codes[each] for each in known), np.moveaxis(by_row * times, -1, 0))

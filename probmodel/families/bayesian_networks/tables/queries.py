@@ -137,7 +137,7 @@ def marginals(
     found = eliminated(network, None, given, do)
     of_evidence = log_evidence(found, given, do)
     tables = {
-        node: summed(table, (*found.plan.neighbours[node], node), {node})[..., 0]
+        node: summed(table, (*found.plan.neighbors[node], node), {node})[..., 0]
         for node, table in scope_marginals(found).items()
     }
     tables |= {name: np.eye(len(network.levels[name]))[network.code(name, at)] for name, at in {**given, **do}.items()}

@@ -1,4 +1,4 @@
-"""The slope of a Boltzmann machine's log likelihood, centred (Melchior, Fischer & Wiskott, 2016), and averages of parameters."""
+"""The slope of a Boltzmann machine's log likelihood, centered (Melchior, Fischer & Wiskott, 2016), and averages of parameters."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -24,7 +24,7 @@ class Layered(Protocol, metaclass=Structural):
 
 
 def free_couplings(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
-    """Those bonds whose weights and biases all move: centring shifts each by the others' slopes."""
+    """Those bonds whose weights and biases all move: centering shifts each by the others' slopes."""
     layer_couplings = machine.layer_couplings if isinstance(machine, Layered) else {}
     return {name: pair for name, pair in layer_couplings.items() if {name, *pair} <= leaves.keys()}
 
@@ -65,8 +65,8 @@ class Offsets(NamedTuple):
         new = Offsets.of(gradient, self.layer_couplings).means
         return self._replace(means={name: old.lerp(new[name], MEMORY) for name, old in self.means.items()})
 
-    def centred(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The slope in weights and biases that climbs as the centred machine does, (x − μ) W (y − λ) + …."""
+    def centered(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The slope in weights and biases that climbs as the centered machine does, (x − μ) W (y − λ) + …."""
         found = dict(gradient)
         for name, (low, high) in self.layer_couplings.items():
             weight = gradient[name].addr(self.means[low], gradient[high], alpha=-1)

@@ -138,7 +138,7 @@ class Tempered:
     Args:
         num_chains: at each temperature; they start at rows of the data.
         num_temperatures: evenly from independent units (β = 0) to the machine (β = 1).
-        num_sweeps: block Gibbs steps at each temperature, each followed by exchanges between neighbours.
+        num_sweeps: block Gibbs steps at each temperature, each followed by exchanges between neighbors.
 
     Reference:
         Desjardins, Courville, Bengio, Vincent & Delalleau (2010), "Tempered Markov chain Monte Carlo for training of

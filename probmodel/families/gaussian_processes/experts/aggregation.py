@@ -56,7 +56,7 @@ def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalM
     return _weighted(mean, variance, torch.ones_like(variance))
 
 
-def generalised_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
+def generalized_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k β_k / v_k and m = v Σ_k β_k m_k / v_k with Σ_k β_k = 1.
 
     β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k takes away from the prior; equal where
@@ -91,7 +91,7 @@ def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> 
     return _corrected(mean, variance, _entropy_taken(variance, prior), prior)
 
 
-def generalised_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
+def generalized_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / v_c and m = v (Σ_k β_k m_k / v_k + (1 − Σ_k β_k) m_c / v_c).
 
     Expert c, the first, sees the communication shard and takes the prior's place; each other one sees that shard and its
@@ -108,10 +108,10 @@ def generalised_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior:
 
 
 poe = Aggregation(product_of_experts)
-gpoe = Aggregation(generalised_product_of_experts)
+gpoe = Aggregation(generalized_product_of_experts)
 bcm = Aggregation(bayesian_committee)
 robust_bcm = Aggregation(robust_bayesian_committee)
-generalised_robust_bcm = Aggregation(generalised_robust_bayesian_committee, rows=communicating)
+generalized_robust_bcm = Aggregation(generalized_robust_bayesian_committee, rows=communicating)
 
 
 def _entropy_taken(variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]) -> Float[Tensor, "K m"]:

@@ -34,7 +34,7 @@ def kmeans_shards(x: Float[Tensor, "n D"], number: int, *, seed: int = 0) -> Int
     Args:
         x: inputs, in units in which distances mean something.
         number: of shards.
-        seed: of the first centres.
+        seed: of the first centers.
 
     Raises:
         ValueError: for more shards than distinct rows.

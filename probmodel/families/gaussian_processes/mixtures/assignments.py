@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import check_rows, covariance, mean_at, noise_by_row
 from probmodel.families.gaussian_processes.mixtures.gates import Coupling, Gate
-from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorised, upper_factor
+from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorized, upper_factor
 from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.protocols.memory import refuse_above_memory
 from probmodel.protocols.structural import Structural
@@ -96,7 +96,7 @@ def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Te
         added.append(jitter * k.detach().diagonal().mean())
         return upper_factor(k.detach() + torch.diag_embed(noise.detach() + added[-1]))
 
-    factorised(build, JITTERS[k.dtype], "the mean variance")
+    factorized(build, JITTERS[k.dtype], "the mean variance")
     return noise + added[-1]
 
 

@@ -79,7 +79,7 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
 
 
 def order_along_direction(x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
-    """Rows along a random direction of the inputs, so that particles meet neighbours one after the other."""
+    """Rows along a random direction of the inputs, so that particles meet neighbors one after the other."""
     return (x @ torch.randn(x.shape[1], dtype=x.dtype, device=x.device)).argsort()
 
 

@@ -52,9 +52,9 @@ class CategoricalNetwork(nn.Module):
             raise ValueError(f"expected cardinalities of {sorted(dag.nodes)}, got them of {sorted(cardinalities)}")
         check_prior_rows("sample_size", sample_size)
         self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
-        self.centre: Tensor
+        self.center: Tensor
         # Whole numbers say nothing of the dtype of probabilities; those of cells without rows reach 1e-24, which float32 rounds.
-        self.register_buffer("centre", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
+        self.register_buffer("center", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
 
     @property
     def priors(self) -> Priors:
@@ -62,11 +62,11 @@ class CategoricalNetwork(nn.Module):
         return Priors(self.sample_size, BGe())
 
     def forward(self, x: Shaped[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.centre), x, intervened)
+        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
         """Of all tables; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.centre)
+        families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:

@@ -35,7 +35,7 @@ class ClassNetwork(nn.Module):
     **The features need to be fixed.**  p(h) is a density of the codes themselves: features trained with it would make their
     codes easy to predict, and easiest is to map all rows to one code, the class forgotten.  (A change of variables would pay
     for shrinking by its Jacobian; a network from pixels to few codes has none.)  A `Pipeline` therefore refuses trainable
-    features; take `Standardise.fitted` or `Discretise.fitted` of ones that were trained for something else, or the codes
+    features; take `Standardize.fitted` or `Discretize.fitted` of ones that were trained for something else, or the codes
     themselves as x, with `Identity`.
 
     Args:
@@ -76,9 +76,9 @@ class ClassNetwork(nn.Module):
         self.mixed.refuse_real_parents_of_discrete_nodes()
         self.label, self.sample_size, self.prior = label, sample_size, prior or BGe()
         self.codes = [node for node in dag.nodes if node != label]
-        self.centre: Tensor
-        self.register_buffer("centre", torch.zeros(len(dag.nodes)), persistent=False)
-        self.q = nn.ModuleList(mean_field(family) for family in self.priors.families(self.mixed, self.centre).values())
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(len(dag.nodes)), persistent=False)
+        self.q = nn.ModuleList(mean_field(family) for family in self.priors.families(self.mixed, self.center).values())
 
     @property
     def priors(self) -> Priors:
@@ -86,7 +86,7 @@ class ClassNetwork(nn.Module):
         return Priors(self.sample_size, self.prior)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
-        families = self.priors.families(self.mixed, self.centre)
+        families = self.priors.families(self.mixed, self.center)
         parameters = {node: family.drawn(node) for node, family in families.items()}
 
         def log_joint(codes: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
@@ -112,7 +112,7 @@ class ClassNetwork(nn.Module):
         self.check_codes(h)
         at = self.mixed.column(self.label)
         x = torch.cat([h[:, :at], y[:, None].to(h), h[:, at:]], 1)
-        return exact_posterior(self.mixed, self.priors.families(self.mixed, self.centre), x, None)
+        return exact_posterior(self.mixed, self.priors.families(self.mixed, self.center), x, None)
 
     def check_codes(self, h: Float[Tensor, "N D"]) -> None:
         """Raise ValueError for codes of another width, or values out of range."""

@@ -37,12 +37,12 @@ class ConditionalGaussianNetwork(nn.Module):
     Args:
         dag: the graph.
         cardinalities: discrete variable → how many values it has; all other nodes are real.
-        centre: ν, the prior mean of each variable, which discrete ones do not read; the columns' means are the custom.
+        center: ν, the prior mean of each variable, which discrete ones do not read; the columns' means are the custom.
         sample_size: rows that the prior of each table counts for.
         prior: strength of the prior of each regression.
 
     Raises:
-        ValueError: for a discrete node with a real parent, a centre of another number of variables, cardinalities below 2.
+        ValueError: for a discrete node with a real parent, a center of another number of variables, cardinalities below 2.
 
     Reference:
         Lauritzen & Wermuth (1989), "Graphical models for associations between variables, some of which are qualitative and
@@ -53,20 +53,20 @@ class ConditionalGaussianNetwork(nn.Module):
         self,
         dag: DAG,
         cardinalities: Mapping[str, int],
-        centre: Float[Tensor, " n"],
+        center: Float[Tensor, " n"],
         *,
         sample_size: float = 1.0,
         prior: BGe | None = None,
     ) -> None:
         super().__init__()
-        if len(centre) != len(dag.nodes):
-            raise ValueError(f"expected a centre of {len(dag.nodes)} variables, got {len(centre)}")
+        if len(center) != len(dag.nodes):
+            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}")
         check_prior_rows("sample_size", sample_size)
         self.mixed = MixedDAG(dag, dict(cardinalities))
         self.mixed.refuse_real_parents_of_discrete_nodes()
         self.sample_size, self.prior = sample_size, prior or BGe()
-        self.centre: Tensor
-        self.register_buffer("centre", centre)
+        self.center: Tensor
+        self.register_buffer("center", center)
 
     @property
     def priors(self) -> Priors:
@@ -74,11 +74,11 @@ class ConditionalGaussianNetwork(nn.Module):
         return Priors(self.sample_size, self.prior)
 
     def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.centre), x, intervened)
+        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
         """Of all tables and regressions; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.centre)
+        families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:
@@ -94,7 +94,7 @@ class ConditionalGaussianNetwork(nn.Module):
         return {
             "dag": self.mixed.dag,
             "cardinalities": self.mixed.cardinalities,
-            "centre": self.centre,
+            "center": self.center,
             "sample_size": self.sample_size,
             "prior": self.prior,
         }

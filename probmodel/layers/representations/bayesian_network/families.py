@@ -88,16 +88,16 @@ class Regression(NamedTuple):
 class NormalInverseGamma:
     """A regression's parameters, for each combination of discrete parents.
 
-        σ² ~ InvGamma(shape, rate),   b | σ² ~ N(slopes, σ² T Tᵀ),   m | b, σ² ~ N(centre − b · regressors, σ² / rows).
+        σ² ~ InvGamma(shape, rate),   b | σ² ~ N(slopes, σ² T Tᵀ),   m | b, σ² ~ N(center − b · regressors, σ² / rows).
 
-    The intercept is centred where the parents are at `regressors`, which is what keeps its posterior of the same form.
+    The intercept is centered where the parents are at `regressors`, which is what keeps its posterior of the same form.
 
     Args:
         shape: of σ².
         rate: of σ².
         slopes: mean of b.
         scale_tril: T, lower triangular.
-        centre: mean of the child where its parents are at `regressors`.
+        center: mean of the child where its parents are at `regressors`.
         regressors: of the parents.
         rows: how many rows the mean counts for.
     """
@@ -106,7 +106,7 @@ class NormalInverseGamma:
     rate: Float[Tensor, "*q"]
     slopes: Float[Tensor, "*q p"]
     scale_tril: Float[Tensor, "*q p p"]
-    centre: Float[Tensor, "*q"]
+    center: Float[Tensor, "*q"]
     regressors: Float[Tensor, "*q p"]
     rows: Float[Tensor, "*q"]
 
@@ -145,7 +145,7 @@ class NormalInverseGamma:
         n, x_mean, y_mean, xx, xy, yy = _moments(rows, len(self.shape))
         total = prior.rows + n
         weight = prior.rows * n / total
-        dx, dy = x_mean - prior.regressors, y_mean - prior.centre
+        dx, dy = x_mean - prior.regressors, y_mean - prior.center
         xx = xx + weight[:, None, None] * dx[:, :, None] * dx[:, None, :]
         xy, yy = xy + (weight * dy)[:, None] * dx, yy + weight * dy.square()
         precision = torch.cholesky_inverse(prior.scale_tril)
@@ -159,7 +159,7 @@ class NormalInverseGamma:
             rate=prior.rate + 0.5 * residual,
             slopes=slopes,
             scale_tril=torch.linalg.cholesky(torch.cholesky_inverse(factor)),
-            centre=(prior.rows * prior.centre + n * y_mean) / total,
+            center=(prior.rows * prior.center + n * y_mean) / total,
             regressors=(prior.rows[:, None] * prior.regressors + n[:, None] * x_mean) / total[:, None],
             rows=total,
         )
@@ -178,7 +178,7 @@ class NormalInverseGamma:
         return dist.MultivariateNormal(self.slopes, scale_tril=variance.sqrt()[..., None, None] * self.scale_tril)
 
     def _intercept(self, variance: Float[Tensor, "*S"], slopes: Float[Tensor, "*S p"]) -> TorchDistributionMixin:
-        return dist.Normal(self.centre - (slopes * self.regressors).sum(-1), (variance / self.rows).sqrt())
+        return dist.Normal(self.center - (slopes * self.regressors).sum(-1), (variance / self.rows).sqrt())
 
     def _map(self, function: Any) -> "NormalInverseGamma":
         return NormalInverseGamma(**{name: function(value) for name, value in vars(self).items()})

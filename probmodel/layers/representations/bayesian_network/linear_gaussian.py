@@ -30,24 +30,24 @@ class LinearGaussianNetwork(nn.Module):
 
     Args:
         dag: the graph.
-        centre: ν, the prior mean of each variable; the columns' means are the custom.
+        center: ν, the prior mean of each variable; the columns' means are the custom.
         prior: its strength.
 
     Raises:
-        ValueError: for a centre of another number of variables.
+        ValueError: for a center of another number of variables.
 
     Reference:
         Geiger & Heckerman (2002), "Parameter priors for directed acyclic graphical models and the characterization of
         several probability distributions", Annals of Statistics; Kuipers, Moffa & Heckerman (2014).
     """
 
-    def __init__(self, dag: DAG, centre: Float[Tensor, " n"], prior: BGe | None = None) -> None:
+    def __init__(self, dag: DAG, center: Float[Tensor, " n"], prior: BGe | None = None) -> None:
         super().__init__()
-        if len(centre) != len(dag.nodes):
-            raise ValueError(f"expected a centre of {len(dag.nodes)} variables, got {len(centre)}")
+        if len(center) != len(dag.nodes):
+            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}")
         self.mixed, self.prior = MixedDAG(dag, {}), prior or BGe()
-        self.centre: Tensor
-        self.register_buffer("centre", centre)
+        self.center: Tensor
+        self.register_buffer("center", center)
 
     @property
     def priors(self) -> Priors:
@@ -55,11 +55,11 @@ class LinearGaussianNetwork(nn.Module):
         return Priors(1.0, self.prior)
 
     def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.centre), x, intervened)
+        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
         """Of all regressions; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.centre)
+        families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:
@@ -72,4 +72,4 @@ class LinearGaussianNetwork(nn.Module):
 
     def settings(self) -> dict[str, object]:
         """Arguments that build the same piece again."""
-        return {"dag": self.mixed.dag, "centre": self.centre, "prior": self.prior}
+        return {"dag": self.mixed.dag, "center": self.center, "prior": self.prior}

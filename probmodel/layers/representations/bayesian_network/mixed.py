@@ -51,7 +51,7 @@ class MixedDAG:
             real = self.real_parents(node)
             if real:
                 raise ValueError(
-                    f"expected discrete parents of the discrete node {node!r}, got {real}; reverse these edges, discretise "
+                    f"expected discrete parents of the discrete node {node!r}, got {real}; reverse these edges, discretize "
                     "the parents, or take a NonlinearNetwork"
                 )
 
@@ -126,27 +126,27 @@ class Priors:
     sample_size: float
     regression: BGe
 
-    def family(self, mixed: MixedDAG, node: str, centre: Float[Tensor, " n"]) -> Family:
-        """The prior of a node's parameters, in the dtype and on the device of `centre`."""
+    def family(self, mixed: MixedDAG, node: str, center: Float[Tensor, " n"]) -> Family:
+        """The prior of a node's parameters, in the dtype and on the device of `center`."""
         q = mixed.num_combinations(node)
         if node in mixed.cardinalities:
             r = mixed.cardinalities[node]
-            return DirichletTable(centre.new_full((q, r), self.sample_size / (q * r)))
+            return DirichletTable(center.new_full((q, r), self.sample_size / (q * r)))
         parents = [mixed.column(parent) for parent in mixed.real_parents(node)]
         axes, p, given = (q,) if mixed.discrete_parents(node) else (), len(parents), self.regression
         return NormalInverseGamma(
-            shape=centre.new_full(axes, 0.5 * (given.extra_rows + p + 1)),
-            rate=centre.new_full(axes, 0.5 * given.scale),
-            slopes=centre.new_zeros(*axes, p),
-            scale_tril=(torch.eye(p).to(centre) / given.scale**0.5).expand(*axes, p, p),
-            centre=centre[mixed.column(node)].expand(axes),
-            regressors=centre[parents].expand(*axes, p),
-            rows=centre.new_full(axes, given.mean_rows),
+            shape=center.new_full(axes, 0.5 * (given.extra_rows + p + 1)),
+            rate=center.new_full(axes, 0.5 * given.scale),
+            slopes=center.new_zeros(*axes, p),
+            scale_tril=(torch.eye(p).to(center) / given.scale**0.5).expand(*axes, p, p),
+            center=center[mixed.column(node)].expand(axes),
+            regressors=center[parents].expand(*axes, p),
+            rows=center.new_full(axes, given.mean_rows),
         )
 
-    def families(self, mixed: MixedDAG, centre: Float[Tensor, " n"]) -> dict[str, Family]:
+    def families(self, mixed: MixedDAG, center: Float[Tensor, " n"]) -> dict[str, Family]:
         """Of every node, parents first."""
-        return {node: self.family(mixed, node, centre) for node in mixed.dag.order}
+        return {node: self.family(mixed, node, center) for node in mixed.dag.order}
 
 
 Interventions = Bool[Tensor, "N n"] | None

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probmodel.families.boltzmann_machines.coupled import UNITS, CoupledMachine, coupled_path
-from probmodel.families.boltzmann_machines.couplings import colours
+from probmodel.families.boltzmann_machines.couplings import colors
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_call
@@ -19,7 +19,7 @@ START_SCALE = 0.01
 class BoltzmannMachine(nn.Module):
     """P(v, h) ∝ exp(½ v J v + v W h + b v + c h) of {0, 1} units: fully visible without hidden units, else semi-restricted.
 
-    **Normalised where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    **Normalized where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
     2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
     fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
@@ -43,8 +43,8 @@ class BoltzmannMachine(nn.Module):
         self.in_features, self.out_features, self.given_edges = in_features, out_features, edges is not None
         self.edges: Tensor
         self.register_buffer("edges", _checked(edges, in_features))
-        self.colours: Tensor
-        self.register_buffer("colours", colours(self.edges))
+        self.colors: Tensor
+        self.register_buffer("colors", colors(self.edges))
         self.pairs: Tensor
         self.register_buffer("pairs", torch.nonzero(self.edges.triu(1)))
         self.upper = nn.Parameter(START_SCALE * torch.randn(len(self.pairs)))
@@ -72,11 +72,11 @@ class BoltzmannMachine(nn.Module):
     @property
     def classes(self) -> list[Int[Tensor, " B"]]:
         """Visible units without edges between them, drawn together."""
-        return [torch.nonzero(self.colours == colour)[:, 0] for colour in range(int(self.colours.max()) + 1)]
+        return [torch.nonzero(self.colors == color)[:, 0] for color in range(int(self.colors.max()) + 1)]
 
     def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
-        return -self.machine.log_unnormalised(v)
+        return -self.machine.log_unnormalized(v)
 
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         """One step without gradients: hidden units, then uncoupled visible ones together; draws from the global random state."""
@@ -100,10 +100,10 @@ class BoltzmannMachine(nn.Module):
         return TemperedMachines(coupled_path(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        """Rows are observed under p(v), normalized; ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""

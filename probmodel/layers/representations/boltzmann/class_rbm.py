@@ -20,7 +20,7 @@ class ClassRBM(nn.Module):
         log p(y | v) = d_y + Σ_j log(1 + exp(c_j + U_yj + T(v) W_j)) + constant.
 
     As a representation it gives these scores, K of them, for a decision that takes them as they are:
-    `Pipeline(Identity(), ClassRBM(64, 100, 10), ClassifyJoint(10))` is p(y | x), normalised, fitted by
+    `Pipeline(Identity(), ClassRBM(64, 100, 10), ClassifyJoint(10))` is p(y | x), normalized, fitted by
     `MaximumLikelihood` or `SVI` (discriminative training).  `joint` is the machine of (v, y) with the same parameters,
     for contrastive divergence on `rows(v, y)` (generative training) and for `evidence.log_partition`; first one
     and then the other is a hybrid of both.

@@ -18,7 +18,7 @@ START_SCALE = 0.01
 class DeepBoltzmannMachine(nn.Module):
     """P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
 
-    **Normalised where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    **Normalized where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
     2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
     fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
@@ -64,7 +64,7 @@ class DeepBoltzmannMachine(nn.Module):
         Raises:
             ValueError: where that has more than 14 units.
         """
-        return -self.machine.log_unnormalised(v)
+        return -self.machine.log_unnormalized(v)
 
     def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """An upper bound of F(v) by mean field, nats a row; differentiable in the parameters at a fixed point."""
@@ -74,7 +74,7 @@ class DeepBoltzmannMachine(nn.Module):
 
     def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
         """−log Σ f(v, h₁, h₂) over v and h₂, nats, exact at any size; Σ over h₁ of its exponential is Z."""
-        return -self.machine.bipartite.log_unnormalised(first)
+        return -self.machine.bipartite.log_unnormalized(first)
 
     def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]:
         """One block step of h₁, without gradients: (v, h₂) given h₁, then h₁; draws from the global random state."""
@@ -103,10 +103,10 @@ class DeepBoltzmannMachine(nn.Module):
         return self.machine.mean_field(v)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        """Rows are observed under p(v), normalized; ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.visible, len(x)), obs=x)
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.visible, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""

@@ -23,7 +23,7 @@ START_SCALE = 0.01
 class RBM(nn.Module):
     """P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), hidden units {0, 1}; T and m are those of the visible units' family.
 
-    **Normalised where it can be**: called as `rbm(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
+    **Normalized where it can be**: called as `rbm(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
     2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
     fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
 
@@ -68,7 +68,7 @@ class RBM(nn.Module):
 
     def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
-        return -self.machine.log_unnormalised(v)
+        return -self.machine.log_unnormalized(v)
 
     def grads(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
         """Slope of the mean of −free_energy over rows by each parameter, in closed form: ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v."""
@@ -105,10 +105,10 @@ class RBM(nn.Module):
         return TemperedMachines(HarmoniumPath(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Rows are observed under p(v), normalised; ValueError for more than 14 units to sum over."""
+        """Rows are observed under p(v), normalized; ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalised, machine.given, len(x)), obs=x)
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that the visible units can take."""

@@ -1,1 +1,47 @@
-"""Representations by Gaussian processes: exact, sparse, products and mixtures of experts."""
+"""Gaussian processes (`pb.gp`): what stands around `pb.GaussianProcess` and `pb.SparseGP`.
+
+Representations: GaussianProcess, SparseGP, GPProduct, GPMixture.
+Gates of a mixture: DirichletGate, StickBreakingGate, SoftmaxGate, DensityGate.
+Aggregation of experts: poe, gpoe, bcm, robust_bcm, generalized_robust_bcm; shards of rows: kmeans_shards, random_shards.
+Predictive mixtures: NormalMixture, modes, quantiles.
+Objectives of a GPyTorch model's own parts: gp_log_marginal, svgp_elbo.
+"""
+
+from probmodel.families.gaussian_processes.exact import gp_log_marginal
+from probmodel.families.gaussian_processes.experts.aggregation import bcm, generalized_robust_bcm, gpoe, poe, robust_bcm
+from probmodel.families.gaussian_processes.experts.shards import kmeans_shards, random_shards
+from probmodel.families.gaussian_processes.sparse import svgp_elbo
+from probmodel.families.normal_mixture import NormalMixture, modes, quantiles
+from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
+from probmodel.layers.representations.gaussian_process.gates import (
+    DensityGate,
+    DirichletGate,
+    SoftmaxGate,
+    StickBreakingGate,
+)
+from probmodel.layers.representations.gaussian_process.mixture import GPMixture
+from probmodel.layers.representations.gaussian_process.product import GPProduct
+from probmodel.layers.representations.gaussian_process.sparse import SparseGP
+
+__all__ = [
+    "DensityGate",
+    "DirichletGate",
+    "GPMixture",
+    "GPProduct",
+    "GaussianProcess",
+    "NormalMixture",
+    "SoftmaxGate",
+    "SparseGP",
+    "StickBreakingGate",
+    "bcm",
+    "generalized_robust_bcm",
+    "gp_log_marginal",
+    "gpoe",
+    "kmeans_shards",
+    "modes",
+    "poe",
+    "quantiles",
+    "random_shards",
+    "robust_bcm",
+    "svgp_elbo",
+]

@@ -20,9 +20,9 @@ from torch.distributions import constraints
 from probmodel.families.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row, noise_of_new_rows
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
+from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_related
 from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
-from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_related
 from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
 from probmodel.layers.representations.gaussian_process.hyperparameters import (
     Hyperparameter,

@@ -160,7 +160,7 @@ class SoftmaxGate(nn.Module):
 class DensityGate(nn.Module):
     """p(c = k | x) ∝ w_k N(x; μ_k, diag σ_k²): each expert has its region of the inputs; all are point estimates.
 
-    For standardised inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1), which
+    For standardized inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1), which
     `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
 
     Reference:
@@ -172,7 +172,7 @@ class DensityGate(nn.Module):
         self.num_experts = integer("num_experts", num_experts)
         shape = (num_experts, integer("num_features", num_features))
         self.log_weight = nn.Parameter(torch.zeros(num_experts, dtype=torch.float64))
-        self.centre = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        self.center = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
         self.log_scale = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
 
     @property
@@ -180,13 +180,13 @@ class DensityGate(nn.Module):
         return Independent()
 
     def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
-        _check_width(x, self.centre.shape[1])
+        _check_width(x, self.center.shape[1])
         log_scale = self.log_scale.to(x)
-        white = (x[:, None] - self.centre.to(x)) * (-log_scale).exp()
+        white = (x[:, None] - self.center.to(x)) * (-log_scale).exp()
         return (self.log_weight.to(x) - 0.5 * white.square().sum(-1) - log_scale.sum(-1)).log_softmax(-1)
 
     def log_prior(self) -> Float[Tensor, ""]:
-        every = (self.log_weight, self.centre.flatten(), self.log_scale.flatten())
+        every = (self.log_weight, self.center.flatten(), self.log_scale.flatten())
         return _log_normal(torch.cat(every))
 
 

@@ -1,4 +1,4 @@
-"""Priors that GPyTorch's modules carry, as Pyro latents (MacKay, 1999: hyperparameters integrated, not maximised)."""
+"""Priors that GPyTorch's modules carry, as Pyro latents (MacKay, 1999: hyperparameters integrated, not maximized)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ def _like(prior: Any, parameter: Tensor) -> Any:
 
 
 def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:
-    """The normal image on the prior's support, centred at GPyTorch's parameter: log-normal where that is positive."""
+    """The normal image on the prior's support, centered at GPyTorch's parameter: log-normal where that is positive."""
     module: Any = modules.get_submodule(each.module)
     prior, value = prior_of(module, each.prior)
     to_support = biject_to(prior.support)

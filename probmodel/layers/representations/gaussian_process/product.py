@@ -62,7 +62,7 @@ class GPProduct(nn.Module):
         likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
         shards: how many to divide the rows into at random, or the shard 0 … K − 1 of each row of the data, as from
             `random_shards` under another seed or `kmeans_shards`.
-        aggregation: how predictions are joined; `generalised_robust_bcm` shows shard 0 to all, best a random one.
+        aggregation: how predictions are joined; `generalized_robust_bcm` shows shard 0 to all, best a random one.
         out_features: functions, in a pipeline.
 
     Raises:
@@ -85,7 +85,7 @@ class GPProduct(nn.Module):
         super().__init__()
         if not isinstance(aggregation, Aggregation):
             raise TypeError(
-                f"expected an aggregation, got {aggregation!r}; pass pb.poe, pb.gpoe, pb.bcm or pb.robust_bcm"
+                f"expected an aggregation, got {aggregation!r}; pass pb.gp.poe, pb.gp.gpoe, pb.gp.bcm or pb.gp.robust_bcm"
             )
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features

@@ -13,8 +13,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.families.gaussian_processes.covariances import mean_at
-from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.identifiability import check_related
+from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.sparse import interpolation
 from probmodel.layers.representations.gaussian_process.hyperparameters import drawn, drawn_by_guide, hyperparameters
 from probmodel.protocols.integers import integer
@@ -59,7 +59,7 @@ class SparseGP(nn.Module):
 
     A parameter of kernel or mean with a prior of GPyTorch's is a latent at its dotted name, as
     `kernel.base_kernel.lengthscale`.  Its guide is the normal image on the prior's support, log-normal where that is
-    positive, centred at GPyTorch's own parameter.  Jitter is that of `svgp_elbo`.
+    positive, centered at GPyTorch's own parameter.  Jitter is that of `svgp_elbo`.
 
     Args:
         in_features: width of h.
