@@ -81,8 +81,6 @@ def bars_rows(*, quick: bool) -> Iterator[Row]:
     phase: Phase = Persistent(num_chains=2_000, num_sweeps=5)
     ascent = GradientAscent(steps, learning_rate=0.1, schedule=quadratic)
     settings = BoltzmannLearning(phase, ascent, None, monitor, progress=False)
-        phase, GradientAscent(steps, learning_rate=0.1, schedule=quadratic), None, monitor, progress=False
-    )
     for seed in range(1 if quick else 3):
         _, fit = learnt(started(16, rows, scale=0.1, seed=seed), rows, settings, seed)
         sums = [PATTERNS * value for value in fit.info["log_likelihood"]]

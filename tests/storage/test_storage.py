@@ -736,15 +736,11 @@ def test_a_failed_write_leaves_the_older_fit(folder, error, monkeypatch):
 
 KILLED = """
 import os, sys
-from probmodel import fit_folder
-from probmodel.decisions import Regress
-from probmodel.features import Identity
-from probmodel.pipeline import Pipeline
-from probmodel.protocols import Dataset, Posterior
-from probmodel.representations import DNN
-from probmodel.storage import save
-fit_folder.os.rename = lambda source, target: os._exit(9)
-save(Posterior(Pipeline(Identity(), DNN(2, 2), Regress(2)), Dataset(), {}, {}), sys.argv[1])
+import probmodel as pb
+from probmodel.storage import folder
+folder.os.rename = lambda source, target: os._exit(9)
+model = pb.Pipeline(pb.Identity(), pb.DNN(2, 2), pb.Regress(2))
+pb.save(pb.Posterior(model, pb.Dataset(), {}, {}), sys.argv[1])
 """
 
 
