@@ -1,4 +1,4 @@
-"""Fits and posteriors side by side, and the HTML report."""
+"""Comparison of models and of posterior approximations, and the HTML report."""
 
 from probmodel.comparison.models import Comparison, compare
 from probmodel.comparison.posteriors import PosteriorComparison, compare_posteriors

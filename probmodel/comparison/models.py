@@ -1,4 +1,4 @@
-"""Models of one data set side by side: evidence, predictive scores, calibration, complexity and verdict."""
+"""Comparison of models of one data set by evidence, predictive scores, calibration, complexity and verdict."""
 
 import html
 import math
@@ -27,7 +27,7 @@ NAN = float("nan")
 
 
 class Row(NamedTuple):
-    """One model: what was measured of it."""
+    """Measurements on one model, and the warnings of its evidence."""
 
     name: str
     posterior: Posterior
@@ -40,19 +40,19 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A table of models; `frame` is its numbers as pandas holds them, nats where a unit applies."""
+    """Table of models; `frame` has its numbers as a pandas DataFrame, in nats where a unit applies."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One line a model, best first."""
+        """Numbers with one row per model, best first."""
         return pd.DataFrame([_numbers(row) for row in self.rows]).set_index("model")
 
     @property
     def best(self) -> str:
-        """Name of the model of greatest held-out log score, or of greatest evidence where no rows were held out."""
+        """Name of the model of greatest held-out log score, or of greatest evidence if no rows were held out."""
         return self.rows[0].name
 
     def __str__(self) -> str:
@@ -76,21 +76,21 @@ def compare(
     estimator: Estimator = best,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
-    """Score and diagnose each fit, in one table.
+    """Score and diagnose each fit and collect the results in one table.
 
     Args:
         posteriors: name → fit, all of the same observations.
-        held_out: rows no fit has seen.
-        estimator: of the evidence.
-        notice: called with each name before its work starts, for a progress bar.
+        held_out: rows that no fit has used.
+        estimator: estimator of the evidence.
+        notice: function called with each name before its computation starts, for a progress bar.
 
     Returns:
-        Comparison, best held-out log score first: an evidence given point estimates is no match for a full one.  Without
-        held-out rows, best evidence first.
+        Comparison, best held-out log score first, since an evidence given point estimates is not comparable with a full
+        one.  Without held-out rows, full evidences come before conditional ones and the best comes first.
 
     Raises:
-        ValueError: for no fits, or fits of different observations (their evidences are of different quantities), or no
-            held-out rows for a fit whose latents cannot leave rows out either (point estimates).
+        ValueError: for no fits, fits of different observations (their evidences are of different quantities), or no
+            held-out rows for a fit of point estimates alone, from which no row can be left out.
 
     Reference:
         MacKay (1992), "Bayesian interpolation"; Vehtari, Gelman & Gabry (2017) for elpd_loo.
@@ -111,12 +111,12 @@ def _refuse_mix(posteriors: Mapping[str, Posterior]) -> None:
     if len(set(digests.values())) > 1:
         raise ValueError(
             f"expected evidences of the same observations, got different ones: {digests}; fit every model to the same rows "
-            "and the same y (an evidence of x and y together and one of y given x are of different observations too)"
+            "and the same y (an evidence of x and y together and one of y given x have different observations too)"
         )
 
 
 def _rank(row: Row) -> tuple[bool, float, float]:
-    """Best first; without held-out rows full evidences before conditional ones; what is no number comes last."""
+    """Sort key: best first; without held-out rows full evidences before conditional ones; NaN last."""
     if "held-out log score" in row.diagnosis:
         return False, _or_last(-row.diagnosis["held-out log score"].value), _or_last(-row.evidence.log_z)
     return bool(row.evidence.given), _or_last(-row.evidence.log_z), 0.0
@@ -169,7 +169,7 @@ def _numbers(row: Row) -> dict[str, Any]:
 
 
 def _accuracy(test: Scored) -> float:
-    """Share of rows whose likeliest class is the observed one, whatever the costs of actions."""
+    """Fraction of rows whose most probable class is the observed one, whatever the costs of actions."""
     return float(accuracy(test.prediction.distribution.probs.argmax(-1), test.observed))  # type: ignore[attr-defined]
 
 
@@ -216,7 +216,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if conditional:
         notes.append(
             f"evidence of {', '.join(conditional)} is conditional on point-estimated parameters (log p(y | x, estimates)): "
-            "it does not pay for fitting them, and must not be set against a full evidence; lift() integrates them"
+            "it does not penalize fitting them and must not be compared with a full evidence; integrate them with lift()"
         )
     notes += [f"{row.name}: {said}" for row in rows for said in row.warnings]
     if all("held-out log score" not in row.diagnosis for row in rows):

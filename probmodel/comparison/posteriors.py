@@ -1,4 +1,4 @@
-"""Posterior fits of one model side by side: where an approximation departs from a reference."""
+"""Comparison of posterior approximations of one model with a reference fit."""
 
 import html
 from collections.abc import Mapping
@@ -18,18 +18,19 @@ from probmodel.protocols.posterior import Posterior
 
 K_HAT_DRAWS = 1_000
 ENERGY_DRAWS = 300
+"""Draws of each fit at most in the energy distance."""
 PERMUTATIONS = 499
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class PosteriorComparison:
-    """Differences of each fit from the reference, by element of each site.
+    """Differences of each fit from the reference per element of each site.
 
-    `frame` has for every fit and element: the means, their difference in Monte Carlo standard errors, the ratio of
-    standard deviations, and the 1-Wasserstein distance in standard deviations of the reference.  `joint` has for every
-    fit its k-hat, the energy distance over all latents at once, and the permutation p-value of the hypothesis that both
-    sets of draws come from one distribution.
+    `frame` has, for every fit and element, the means, their difference in Monte Carlo standard errors, the ratio of
+    standard deviations, and the 1-Wasserstein distance in standard deviations of the reference.  `joint` has, for every
+    fit, its k-hat, the energy distance over all latents jointly, and the permutation p-value of the hypothesis that both
+    sets of draws come from the same distribution.
     """
 
     reference: str
@@ -53,15 +54,15 @@ class PosteriorComparison:
         return caption + "".join(tables)
 
     def plot_forest(self) -> Figure:
-        """Intervals of every element, fits side by side."""
+        """Plot the intervals of every element for all fits."""
         return plot_forest(self.draws)
 
     def plot_densities(self) -> Figure:
-        """Marginal densities, overlaid."""
+        """Plot the marginal densities of all fits in the same axes."""
         return plot_densities(self.draws)
 
     def plot_pairs(self) -> Figure:
-        """Draws of pairs of elements, overlaid."""
+        """Plot the draws of pairs of elements for all fits in the same axes."""
         return plot_pairs(self.draws)
 
 
@@ -70,12 +71,15 @@ def _short(value: float) -> str:
 
 
 def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, seed: int = 0) -> PosteriorComparison:
-    """Hold every fit of one model against a reference fit.
+    """Compare every fit of one model with a reference fit.
 
     Args:
         posteriors: name → fit; sites are matched by name.
         reference: name of the fit taken as the truth, usually a long NUTS run.
-        seed: of thinning and permutations.
+        seed: random seed of the permutations and of the draws for k-hat.
+
+    Returns:
+        PosteriorComparison: differences per element, and of all latents jointly.
 
     Raises:
         ValueError: for an unknown reference, fewer than two fits, or sites that differ in name or shape.
@@ -84,10 +88,12 @@ def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, s
         Székely & Rizzo (2013), "Energy statistics"; Yao et al. (2018), "Yes, but did it work?" for k-hat.
     """
     if reference not in posteriors:
-        raise ValueError(f"reference needs one of {list(posteriors)}, got {reference!r}")
+        raise ValueError(
+            f"expected reference to be one of {list(posteriors)}, got {reference!r}; pass the name of a fit in posteriors"
+        )
     if len(posteriors) < 2:
         raise ValueError(
-            f"expected two or more fits, got {list(posteriors)}; add the ones to hold against {reference!r}"
+            f"expected two or more fits, got {list(posteriors)}; add the ones to compare with {reference!r}"
         )
     draws = {name: _arrays(posterior) for name, posterior in posteriors.items()}
     for name, arrays in draws.items():
@@ -110,7 +116,8 @@ def _check_sites(name: str, arrays: Arrays, reference: str, expected: Arrays) ->
     for site, value in arrays.items():
         if value.shape[2:] != expected[site].shape[2:]:
             raise ValueError(
-                f"site {site!r} needs shape {expected[site].shape[2:]} as in {reference!r}, got {value.shape[2:]} in {name!r}"
+                f"expected site {site!r} of shape {tuple(expected[site].shape[2:])} as in {reference!r}, got "
+                f"{tuple(value.shape[2:])} in {name!r}; compare fits of one model"
             )
 
 
@@ -156,7 +163,7 @@ def energy_distance(a: np.ndarray, b: np.ndarray, generator: np.random.Generator
     Args:
         a: (S, D) draws.
         b: (T, D) draws.
-        generator: of the permutations.
+        generator: random generator of the permutations.
 
     Returns:
         Distance and p-value (1 + #{permuted ≥ observed}) / (1 + permutations).
@@ -171,7 +178,7 @@ def energy_distance(a: np.ndarray, b: np.ndarray, generator: np.random.Generator
 def _energy(distances: np.ndarray, first: np.ndarray) -> float:
     x, y = first.astype(float), (~first).astype(float)
     n, m = x.sum(), y.sum()
-    # Unbiased within-sample means: the zero distance of a draw to itself is left out.
+    # The zero distance of a draw to itself is left out, which makes the means within a sample unbiased.
     within = (x @ distances @ x) / (n * (n - 1)) + (y @ distances @ y) / (m * (m - 1))
     return float(2 * (x @ distances @ y) / (n * m) - within)
 
@@ -185,7 +192,7 @@ def _all_sites(arrays: Arrays, order: Arrays) -> np.ndarray:
 
 
 def _thinned(draws: np.ndarray) -> np.ndarray:
-    """Draws far apart: neighbors of a chain are dependent, and the permutation test takes draws as exchangeable."""
+    """Draws at equal distances: neighbors in a chain are dependent, but the permutation test assumes exchangeable draws."""
     if len(draws) <= ENERGY_DRAWS:
         return draws
     return draws[np.linspace(0, len(draws) - 1, ENERGY_DRAWS).astype(int)]

@@ -1,9 +1,9 @@
-"""Posterior (+ held-out data) → findings with a verdict (`pb.diagnosis`); what the evidence says of overfitting.
+"""Checks of a fitted model: findings, a verdict, and tests of overfitting by the evidence (`pb.diagnosis`).
 
 Verdict on one fit: diagnose, Diagnosis, Finding, Verdict.
-Overfitting by the evidence: conditional_evidence, prequential, Prequential, Block, diagnose_ladder, Ladder.
-How far the approximation is off: inference_gaps, Gaps.  Priors: prior_sensitivity, PriorSensitivity.
-Recalibrated approximation: recalibrated, Recalibrated.
+Overfitting judged by the evidence: conditional_evidence, prequential, Prequential, Block, diagnose_ladder, Ladder.
+Error of a variational approximation: inference_gaps, Gaps.
+Sensitivity to the prior: prior_sensitivity, PriorSensitivity; recalibrated, Recalibrated multiply the prior scales.
 """
 
 from probmodel.diagnosis.diagnose import diagnose

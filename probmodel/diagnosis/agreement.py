@@ -1,4 +1,4 @@
-"""Do the estimators of the evidence agree, and do its bounds hold together: else inference has failed."""
+"""Consistency of the evidence: its estimators have to agree and its bounds must not cross, or inference has failed."""
 
 import math
 
@@ -7,12 +7,13 @@ from probmodel.evidence.weighing.agreement import DISAGREEMENT
 from probmodel.protocols.evidence import Evidence
 
 AGREEMENT_ROUNDING = 1e-9
-"""Relative excess of a lower over an upper bound that float64 alone explains."""
+"""Relative amount by which a lower bound may exceed an upper one through float64 rounding errors alone."""
 
 
 def evidence_findings(evidence: Evidence | None) -> list[Finding]:
-    """The evidence, its bounds, the agreement of its estimators, and what was refused; flagged *inference failed* where
-    the estimators disagree or the bounds cross.
+    """Findings on the evidence, its bounds, the agreement of its estimators, and the estimates that were refused.
+
+    They are flagged *inference failed* if the estimators disagree or the bounds cross.
     """
     if evidence is None:
         return []
@@ -28,7 +29,7 @@ def _bounds(evidence: Evidence) -> list[Finding]:
         return []
     crossed = width < -AGREEMENT_ROUNDING * max(1.0, abs(evidence.log_z))
     message = (
-        "the lower bound is above the upper one" if crossed else f"nats between the bounds at {evidence.level:.0%}"
+        "the lower bound is above the upper bound" if crossed else f"nats between the bounds at {evidence.level:.0%}"
     )
     return [finding("evidence bounds", width, message, flag=Verdict.FAILED if crossed else "")]
 
@@ -39,12 +40,14 @@ def _agreement(evidence: Evidence) -> list[Finding]:
         return []
     failed = p_value < DISAGREEMENT
     compared = [each.method for each in evidence.agreement if not each.caveat]
-    message = f"p-value that {', '.join(compared)} estimate one number" + (": they do not" if failed else "")
+    message = f"p-value of the hypothesis that {', '.join(compared)} estimate the same number" + (
+        ": rejected" if failed else ""
+    )
     return [finding("agreement", p_value, message, flag=Verdict.FAILED if failed else "")]
 
 
 def _left_out(evidence: Evidence) -> list[Finding]:
-    """How far off the estimates are that take no part in the comparison, such as WBIC (Watanabe, 2013) and BIC."""
+    """Errors of the estimates that take no part in the comparison, such as WBIC (Watanabe, 2013) and BIC."""
     return [
         finding(f"{each.method} error", each.log_z - evidence.log_z, f"nats above log evidence; {each.caveat}")
         for each in evidence.agreement

@@ -1,4 +1,4 @@
-"""How much of a model the data use: parameters, effective dimension, and the curvature around the fit."""
+"""Complexity of a fit: number of parameters, effective dimension, and curvature of the log likelihood."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from torch.func import grad, vjp
 
 from probmodel.diagnosis.findings import CAUTION, Finding, finding
 from probmodel.diagnosis.lanczos import Spectrum, spectrum
-from probmodel.evidence.by_family.gp_mixtures import is_mixture
+from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.weighing.weights import theta_draws
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.posterior import Posterior, Target
@@ -20,26 +20,26 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
 PRIOR_PRECISION = 1.0
-"""α of a parameter for which the model states no prior."""
+"""Prior precision α assumed for a parameter without a prior."""
 COMPLEXITY_ROUNDING = 1e-5
-"""Share of the largest curvature below which an eigenvalue is rounding, not curvature."""
+"""Fraction of the largest curvature below which an eigenvalue is a rounding error."""
 CURVATURE_ROWS = 256
+"""Rows from which the curvature at point estimates is computed at most."""
 
 
 def complexity(posterior: Posterior) -> list[Finding]:
-    """Parameter count, effective dimension Σ λ / (λ + α), and share of negative curvature.
+    """Number of parameters, effective dimension Σ λ / (λ + α), and fraction of negative curvature.
 
-    λ are eigenvalues of minus the Hessian of the log likelihood, α the prior precision: for latents shared by rows at the
-    posterior mean, for point estimates (α = 1) at the fitted values, on at most 256 rows scaled to all.
+    λ are the eigenvalues of minus the Hessian of the log likelihood and α is the prior precision.  For latents shared by
+    rows they are taken at the posterior mean; for point estimates (α = 1) at the fitted values, on at most 256 rows scaled
+    to all.
 
     Reference:
         MacKay (1992), "Bayesian interpolation"; Maddox, Benton & Wilson (2020), "Rethinking parameter counting".
     """
     target = target_of(posterior)
     count = num_parameters(posterior, target)
-    found = [
-        finding("parameters", float(count), "numbers that the model's density depends on, apart from codes of rows")
-    ]
+    found = [finding("parameters", float(count), "point estimates and shared latents, without latents local to a row")]
     with isolated(seed=0):
         if target.dim and target.by_row is None:
             curvature = _latent_curvature(posterior, target)
@@ -51,9 +51,10 @@ def complexity(posterior: Posterior) -> list[Finding]:
 
 
 def num_parameters(posterior: Posterior, target: Target) -> int:
-    """Point estimates the log joint reads, all of a mixture's of Gaussian processes, and latents shared by rows."""
+    """Number of point estimates that the log joint reads (all of them for a mixture of GPs) and of latents shared by rows."""
     named = parameters(posterior.model)
-    read = named if is_mixture(posterior) else target.given
+    # The evidence of such a model is not that of its log joint, which need not read all parameters.
+    read = target.given if own_estimators(posterior) is None else named
     return sum(named[name].numel() for name in read) + (target.dim if target.by_row is None else 0)
 
 
@@ -63,15 +64,15 @@ def _spectral(curvature: Spectrum, count: int) -> list[Finding]:
     total, _ = curvature.trace(torch.abs)
     upward, _ = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v)))
     fraction = upward / total if total > 0 else 0.0
-    message = "share of curvature that points up: above 0.1 the fit is no minimum of its loss"
+    message = "fraction of negative curvature; above 0.1 the fit is not at a minimum of its loss"
     return [
-        finding("effective dimension", effective, f"directions of {count} that the data determine", stderr=stderr),
+        finding("effective dimension", effective, f"directions out of {count} that the data determine", stderr=stderr),
         finding("negative curvature", fraction, message, flag=CAUTION if fraction > 0.1 else ""),
     ]
 
 
 def _latent_curvature(posterior: Posterior, target: Target) -> Spectrum:
-    """Spectrum of P^(−1/2) H P^(−1/2): H of the log likelihood, P the prior's own curvature."""
+    """Spectrum of P^(−1/2) H P^(−1/2), with H of minus the log likelihood and P of minus the log prior."""
     theta = theta_draws(posterior, target).mean(0)
 
     def prior(vector: Tensor) -> Tensor:
@@ -90,16 +91,16 @@ def _at(density: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _prior_scale(prior: Callable[[Tensor], Tensor], target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """Standard deviations of the prior: from its curvature where that is diagonal, else from its draws."""
+    """Standard deviations of the prior, from its curvature if that is diagonal, else from its draws."""
     signs = torch.randint_like(theta, 2) * 2 - 1
-    diagonal = signs * prior(signs)  # Exact for a diagonal matrix.
+    diagonal = signs * prior(signs)  # One product gives the diagonal of a diagonal matrix exactly.
     if (diagonal > 0).all() and torch.allclose(prior(torch.ones_like(theta)), diagonal, rtol=1e-3):
         return diagonal.rsqrt()
     return target.sample_prior(500, 0).std(0)
 
 
 def _parameter_curvature(posterior: Posterior) -> Spectrum:
-    """Spectrum of the Hessian of the negative ELBO by the model's and the guide's parameters, noise held fixed."""
+    """Spectrum of the Hessian of the negative ELBO over the parameters of model and guide, with the noise held fixed."""
     data = posterior.data
     if data.num_rows is not None and data.num_rows > CURVATURE_ROWS:
         data = data.rows(torch.randperm(data.num_rows, device=data.tensors()[0].device)[:CURVATURE_ROWS])
@@ -114,7 +115,7 @@ def _parameter_curvature(posterior: Posterior) -> Spectrum:
     def loss(vector: Tensor) -> Tensor:
         return run(*_unflatten(vector, leaves))
 
-    with isolated(seed=0):  # The noise is held fixed, and so is the point: one gradient's graph serves all products.
+    with isolated(seed=0):  # Noise and point are fixed, so that the graph of one gradient serves all products.
         pull = vjp(grad(loss), flat)[1]
 
     def product(vector: Tensor) -> Tensor:

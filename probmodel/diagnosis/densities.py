@@ -1,5 +1,7 @@
-"""Models of whole rows, such as networks and Boltzmann machines: log scores of rows, and what mixing in the columns' own
-frequencies would gain (Genest & Zidek, 1986, "Combining probability distributions").
+"""Overfitting of models of whole rows, such as Bayesian networks and Boltzmann machines.
+
+It is judged by the log scores of rows, and by the gain from mixing the model with independent columns (Genest & Zidek, 1986,
+"Combining probability distributions").
 """
 
 import math
@@ -32,18 +34,18 @@ from probmodel.tracing.target import target, target_of
 
 NUM_SCORED_DRAWS = 500
 SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Of independent columns in the mixture with the model."""
+"""Weights of the independent columns in the mixture with the model."""
 
 
 class ScoredRows(NamedTuple):
-    """Rows and the log of the density that a fit and independent columns give to each, nats by row."""
+    """Log density of each row under a fit and under independent columns, nats per row."""
 
     log_score: Float[Tensor, " N"]
     base_rate: Float[Tensor, " N"]
 
 
 def predicts_one_site(posterior: Posterior) -> bool:
-    """Whether one observation follows from the rest; else the model is a density of whole rows."""
+    """Return whether one observed site is predicted from the other data; else the model is a density of whole rows."""
     if isinstance(posterior.model, Deciding | Marginal):
         return True
     observed = observed_sites(posterior.model, posterior.data)
@@ -51,10 +53,10 @@ def predicts_one_site(posterior: Posterior) -> bool:
 
 
 def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
-    """Mean log scores of training and held-out rows, their gap, and what a mixture with independent columns gains.
+    """Mean log scores of training and held-out rows, their gap, and the gain from a mixture with independent columns.
 
-    *Overfits* needs the gap and the gain: a density that claims more than the data hold is improved by a share of the
-    columns' own frequencies, chosen on one half of the held-out rows and scored on the other.
+    *Overfits* requires both the gap and the gain: an overconfident density is improved by a mixture with the frequencies
+    of the columns, whose weight is chosen on one half of the held-out rows and scored on the other.
 
     Raises:
         ValueError: for fewer than two held-out rows, or latents local to a row.
@@ -62,14 +64,14 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     train, test = scored_rows(posterior, posterior.data), scored_rows(posterior, held_out)
     refuse_too_few(test.log_score)
     if not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all()):
-        message = "nats a row: a row has probability zero or a density that is no number"
+        message = "nats per row; not finite: a row has probability zero or a density that is NaN"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
     gap, gap_error = difference(train.log_score, test.log_score)
     gain, gain_error = paired(mixing_gain(test))
     over, over_error = paired(test.log_score - test.base_rate)
     material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
     overconfident = gap > SIGNIFICANT * gap_error and material
-    # Differences of nearly equal densities vary so little by row that a hundredth of a nat would be significant.
+    # Differences of nearly equal densities vary so little between rows that a hundredth of a nat would be significant.
     worse = over < -max(MATERIAL, SIGNIFICANT * over_error)
     flag = Verdict.OVERFITS if overconfident else ""
     return [
@@ -77,14 +79,14 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         finding(
             "overconfidence",
             gain,
-            "nats a row that a mixture with independent columns gains on the held-out rows",
+            "nats per row that a mixture with independent columns gains on the held-out rows",
             stderr=gain_error,
             flag=flag or (CAUTION if material else ""),
         ),
         finding(
             "gain over base rate",
             over,
-            "held-out nats a row over independent columns",
+            "held-out nats per row over independent columns",
             stderr=over_error,
             flag=Verdict.OVERFITS if worse else "",
         ),
@@ -92,7 +94,7 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
 
 
 def scored_rows(posterior: Posterior, data: Dataset) -> ScoredRows:
-    """Rows under the fit, and under independent columns of the training rows."""
+    """Log densities of rows under the fit, and under independent columns fitted to the training rows."""
     data = on_device_of(data, posterior.data)
     known = observed_sites(posterior.model, posterior.data)
     new = observed_sites(posterior.model, data)
@@ -101,17 +103,17 @@ def scored_rows(posterior: Posterior, data: Dataset) -> ScoredRows:
 
 
 def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
-    """Log E_posterior[p(row | θ)], nats by row, all observed sites together.
+    """Log E_posterior[p(row | θ)] over all observed sites together, nats per row.
 
     Raises:
-        ValueError: for latents local to a row, whose integral no average over draws gives.
+        ValueError: for latents local to a row, over which draws of the training rows cannot average.
     """
     trained = target_of(posterior)
     new = trained if data is posterior.data else target(posterior.model, data._replace(size=data.num_rows))
     if trained.by_row is not None:
         raise ValueError(
-            "expected latents shared by rows in a model of several observed sites, got latents of each row; sum them out, or "
-            "observe one site"
+            "expected latents shared by rows in a model of several observed sites, got latents local to a row; sum them "
+            "out, or observe a single site"
         )
     none = torch.zeros(1, 0, dtype=trained.dtype, device=trained.device)
     theta = theta_draws(posterior, trained) if trained.dim else none
@@ -121,19 +123,19 @@ def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
 
 
 def some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:
-    """Up to 500 draws, evenly spread."""
+    """Up to 500 draws at equal distances."""
     return theta[torch.linspace(0, len(theta) - 1, min(NUM_SCORED_DRAWS, len(theta)), device=theta.device).long()]
 
 
 class ObservedSite(NamedTuple):
-    """A site's distribution and what was observed."""
+    """Distribution and observed value of a site."""
 
     fn: Distribution
     value: Tensor
 
 
 def observed_sites(model: Model, data: Dataset) -> list[ObservedSite]:
-    """All that the model observes, in its order."""
+    """Observed sites of the model, in the order of its statements."""
     with isolated(seed=0), torch.no_grad():
         found, run = sites(model, data), traced_run(model, data)
     nodes: list[Any] = [run.nodes[name] for name in found.observed]
@@ -146,14 +148,14 @@ def _has_parameters(distribution: Distribution) -> bool:
 
 
 def mixing_gain(test: ScoredRows) -> Float[Tensor, " N"]:
-    """Of the best share, chosen on the even rows and scored on the odd ones, and the reverse."""
+    """Gain per row in nats at the best mixture weight, chosen on the even rows and scored on the odd ones, and the reverse."""
     share = torch.tensor(SHARES, dtype=torch.float64, device=test.log_score.device)[:, None]
     mixed = torch.logaddexp(torch.log1p(-share) + test.log_score, torch.log(share) + test.base_rate)
     return cross_fitted(mixed)[0] - test.log_score
 
 
 def _base_rate(known: ObservedSite, value: Tensor) -> Float[Tensor, " N"]:
-    """Log score by row of independent columns: frequencies of whole numbers, each counted once more than seen, or normal ones."""
+    """Log score per row of independent columns: frequencies of integers with one added to each count, or normal densities."""
     columns = [each.reshape(len(each), -1).double().unbind(1) for each in (known.value, value)]
     return torch.stack([_column_score(old, new) for old, new in zip(*columns, strict=True)]).sum(0)
 

@@ -1,4 +1,4 @@
-"""One verdict from all checks of a fit."""
+"""Verdict on a fit from all of its checks."""
 
 from collections.abc import Hashable, Mapping
 
@@ -16,7 +16,7 @@ from probmodel.tracing.checks import check
 from probmodel.tracing.devices import on_device_of
 
 ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
-"""The first of these that any finding is flagged with is the verdict."""
+"""Verdicts by priority: the first one that flags any finding is the verdict."""
 
 
 def diagnose(
@@ -27,27 +27,27 @@ def diagnose(
     conditional: Evidence | None = None,
     smaller: Mapping[Hashable, Evidence] | None = None,
 ) -> Diagnosis:
-    """Whether a fit converged, how complex it is, and whether it over- or underfits.
+    """Check whether a fit converged, how complex it is, and whether it overfits or underfits.
 
-    It overfits if the gap to held-out rows is significant and widening its predictions would improve them.  Where the
-    conditional evidence of smaller models is given, p_loo above 1.5 times the effective dimension and k-hat above .7 on
+    A fit overfits if the gap to held-out rows is significant and wider predictions would score better.  If the
+    conditional evidence of smaller models is given, p_loo above 1.5 times the effective dimension and k-hat above 0.7 on
     more than 5 % of rows are symptoms too, and any symptom counts only if a smaller model has the higher conditional
-    evidence: a large model whose parameters the data support has a gap, and does not overfit.
+    evidence: a large model whose parameters the data support has a gap, but does not overfit.
 
     Args:
-        posterior: from any inference.
-        held_out: rows the fit has not seen; needed where there are no latents whose draws could leave rows out.
-        evidence: if already estimated, shown among the findings and spares its k-hat a second computation; inference has
-            failed where its estimators disagree (p < .001) or its bounds cross.
+        posterior: fit by any inference.
+        held_out: rows that the fit has not used; required for a model without latents whose draws can leave rows out.
+        evidence: estimate of the evidence if there is one; it is listed among the findings, and its k-hat is reused.
+            Inference has failed if its estimators disagree (p < 0.001) or its bounds cross.
         conditional: `conditional_evidence` of this model.
-        smaller: name → `conditional_evidence` of a model with fewer parameters, of the same rows given the same rows.
+        smaller: name → `conditional_evidence` of a model with fewer parameters, for the same rows given the same rows.
 
     Returns:
         Diagnosis: a verdict, *inference failed* before *overfits* before *underfits* before *fits*, and the findings.
 
     Raises:
-        ValueError: for held-out rows with other columns, too few of them, or none where they are needed; for conditional
-            evidences that cannot be compared.
+        ValueError: for held-out rows with other columns, fewer than two of them, or none where they are required; for
+            conditional evidences that cannot be compared.
 
     Reference:
         Lotfi et al. (2022), "Bayesian model selection, the marginal likelihood, and generalization"; Vehtari, Gelman &

@@ -1,4 +1,4 @@
-"""What a diagnosis says: findings, each with its number, and one verdict."""
+"""Result of a diagnosis: findings, each with its number, and one verdict."""
 
 import html
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One check.  `flag` is empty where all is well, else what the check speaks for."""
+    """Result of one check; `flag` is empty if the check passed, else the verdict it supports or *caution*."""
 
     name: str
     value: float
@@ -33,17 +33,17 @@ class Finding(NamedTuple):
 def finding(
     name: str, value: SupportsFloat, message: str, *, stderr: SupportsFloat = float("nan"), flag: str = ""
 ) -> Finding:
-    """A finding; `stderr` is nan where the value has none."""
+    """Make a finding; `stderr` is nan for a value without a standard error."""
     return Finding(name, float(value), float(stderr), message, flag)
 
 
 CAUTION = "caution"
-"""Flag of a finding that limits trust in a number without deciding the verdict."""
+"""Flag of a finding that reduces the trust in a number without deciding the verdict."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A verdict and the findings behind it, in nats where a unit applies."""
+    """A verdict and the findings it rests on, in nats where a unit applies."""
 
     verdict: Verdict
     findings: tuple[Finding, ...]
@@ -52,7 +52,9 @@ class Diagnosis:
         for each in self.findings:
             if each.name == name:
                 return each
-        raise KeyError(f"expected one of {[each.name for each in self.findings]}, got {name!r}")
+        raise KeyError(
+            f"expected one of {[each.name for each in self.findings]}, got {name!r}; test with `name in diagnosis` first"
+        )
 
     def __contains__(self, name: object) -> bool:
         return any(each.name == name for each in self.findings)

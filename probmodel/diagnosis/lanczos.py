@@ -1,4 +1,4 @@
-"""Spectrum of a symmetric matrix known by its products alone: stochastic Lanczos quadrature (Ubaru et al., 2017)."""
+"""Spectrum of a symmetric matrix from matrix-vector products: stochastic Lanczos quadrature (Ubaru et al., 2017)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 DENSE_LIMIT = 100
-"""Up to this size the matrix is formed and its spectrum is exact."""
+"""Largest size at which the matrix is formed, so that its spectrum is exact."""
 
 
 class Spectrum(NamedTuple):
-    """Ritz values and weights of each random probe: the trace of f(A) is the mean over probes of Σ weights · f(values)."""
+    """Ritz values and weights of each random probe; trace f(A) is the mean over probes of Σ weights · f(values)."""
 
     probes: Sequence[tuple[Float[Tensor, " M"], Float[Tensor, " M"]]]
     exact: bool
@@ -36,12 +36,12 @@ def spectrum(
     num_steps: int = 50,
     num_probes: int = 4,
 ) -> Spectrum:
-    """Spectrum of A from products v → A v; call it inside `isolated`, the probes are random.
+    """Spectrum of A from products v → A v; call it inside `isolated`, since the probes are random.
 
     Args:
-        product: v → A v, A symmetric.
-        like: a vector of the size, dtype and device of v.
-        num_steps: Lanczos steps a probe.
+        product: function v → A v of a symmetric A.
+        like: vector with the size, dtype and device of v.
+        num_steps: Lanczos steps per probe.
         num_probes: random directions, 2 or more.
     """
     size = like.numel()
@@ -60,7 +60,7 @@ def _rademacher(like: Tensor) -> Tensor:
 def _lanczos(
     product: Callable[[Tensor], Tensor], start: Float[Tensor, " D"], num_steps: int
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """Ritz values and squared first components, with full reorthogonalization against rounding."""
+    """Ritz values and squared first components, with full reorthogonalization against rounding errors."""
     basis = [start / start.norm()]
     diagonal: list[Tensor] = []
     off_diagonal: list[Tensor] = []
@@ -68,7 +68,7 @@ def _lanczos(
         vector = product(basis[-1])
         diagonal.append(vector @ basis[-1])
         earlier = torch.stack(basis)
-        for _ in range(2):  # Once is not enough in float32.
+        for _ in range(2):  # A single orthogonalization is not enough in float32.
             vector = vector - earlier.T @ (earlier @ vector)
         norm = vector.norm()
         if norm <= 1e-6 * max(abs(float(d)) for d in diagonal) or len(diagonal) == num_steps:

@@ -1,4 +1,4 @@
-"""Does the fit say more about its data than about new rows: gap to held-out rows, overconfidence, leave-one-out."""
+"""Overfitting and underfitting of a fit: gap to held-out rows, overconfidence, leave-one-out cross-validation."""
 
 import numpy as np
 import torch
@@ -27,20 +27,19 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import LeavesOneOut
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target_of
 
 WAIC_LIMIT = 0.4
-"""Variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
+"""Posterior variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
 
 
 def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
-    """Log p(y_i | θ_s) of up to 500 draws; None for a model without latents that rows share, or whose rows have one term
-    between them: no row can be left out of it by weights.
+    """Log p(y_i | θ_s) in nats for up to 500 draws; None if no row can be left out by importance weights.
+
+    That is so for a model without latents, with latents local to a row, or with one joint term for all of its rows.
     """
     target = target_of(posterior)
-    with isolated(seed=0):
-        found = sites(posterior.model, posterior.data)
+    found = target.sites
     if target.dim == 0 or any(latent.row_dim is not None for latent in found.latents):
         return None
     theta = some(theta_draws(posterior, target))
@@ -50,13 +49,13 @@ def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
 
 
 def leave_one_out(posterior: Posterior) -> Loo | None:
-    """PSIS-LOO by ArviZ; None where no row can be left out by weights."""
+    """PSIS-LOO by ArviZ; None if no row can be left out by importance weights."""
     by_row = log_likelihood_draws(posterior)
     return None if by_row is None else loo(by_row[None].numpy(force=True))
 
 
 def p_waic(log_likelihood: Float[Tensor, "S N"]) -> Float[Tensor, " N"]:
-    """Variance over draws of log p(y_i | θ_s): the effective number of parameters by row, as WAIC counts it.
+    """Variance over draws of log p(y_i | θ_s): the effective number of parameters per row as WAIC counts it.
 
     Reference:
         Watanabe (2010), "Asymptotic equivalence of Bayes cross validation and WAIC in singular learning theory".
@@ -65,15 +64,19 @@ def p_waic(log_likelihood: Float[Tensor, "S N"]) -> Float[Tensor, " N"]:
 
 
 def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[Finding]:
-    """Findings on overfitting and underfitting, flagged with the verdict they speak for.
+    """Findings on overfitting and underfitting, flagged with the verdict they support.
 
-    With held-out rows: the gap of mean log scores with its standard error, and how much a recalibration of the
-    predictions, fitted on one half of the held-out rows and scored on the other, gains: predictions that claim more than
-    the data hold can be improved without knowing any new row (Harrell's calibration slope; Guo et al., 2017).
-    *Overfits* needs both.  A gap alone every fitted model has; it is about p / N a row for p effective parameters.
+    With held-out rows they are the gap of the mean log scores with its standard error, and the gain from a recalibration
+    of the predictions that is fitted on one half of the held-out rows and scored on the other: overconfident predictions
+    can be improved without further rows (Harrell's calibration slope; Guo et al., 2017).
+    *Overfits* requires both, since every fitted model has a gap, of about p / N nats per row for p effective parameters.
+
+    Args:
+        posterior: fit by any inference.
+        held_out: rows that the fit has not used.
 
     Raises:
-        ValueError: where there are neither held-out rows nor latents whose draws leave rows out.
+        ValueError: for a model without latents whose draws can leave rows out, if no held-out rows are given.
     """
     if isinstance(posterior.model, LeavesOneOut):
         found = _by_closed_form(posterior, posterior.model, decisive=held_out is None)
@@ -81,15 +84,15 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     by_row = log_likelihood_draws(posterior)
     if held_out is None and by_row is None:
         raise ValueError(
-            "expected held-out data or latents shared by rows, got point estimates alone: their training score says "
-            "nothing about new rows; pass diagnose(fit, test)"
+            "expected held-out data or latents shared by rows, got point estimates alone, whose training score says "
+            "nothing about new rows; pass held-out rows, as in diagnose(fit, test)"
         )
     found = [] if by_row is None else _by_loo(by_row, decisive=held_out is None)
     return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
 
 
 def _by_closed_form(posterior: Posterior, model: LeavesOneOut, *, decisive: bool) -> list[Finding]:
-    """A process leaves rows out in closed form: at each draw of its hyperparameters, or at their point estimates."""
+    """Leave rows out of a Gaussian process in closed form, per draw of its hyperparameters or at their point estimates."""
     target = target_of(posterior)
     if target.dim == 0:
         return refitted(posterior, model)
@@ -110,24 +113,27 @@ def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:
     bad = float(np.mean(left_out.pareto_k > K_HAT_LIMIT))
     trusted = bad == 0
     per_row = left_out.p_loo / rows
-    message = f"of {rows} rows; above half of them the model follows single rows"
+    message = f"for {rows} rows; above half their number the model follows single rows"
     flag = Verdict.OVERFITS if decisive and trusted and per_row > 0.5 else CAUTION if per_row > 0.5 else ""
     found = [
         finding(
-            "elpd_loo", left_out.elpd, "expected log score of new rows, nats over the data set", stderr=left_out.se
+            "elpd_loo",
+            left_out.elpd,
+            "expected log predictive density by PSIS-LOO, nats over the data set",
+            stderr=left_out.se,
         ),
         finding("p_loo", left_out.p_loo, f"effective number of parameters {message}", flag=flag),
         finding("p_waic", float(waic.sum()), _waic_message(waic)),
     ]
     if not trusted:
-        found.append(finding("loo k-hat", bad, f"share of rows whose k-hat exceeds {K_HAT_LIMIT}", flag=CAUTION))
+        found.append(finding("loo k-hat", bad, f"fraction of rows whose k-hat exceeds {K_HAT_LIMIT}", flag=CAUTION))
     return found
 
 
 def _waic_message(waic: Float[Tensor, " N"]) -> str:
     unstable = int((waic > WAIC_LIMIT).sum())
-    doubt = f"; {unstable} rows vary by more than {WAIC_LIMIT}, trust p_loo" if unstable else ""
-    return f"the same by the variance over draws, as in WAIC{doubt}"
+    doubt = f"; {unstable} rows have a variance above {WAIC_LIMIT}, so trust p_loo" if unstable else ""
+    return f"effective number of parameters by the variance over draws, as in WAIC{doubt}"
 
 
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
@@ -138,7 +144,7 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     gap, gap_error = difference(train.log_score, test.log_score)
     broken = not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all())
     if broken:
-        message = "nats a row: a row has probability zero or a prediction that is no number"
+        message = "nats per row; not finite: a row has probability zero or a prediction that is NaN"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
     (gain, gain_error), too_narrow = recalibration_gain(test)
     null = baseline(train, test)
@@ -154,14 +160,14 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         finding(
             "overconfidence",
             gain,
-            f"nats a row that {'widening' if too_narrow else 'sharpening'} the held-out predictions gains",
+            f"nats per row that {'widening' if too_narrow else 'sharpening'} the held-out predictions gains",
             stderr=gain_error,
             flag=Verdict.OVERFITS if overconfident else doubtful,
         ),
         finding(
             "gain over base rate",
             test_gain,
-            "held-out nats a row over a prediction that knows no features",
+            "held-out nats per row over a prediction that uses no features",
             stderr=test_error,
             flag=Verdict.OVERFITS if worse else Verdict.UNDERFITS if blind else "",
         ),
@@ -169,16 +175,19 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
 
 
 def _has_features(data: Dataset, observed: Tensor) -> bool:
-    """Whether the call holds anything by row beside what was observed; else no prediction can beat the base rate."""
+    """Return whether the data hold a tensor per row besides the observations; else no prediction can beat the base rate."""
     by_row = [tensor for tensor in data.tensors() if tensor.dim() and len(tensor) == data.num_rows]
     return any(tensor.shape != observed.shape or not torch.equal(tensor, observed) for tensor in by_row)
 
 
 def baseline(train: Scored, test: Scored) -> tuple[Float[Tensor, " N"], Float[Tensor, " M"]]:
-    """Log scores by row of a prediction without features: frequencies in the training rows, or their mean and variance.
+    """Log scores per row of a prediction without features: frequencies in the training rows, or their mean and variance.
 
-    Frequencies, each value counted once more than seen, serve discrete observations that take no more values than there
-    are rows: a density could not be set against the probabilities of the fit.
+    Frequencies, with one added to each count, are used for discrete observations that take fewer values than there are
+    rows: a density could not be compared with the probabilities of the fit.
+
+    Returns:
+        Log scores of the training rows and of the held-out rows, nats per row.
     """
     observed = [train.observed, test.observed]
     largest = int(max(y.max() for y in observed)) if _is_discrete(train.prediction.by_draw) else len(train.log_score)

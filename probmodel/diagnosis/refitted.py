@@ -1,7 +1,7 @@
-"""How far hyperparameters, or a kernel's network, have followed the rows themselves (Ober, Rasmussen & van der Wilk, 2021).
+"""Overfitting of hyperparameters, or of a kernel's network, to single rows (Ober, Rasmussen & van der Wilk, 2021).
 
-A row is left out of a Gaussian process in closed form, but not out of the fit of its hyperparameters.  Two refits tell: to
-part of the rows, scored on the others, and to permuted observations, of which nothing should be predictable.
+A row can be left out of a Gaussian process in closed form, but not out of the fit of its hyperparameters.  Two refits show
+the difference: to part of the rows, scored on the others, and to permuted observations, which should not be predictable.
 """
 
 import warnings
@@ -23,21 +23,26 @@ from probmodel.protocols.model import LeavesOneOut
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated, spawn
-from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target_of
 
 NUM_FOLDS = 5
 FEWEST_STEPS = 50
-"""Of a refit: a fit that began near its end says nothing about how many others need."""
+"""Steps allowed to a refit at least: a fit that started near its optimum took fewer than a refit needs."""
 CLAIMED = 0.5
-"""Share of the score over the base rate that permuted observations may reach as well."""
+"""Fraction of the gain over the base rate beyond which the gain on permuted observations counts as overfitting."""
 
 
 def refitted(posterior: Posterior, model: LeavesOneOut, *, seed: int = 0) -> list[Finding]:
-    """Findings on a process without latents; flagged *overfits* where its score rests on fitting hyperparameters to the rows.
+    """Findings on a Gaussian process without latents, flagged *overfits* if its score rests on fitting the hyperparameters.
 
-    Fitting p hyperparameters to n rows raises the score of a row by about p / n nats (Akaike, 1974); where that is below .05
-    nothing is refitted.  Refits start from the fitted values, which a large network may keep: then the permuted
-    observations show it.
+    Fitting p hyperparameters to n rows raises the score per row by about p / n nats (Akaike, 1974); if that is below 0.05
+    nothing is refitted.  Refits start from the fitted values, which a large network may keep; the permuted observations
+    reveal such a case.
+
+    Args:
+        posterior: fit with point estimates alone.
+        model: the model of `posterior`.
+        seed: random seed of the folds, the permutation and the refits.
 
     Reference:
         Ober, Rasmussen & van der Wilk (2021), The Promises and Pitfalls of Deep Kernel Learning, UAI; Zhang et al. (2017),
@@ -48,7 +53,7 @@ def refitted(posterior: Posterior, model: LeavesOneOut, *, seed: int = 0) -> lis
         left_out = model.log_leave_one_out(posterior.data)
     n, count = len(left_out), sum(leaf.numel() for leaf in parameters(posterior.model).values())
     error = float(left_out.std() * n**0.5) if n > 1 else float("nan")
-    message = "log score of each row given all others, in closed form, hyperparameters as fitted to all; nats over the data set"
+    message = "log score of each row given all others in closed form, hyperparameters fitted to all rows; nats over the data set"
     found = [finding("elpd_loo", float(left_out.sum()), message, stderr=error)]
     if count <= MATERIAL * n or n < 2 * NUM_FOLDS:
         return found
@@ -62,8 +67,8 @@ def _by_folds(posterior: Posterior, seed: int) -> list[Finding]:
     doubtful = loss > max(MATERIAL, SIGNIFICANT * error)
     overfits = doubtful and gain > max(MATERIAL, SIGNIFICANT * gain_error) and too_narrow
     verdict = Verdict.OVERFITS if overfits else ""
-    message = f"nats a row that {NUM_FOLDS}-fold scores lose when each fold is left out of the hyperparameters too"
-    widening = f"nats a row that {'widening' if too_narrow else 'sharpening'} those predictions gains"
+    message = f"nats per row that {NUM_FOLDS}-fold scores lose when each fold is left out of the hyperparameter fit too"
+    widening = f"nats per row that {'widening' if too_narrow else 'sharpening'} those predictions gains"
     return [
         finding("refitting", loss, message, stderr=error, flag=verdict or (CAUTION if doubtful else "")),
         finding("refitted overconfidence", gain, widening, stderr=gain_error, flag=verdict),
@@ -71,7 +76,7 @@ def _by_folds(posterior: Posterior, seed: int) -> list[Finding]:
 
 
 def _folds(posterior: Posterior, seed: int, *, refit: bool) -> Scored:
-    """Each fold predicted from the others, with hyperparameters as they are or refitted to the others."""
+    """Predictions of each fold from the others, with hyperparameters kept or refitted to the others."""
     data = posterior.data
     n = len(data.tensors()[0])
     with isolated(spawn(seed, 1)):
@@ -93,7 +98,7 @@ def _folds(posterior: Posterior, seed: int, *, refit: bool) -> Scored:
 def _by_permutation(posterior: Posterior, left_out: Float[Tensor, " n"], seed: int) -> Finding:
     with isolated(spawn(seed, 2)):
         order = torch.randperm(len(left_out), device=left_out.device)
-        y = sites(posterior.model, posterior.data).observations[-1]
+    y = target_of(posterior).sites.observations[-1]
     data = posterior.data.map(lambda t: t[order] if t.shape == y.shape and torch.equal(t, y) else t)
     model: Any = _refit(posterior, data, seed).model
     with isolated(seed), torch.no_grad():
@@ -104,7 +109,9 @@ def _by_permutation(posterior: Posterior, left_out: Float[Tensor, " n"], seed: i
     gain, _ = paired(left_out[order] - base)
     material = claim > max(MATERIAL, SIGNIFICANT * error)
     flag = Verdict.OVERFITS if material and claim > CLAIMED * gain else CAUTION if material else ""
-    message = f"nats a row over the base rate that a refit claims of permuted observations; {gain:.3g} of the real ones"
+    message = (
+        f"nats per row over the base rate that a refit gains on permuted observations; {gain:.3g} on the real ones"
+    )
     return finding("permuted", claim, message, stderr=error, flag=flag)
 
 
@@ -119,7 +126,7 @@ def _moments(part: Scored) -> _Moments:
 
 
 def _refit(posterior: Posterior, data: Dataset, seed: int) -> Posterior:
-    """As far as the fit went; that it could go on, or needed jitter on the way, is the fit's to say."""
+    """Refit in at most as many steps as the fit took; warnings of convergence and jitter are left to the fit itself."""
     most = max(int(posterior.info.get("num_steps", 0)), FEWEST_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

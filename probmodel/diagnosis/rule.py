@@ -1,4 +1,4 @@
-"""When does a symptom of overfitting count: once a smaller model predicts the later rows better from the earlier ones."""
+"""Symptoms of overfitting count only if a smaller model predicts the later rows better from the earlier ones."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -8,18 +8,18 @@ from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.protocols.evidence import Evidence
 
 P_LOO_RATIO = 1.5
-"""p_loo over effective dimension from which single rows move the fit more than its own curvature says."""
+"""Ratio of p_loo to the effective dimension above which single rows move the fit more than its curvature implies."""
 BAD_FRACTION = 0.05
-"""Share of rows with k-hat above .7 from which they are no outliers but a pattern."""
+"""Fraction of rows with k-hat above 0.7 beyond which they are a pattern rather than outliers."""
 
 
 def p_loo_ratio(found: Sequence[Finding]) -> list[Finding]:
-    """Effective parameters by leave-one-out over effective dimension by curvature: 1 where the model is true."""
+    """Ratio of the effective parameters by leave-one-out to the effective dimension by curvature: 1 for a true model."""
     values = {each.name: each.value for each in found}
     if not values.keys() >= {"p_loo", "effective dimension"} or not values["effective dimension"] > 0:
         return []
     ratio = values["p_loo"] / values["effective dimension"]
-    message = f"p_loo over effective dimension; above {P_LOO_RATIO} single rows move the fit"
+    message = f"ratio of p_loo to the effective dimension; above {P_LOO_RATIO} single rows move the fit"
     return [finding("p_loo ratio", ratio, message, flag=CAUTION if ratio > P_LOO_RATIO else "")]
 
 
@@ -28,19 +28,19 @@ def against_smaller(
 ) -> list[Finding]:
     """Settle the symptoms of overfitting by the conditional evidence of smaller models.
 
-    Symptoms are findings flagged *overfits*, p_loo above 1.5 times the effective dimension, and k-hat above .7 on more
-    than 5 % of rows.  Where a smaller model has the higher conditional evidence, by more than twice its error, they speak
-    for *overfits*; where none has, they are cautions: the data support the parameters.  Without smaller models each
-    keeps the flag it has.
+    Symptoms are findings flagged *overfits*, p_loo above 1.5 times the effective dimension, and k-hat above 0.7 on
+    more than 5 % of rows.  If a smaller model has the higher conditional evidence, by more than twice the error of the
+    difference, they are flagged *overfits*; otherwise they are cautions, because the data support the parameters.
+    Without smaller models each finding keeps its flag.
 
     Raises:
-        ValueError: for evidences that are not conditional ones of the same rows given the same rows.
+        ValueError: for evidences other than conditional evidences of the same rows given the same rows.
     """
     if conditional is None and not smaller:
         return list(found)
     if conditional is None:
         raise ValueError(
-            "expected the model's own conditional evidence beside those of smaller ones; pass conditional="
+            "expected the model's own conditional evidence together with those of smaller models, got None; pass conditional="
         )
     check_conditional({"this model": conditional, **smaller})
     shown = finding("conditional evidence", conditional.log_z, _given_rows(conditional), stderr=conditional.stderr)
@@ -52,7 +52,7 @@ def against_smaller(
     ahead = has_higher_evidence(smaller[name], conditional)
     settled = [_confirmed(each, confirmed=ahead) for each in found]
     overfits = any(each.flag == Verdict.OVERFITS for each in settled)
-    message = f"nats of conditional evidence that the smaller model {name} is {'ahead' if lead > 0 else 'behind'}"
+    message = f"conditional evidence of the smaller model {name} minus that of this model, nats"
     flag = Verdict.OVERFITS if overfits else ""
     return [*settled, shown, finding("smaller model", lead, message, stderr=stderr, flag=flag)]
 
@@ -63,12 +63,12 @@ def check_conditional(evidences: Mapping[Hashable, Evidence]) -> None:
     if None in {rows for _, rows in split.values()} or len(set(split.values())) > 1:
         raise ValueError(
             "expected conditional evidences of the same rows given the same rows, got (data, rows given) "
-            f"{split}; make all with conditional_evidence(model, data, num_rows)"
+            f"{split}; compute all of them with conditional_evidence(model, data, num_rows)"
         )
 
 
 def has_higher_evidence(a: Evidence, b: Evidence) -> bool:
-    """Whether one evidence is above another by more than twice the error of their difference."""
+    """Return whether `a` exceeds `b` by more than twice the standard error of their difference."""
     stderr = math.hypot(a.stderr, b.stderr)
     return a.log_z - b.log_z > (0.0 if math.isnan(stderr) else SIGNIFICANT * stderr)
 

@@ -1,4 +1,4 @@
-"""Predictions of rows set against what was observed: log scores, and what recalibrating them would gain (Guo et al., 2017)."""
+"""Log scores of predictions and the gain from recalibrating them (Guo et al., 2017)."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,15 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
 SIGNIFICANT = 2.0
-"""Standard errors beyond which a difference counts."""
+"""Number of standard errors above which a difference is significant."""
 MATERIAL = 0.05
-"""Nats a row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
+"""Nats per row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
 TEMPERATURES = torch.logspace(-1, 1.5, 101, dtype=torch.float64)
+"""Temperatures tried by the recalibration."""
 
 
 class Scored(NamedTuple):
-    """Prediction of some rows and the log score of what was observed, nats by row."""
+    """Prediction of some rows and the log score of their observations, nats per row."""
 
     prediction: Prediction
     observed: Tensor
@@ -32,21 +33,26 @@ class Scored(NamedTuple):
 
 
 def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
-    """Predict rows and score the observations in them."""
+    """Predict rows and score the observations in them.
+
+    Raises:
+        ValueError: for rows without observations.
+    """
     data = on_device_of(data, posterior.data)
     with isolated(seed):
         observations = sites(posterior.model, data).observations
     if not observations:
-        raise ValueError("expected rows with what was observed in them, got none; pass Dataset((x,), {'y': y}, len(x))")
-    observed = observations[-1]  # After the codes, of a model that is a density of them too.
+        raise ValueError("expected rows with observations, got rows without any; pass Dataset((x,), {'y': y}, len(x))")
+    observed = observations[-1]  # A model that is also a density of its codes observes the codes first.
     prediction = predict_rows(posterior, data, seed=seed)
     log_score = prediction.distribution.log_prob(observed).double()
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
 
 
 def recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:
-    """Cross-fitted gain of the best temperature, and whether it widens: chosen on the even rows, scored on the odd ones,
-    and the reverse.
+    """Cross-fitted gain of the best temperature in nats per row with its standard error, and whether it widens.
+
+    The temperature is chosen on the even rows and scored on the odd ones, and the reverse.
     """
     scores = _tempered(test)
     found, chosen = cross_fitted(scores)
@@ -55,7 +61,7 @@ def recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:
 
 
 def cross_fitted(scores: Float[Tensor, "T N"]) -> tuple[Float[Tensor, " N"], list[int]]:
-    """Scores of the odd rows at what is best for the even ones, and the reverse; which of the T those are."""
+    """Scores of the odd rows with the candidate that is best for the even ones, and the reverse; indices of both candidates."""
     even = torch.arange(scores.shape[1], device=scores.device) % 2 == 0
     found, chosen = torch.zeros_like(scores[0]), []
     for fitted, left in ((even, ~even), (~even, even)):
@@ -66,23 +72,23 @@ def cross_fitted(scores: Float[Tensor, "T N"]) -> tuple[Float[Tensor, " N"], lis
 
 
 def score_findings(train: Float[Tensor, " N"], test: Float[Tensor, " M"], flag: str) -> list[Finding]:
-    """Mean log scores of training and held-out rows and their gap, which may speak for a verdict."""
+    """Mean log scores of training and held-out rows, and their gap, flagged with `flag`."""
     gap, gap_error = difference(train, test)
     return [
-        finding("train log score", float(train.mean()), "nats a row", stderr=error_of(train)),
-        finding("held-out log score", float(test.mean()), "nats a row", stderr=error_of(test)),
-        finding("gap", gap, "train minus held-out, nats a row", stderr=gap_error, flag=flag),
+        finding("train log score", float(train.mean()), "nats per row", stderr=error_of(train)),
+        finding("held-out log score", float(test.mean()), "nats per row", stderr=error_of(test)),
+        finding("gap", gap, "training minus held-out log score, nats per row", stderr=gap_error, flag=flag),
     ]
 
 
 def refuse_too_few(test: Float[Tensor, " M"]) -> None:
-    """Raise ValueError for fewer held-out rows than an error can be had from."""
+    """Raise ValueError for fewer held-out rows than a standard error needs."""
     if len(test) < 2:
-        raise ValueError(f"expected at least 2 held-out rows, got {len(test)}; hold out more")
+        raise ValueError(f"expected at least 2 held-out rows, got {len(test)}; hold out more rows")
 
 
 def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
-    """Log scores by row at each temperature: probabilities to the power 1/T, or normal predictions T times as wide."""
+    """Log scores per row at each temperature: probabilities to the power 1/T, or normal predictions T times as wide."""
     distribution, observed = test.prediction.distribution, test.observed
     if isinstance(distribution, Categorical):
         log_probs = distribution.logits.double()
@@ -93,25 +99,28 @@ def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) ->
     if isinstance(distribution, NormalMixture):
         return torch.stack([_widened(distribution, float(t)).log_prob(observed).double() for t in temperatures])
     mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
-    if not torch.isfinite(mean + sd).all():  # Tails too heavy for moments: nothing to widen.
+    if not torch.isfinite(mean + sd).all():  # Without moments there is no width to multiply.
         return torch.full((len(temperatures), len(test.log_score)), torch.nan, dtype=torch.float64)
     scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
     return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
 
 
 def _widened(mixture: NormalMixture, temperature: float) -> NormalMixture:
-    """Of the same shape around its mean, so many times as wide."""
+    """Mixture of the same shape and mean, `temperature` times as wide."""
     mean = mixture.mean[..., None]
     return NormalMixture(mixture.logits, mean + temperature * (mixture.loc - mean), temperature * mixture.scale)
 
 
 def difference(a: Float[Tensor, " N"], b: Float[Tensor, " M"]) -> tuple[float, float]:
+    """Difference of the means of two independent samples and its standard error."""
     return float(a.mean() - b.mean()), float((a.var() / len(a) + b.var() / len(b)).sqrt())
 
 
 def paired(values: Float[Tensor, " N"]) -> tuple[float, float]:
+    """Mean of paired differences and its standard error."""
     return float(values.mean()), error_of(values)
 
 
 def error_of(values: Float[Tensor, " N"]) -> float:
+    """Standard error of the mean."""
     return float(values.std() / len(values) ** 0.5)

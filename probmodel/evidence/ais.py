@@ -1,4 +1,4 @@
-"""Annealed importance sampling (Neal, 2001), forward into the posterior and in reverse out of it."""
+"""Annealed importance sampling (Neal, 2001), forward into the posterior and in reverse from its draws."""
 
 import time
 
@@ -22,19 +22,23 @@ from probmodel.tracing.target import target_of
 def ais(
     subject: Subject, *, seed: int = 0, num_chains: int = 4_000, num_steps: int | None = None, level: float = 0.95
 ) -> Evidence:
-    """Log mean weight of chains annealed from a defensive Student-t into the posterior, nats.
+    """Log mean weight of chains annealed from a defensive Student-t into the posterior, in nats.
 
-    Temperatures and kernels (Hamiltonian Monte Carlo) are fixed by a pilot run, so that every chain is unbiased for Z.
+    Temperatures and kernels (Hamiltonian Monte Carlo) are frozen after a pilot run, so that every chain is unbiased for Z.
 
     Args:
         subject: a fit, or a target.
-        seed: of pilot and chains.
-        num_chains: independent chains.
-        num_steps: temperatures; None takes the number that buys most for its cost.
-        level: of the bound.
+        seed: random seed of the pilot and of the chains.
+        num_chains: number of independent chains.
+        num_steps: number of temperatures; None for the most efficient number.
+        level: probability that the bound holds.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size.
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, the draws do not fit the model, or `level` is
+            outside (0, 1).
     """
     target = target_of(subject)
     if target.dim == 0:
@@ -43,7 +47,7 @@ def ais(
     schedule = forward_schedule(start(subject, seed), spawn(seed, 11), num_steps)
     log_w = forward_weights(schedule, num_chains, spawn(seed, 12))
     mean = weighted_mean(log_w)
-    warn_if_untrusted("ais", mean, "take more temperatures (num_steps) or chains")
+    warn_if_untrusted("ais", mean, "raise num_steps (temperatures) or num_chains")
     return Evidence(
         mean.log_mean,
         mean.stderr,
@@ -64,17 +68,21 @@ def ais(
 
 
 def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None, level: float = 0.95) -> Evidence:
-    """−log mean exp(−weight) of chains annealed from posterior draws into a truncated normal inside the posterior, nats.
+    """Reverse annealing −log mean exp(−log weight) from posterior draws into a truncated normal inside the posterior, in nats.
 
     Args:
-        subject: a fit, or a target, whose draws are then particles of sequential Monte Carlo.
-        seed: of pilot and chains.
-        num_steps: temperatures; None takes the number that buys most for its cost.
-        level: of the bound.
+        subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.
+        seed: random seed of the pilot and of the chains.
+        num_steps: number of temperatures; None for the most efficient number.
+        level: probability that the bound holds.
 
     Returns:
-        Evidence whose `upper` holds with probability `level` where the draws are exact; else as far as the draws are
-        independent and of the posterior, as `certified` says.
+        Evidence whose `upper` holds with probability `level` if the draws are exact; else as far as the draws are
+        independent and of the posterior, as `certified` states.
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, the draws do not fit the model, or `level` is
+            outside (0, 1).
 
     Reference:
         Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
@@ -87,7 +95,7 @@ def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None
     schedule = reverse_schedule(first, spawn(seed, 13), num_steps)
     log_w = backward_weights(schedule, first.scored, spawn(seed, 14))
     mean = weighted_mean(-log_w)
-    warn_if_untrusted("reverse ais", mean, "take more temperatures (num_steps) or posterior draws")
+    warn_if_untrusted("reverse ais", mean, "raise num_steps (temperatures), or keep more posterior draws")
     kept = thinned(log_w, first.theta.shape[0], exact=first.exact)
     return Evidence(
         -mean.log_mean,

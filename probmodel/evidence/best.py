@@ -1,10 +1,11 @@
 """The estimator to take when none is named."""
 
-from probmodel.evidence.by_family.gp_mixtures import by_size, is_mixture
+from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.evidence import Evidence
-from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.protocols.posterior import Subject
 
 
 def best(subject: Subject, *, seed: int = 0) -> Evidence:
@@ -12,7 +13,8 @@ def best(subject: Subject, *, seed: int = 0) -> Evidence:
 
     A mixture of Gaussian processes is enumerated, or takes `assignments_smc` where its rows are many.
     """
-    if is_mixture(subject):
-        return by_size(subject, seed=seed)
-    guided = isinstance(subject, Posterior) and subject.guide is not None
+    own = own_estimators(subject)
+    if own is not None:
+        return own.best(subject, seed=seed)
+    guided = starting_point(subject).guide is not None
     return iwae(subject, seed=seed) if guided else importance(subject, seed=seed)

@@ -23,21 +23,22 @@ TOLERANCE = 1e-10
 
 
 def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> Evidence:
-    """Fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, nats.
+    """Log Z as the fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, in nats.
 
-    Draws are standardized by the mean and covariance of their first half; the second half is bridged.  Warp-3 reflects
-    the posterior about its mean, p̃(z) = ½ |L| (p(m + Lz) + p(m − Lz)), which removes its skewness and leaves Z as it is.
+    Draws are standardized by the mean and covariance of their first half; the bridge uses the second half.  Warp-3 reflects
+    the posterior about its mean, p̃(z) = ½ |L| (p(m + Lz) + p(m − Lz)), which removes its skewness and leaves Z unchanged.
 
     Args:
-        subject: a fit, or a target, whose draws are then particles of sequential Monte Carlo.
-        seed: of the proposals.
-        num_proposals: normal draws.
+        subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.
+        seed: random seed of the proposals, and of any draws that the subject does not hold.
+        num_proposals: number of normal draws.
 
     Returns:
-        Evidence with the approximate relative error of Frühwirth-Schnatter (2004), autocorrelation of the draws included.
+        Evidence without bounds, with the approximate relative error of Frühwirth-Schnatter (2004), which includes the
+        autocorrelation of the draws.
 
     Raises:
-        ValueError: for fewer than 20 draws.
+        ValueError: if there are fewer than 20 draws.
     """
     target = target_of(subject)
     if target.dim == 0:
@@ -81,7 +82,7 @@ def _log_ratio(
     factor: Float[Tensor, "R d d"],
     index: Int[Tensor, "R d"],
 ) -> Float[Tensor, "S R"]:
-    """Log p̃(z) − log N(z; 0, I) of the warped posterior."""
+    """Log ratio log p̃(z) − log N(z; 0, I) of the warped posterior to a standard normal, in nats."""
     shift = torch.einsum("rij,srj->sri", factor, z)
     sides = []
     for sign in (1.0, -1.0):
@@ -121,7 +122,7 @@ def _fixed_point(
 
 
 def _effective(values: Float[Tensor, "A R"], num_chains: int) -> np.ndarray:
-    """Effective number of draws by the autocorrelation of a function of them, at most their number."""
+    """Effective sample size of draws from the autocorrelation of a function of them, at most their number."""
     count = len(values)
     by_chain = values.reshape(num_chains, count // num_chains, -1).numpy(force=True)
     found = np.asarray(ess_mean({"f": by_chain})["f"], dtype=float).reshape(-1)

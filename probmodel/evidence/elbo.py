@@ -7,18 +7,18 @@ from probmodel.tracing.target import target_of
 
 
 def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
-    """E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
+    """Evidence lower bound E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
 
     Args:
         subject: a fit with a guide (SVI, Laplace, Exact).
-        seed: of the draws.
-        num_samples: draws of the guide.
+        seed: random seed of the draws.
+        num_samples: number of draws from the guide.
 
     Returns:
-        Evidence whose `lower` bounds log Z at 95 %; nothing bounds it from above.
+        Evidence whose `lower` bounds log Z at 95 %; it has no upper bound.
 
     Raises:
-        ValueError: for a fit without a guide, or a target.
+        ValueError: if the fit has no guide, or the subject is a target.
     """
     total = guide_weights(fit_with_guide(subject), num_samples, seed).double().sum(-1)
     log_z, stderr = float(total.mean()), float(total.std() / num_samples**0.5)

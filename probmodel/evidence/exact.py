@@ -1,6 +1,6 @@
 """Exact evidence of conjugate models."""
 
-from probmodel.evidence.by_family.gp_mixtures import assignments, is_mixture
+from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
@@ -19,8 +19,9 @@ def exact(subject: Subject, *, seed: int = 0) -> Evidence:
         NotConjugateError: where there is no closed form.
         ValueError: for a mixture of Gaussian processes of too many rows.
     """
-    if is_mixture(subject):
-        return assignments(subject, seed=seed)  # type: ignore[arg-type]
+    own = own_estimators(subject)
+    if own is not None:
+        return own.exact(subject, seed=seed)
     log_z = closed_form(subject).log_z
     target = target_of(subject)
     return Evidence(

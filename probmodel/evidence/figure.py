@@ -1,4 +1,4 @@
-"""Bounds on the evidence as a picture: every estimate with its error bar, and the band that should hold the truth."""
+"""Figure of the evidence: every estimate with its error bar, and the bounds as a band that should contain the true value."""
 
 import math
 import textwrap
@@ -10,25 +10,26 @@ from matplotlib.figure import Figure
 from probmodel.protocols.evidence import Estimate, Evidence
 
 NORMAL_95 = 1.959963984540054
-"""Standard errors of an error bar, two-sided 95 %."""
+"""Half length of an error bar in standard errors, two-sided 95 %."""
 BLUE, GRAY, RED, INK = "#2563eb", "#94a3b8", "#dc2626", "#475569"
 WIDTH = 8.0
-"""Inches: what a notebook shows without shrinking it."""
+"""Width of the figure in inches, which a notebook shows without shrinking it."""
 CAPTION = 130
-"""Characters a line of the caption, at its size."""
+"""Characters per line of the caption, at its font size."""
 NEAR = 1.0
-"""Widths of the rest, or of a usual error bar, within which a caveated estimate or a long bar still widens the axis."""
+"""Distance within which an estimate with a caveat or a long error bar still widens the axis, in units of the width of the
+other estimates or of a typical error bar."""
 
 
 def plot(evidence: Evidence) -> Figure:
-    """A row an estimator, with ± 1.96 standard errors; the two-sided bound as a band, log Z as a line.
+    """Figure with one row per estimator and ± 1.96 standard errors, the two-sided bound as a band and log Z as a line.
 
-    Hollow marks have no standard error, gray ones a caveat, written beneath.  What lies far outside is an arrow with
-    its value, so that it does not squash the rest.  A refused evidence shows the bounds as they would have been,
-    hatched, and the first check that failed.
+    Hollow markers have no standard error; gray ones have a caveat, which is written beneath.  An estimate far outside is an
+    arrow with its value, so that it does not compress the others.  A refused evidence shows the unchecked bounds, hatched,
+    and the first check that failed.
 
     Args:
-        evidence: of `sandwich`; of any other estimator it is a single row.
+        evidence: result of `sandwich`; that of any other estimator gives a single row.
     """
     rows = evidence.agreement.estimates or (Estimate(evidence.method or "estimate", evidence.log_z, evidence.stderr),)
     band = _band(evidence)
@@ -55,14 +56,14 @@ def plot(evidence: Evidence) -> Figure:
     color = RED if _refused(evidence) else "black"
     figure.suptitle(_title(evidence), x=0.01, ha="left", fontsize=11, color=color)
     if axes.get_legend_handles_labels()[0]:
-        # A legend of the axes, since one of the figure would lie upon the title.
+        # A legend of the axes, since one of the figure would overlap the title.
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=2, frameon=False, fontsize=9)
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=INK)
     return figure
 
 
 def _draw_band(axes: Axes, evidence: Evidence, band: tuple[float, float], digits: int) -> None:
-    """Shaded from bound to bound, or to the edge on a side without one; hatched where the evidence is refused."""
+    """Shade from bound to bound, or to the edge on a side without a bound; hatch if the evidence is refused."""
     lower, upper = band
     if not (math.isfinite(lower) or math.isfinite(upper)):
         return
@@ -83,7 +84,7 @@ def _draw_band(axes: Axes, evidence: Evidence, band: tuple[float, float], digits
 
 def _draw_row(axes: Axes, place: int, estimate: Estimate, digits: int) -> None:
     color = GRAY if estimate.caveat else BLUE
-    inside = axes.get_yaxis_transform()  # x as a share of the axes, y in rows
+    inside = axes.get_yaxis_transform()  # x as a fraction of the axes, y in rows
     if estimate.caveat:
         said = textwrap.shorten(estimate.caveat, 100, placeholder=" …")
         axes.text(0.005, place + 0.36, said, transform=inside, fontsize=7, color=INK, va="center")
@@ -115,7 +116,7 @@ def _draw_row(axes: Axes, place: int, estimate: Estimate, digits: int) -> None:
 
 
 def _band(evidence: Evidence) -> tuple[float, float]:
-    """The bounds, or where refused what they would have been."""
+    """Bounds, or the unchecked ones if the evidence is refused."""
     if _refused(evidence):
         lower, upper = evidence.info.get("unchecked_bounds", (-math.inf, math.inf))
         return (lower, upper) if lower <= upper else (upper, lower)
@@ -127,12 +128,12 @@ def _refused(evidence: Evidence) -> bool:
 
 
 def _first_failure(evidence: Evidence) -> str:
-    """The check itself; what to try is in the warning."""
+    """First failed check without its remedy, which the warning gives."""
     return str(evidence.info["failed"][0]).split(";")[0]
 
 
 def _window(evidence: Evidence, rows: tuple[Estimate, ...], band: tuple[float, float]) -> tuple[float, float]:
-    """All that is to be trusted, wherever it lies; of the rest what is near enough not to squash it."""
+    """Limits of the axis: around all trusted estimates, and those of the others that are near enough not to compress them."""
     trusted = [each for each in rows if not each.caveat]
     points = [value for value in (evidence.log_z, *band, *(each.log_z for each in trusted)) if math.isfinite(value)]
     points = points or [each.log_z for each in rows if math.isfinite(each.log_z)] or [0.0]
@@ -173,7 +174,7 @@ def _p_value(value: float) -> str:
 
 
 def _digits(width: float) -> int:
-    """Decimals that tell two values a hundredth of `width` apart."""
+    """Number of decimals that distinguishes two values a hundredth of `width` apart."""
     return min(9, max(1, 2 - math.floor(math.log10(width)))) if width > 0 and math.isfinite(width) else 4
 
 

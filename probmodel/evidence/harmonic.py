@@ -1,4 +1,4 @@
-"""Learned harmonic mean estimate of the evidence (McEwen et al., 2021), its density a flow (Polanska et al., 2024)."""
+"""Learned harmonic mean estimate of the evidence (McEwen et al., 2021) with a normalizing flow (Polanska et al., 2024)."""
 
 import math
 from typing import Any, NamedTuple
@@ -24,17 +24,17 @@ except ImportError:
     HAS_ZUKO = False
 
 DRAWS_A_COORDINATE = 5
-"""Draws needed for each coordinate of a full covariance matrix; with fewer it is diagonal."""
+"""Draws needed per coordinate for a full covariance matrix; with fewer it is diagonal."""
 FEWEST_DRAWS = 40
-"""Below these neither half of the draws can train a density or show the spread of its weights."""
+"""Least number of draws: with fewer, neither half can train a density or show the spread of its weights."""
 HELD_OUT_FRACTION = 0.25
-"""Share of the training half that decides when training stops."""
+"""Fraction of the training half that decides when training stops."""
 PATIENCE = 20
-"""Steps of the optimizer without progress on the held-out draws before training stops."""
+"""Optimizer steps without improvement on the held-out draws after which training stops."""
 
 
 class Matched(NamedTuple):
-    """The affine map z → θ = loc + scale_tril z whose standard normal has the moments of given draws."""
+    """Affine map z → θ = loc + scale_tril z that gives a standard normal z the mean and covariance of given draws."""
 
     loc: Float[Tensor, " D"]
     scale_tril: Float[Tensor, "D D"]
@@ -43,26 +43,31 @@ class Matched(NamedTuple):
         return self.loc + z @ self.scale_tril.T
 
     def inverse(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S D"]:
-        """The z of each draw."""
+        """Standardized coordinates z of each draw."""
         return torch.linalg.solve_triangular(self.scale_tril, (theta - self.loc).T, upper=False).T
 
     def log_det(self) -> Float[Tensor, ""]:
-        """Log |dθ/dz|."""
+        """Log determinant log |dθ/dz|."""
         return self.scale_tril.diagonal().log().sum()
 
 
 def matched(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = None) -> Matched:
-    """The map to the mean and covariance of draws (variances only where draws are few); weights sum to one."""
+    """Affine map to the mean and covariance of draws, or to their variances alone where draws are few.
+
+    Args:
+        theta: the draws.
+        weights: one per draw, summing to one; None for equal weights.
+    """
     weights = theta.new_full((len(theta),), 1 / len(theta)) if weights is None else weights
     loc = weights @ theta
     centered = theta - loc
     variance = weights @ centered.square()
-    # A coordinate that never moved needs some width for the map to have an inverse.
+    # A constant coordinate needs a positive width for the map to be invertible.
     variance = variance.clamp_min(torch.finfo(theta.dtype).tiny ** 0.5)
     if 1 / weights.square().sum() < DRAWS_A_COORDINATE * theta.shape[1]:
         return Matched(loc, torch.diag(variance.sqrt()))
     covariance = centered.T @ (weights[:, None] * centered)
-    # One part in a million of each variance keeps rounding from making the matrix indefinite.
+    # One part in a million of each variance keeps rounding errors from making the matrix indefinite.
     return Matched(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
 
 
@@ -75,41 +80,41 @@ def harmonic(
     hidden_features: int = 32,
     num_steps: int = 300,
 ) -> Evidence:
-    """−log 1/S Σ_s φ(θ_s) / p(data, θ_s), θ_s ~ p(θ | data), in nats.
+    """Learned harmonic mean estimate −log 1/S Σ_s φ(θ_s) / p(data, θ_s), θ_s ~ p(θ | data), in nats.
 
-    φ is a neural spline flow trained by maximum likelihood on one half of the posterior's draws, in coordinates
-    standardized by their moments, its base then narrowed to the variance `temperature`, so that φ lies inside the
-    posterior and the weights are bounded.  The mean is over the other half, and its error counts the effective draws of
-    a chain.
+    φ is a neural spline flow, trained by maximum likelihood on one half of the posterior's draws in coordinates
+    standardized by their moments.  Its base is then narrowed to the variance `temperature`, so that φ lies inside the
+    posterior and the weights are bounded.  The mean is over the other half, and its standard error includes the
+    autocorrelation of a chain.
 
     Args:
-        subject: posterior, or target.
-        seed: of the flow, and of the draws of a bare target.
+        subject: a fit, or a target.
+        seed: random seed of the flow, and of any draws that the subject does not hold.
         temperature: variance of the flow's base, in (0, 1]; 0.8–0.9 by Polanska et al. (2024).
-        num_layers: spline transforms of the flow.
-        hidden_features: width of the two hidden layers of each.
-        num_steps: of Adam at most; training stops earlier where held-out draws gain nothing.
+        num_layers: number of spline transforms of the flow.
+        hidden_features: width of the two hidden layers of each transform.
+        num_steps: largest number of Adam steps; training stops earlier if the loss of held-out draws stops falling.
 
     Returns:
-        Evidence with `upper` at 95 %: 1/Z is estimated without bias, so log Z errs upwards.  `info` holds the draws in
-        the mean, the share of them that is effective under the weights, and k-hat.
+        Evidence with `upper` at 95 %: the estimate of 1/Z is unbiased, so that of log Z is biased upwards.  `info` holds
+        the number of draws in the mean, the relative ESS of their weights, and k-hat.
 
     Raises:
-        ImportError: without the package zuko.
-        ValueError: for a temperature outside (0, 1], or too few draws.
+        ImportError: if the package zuko is not installed.
+        ValueError: if the temperature is outside (0, 1], or there are too few draws.
     """
     if not HAS_ZUKO:
         raise ImportError("expected the package zuko, got none; pip install 'probmodel[flows]'")
     if not 0 < temperature <= 1:
-        raise ValueError(f"temperature needs to be in (0, 1], got {temperature}; 0.8 is the literature's")
+        raise ValueError(f"expected a temperature in (0, 1], got {temperature}; pass 0.8 to 0.9, as is usual")
     target = target_of(subject)
     if target.dim == 0:
         log_z = plain(target)
         return Evidence(log_z, 0.0, log_z, log_z, method="harmonic", given=target.given, digest=target.digest)
     theta = posterior_draws(subject, seed).detach()
     if len(theta) < FEWEST_DRAWS:
-        raise ValueError(f"expected at least {FEWEST_DRAWS} posterior draws, got {len(theta)}; draw more")
-    # Contiguous halves: neighbors in a chain are alike, and must not be on both sides.
+        raise ValueError(f"expected at least {FEWEST_DRAWS} posterior draws, got {len(theta)}; keep more draws")
+    # Contiguous halves: neighbors in a chain are dependent, and must not be in both halves.
     training, rest = theta[: len(theta) // 2], theta[len(theta) // 2 :]
     with isolated(seed):
         flow, affine = _fit(training, num_layers, hidden_features, num_steps)
@@ -117,7 +122,7 @@ def harmonic(
         log_w = _log_density(flow, affine, rest, temperature) - target.log_joint(rest)
     mean = weighted_mean(log_w[:, None])
     mean = mean._replace(stderr=max(mean.stderr, _chain_error(log_w, mean.log_mean)))
-    warn_if_untrusted("harmonic", mean, "lower the temperature, or draw more from the posterior")
+    warn_if_untrusted("harmonic", mean, "lower the temperature, or keep more posterior draws")
     return Evidence(
         -mean.log_mean,
         mean.stderr,
@@ -135,7 +140,7 @@ def harmonic(
 
 
 def _chain_error(log_w: Float[Tensor, " S"], log_mean: float) -> float:
-    """Relative standard error of the mean weight of draws that follow one another in a chain; 0 where it cannot be told."""
+    """Relative standard error of the mean weight of consecutive draws of a chain; 0 where it cannot be estimated."""
     relative = torch.exp(log_w.double() - log_mean).cpu().numpy()
     return float(np.nan_to_num(mcse_mean({"w": relative[None]})["w"]))
 
@@ -143,7 +148,7 @@ def _chain_error(log_w: Float[Tensor, " S"], log_mean: float) -> float:
 def _fit(
     theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int, num_steps: int
 ) -> tuple[nn.Module, Matched]:
-    """The flow that is likeliest on held-out draws, from the identity on: never worse there than a matched normal."""
+    """Flow of highest held-out likelihood along the training from the identity: never worse there than a matched normal."""
     held_out = max(1, int(HELD_OUT_FRACTION * len(theta)))
     affine = matched(theta[held_out:])
     test, train = affine.inverse(theta).split([held_out, len(theta) - held_out])
@@ -166,12 +171,12 @@ def _fit(
 
 
 def _identity(theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int) -> nn.Module:
-    """A neural spline flow (Durkan et al., 2019) that starts as the identity."""
+    """Neural spline flow (Durkan et al., 2019), initialized as the identity."""
     dim = theta.shape[1]
     flow = zuko.flows.NSF(dim, transforms=num_layers, hidden_features=(hidden_features,) * 2, bins=8)
     for layer in flow.transform.transforms:
         leaves = list(layer.parameters())
-        # One coordinate has its spline's knots as parameters; more have a network, whose last weight and bias make them.
+        # With one coordinate the spline's knots are parameters; with more, a network's last weight and bias produce them.
         for leaf in leaves if dim == 1 else leaves[-2:]:
             nn.init.zeros_(leaf)
     return flow.to(theta)
@@ -184,7 +189,7 @@ def _state(flow: nn.Module) -> dict[str, Any]:
 def _log_density(
     flow: nn.Module, affine: Matched, theta: Float[Tensor, "S D"], temperature: float
 ) -> Float[Tensor, " S"]:
-    """Log φ(θ), the flow's base N(0, I) narrowed to N(0, temperature · I)."""
+    """Log density log φ(θ) of the flow with its base N(0, I) narrowed to N(0, temperature · I)."""
     z, log_det = flow().transform.call_and_ladj(affine.inverse(theta))
     scale = torch.full_like(z, math.sqrt(temperature))
     return torch.distributions.Normal(0.0, scale).log_prob(z).sum(-1) + log_det - affine.log_det()

@@ -1,4 +1,4 @@
-"""Importance sampling with a Student-t matched to the posterior, and a wider one for defence (Geweke, 1989; Hesterberg, 1995)."""
+"""Importance sampling from a Student-t matched to the posterior and a wider, defensive one (Geweke, 1989; Hesterberg, 1995)."""
 
 import math
 
@@ -18,7 +18,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
 NUMBERS_AT_ONCE = 4_000_000
-"""Coordinates of the proposals that are held at once."""
+"""Largest number of coordinates of proposals in memory at once."""
 
 
 def importance(
@@ -29,19 +29,26 @@ def importance(
     proposal: Proposal = from_draws,
     level: float = 0.95,
 ) -> Evidence:
-    """Log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats; by row and summed where every latent is local to a row.
+    """Importance sampling estimate log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats.
+
+    Where every latent is local to a row, it is computed per row and summed.
 
     Args:
-        subject: a fit, or a target, whose draws are then particles of sequential Monte Carlo.
-        seed: of the proposals.
-        num_samples: proposals S.
-        proposal: `from_draws` (default) takes mean and covariance of the draws, `from_mode` mode and curvature; both a
-            Student-t with 5 degrees of freedom and a tenth of a wider one with 2.
-        level: of the bound.
+        subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.
+        seed: random seed of the proposals.
+        num_samples: number S of proposals.
+        proposal: distribution q.  `from_draws` (default) takes mean and covariance of the draws, `from_mode` mode and
+            curvature; both mix a Student-t with 5 degrees of freedom and, with weight 0.1, a wider one with 2.
+        level: probability that the bound holds.
 
     Returns:
-        Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat, the effective share
-        of draws, both of the worst row, and the estimate from Pareto-smoothed weights.
+        Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat and relative ESS,
+        both of the worst row, and the estimate from Pareto-smoothed weights (nan for several rows).
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, the draws do not fit the model, or `level` is
+            outside (0, 1).
+        ArithmeticError: if `from_mode` finds no maximum.
     """
     target = target_of(subject)
     if target.dim == 0:
@@ -49,7 +56,9 @@ def importance(
     base = proposal(subject, seed)
     log_w = proposal_weights(target, base, num_samples, seed)
     mean = weighted_mean(log_w)
-    warn_if_untrusted("importance", mean, "take more samples, reparametrize towards a normal posterior, or use ais")
+    warn_if_untrusted(
+        "importance", mean, "raise num_samples, reparametrize towards a normal posterior, or use evidence.ais"
+    )
     return Evidence(
         mean.log_mean,
         mean.stderr,
@@ -69,7 +78,7 @@ def importance(
 
 
 def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
-    """Log p(data, θ) − log q(θ) of proposals, made in chunks that fit the memory."""
+    """Log weights log p(data, θ) − log q(θ) of proposals, in nats, drawn in chunks that fit in memory."""
     chunk = max(1, NUMBERS_AT_ONCE // max(1, target.dim))
     parts = []
     with isolated(seed), torch.no_grad():

@@ -13,23 +13,26 @@ from probmodel.tracing.target import target_of
 
 
 def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
-    """Log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats; by row and summed where every latent is local to a row.
+    """Importance-weighted bound log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats.
 
-    Its expectation is below log Z and rises to it with S; with a trustworthy k-hat it is a consistent estimate.
+    Where every latent is local to a row, the bound is computed per row and summed.  Its expectation is below log Z and
+    increases to log Z with S; if k-hat can be trusted, it is a consistent estimate.
 
     Args:
         subject: a fit with a guide (SVI, Laplace, Exact).
-        seed: of the draws.
-        num_samples: draws S of the guide.
+        seed: random seed of the draws.
+        num_samples: number S of draws from the guide.
 
     Returns:
-        Evidence with `lower` at 95 %; `info` holds k-hat and the effective share of draws, of the worst row.
+        Evidence with `lower` at 95 %; `info` holds k-hat and relative ESS, both of the worst row.
 
     Raises:
-        ValueError: for a fit without a guide, or a target.
+        ValueError: if the fit has no guide, or the subject is a target.
     """
     mean = weighted_mean(guide_weights(fit_with_guide(subject), num_samples, seed))
-    warn_if_untrusted("iwae", mean, "the value is only a lower bound; use a richer guide, or NUTS and importance")
+    warn_if_untrusted(
+        "iwae", mean, "the value is only a lower bound; use a richer guide, or NUTS and evidence.importance"
+    )
     target = target_of(subject)
     return Evidence(
         mean.log_mean,

@@ -1,4 +1,4 @@
-"""Nested sampling of the evidence (Skilling, 2006) by dynesty (Speagle, 2020), from a repartitioned prior."""
+"""Nested sampling estimate of the evidence (Skilling, 2006) by dynesty (Speagle, 2020), from a repartitioned prior."""
 
 import math
 import threading
@@ -32,42 +32,42 @@ except ImportError:
     HAS_DYNESTY = False
 
 DEGREES_OF_FREEDOM = 3.0
-"""Tails of the base density: heavier than a posterior's, so that the likelihood against it has a maximum."""
+"""Degrees of freedom of the base: heavier tails than a posterior's, so that the density relative to it has a maximum."""
 WIDTH = 1.5
-"""Scale of the base density against the posterior's standard deviations."""
+"""Scale of the base density relative to the posterior's standard deviations."""
 LOWEST = -1e300
-"""What dynesty takes for a likelihood of zero."""
+"""Log likelihood that dynesty treats as a likelihood of zero."""
 EDGE = 1e-12
-"""Nearest to the faces of the unit cube: the quantiles there are infinite, and the mass beyond is nothing."""
+"""Least distance from the faces of the unit cube, where quantiles are infinite; the mass beyond it is negligible."""
 WALKED = 20
-"""Coordinates up to which live points are renewed by random walks, and beyond by slices (dynesty's own border)."""
+"""Largest dimension at which random walks renew live points; slice sampling does beyond (dynesty's own threshold)."""
 BATCH_FRACTION = 8
-"""Live points for each point evaluated at once: proposals made together are against one threshold, which meanwhile rises."""
+"""Live points per point of a batch: the proposals of a batch share one likelihood threshold, which rises meanwhile."""
 
 
 def nested(
     subject: Subject, *, seed: int = 0, num_live: int = 500, tolerance: float = 0.01, max_calls: int = 5_000_000
 ) -> Evidence:
-    """Log ∫ exp(log p(data, θ) − log b(θ)) db(θ) by shrinking b around the best of `num_live` points, in nats.
+    """Nested sampling of log Z = log ∫ exp(log p(data, θ) − log b(θ)) db(θ) with `num_live` points, in nats.
 
-    The base b takes the prior's place in the unit cube, which leaves the integral as it is (posterior repartitioning,
+    The base b takes the prior's place in the unit cube, which leaves the integral unchanged (posterior repartitioning,
     Chen et al., 2018): independent Student-t with 3 degrees of freedom in coordinates whitened by posterior draws, 1.5
-    times as wide.  The draws set the speed and the error, not the value: b covers R^D whatever they are.
+    times as wide.  The draws determine the speed and the error, not the value: b covers R^D whatever they are.
 
     Args:
-        subject: posterior, or target.
-        seed: of the live points, and of the draws of a bare target.
-        num_live: live points.
-        tolerance: stops where the live points could add no more than this, nats.
-        max_calls: evaluations of the log joint after which it stops in any case.
+        subject: a fit, or a target.
+        seed: random seed of the live points, and of any draws that the subject does not hold.
+        num_live: number of live points.
+        tolerance: largest remaining contribution of the live points to log Z at which sampling stops, in nats.
+        max_calls: number of evaluations of the log joint after which sampling stops in any case.
 
     Returns:
-        Evidence with the error √(H / num_live) of Skilling (2006); `info` holds H, the evaluations `ncall`, `seconds`
-        and `nlive`.
+        Evidence with the standard error √(H / num_live) of Skilling (2006); `info` holds the information H, the number of
+        evaluations `ncall`, `seconds` and `nlive`.
 
     Raises:
-        ImportError: without the package dynesty.
-        ValueError: for fewer live points than twice the coordinates.
+        ImportError: if the package dynesty is not installed.
+        ValueError: if there are fewer live points than twice the coordinates.
     """
     if not HAS_DYNESTY:
         raise ImportError("expected the package dynesty, got none; pip install 'probmodel[nested]'")
@@ -85,7 +85,7 @@ def nested(
     if pool.num_calls >= max_calls:
         warnings.warn(
             f"nested: stopped at {pool.num_calls} evaluations before the tolerance of {tolerance} nats; raise max_calls, or "
-            "draw from the posterior first",
+            "pass a fit with posterior draws",
             EvidenceWarning,
             stacklevel=2,
         )
@@ -105,16 +105,16 @@ def _run(pool: "_LockStep", dim: int, num_live: int, tolerance: float, max_calls
         lambda cube: stdtrit(DEGREES_OF_FREEDOM, cube.clip(EDGE, 1 - EDGE)),
         dim,
         nlive=num_live,
-        # Uniform draws from ellipsoids leave out parts of many modes, and the bootstrap that guards against it never ends.
+        # Uniform draws from ellipsoids miss parts of many modes, and the bootstrap that guards against it never ends.
         sample="rwalk" if dim <= WALKED else "rslice",
         rstate=np.random.default_rng(seed),
         pool=pool,
         queue_size=pool.size,
-        # Only the likelihood costs anything; the rest would be slower through threads.
+        # Only the likelihood is costly; the other functions would be slower in threads.
         use_pool={"prior_transform": False, "update_bound": False},
     )
     with warnings.catch_warnings():
-        # Said by `nested` itself, with what to do about it.
+        # `nested` itself warns of this, with a remedy.
         warnings.filterwarnings("ignore", message="The sampling was stopped short")
         sampler.run_nested(dlogz=tolerance, maxcall=max_calls, print_progress=False)
     results = sampler.results
@@ -122,7 +122,7 @@ def _run(pool: "_LockStep", dim: int, num_live: int, tolerance: float, max_calls
 
 
 def _likelihood(target: Target, base: Matched) -> Callable[[Float[np.ndarray, "S D"]], Float[np.ndarray, " S"]]:
-    """Log p(data, θ) − log b(θ) of whitened points; what is not a number has no weight."""
+    """Function that maps whitened points to log p(data, θ) − log b(θ), in nats; NaN counts as a likelihood of zero."""
     student, log_det = StudentT(base.loc.new_tensor(DEGREES_OF_FREEDOM)), base.log_det()
 
     def log_likelihood(points: Float[np.ndarray, "S D"]) -> Float[np.ndarray, " S"]:
@@ -135,7 +135,7 @@ def _likelihood(target: Target, base: Matched) -> Callable[[Float[np.ndarray, "S
 
 
 class _Request(NamedTuple):
-    """What a thread of the pool says: a point to evaluate and where to put the answer, or that it ended."""
+    """Message of a thread of the pool: a point to evaluate and a queue for the answer, or no point once its call has ended."""
 
     position: int
     point: np.ndarray | None
@@ -143,10 +143,10 @@ class _Request(NamedTuple):
 
 
 class _LockStep:
-    """A pool for dynesty whose calls run side by side and have their points evaluated together.
+    """Pool for dynesty that runs calls concurrently and evaluates their points in one batch.
 
-    Each call of `map` runs in a thread until it asks for a likelihood; once all of them wait, one batch answers them.
-    Batches depend on nothing but the calls, so a seed still says everything.
+    Each call of `map` runs in a thread until it requests a likelihood; once all of them wait, one batch answers them.
+    Batches depend on nothing but the calls, so that a seed determines the result.
     """
 
     def __init__(self, log_likelihood: Callable[[np.ndarray], np.ndarray], size: int) -> None:
@@ -163,13 +163,13 @@ class _LockStep:
         self._threads.shutdown()
 
     def evaluate(self, point: Float[np.ndarray, " D"]) -> float:
-        """The log likelihood of one point, asked for inside a call of `map`."""
+        """Log likelihood of one point, requested inside a call of `map`."""
         position, answer = self._mine.call
         self._requests.put(_Request(position, point, answer))
         return answer.get()
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """`function` of each item, in order; as many at once as the pool is large."""
+        """Results of `function` for all items, in order; at most `size` of them run at once."""
         items = list(items)
         return [
             result

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.evidence.annealing.reference import matched
 from probmodel.evidence.bridge import bridge
-from probmodel.evidence.by_family.gp_mixtures import checked, is_mixture
+from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.importance import proposal_weights
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
@@ -27,6 +27,7 @@ from probmodel.evidence.weighing.bounds import MANY, lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.starting_draws import Explored, Start, explored, start
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.verdict import (
     CLOSED_FORM_ROUNDING,
     Side,
@@ -40,7 +41,7 @@ from probmodel.evidence.weighing.verdict import (
 from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 
@@ -98,8 +99,9 @@ def sandwich(
     Reference:
         Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
     """
-    if is_mixture(subject):
-        return checked(subject, seed=seed, level=level)
+    own = own_estimators(subject)
+    if own is not None:
+        return own.sandwich(subject, seed=seed, level=level)
     target = target_of(subject)
     if target.dim == 0:
         return plain_evidence(target, "sandwich")
@@ -206,7 +208,7 @@ def _others(subject: Subject, first: Start, seen: Explored | None, forward: Esti
         found.append(_of(smc, subject, seed))
     found.append(_of(bridge, subject, seed))
     found.append(_importance(first, seed))
-    if isinstance(subject, Posterior) and subject.guide is not None:
+    if starting_point(subject).guide is not None:
         found.append(_of(iwae, subject, seed))
     if first.target.by_row is not None or first.target.dim <= MAX_LAPLACE:
         found.append(_laplace(subject, forward, seed))

@@ -20,23 +20,23 @@ NUM_GROUPS = 20
 def smc(
     subject: Subject, *, seed: int = 0, num_groups: int = NUM_GROUPS, group_size: int | None = None, level: float = 0.95
 ) -> Evidence:
-    """Log Z by particles that go from the prior to the posterior, nats.
+    """Log Z by sequential Monte Carlo from the prior to the posterior, in nats.
 
-    A pilot run adapts temperatures and kernels; the estimate is of a second run with both frozen, in independent groups,
-    each unbiased for Z.  It starts from the prior, whatever the fit, and so finds modes that a chain has missed.
+    A pilot run adapts temperatures and kernels.  The estimate is from a second run with both frozen, in independent groups
+    of particles, each unbiased for Z.  It starts from the prior even for a fit, and so finds modes that a chain has missed.
 
     Args:
         subject: a fit, or a target.
-        seed: of both runs.
-        num_groups: independent groups; their spread is the standard error.
-        group_size: particles a group.
-        level: of the bound.
+        seed: random seed of both runs.
+        num_groups: number of independent groups; their spread gives the standard error.
+        group_size: number of particles per group; None for the pilot's number divided by `num_groups`, 20 at least.
+        level: probability that the bound holds.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size.
 
     Raises:
-        ValueError: where the prior cannot be sampled.
+        ValueError: if the prior cannot be sampled, or `level` is outside (0, 1).
     """
     target = target_of(subject)
     if target.dim == 0:

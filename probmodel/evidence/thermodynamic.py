@@ -1,4 +1,4 @@
-"""Thermodynamic integration (Gelman & Meng, 1998) and the stepping stone (Xie et al., 2011), on one frozen path."""
+"""Thermodynamic integration (Gelman & Meng, 1998) and the stepping stone (Xie et al., 2011) along one frozen schedule."""
 
 import time
 from collections.abc import Callable
@@ -24,16 +24,22 @@ HALVINGS = 8
 def thermodynamic(
     subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
 ) -> Evidence:
-    """Log Z = ∫₀¹ E_β[log joint − log base] dβ from a normal base, nats.
+    """Thermodynamic integration log Z = ∫₀¹ E_β[log joint − log base] dβ from a normal base, in nats.
 
-    The trapezium is corrected by the difference of variances at its ends, −(Δβ)² (V' − V) / 12, which takes the error from
-    Δβ² to Δβ⁴.
+    The trapezoidal rule is corrected by the difference of variances at the ends of each interval, −(Δβ)² (V' − V) / 12,
+    which reduces the error from order Δβ² to order Δβ⁴.
 
     Args:
         subject: a fit, or a target.
-        seed: of pilot and run.
-        num_steps: temperatures, at equal distance along the path.
-        num_groups: independent groups of particles; their spread is the standard error.
+        seed: random seed of the pilot and of the run.
+        num_steps: number of temperatures, at equal distances along the path.
+        num_groups: number of independent groups of particles; their spread gives the standard error.
+
+    Returns:
+        Evidence without bounds.
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, or the draws do not fit the model.
 
     Reference:
         Friel, Hurn & Wyse (2014), "Improving power posterior estimation of statistical evidence".
@@ -44,13 +50,19 @@ def thermodynamic(
 def stepping_stone(
     subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
 ) -> Evidence:
-    """Log Z = Σ_t log E_β_t[(joint / base)^(β_t+1 − β_t)] from a normal base, nats.
+    """Stepping-stone estimate log Z = Σ_t log E_β_t[(joint / base)^(β_t+1 − β_t)] from a normal base, in nats.
 
     Args:
         subject: a fit, or a target.
-        seed: of pilot and run.
-        num_steps: temperatures, at equal distance along the path.
-        num_groups: independent groups of particles; their spread is the standard error.
+        seed: random seed of the pilot and of the run.
+        num_steps: number of temperatures, at equal distances along the path.
+        num_groups: number of independent groups of particles; their spread gives the standard error.
+
+    Returns:
+        Evidence without bounds.
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, or the draws do not fit the model.
 
     Reference:
         Xie, Lewis, Fan, Kuo & Chen (2011), "Improving marginal likelihood estimation for Bayesian phylogenetic model
@@ -60,7 +72,7 @@ def stepping_stone(
 
 
 def integral(found: Populations) -> Float[Tensor, " G"]:
-    """Corrected trapezium of each group, summed over blocks."""
+    """Log Z per group by the corrected trapezoidal rule, summed over blocks, in nats."""
     width = found.betas.diff()[:, None, None]
     trapezium = 0.5 * width * (found.means[1:] + found.means[:-1])
     correction = width.square() / 12 * (found.variances[1:] - found.variances[:-1])
@@ -68,7 +80,7 @@ def integral(found: Populations) -> Float[Tensor, " G"]:
 
 
 def stones(found: Populations) -> Float[Tensor, " G"]:
-    """Sum of the log mean weights of each group's steps, and over blocks."""
+    """Log Z per group: log mean weights, summed over steps and blocks, in nats."""
     return found.increments.sum((0, 2))
 
 
@@ -99,7 +111,9 @@ def _along(
 
 
 def _towards_the_base(first: Kernel) -> list[Kernel]:
-    """Temperatures below the first: the integrand falls steeply where the base still reaches far outside the posterior, and
-    powers of β resolve it (Friel & Pettitt, 2008).
+    """Kernels at inverse temperatures below the first, each half the next.
+
+    The integrand is steep where the base still reaches far outside the posterior, and powers of β resolve it (Friel &
+    Pettitt, 2008).
     """
     return [first._replace(beta=first.beta * 0.5**halving) for halving in range(HALVINGS, 0, -1)]

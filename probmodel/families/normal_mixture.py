@@ -1,4 +1,4 @@
-"""Mixtures of normals on the line as a predictive distribution: density, quantiles, modes (Carreira-Perpiñán, 2000)."""
+"""Mixtures of univariate normals as predictive distributions: density, quantiles, modes (Carreira-Perpiñán, 2000)."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,17 +11,24 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 
 BISECTIONS = 80
-"""Halvings of the bracket: more than the bits of a float64."""
+"""Number of halvings of the bracket, more than the bits of a float64."""
 CLIMBS = 500
-"""Steps of mean shift from each component's mean."""
+"""Number of mean-shift steps from each component's mean."""
 PATH, DIP = 65, 1e-9
-"""Points between two candidates, and nats by which the density has to be lower at one of them."""
+"""Number of points between two candidate modes, and nats by which the log density has to be lower at one of them."""
 SAME_MODE = 1e-2
-"""Two modes closer than this share of the narrowest scale are one."""
+"""Fraction of the narrowest scale; two modes closer than that are one."""
 
 
 class NormalMixture(dist.MixtureSameFamily):
-    """Σ_k w_k N(loc_k, scale_k²), made of its three parameters; never summarized by two moments unless asked to."""
+    """Mixture Σ_k w_k N(loc_k, scale_k²) that keeps its shape, instead of being summarized by mean and variance.
+
+    Args:
+        logits: log weights log w_k up to a constant, (*B, K).
+        loc: means of the components, (*B, K).
+        scale: standard deviations of the components, (*B, K).
+        validate_args: whether to check the parameters; None takes PyTorch's default.
+    """
 
     arg_constraints: ClassVar = {
         "logits": constraints.independent(constraints.real, 1),
@@ -48,37 +55,44 @@ class NormalMixture(dist.MixtureSameFamily):
 
     @property
     def logits(self) -> Float[Tensor, "*B K"]:
-        """Log weights, normalized."""
+        """Normalized log weights."""
         return self.mixture_distribution.logits
 
     @property
     def loc(self) -> Float[Tensor, "*B K"]:
+        """Means of the components."""
         return self.component_distribution.loc
 
     @property
     def scale(self) -> Float[Tensor, "*B K"]:
+        """Standard deviations of the components."""
         return self.component_distribution.scale
 
 
 def quantiles(
     distribution: Distribution, probabilities: Tensor | np.ndarray | Sequence[float]
 ) -> Float[Tensor, "Q *B"]:
-    """Where the distribution function takes these values, by bisection.
+    """Quantiles of a univariate distribution, by bisection of its distribution function.
 
     Args:
-        distribution: of numbers, with a `cdf`: a `NormalMixture`, or the `distribution` of a `Prediction`; of several numbers
-            a row each has its own.
-        probabilities: (Q,), strictly between 0 and 1.
+        distribution: distribution of real numbers with a `cdf`, such as a `NormalMixture` or the `distribution` of a
+            `Prediction`; with several outputs per row each output has its own quantiles.
+        probabilities: probabilities (Q,), strictly between 0 and 1.
+
+    Returns:
+        One quantile for each probability and each element of the batch, (Q, *B).
 
     Raises:
-        TypeError: for a distribution of anything but numbers.
+        TypeError: for a distribution of anything but real numbers.
         ValueError: for probabilities outside (0, 1).
     """
     distribution = by_number(distribution)
     like = distribution.mean
     probabilities = torch.as_tensor(probabilities, dtype=like.dtype, device=like.device).reshape(-1)
     if not bool(((probabilities > 0) & (probabilities < 1)).all()):
-        raise ValueError(f"expected probabilities between 0 and 1, got {probabilities.tolist()}; leave the ends out")
+        raise ValueError(
+            f"expected probabilities between 0 and 1, got {probabilities.tolist()}; pass values above 0 and below 1"
+        )
     p = probabilities.reshape(-1, *(1,) * len(distribution.batch_shape))
     # Cantelli's inequality: a quantile lies within sqrt((1 − p) / p) or its inverse standard deviations of the mean.
     low = distribution.mean - distribution.stddev * ((1 - p) / p).sqrt()
@@ -91,10 +105,10 @@ def quantiles(
 
 
 def by_number(distribution: Distribution) -> Distribution:
-    """Of each number by itself: mixtures of independent normals as one mixture a number, others of numbers as they are.
+    """Marginal distribution of each output: mixtures of independent normals as one mixture per output, others unchanged.
 
     Raises:
-        TypeError: for classes, vectors that depend on each other, and what has no distribution function.
+        TypeError: for discrete distributions, dependent vectors, and distributions without a support.
     """
     if isinstance(distribution, MixtureSameFamily) and isinstance(distribution.component_distribution, Independent):
         normal = distribution.component_distribution.base_dist
@@ -105,35 +119,37 @@ def by_number(distribution: Distribution) -> Distribution:
     support = distribution.support
     if distribution.event_shape or support is None or support.is_discrete:
         raise TypeError(
-            f"expected a distribution of numbers, got {type(distribution).__name__} of shape {tuple(distribution.event_shape)}; "
-            "give the distribution of a regression's Prediction"
+            f"expected a distribution of real numbers, got {type(distribution).__name__} of event shape "
+            f"{tuple(distribution.event_shape)}; pass the distribution of a regression's Prediction"
         )
     return distribution
 
 
 def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tensor, " M"]]:
-    """Local maxima of each density, the highest first: mean shift from every component's mean.
+    """Local maxima of each density, the highest first, by mean shift from every component's mean.
 
     Args:
         distribution: mixture of normals, a `NormalMixture` or the `distribution` of a `Prediction`, of batch shape (n,).
-        least: share of the highest maximum's density below which another one is left out, in [0, 1); 0 keeps all, those of
-            components that hardly count too.
+        least: fraction of the highest maximum's density below which other maxima are left out, in [0, 1); 0 keeps all, also
+            those of components with negligible weight.
 
     Returns:
-        One tensor a row, and a number of it where there are several; their lengths are the numbers of modes.
+        One tensor of modes per row, or per row and output where there are several outputs.
 
     Raises:
         TypeError: for anything but a mixture of normals.
-        ValueError: for a share outside [0, 1).
+        ValueError: for `least` outside [0, 1).
 
     Reference:
         Carreira-Perpiñán (2000), "Mode-finding for mixtures of Gaussian distributions".
     """
     if not 0.0 <= least < 1.0:
-        raise ValueError(f"expected a share in [0, 1), got least={least:g}; 0.05 leaves out modes below a twentieth")
+        raise ValueError(
+            f"expected least in [0, 1), got least={least:g}; pass 0.05 to leave out modes below a twentieth"
+        )
     mixture = by_number(distribution)
     if not isinstance(mixture, NormalMixture):
-        raise TypeError(f"expected a mixture of normals, got {type(mixture).__name__}; give that of a Prediction")
+        raise TypeError(f"expected a mixture of normals, got {type(mixture).__name__}; pass that of a Prediction")
     logits, loc, scale = (each.flatten(0, -2) for each in (mixture.logits, mixture.loc, mixture.scale))
     precision = scale.square().reciprocal()
     at = loc
@@ -155,7 +171,7 @@ def _log_density(logits: Tensor, loc: Tensor, scale: Tensor, at: Float[Tensor, "
 def _distinct(
     at: Tensor, height: Tensor, resolution: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, least: float
 ) -> Tensor:
-    """Points that are apart, the highest first, with a dip of the density between any two: climbs are slow where modes merge."""
+    """Distinct modes, the highest first: the density dips between any two, since mean shift is slow where modes merge."""
     kept: list[Tensor] = []
     steps = torch.linspace(0, 1, PATH, dtype=at.dtype, device=at.device)
     order = height.argsort(descending=True)

@@ -1,4 +1,4 @@
-"""(model, data, seed) → Posterior: one method a file."""
+"""Inference methods (model, data, seed) → Posterior, one method per file."""
 
 from probmodel.inference.boltzmann_learning import BoltzmannLearning
 from probmodel.inference.chees import ChEES

@@ -20,14 +20,14 @@ from probmodel.tracing.randomness import isolated
 
 @dataclass(frozen=True)
 class CollapsedGibbs:
-    """Draws of the assignments at the hyperparameters that the mixture has, the processes integrated out.
+    """Posterior draws of the assignments at the mixture's present hyperparameters, with the processes integrated out.
 
-    Chains start at the fitted responsibilities where there are any, else at draws by sequential Monte Carlo.
+    Chains start at draws from the fitted responsibilities where there are any, else at draws by sequential Monte Carlo.
 
     Args:
-        num_samples: kept of each chain.
-        num_warmup: sweeps before them.
-        num_chains: side by side.
+        num_samples: number of assignments to keep per chain.
+        num_warmup: number of sweeps per chain before the first assignment kept.
+        num_chains: number of independent chains, run side by side.
 
     Reference:
         Rasmussen & Ghahramani (2002), sec. 3; Neal (2000).
@@ -38,10 +38,15 @@ class CollapsedGibbs:
     num_chains: int = 4
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
-        """The mixture with the drawn assignments as its responsibilities; the draws are at the site "assignments".
+        """Sample the assignments of the rows to experts.
+
+        Returns:
+            Posterior of a copy of the mixture that has the drawn assignments as its responsibilities; the draws are at
+            the site "assignments", (chain, draw, row), and `info["log_joint"]` is their log p(y, c | x) in nats.
 
         Raises:
-            ValueError: for a model that is no mixture of experts, or data that it does not take.
+            ValueError: for a model that is not a mixture of experts, data that it does not accept, or settings out of
+                range.
         """
         mixture, x, y = checked_mixture(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
@@ -79,7 +84,7 @@ def _starts(model: Assigned, r: Tensor | None, x: Tensor, num_chains: int) -> Te
 
 
 def _log_p(model: Assigned, c: Tensor) -> Tensor:
-    """Log p(y, c | x) of each assignment, nats."""
+    """Log p(y, c | x) per assignment, in nats."""
     counts = torch.nn.functional.one_hot(c, len(model.residual)).sum(1).to(model.residual)
     gate = model.log_rows.expand(len(c), -1, -1).gather(2, c[..., None]).sum((1, 2))
     return log_joint(model, c) + gate + log_sizes(model.coupling, counts)

@@ -14,42 +14,49 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.ownership import copied_to_data
-from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
-from probmodel.tracing.target import target as make_target
+from probmodel.tracing.target import density_of
 
 
 @dataclass(frozen=True)
 class Laplace:
-    """N(mode, (−Hessian)⁻¹) in unconstrained coordinates, of the log joint with its Jacobian.
+    """Normal approximation N(mode, (−Hessian)⁻¹) in unconstrained coordinates, of the log joint with its Jacobian.
 
     Args:
-        num_samples: draws to keep.
-        num_starts: climbs from prior draws, the highest mode is taken.
+        num_samples: number of draws to keep.
+        num_starts: number of ascents, each from its own prior draw; the highest mode is used.
     """
 
     num_samples: int = 1_000
     num_starts: int = 3
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Raise ArithmeticError where no maximum with a negative definite Hessian is found."""
+        """Find the mode, and draw from the normal approximation at it.
+
+        Returns:
+            Posterior whose guide is the approximation; `info["log_joint_at_modes"]` has the log joint, in nats, at the
+            mode that each ascent reached.
+
+        Raises:
+            ValueError: for a model without continuous latents, unsuitable data, or settings out of range.
+            ArithmeticError: where no maximum with a negative definite Hessian is found.
+        """
         num_samples, num_starts = integer("num_samples", self.num_samples), integer("num_starts", self.num_starts)
         seed = checked_seed(seed)
         check_training(model, data)
         begin = time.perf_counter()
         model = copied_to_data(model, data)
-        target = make_target(model, data)
-        with isolated(seed):
-            latents = sites(model, data).latents
+        target = density_of(model, data)
+        latents = target.sites.latents
         if not latents:
             raise ValueError(
-                "expected continuous latents to integrate, got none; fit parameters by MaximumLikelihood or SVI, or give priors"
+                "expected continuous latents to integrate, got none; fit parameters by MaximumLikelihood or SVI, "
+                "or add priors"
             )
         starts = target.sample_prior(num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
         modes = [mode(target, start) for start in starts]
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta).detach()))
         guide = GaussianGuide(gaussian_at(target, best), latents)
-        draws = guide_draws(model, guide, data, num_samples, seed)
+        draws = guide_draws(guide, data, latents, num_samples, seed)
         info = {
             "method": "Laplace",
             "seed": seed,

@@ -1,4 +1,4 @@
-"""Parameters at the maximum of the likelihood, by quasi-Newton steps; type II where latents are integrated out (L-BFGS)."""
+"""Maximum likelihood by L-BFGS, which is of type II where the model integrates its latents out."""
 
 import time
 import warnings
@@ -26,11 +26,11 @@ from probmodel.tracing.sites import sites
 class MaximumLikelihood:
     """Fit a model without latents, such as a Gaussian process with its function integrated out, on all rows at once.
 
-    The evidence is conditional on the parameters found.
+    An evidence of the fit is conditional on the parameters found.
 
     Args:
-        max_steps: of L-BFGS.
-        tolerance: nats; a step that gains less is the last.
+        max_steps: number of L-BFGS steps, at most.
+        tolerance: nats; a step that gains less is the last one.
 
     Reference:
         Nocedal & Wright (2006), Numerical Optimization, sec. 7.2; Rasmussen & Williams (2006), sec. 5.4.1.
@@ -40,10 +40,13 @@ class MaximumLikelihood:
     tolerance: float = 1e-3
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Climb the log likelihood from where the parameters stand.
+        """Maximize the log likelihood, starting at the model's own parameters.
+
+        Returns:
+            Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set.
 
         Raises:
-            ValueError: for a model with latents, or without parameters that a gradient could move.
+            ValueError: for a model with latents or without trainable parameters.
             ArithmeticError: where the likelihood cannot be computed at the start.
         """
         check_training(model, data)
@@ -55,7 +58,7 @@ class MaximumLikelihood:
             if latents or not leaves:
                 raise ValueError(
                     f"expected a model with parameters and no latents, got latents {latents} and {len(leaves)} parameters; "
-                    "fit latents by SVI, NUTS or Laplace"
+                    "fit latents by SVI, NUTS or Laplace, and free fixed parameters by requires_grad_(True)"
                 )
             found = maximized(
                 partial(_log_likelihood, fitted, data),
@@ -82,7 +85,7 @@ class MaximumLikelihood:
 
 
 def _nothing(*args: object, **kwargs: object) -> None:
-    """The guide of a model without latents."""
+    """Guide of a model without latents, which samples nothing."""
 
 
 def _no_guide(model: Model) -> Model:

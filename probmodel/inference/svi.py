@@ -1,4 +1,4 @@
-"""Stochastic variational inference on a traced, compiled step (Hoffman et al., 2013; Kingma & Welling, 2014)."""
+"""Stochastic variational inference with traced, compiled steps (Hoffman et al., 2013; Kingma & Welling, 2014)."""
 
 import time
 import warnings
@@ -39,20 +39,20 @@ from probmodel.tracing.randomness import isolated, preserving_random_state, spaw
 from probmodel.tracing.sites import sites
 
 SPAN = 5 * WINDOW
-"""Steps that the line through the loss is laid through."""
+"""Number of steps in the window of the linear fit to the loss."""
 
 TRIAL_STEPS = 20
-"""Uncompiled steps whose time decides whether to compile."""
+"""Number of uncompiled steps whose time decides whether to compile."""
 
 ADAM = partial(Adam, lr=3e-3, fused=True)
-"""Adam (Kingma & Ba, 2015), three times its customary rate: steps are few and losses are sums over rows."""
+"""Adam (Kingma & Ba, 2015) at three times its customary rate: steps are few and losses are sums over rows."""
 
 
 @dataclass(frozen=True)
 class SVI:
     """Minimize an objective over the parameters of a model and its guide.
 
-    A schedule of the learning rate is stepped by a hook on its optimizer; the fit then runs one step a call:
+    A schedule of the learning rate is stepped by a hook on its optimizer; the fit then runs one step per call:
 
     >>> def halving(parameters):
     ...     optimizer = torch.optim.Adam(parameters, lr=0.1)
@@ -62,17 +62,18 @@ class SVI:
     >>> settings = SVI(optimizer=halving)
 
     Args:
-        num_steps: gradient steps at most.
-        batch_size: rows a step, drawn without replacement within an epoch; None takes all rows, and so does, with a
-            warning, a number above them.
-        guide: the guide; None takes the one the model brings, else `autoguide(model)`.
-        autoguide: makes a guide for a model without one; Pyro's mean-field normal by default.
+        num_steps: number of gradient steps, at most.
+        batch_size: number of rows per step, drawn without replacement within an epoch; None takes all rows, and so
+            does, with a warning, a number above that of the rows.
+        guide: guide to fit; None uses the one that the model brings, else `autoguide(model)`.
+        autoguide: model → guide, for a model without one; Pyro's mean-field normal by default.
         objective: (model, guide, data) → loss in nats.
-        optimizer: parameters → torch optimizer of all of them; Adam with rate 0.003 by default.
-        patience: stop once this many windows of 100 steps in a row show no significant descent; None never stops early.
-        num_samples: draws of the guide to keep.
-        compile: compile the step; None compiles where a few timed steps say that it pays.
-        progress: show a progress bar.
+        optimizer: parameters → torch optimizer of all of them; Adam with learning rate 0.003 by default.
+        patience: number of consecutive evaluations, one per 100 steps, without a significant decrease of the loss after
+            which the fit stops; None never stops early.
+        num_samples: number of draws of the guide to keep.
+        compile: whether to compile the steps; None compiles where the time of a few steps shows that it pays.
+        progress: whether to show a progress bar.
 
     Reference:
         Hoffman, Blei, Wang & Paisley (2013), "Stochastic variational inference".
@@ -90,11 +91,16 @@ class SVI:
     progress: bool = True
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Fit copies of model and guide; the ones passed in stay as they were.
+        """Fit copies of model and guide; the ones passed in are left unchanged.
+
+        Returns:
+            Posterior with draws of the guide; `info["losses"]` has one loss per step, in nats over the whole data set,
+            and `info["plateau"]` states whether the loss had stopped falling at the end.
 
         Raises:
-            ValueError: for data or settings that cannot work.
-            NonFiniteError: when the loss or a gradient stops being finite, naming the first bad site.
+            ValueError: for unsuitable data, or settings out of range.
+            TypeError: for an objective or an autoguide that cannot be called.
+            NonFiniteError: where the loss or a gradient is not finite, with the first site that is the cause.
         """
         check_training(model, data)
         seed, settings = checked_seed(seed), _checked(self, data)
@@ -107,25 +113,27 @@ class SVI:
                 fell = _fall(outcome.losses)
                 warnings.warn(
                     f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {fell.size:,.2f} ± "
-                    f"{fell.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)}; raise num_steps",
+                    f"{fell.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)} steps; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
-            draws = guide_draws(fitted, guide, data, settings.num_samples, spawn(seed, 2))
+            with preserving_random_state():
+                latents = sites(fitted, data).latents
+            draws = guide_draws(guide, data, latents, settings.num_samples, spawn(seed, 2))
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)
 
 
 class Outcome(NamedTuple):
-    """How a descent went; `losses` in nats over the whole data set, one a step."""
+    """Result of a descent; `losses` are in nats over the whole data set, one per step."""
 
     losses: list[float]
     plateau: bool
     compiled: bool
     fallback: str | None
     execution: str
-    """How the steps ran, and why."""
+    """How the steps were executed, and the reason."""
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
@@ -136,7 +144,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
 
     if not leaves:
         with torch.no_grad():
-            return Outcome([float(loss(*data.tensors()))], True, False, None, "nothing to fit")
+            return Outcome([float(loss(*data.tensors()))], True, False, None, "no parameters to fit")
     optimizer = optimizer_of(settings.optimizer, leaves)
     gradient = Gradient(loss, list(leaves.values()), *batches.at(order.first))
     mode = descent(gradient, batches, order, optimizer)
@@ -180,7 +188,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
 
 
 _EXECUTIONS = {
-    ("loop", True): f"compiled loop of {WINDOW} steps a call",
+    ("loop", True): f"compiled loop of {WINDOW} steps per call",
     ("loop", False): "traced graph, uncompiled",
     ("step", True): "compiled, step by step",
     ("step", False): "uncompiled, step by step",
@@ -188,16 +196,16 @@ _EXECUTIONS = {
 
 
 def _wish(settings: SVI, gradient: Gradient) -> CompilationPlan:
-    """Before any step is timed."""
+    """Compilation plan before any step is timed."""
     if gradient.graph is None:
-        return CompilationPlan(False, gradient.program.reason or "no parameter is read")
+        return CompilationPlan(False, gradient.program.reason or "the loss reads no parameters")
     if settings.compile is None:
         return CompilationPlan(False, "too few steps to time")
-    return CompilationPlan(settings.compile, "as asked")
+    return CompilationPlan(settings.compile, "as requested")
 
 
 def descends(losses: list[float]) -> bool:
-    """Whether a line through the last 500 losses falls by more than two standard errors; True for fewer than 100.
+    """Whether a line fitted to the last 500 losses falls by more than two standard errors; True for fewer than 100.
 
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
@@ -210,13 +218,13 @@ def _fall(losses: list[float]) -> Trend:
 
 
 def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
-    """The automatic guide of the continuous latents; the model sums discrete ones out."""
+    """Automatic guide of the continuous latents; the model sums discrete ones out."""
     with preserving_random_state():
         found = sites(model, data)
     by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
     if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
         raise ValueError(
-            f"expected latents that all rows share, got {by_row} with one value a row, which an automatic guide cannot hold "
+            f"expected latents that all rows share, got {by_row} with one value per row, which an automatic guide cannot hold "
             "for minibatches; leave out batch_size, or write a guide that computes them from the row"
         )
     return settings.autoguide(poutine.block(model, hide=list(found.discrete)) if found.discrete else model)
@@ -230,13 +238,13 @@ def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:
 def _report(number: int, model: Model, guide: Model, batch: Dataset, leaves: dict[str, Tensor]) -> str:
     site = first_bad_site(model, guide, batch, leaves)
     return (
-        f"expected a finite loss and gradient, got NaN or infinity at step {number}; first at {site}; lower the learning "
+        f"expected a finite loss and gradient, got NaN or infinity at step {number}, first at {site}; lower the learning "
         "rate, scale the data, or keep the site's parameters inside their support"
     )
 
 
 def _checked(settings: SVI, data: Dataset) -> SVI:
-    """The settings with Python's integers."""
+    """Checked settings, with counts as Python integers."""
     if isinstance(settings.objective, ELBO) or not callable(settings.objective):
         raise TypeError(
             f"expected objective(model, guide, data) in nats, got {settings.objective!r}; pass pb.objectives.elbo or iwae(10)"
@@ -261,9 +269,14 @@ def _batch_size(size: int, data: Dataset) -> int:
     if rows is None:
         lengths = [len(tensor) for tensor in data.tensors() if tensor.dim()]
         example = lengths[0] if lengths else "number of rows"
-        raise ValueError(f"batch_size needs data with rows, got size=None; pass Dataset(args, kwargs, size={example})")
+        raise ValueError(
+            f"expected data with rows for batch_size, got size=None; pass Dataset(args, kwargs, size={example})"
+        )
     if size > rows:
-        warnings.warn(f"SVI: batch_size={size} is above the {rows} rows; every step takes all of them", stacklevel=4)
+        warnings.warn(
+            f"SVI: expected batch_size up to the {rows} rows, got {size}, so that every step takes all; pass None instead",
+            stacklevel=4,
+        )
     if size < rows:
         check_rows_can_be_taken(data)
     return size

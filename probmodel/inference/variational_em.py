@@ -1,20 +1,19 @@
-"""Assignments of rows to Gaussian-process experts, and the experts' hyperparameters, by variational EM (Tresp, 2001)."""
+"""Variational EM for the assignments of rows to Gaussian-process experts, and their hyperparameters (Tresp, 2001)."""
 
 import time
 import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.mixtures.assignments import Assigned
+from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, ProcessMixture
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
-from probmodel.families.gaussian_processes.mixtures.gates import Gate
 from probmodel.families.gaussian_processes.mixtures.soft_assignments import bound, improved
 from probmodel.inference.descent.quasi_newton import maximized
 from probmodel.protocols.dataset import Dataset
@@ -22,56 +21,39 @@ from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.structural import Structural
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 PARTICLES = 20
-"""Of the filter over rows that a start is drawn from."""
+"""Number of particles of the filter over rows that a start is drawn from."""
 
 SOFTENING = 0.1
-"""Share of a start's responsibilities spread over all experts, so that no row is settled before the first step."""
+"""Fraction of a start's responsibilities spread over all experts, so that no row is fixed before the first step."""
 
 SMALLEST = 1e-12
-"""Responsibility below which a row is as good as not the expert's."""
+"""Responsibility below which a row counts as not belonging to the expert."""
 
 OCCUPIED = 0.5
-"""Rows that an expert needs to count as one."""
-
-
-@runtime_checkable
-class MixtureOfExperts(Protocol, metaclass=Structural):
-    """A model of rows that belong to experts."""
-
-    responsibilities: Tensor | None
-    gate: Gate
-
-    def assigned(self, x: Tensor, y: Tensor) -> Assigned: ...
-
-    def with_responsibilities(self, r: Float[Tensor, "S n K"]) -> Any: ...
-
-    def parameters(self) -> Any: ...
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+"""Sum of responsibilities above which an expert counts as occupied."""
 
 
 @dataclass(frozen=True)
 class VariationalEM:
-    """Climb the variational bound of a mixture of Gaussian processes, from several starts; the highest is kept.
+    """Maximize the variational bound of a mixture of Gaussian processes from several starts, and keep the best.
 
-    A start is an assignment drawn by sequential Monte Carlo over the rows in the order of the inputs, which follows functions
-    that cross, or in turn one of regions of the inputs, which suits experts that follow each other.  Some rounds of E-steps
-    in closed form and M-steps by L-BFGS settle each; the best ones are then climbed to the end by L-BFGS over
-    responsibilities and parameters at once, where EM alone would creep.
+    Starts are assignments of two kinds in turn: drawn by sequential Monte Carlo over the rows in the order of the
+    inputs, which follows functions that cross, or by regions of the inputs, which suits experts that follow each other.
+    Each start gets some rounds of E-steps in closed form and M-steps by L-BFGS; the best are then maximized to convergence
+    by L-BFGS over responsibilities and parameters jointly, where EM alone would converge slowly.
 
     Args:
-        num_restarts: starts.
-        num_finalists: starts that are climbed to the end.
-        num_rounds: of E- and M-steps of every start.
-        num_steps: of L-BFGS in an M-step, and E-steps after it.
-        max_steps: of the last climb.
-        tolerance: nats; a step of the last climb that gains less ends it.
+        num_restarts: number of starts.
+        num_finalists: number of starts that are maximized to convergence.
+        num_rounds: number of rounds of E- and M-steps per start.
+        num_steps: number of L-BFGS steps per M-step, and of E-steps after it.
+        max_steps: number of steps of the final maximization, at most.
+        tolerance: nats; a step of the final maximization that gains less is its last.
 
     Reference:
         Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), sec. 3; Tresp (2001).
@@ -85,10 +67,15 @@ class VariationalEM:
     tolerance: float = 1e-3
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
-        """Fit a copy of the mixture; its `responsibilities` are q(c), and `info["bound"]` the bound in nats.
+        """Fit a copy of the mixture.
+
+        Returns:
+            Posterior without latents, whose model has q(c) as its `responsibilities`; `info["bound"]` is the bound in
+            nats.
 
         Raises:
-            ValueError: for a model that is no mixture of experts, or data that it does not take.
+            ValueError: for a model that is not a mixture of experts, data that it does not accept, or settings out of
+                range.
         """
         mixture, x, y = checked_mixture(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
@@ -115,7 +102,7 @@ class VariationalEM:
         }
         return Posterior(best.mixture.with_responsibilities(best.r[None]), data, {}, info)
 
-    def _started(self, mixture: Any, x: Tensor, y: Tensor, start: int, seed: int) -> "_Climbed":
+    def _started(self, mixture: Any, x: Tensor, y: Tensor, start: int, seed: int) -> "_FittedStart":
         with isolated(seed), torch.no_grad():
             evaluated = mixture.assigned(x, y)
             r = (_by_particles if start % 2 == 0 else _by_region)(evaluated, x)
@@ -129,7 +116,7 @@ class VariationalEM:
                 value = float(_bound(mixture, x, y, r))
         return _FittedStart(mixture, r, value, False)
 
-    def _finished(self, start: "_Climbed", x: Tensor, y: Tensor) -> "_Climbed":
+    def _finished(self, start: "_FittedStart", x: Tensor, y: Tensor) -> "_FittedStart":
         mixture = start.mixture
         logits = start.r.clamp(min=SMALLEST).log().requires_grad_(True)
 
@@ -149,13 +136,18 @@ class _FittedStart(NamedTuple):
     mixture: Any
     r: Float[Tensor, "n K"]
     bound: float
-    """With the log prior of the gate's parameters."""
+    """Variational bound in nats, with the log prior of the gate's parameters."""
     converged: bool
 
 
 def checked_mixture(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
-    if not isinstance(model, MixtureOfExperts):
-        raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit one process by MaximumLikelihood")
+    """Copy of the mixture on the device of the data, its inputs and its observations.
+
+    Raises:
+        ValueError: for a model that is not a mixture of experts, or data that it does not accept.
+    """
+    if not isinstance(model, ProcessMixture):
+        raise ValueError(f"expected a GPMixture, got {type(model).__name__}; fit a single process by MaximumLikelihood")
     check_training(model, data)
     return copied_to_data(model, data), *inputs_and_observations(data)
 
@@ -169,14 +161,14 @@ def _leaves(mixture: Any) -> list[Tensor]:
 
 
 def _by_particles(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
-    """One assignment drawn by a filter over rows in the order of a random direction of the inputs."""
+    """Start at an assignment drawn by a particle filter over the rows along a random direction of the inputs."""
     particles = smc_over_rows(model, PARTICLES, order_along_direction(x))
     c = particles.c[torch.distributions.Categorical(logits=particles.log_weights).sample()]
     return _softened(c, len(model.residual), x)
 
 
 def _by_region(model: Assigned, x: Tensor) -> Float[Tensor, "n K"]:
-    """Each row to the nearest of K rows drawn at random."""
+    """Start that assigns each row to the nearest of K rows drawn at random."""
     centers = x[torch.randperm(len(x))[: len(model.residual)]]
     return _softened(torch.cdist(x, centers).argmin(1), len(model.residual), x)
 

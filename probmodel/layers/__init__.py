@@ -1,4 +1,4 @@
-"""x → h → z → p(y | z) → one Pyro model: features, representations, decisions, and the pipeline of the three."""
+"""Layers of one Pyro model, x → h → z → p(y | z): features, representations, decisions, and their pipeline."""
 
 from probmodel.layers.lift import lift
 from probmodel.layers.pipeline import Pipeline

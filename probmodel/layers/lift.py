@@ -1,4 +1,4 @@
-"""Parameters → latents under a prior: a CNN becomes a Bayesian CNN (MacKay, 1992; Blundell et al., 2015)."""
+"""Parameters as latents under a prior: a CNN becomes a Bayesian CNN (MacKay, 1992; Blundell et al., 2015)."""
 
 import math
 from collections.abc import Callable
@@ -17,37 +17,44 @@ from probmodel.protocols.layers import Decision, brings_guide
 from probmodel.protocols.model import Checked, ChecksTrainingData, Guided
 
 Prior = Callable[[str, Tensor], TorchDistributionMixin]
-"""Name and value of a parameter → its prior, with the whole parameter as one event."""
+"""Function of the name and value of a parameter that returns its prior, with the whole parameter as one event."""
 
 
 def scaled_normal(name: str, parameter: Tensor) -> TorchDistributionMixin:
-    """N(0, 2 / fan-in) for weights (He et al., 2015: keeps activations of one size through rectifiers), N(0, 1) for biases."""
+    """Normal prior: N(0, 2 / fan-in) for weights (He et al., 2015), N(0, 1) for biases.
+
+    The variance of the weights keeps the scale of activations constant through rectifiers.
+
+    Args:
+        name: name of the parameter, on which the prior does not depend.
+        parameter: value of the parameter.
+    """
     fan_in = parameter[0].numel() if parameter.dim() > 1 else 2
     scale = torch.full_like(parameter, math.sqrt(2 / fan_in))
     return dist.Normal(torch.zeros_like(parameter), scale).to_event(parameter.dim())
 
 
 def generative(name: str) -> bool:
-    """Every parameter the model reads: all but those of an amortized guide's `encoder`."""
+    """Return True for the parameters of the model: all but those of an amortized guide's `encoder`."""
     return "encoder" not in name.split(".")
 
 
 def lift(
     module: nn.Module, *, prior: Prior = scaled_normal, where: Callable[[str], bool] = generative, spread: float = 0.02
 ) -> "Lifted":
-    """Treat parameters as latents: the evidence then integrates them instead of being conditional on their estimates.
+    """Treat parameters as latents: the evidence integrates over them instead of being conditional on their estimates.
 
     Args:
-        module: a model or a part of one; it is copied and stays as it was.
-        prior: (name, parameter) → prior distribution over the whole parameter.
-        where: name → whether to lift that parameter.
-        spread: standard deviation the mean-field guide starts with, around the parameter's present value.
+        module: a model or a part of one; it is copied, and the original does not change.
+        prior: function (name, parameter) → prior distribution of the whole parameter.
+        where: function name → True for the parameters to lift; by default all but those of an `encoder`.
+        spread: initial standard deviation of the mean-field guide, around the parameter's present value.
 
     Returns:
-        Lifted, a model called as `module` is, with a `guide`.
+        Lifted model, called as `module` is, with a `guide`.
 
     Raises:
-        ValueError: where no parameter is chosen.
+        ValueError: if `where` selects no parameter.
 
     Reference:
         Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), "Weight uncertainty in neural networks".
@@ -56,7 +63,7 @@ def lift(
 
 
 class Lifted(nn.Module):
-    """A module whose chosen parameters are sampled, with a mean-field normal guide around where they stood.
+    """Module whose selected parameters are sampled, with a mean-field normal guide that starts at their values.
 
     Made by `lift`.  The parameters that are not lifted, and those that only the guide reads, stay point estimates.
     """
@@ -66,7 +73,10 @@ class Lifted(nn.Module):
         self.module, self.prior, self.where, self.spread = module, prior, where, spread
         self.names = tuple(name for name, _ in module.named_parameters() if where(name))
         if not self.names:
-            raise ValueError(f"expected parameters to lift, got none of {[n for n, _ in module.named_parameters()]}")
+            raise ValueError(
+                f"expected parameters to lift, got none of {[n for n, _ in module.named_parameters()]}; pass a `where` that "
+                "selects one or more"
+            )
         values = [module.get_parameter(name).detach().clone() for name in self.names]
         self.loc = nn.ParameterList(nn.Parameter(value) for value in values)
         self.log_scale = nn.ParameterList(nn.Parameter(torch.full_like(v, math.log(spread))) for v in values)
@@ -78,7 +88,7 @@ class Lifted(nn.Module):
         return functional_call(self.module, values, args, kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> None:
-        """Mean-field normal over the lifted parameters, then the module's own guide with them in place."""
+        """Draw the lifted parameters from a mean-field normal, then run the module's own guide with these values."""
         values = {}
         for name, loc, log_scale in zip(self.names, self.loc, self.log_scale, strict=True):
             values[name] = pyro.sample(name, dist.Normal(loc, log_scale.exp()).to_event(loc.dim()))
@@ -86,12 +96,12 @@ class Lifted(nn.Module):
             functional_call(_Guide(self.module), {f"module.{name}": v for name, v in values.items()}, args, kwargs)
 
     def check(self, data: Dataset) -> None:
-        """As the module checks."""
+        """Raise ValueError as the module's own `check` does."""
         if isinstance(self.module, Checked):
             self.module.check(data)
 
     def check_training(self, data: Dataset) -> None:
-        """As the module checks."""
+        """Raise ValueError as the module's own `check_training` does."""
         if isinstance(self.module, ChecksTrainingData):
             self.module.check_training(data)
 
@@ -101,12 +111,12 @@ class Lifted(nn.Module):
         return self.module.decision  # type: ignore[return-value]
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"module": self.module, "prior": self.prior, "where": self.where, "spread": self.spread}
 
 
 class _Guide(nn.Module):
-    """A module's guide as a module's forward, so that `functional_call` can put lifted values in place."""
+    """Module whose forward is another module's guide, so that `functional_call` can replace its parameters."""
 
     def __init__(self, module: Guided) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""features ∘ representation ∘ decision: itself a Pyro model, with its guide."""
+"""Pipeline decision ∘ representation ∘ features as one Pyro model, with its guide."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,16 +15,16 @@ from probmodel.protocols.model import ExactPosterior
 
 
 class Pipeline(nn.Module):
-    """p(y | x) = ∫ p(y | z) p(z | features(x)) dz, a Pyro model called as `pipeline(x, y)`.
+    """Pipeline p(y | x) = ∫ p(y | z) p(z | features(x)) dz, a Pyro model called as `pipeline(x, y)`.
 
     Args:
         features: module x → h.
-        representation: h → z, with its guide.
-        decision: z → p(y | z) → action.
+        representation: model h → z, with its guide.
+        decision: likelihood z → p(y | z), with its action.
 
-    >>> from probmodel.decisions import Classify
-    >>> from probmodel.features import CNN
-    >>> from probmodel.representations import VAE
+    >>> from probmodel.layers.decisions import Classify
+    >>> from probmodel.layers.features import CNN
+    >>> from probmodel.layers.representations import VAE
     >>> Pipeline(CNN(1, 32), VAE(32, 8), Classify(8, 10)).num_parameters
     21834
     """
@@ -48,23 +48,24 @@ class Pipeline(nn.Module):
             return pyro.sample("y", self.decision.likelihood(z), obs=observed)
 
     def guide(self, x: Float[Tensor, "N *features"], y: Tensor | None = None) -> None:
-        """The representation's guide on the features of x."""
+        """Draw the latents from the representation's guide, given the features of x."""
         self.representation.guide(self.features(x), pyro.plate("rows", len(x), dim=-1))
 
     def given(self, data: Dataset) -> "Pipeline | ConditionedPipeline":
-        """The model of new rows: itself where rows are independent given the latents, else one that continues these."""
+        """Model of new rows: this pipeline, or one conditioned on the rows of data where rows are dependent."""
         if not isinstance(self.representation, DependentRows):
             return self
         return ConditionedPipeline(self, _named(data)["x"])
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with as many labels as rows; without a size where
-        the representation links the rows.
+        """Raise ValueError unless data is `Dataset((x,), {"y": y}, size)` with one label per row.
+
+        The size has to be None where the representation makes the rows dependent.
         """
         values = _named(data)
         if set(values) - {"y"} != {"x"}:
             raise ValueError(
-                f"a Pipeline is called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)"
+                f"expected a Pipeline to be called with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}}, N)"
             )
         x, y = values["x"], values.get("y")
         if len(x) < 2:
@@ -72,19 +73,19 @@ class Pipeline(nn.Module):
         if isinstance(self.representation, DependentRows):
             if data.size is not None:
                 raise ValueError(
-                    f"expected size=None, since {type(self.representation).__name__} links the rows, got size={data.size}; pass "
-                    "Dataset((x,), {'y': y}), or take a SparseGP for minibatches"
+                    f"expected size=None, since {type(self.representation).__name__} makes the rows dependent, got "
+                    f"size={data.size}; pass Dataset((x,), {{'y': y}}), or use a SparseGP for minibatches"
                 )
         elif data.size is None:
             raise ValueError(f"expected size, the number of rows, got None; pass Dataset((x,), {{'y': y}}, {len(x)})")
         if y is None:
             return
         if len(y) != len(x):
-            raise ValueError(f"y needs {len(x)} rows as x has, got {len(y)}; pass one label a row")
+            raise ValueError(f"expected y of {len(x)} rows, as many as x, got {len(y)}; pass one label per row")
         self.decision.check(y)
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for labels that nothing can be learnt from, and for features that would be trained to be alike."""
+        """Raise ValueError for labels that identify no fit, and for features that training would make all equal."""
         values = _named(data)
         if values.get("y") is not None:
             self.decision.check_training(values["y"])
@@ -93,26 +94,29 @@ class Pipeline(nn.Module):
             if trainable:
                 raise ValueError(
                     f"expected fixed features, since {type(self.representation).__name__} is a density of its codes, which "
-                    f"trained features would make all alike, got trainable {trainable}; take Standardize.fitted(network, x) "
-                    "or Discretize.fitted(network, x, bins) of a network trained before"
+                    f"training would make all equal, got trainable {trainable}; use Standardize.fitted(network, x) or "
+                    "Discretize.fitted(network, x, bins) with a pretrained network"
                 )
             with torch.no_grad():
                 self.representation.check_codes(self.features(values["x"]))
 
     def process(self, data: Dataset) -> Any:
-        """The Gaussian process that the observations are of, where representation and decision leave one.
+        """Gaussian process of the observations, where representation and decision imply one.
 
         Raises:
-            ValueError: where they do not.
+            ValueError: if the representation is not a `SparseGP`, or the decision not a `Regress`.
         """
         if not isinstance(self.representation, CodesByProcess) or not isinstance(self.decision, Regress):
             kinds = f"{type(self.representation).__name__} and {type(self.decision).__name__}"
-            raise ValueError(f"expected a SparseGP and a Regress, got {kinds}; take evidence.sandwich or evidence.elbo")
+            raise ValueError(f"expected a SparseGP and a Regress, got {kinds}; use evidence.sandwich or evidence.elbo")
         values = _named(data)
         return self.representation.process(self.features(values["x"]), values["y"], self.decision)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Of a representation that is a density of fixed features and the class; None for others, and for a minibatch."""
+        """Posterior in closed form, or None.
+
+        It exists where the representation is a joint density of fixed features and class, but not for a minibatch.
+        """
         values = _named(data)
         y, whole = values.get("y"), data.size in (None, data.num_rows)
         if not isinstance(self.representation, Generative) or not isinstance(self.decision, ClassifyJoint):
@@ -127,16 +131,16 @@ class Pipeline(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that fitting sets, the guide's included."""
+        """Number of trainable parameters, the guide's included."""
         return sum(p.numel() for p in self.parameters())
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"features": self.features, "representation": self.representation, "decision": self.decision}
 
 
 class ConditionedPipeline(nn.Module):
-    """A pipeline whose representation links rows, as a model of new rows beside known ones; made by `Pipeline.given`."""
+    """Model of new rows given known ones, for a pipeline with dependent rows; made by `Pipeline.given`."""
 
     def __init__(self, pipeline: Pipeline, x: Float[Tensor, "n *features"]) -> None:
         super().__init__()
@@ -152,9 +156,10 @@ class ConditionedPipeline(nn.Module):
 
 
 def _named(data: Dataset) -> dict[str, Any]:
-    """Arguments of the call by name."""
+    """Arguments of the model's call, by name."""
     if len(data.args) > 2:
         raise ValueError(
-            f"a Pipeline is called with x and y, got {len(data.args)} arguments; pass Dataset((x,), {{'y': y}}, N)"
+            f"expected a Pipeline to be called with x and y, got {len(data.args)} positional arguments; pass "
+            "Dataset((x,), {'y': y}, N)"
         )
     return data.named("x", "y")

@@ -10,7 +10,7 @@ from probmodel.protocols.dataset_checks import check_form
 from probmodel.protocols.layers import Deciding
 from probmodel.protocols.model import Marginal
 from probmodel.protocols.posterior import Posterior
-from probmodel.tracing.sites import Sites
+from probmodel.protocols.sites import Sites
 
 
 def check_columns(posterior: Posterior, data: Dataset) -> None:

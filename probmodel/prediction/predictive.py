@@ -16,11 +16,12 @@ from probmodel.protocols.integers import integer
 from probmodel.protocols.layers import Deciding
 from probmodel.protocols.model import NOISE_VARIANCE, Marginal
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.sites import Sites
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import on_device_of, traced_run
 from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import Sites, sites
+from probmodel.tracing.target import target_of
 
 
 class Prediction(NamedTuple):
@@ -90,8 +91,8 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
     check_columns(posterior, data)
     data = on_device_of(data, posterior.data)
     num_samples = integer("num_samples", num_samples)
+    found = target_of(posterior).sites
     with isolated(seed):
-        found = sites(posterior.model, posterior.data)
         data = without_observations(posterior, found, data)
         draws = _SharedDraws(posterior, found, num_samples)
         known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model

@@ -1,21 +1,22 @@
 """THE ARCHITECTURE, the one page to read first: every protocol and value that passes between the rooms.
 
 Layers compose into one Pyro model; the model is traced once into a pure tensor program; inference, evidence and
-diagnosis are functions of values.  A room stands above all that it imports, and nothing runs up.
+diagnosis are functions of values.  Each room (a folder of the package) stands above all that it imports; no import points
+upwards.
 
-    cli            commands of the shell
+    cli            shell commands
     studies        grids of fits and estimates: jobs, folders, resuming
     comparison     fits and posteriors side by side, the HTML report
     diagnosis      findings about one fit and a verdict        storage   Posterior ↔ folder, ArviZ, serializable components
-    layers         x → h → z → p(y | z) → one Pyro model       inference (model, data, seed) → Posterior, one method a file
-    prediction     new rows → predictive distribution; scores  evidence  posterior or target → log Z, one estimator a file
+    layers         x → h → z → p(y | z) → one Pyro model       inference (model, data, seed) → Posterior, one method per file
+    prediction     new rows → predictive distribution; scores  evidence  posterior or target → log Z, one estimator per file
     families       mathematics of Gaussian processes, Bayesian networks, Boltzmann machines, without Pyro
     tracing        Pyro function → graph → machine code → one density on R^D; every internal of Pyro and PyTorch
     data           arrays, frames, files → Dataset             draws     numbers, files and plots of draws, by ArviZ
-    protocols      this room: dataset, model, layers, methods, posterior, evidence; what modeling and reasoning share
+    protocols      this room: dataset, model, layers, methods, posterior, evidence; shared by modeling and reasoning
 
 Modeling (data, families, layers) makes a `Model`; reasoning (tracing, inference, prediction, evidence, diagnosis,
-comparison) takes any `Model`.  They meet in protocols alone; storage sees both.
+comparison) takes any `Model`.  They share protocols alone; storage imports both.
 """
 
 from probmodel.protocols.dataset import Dataset, digest

@@ -1,4 +1,4 @@
-"""How a model is called, and the fingerprint of what was observed."""
+"""Data sets as the arguments of a model, and the fingerprint of observed values."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -10,15 +10,16 @@ from torch import Tensor
 
 
 class Dataset(NamedTuple):
-    """How a model is called: `model(*args, **kwargs)`.
+    """Data as the arguments of a model: `model(*args, **kwargs)`.
 
-    Tensors that share the first tensor's first axis are aligned by row when `size` is given.
+    When `size` is given, the first axis of the first tensor runs over the rows, as does that of every tensor of equal
+    length.
 
     Args:
         args: positional arguments of the model.
         kwargs: keyword arguments of the model; observations usually go here.
-        size: rows of the full data set; a minibatch keeps the full size, which is what scales it. None where the data
-            have no rows that could be taken out.
+        size: number of rows of the full data set; a minibatch keeps it, so that its log-likelihood can be scaled to all
+            rows. None for data without rows that could be selected.
     """
 
     args: tuple[Any, ...] = ()
@@ -27,11 +28,11 @@ class Dataset(NamedTuple):
 
     @property
     def num_rows(self) -> int | None:
-        """Rows held here (the batch), or None when `size` is None."""
+        """Number of rows held here (those of the batch), or None when `size` is None."""
         return None if self.size is None else len(self.tensors()[0])
 
     def named(self, *names: str) -> dict[str, Any]:
-        """Arguments by name, where the positional ones have these names in the model's signature."""
+        """Arguments by name, given the names of the positional ones in the model's signature."""
         return dict(zip(names, self.args, strict=False)) | dict(self.kwargs)
 
     def tensors(self) -> list[Tensor]:
@@ -40,7 +41,7 @@ class Dataset(NamedTuple):
         return [value for value in values if isinstance(value, Tensor)]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Dataset":
-        """Apply `function` to each tensor; everything else passes through."""
+        """The data set with `function` applied to each tensor; other arguments stay as they are."""
 
         def apply(value: Any) -> Any:
             return function(value) if isinstance(value, Tensor) else value
@@ -52,10 +53,14 @@ class Dataset(NamedTuple):
         )
 
     def rows(self, index: Int[Tensor, " B"] | slice) -> "Dataset":
-        """The minibatch of the rows in `index`; `size` stays that of the full set."""
+        """The minibatch of the rows in `index`; `size` stays that of the full data set.
+
+        Raises:
+            ValueError: for data without rows.
+        """
         count = self.num_rows
         if count is None:
-            raise ValueError("expected data with rows, got size=None; give Dataset(args, kwargs, size=number of rows)")
+            raise ValueError("expected data with rows, got size=None; pass Dataset(args, kwargs, size=number of rows)")
         return self.map(lambda t: t[index] if t.dim() and len(t) == count else t)
 
     def to(self, target: torch.device | torch.dtype | str) -> "Dataset":
@@ -72,8 +77,13 @@ def digest(values: list[Tensor]) -> str:
 
 
 def counted(value: Tensor, kept: Tensor) -> Tensor:
-    """What a digest takes of a value of which a mask leaves some out: with the mask, since an evidence depends on it."""
-    # By NumPy, since a number taken out of a tensor would end a recording in which sites are looked at.
+    """The form in which `digest` takes a masked value: joined with its mask, since the evidence depends on it.
+
+    Args:
+        value: observed values.
+        kept: mask, True where a value is observed.
+    """
+    # By NumPy, since `Tensor.item` would abort a graph recording during which sites are listed.
     if kept.detach().cpu().numpy().all():
         return value
     return torch.cat([value.double().reshape(-1), kept.to(value.device).double().reshape(-1)])

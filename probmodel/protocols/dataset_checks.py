@@ -1,4 +1,4 @@
-"""What a Dataset has to look like before anything reads it."""
+"""Checks of the form of a `Dataset` before anything reads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from probmodel.protocols.integers import integer
 
 
 def check_form(data: Any) -> None:
-    """Raise for anything but a Dataset whose rows can be found.
+    """Raise for anything but a `Dataset` of tensors with a valid size.
 
     >>> check_form(Dataset((np.zeros(3),), size=3))
     Traceback (most recent call last):
-    TypeError: expected PyTorch tensors, got a NumPy array of shape (3,) as args[0]; give torch.as_tensor(array)
+    TypeError: expected PyTorch tensors, got a NumPy array of shape (3,) as args[0]; pass torch.as_tensor(array)
 
     Raises:
-        TypeError: for another class, positional arguments that are no tuple, named ones that are no dict, and arrays that
-            are no tensors.
-        ValueError: for a size that is no integer.
+        TypeError: for another class, positional arguments that are not a tuple, keyword arguments that are not a dict,
+            and NumPy arrays.
+        ValueError: for a size that is not an integer.
     """
     if not isinstance(data, Dataset):
         raise TypeError(
@@ -35,15 +35,15 @@ def check_form(data: Any) -> None:
     for name, value in _named(data).items():
         if isinstance(value, np.ndarray):
             raise TypeError(
-                f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; give torch.as_tensor(array)"
+                f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; pass torch.as_tensor(array)"
             )
 
 
 def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
-    """Of a call `model(x, y)` with both.
+    """Inputs x and observations y of a data set for `model(x, y)`.
 
     Raises:
-        ValueError: for any other call.
+        ValueError: for arguments other than the tensors x and y.
     """
     values = data.named("x", "y")
     if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
@@ -52,15 +52,15 @@ def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def check_rows_can_be_taken(data: Dataset) -> None:
-    """Raise TypeError for tensors inside a dict or list that are as long as the rows: a minibatch would keep them whole."""
+    """Raise TypeError for row-wise tensors inside a dict or list: a minibatch would keep all their rows."""
     rows = data.num_rows
     for name, value in _named(data).items():
         inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
         hidden = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.dim() and len(tensor) == rows]
         if hidden:
             raise TypeError(
-                f"expected rows in tensors, got {len(hidden)} of {rows} rows in a {type(value).__name__} as {name}, which no "
-                "rows are taken of; give each tensor as an argument of its own"
+                f"expected tensors with rows as arguments of their own, so that minibatches can be taken, got {len(hidden)} "
+                f"of {rows} rows inside a {type(value).__name__} as {name}; pass each tensor as an argument of its own"
             )
 
 

@@ -1,35 +1,38 @@
-"""The evidence as a value: estimates, whether they agree, bounds."""
+"""Evidence of a model as a value: estimate, standard error, bounds, and the agreement of several estimators."""
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from probmodel.protocols.structural import Structural
 
 
 class Estimate(NamedTuple):
-    """One estimator's answer in a table of several, nats."""
+    """Log evidence by one estimator, in a table of several, in nats."""
 
     method: str
     log_z: float
     stderr: float
-    """Monte Carlo standard error; nan where no draw can show the error."""
+    """Monte Carlo standard error; nan where the draws cannot reveal the error."""
     relative_ess: float = float("nan")
-    """Effective share of the draws (Kong, 1992)."""
+    """Relative ESS: effective sample size as a fraction of the number of draws (Kong, 1992)."""
     k_hat: float = float("nan")
     """Pareto k-hat of the weights (Vehtari et al., 2024)."""
     seconds: float = float("nan")
     caveat: str = ""
-    """Why the estimate is left out of the comparison; empty where it takes part."""
+    """Reason why the estimate is left out of the test of agreement; empty where it is included."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Several estimates of one number, and whether they agree.
+    """Several estimates of one log evidence, and a test of whether they agree.
 
     Args:
-        estimates: one a method.
-        p_value: of the chi-square test that all estimates without a caveat share one value; nan for fewer than two.
+        estimates: one estimate per method.
+        p_value: p-value of the chi-square test that all estimates without a caveat share one value; nan for fewer than
+            two.
     """
 
     estimates: tuple[Estimate, ...] = ()
@@ -39,7 +42,9 @@ class Agreement:
         for each in self.estimates:
             if each.method == method:
                 return each
-        raise KeyError(f"expected one of {[each.method for each in self.estimates]}, got {method!r}")
+        raise KeyError(
+            f"expected one of {[each.method for each in self.estimates]}, got {method!r}; pass a method of the table"
+        )
 
     def __iter__(self) -> Iterator[Estimate]:
         return iter(self.estimates)
@@ -63,7 +68,7 @@ _ROW = "{:<22}{:>12}{:>11}{:>9}{:>7}{:>9}  {}"
 
 
 def _cells(estimate: Estimate) -> list[str]:
-    """The numbers of an estimate as text; a dash where there is none."""
+    """The fields of an estimate as text; a dash for nan."""
     formats = ("{}", "{:.4f}", "{:.4f}", "{:.1%}", "{:.2f}", "{:.2f}", "{}")
     return ["–" if value != value else form.format(value) for form, value in zip(formats, estimate, strict=True)]
 
@@ -73,15 +78,16 @@ class Evidence:
     """Log marginal likelihood of the data, in nats.
 
     Args:
-        log_z: the estimate.
-        stderr: its Monte Carlo standard error; 0 where exact, nan where the method has an error no draw can show.
-        lower, upper: bound at `level`; infinite on a side the method does not bound.
+        log_z: estimate of the log evidence, in nats.
+        stderr: its Monte Carlo standard error; 0 where exact, nan where the draws cannot reveal the error of the method.
+        lower, upper: bounds at `level`; infinite on a side that the method does not bound.
+        level: probability with which a bound holds.
         method: name of the estimator.
         given: names of the parameters the evidence is conditional on (point estimates that were not integrated).
-        digest: fingerprint of the observed values; evidences of different data cannot be compared.
-        agreement: the estimates of the same number by several methods.
+        digest: fingerprint of the observed values; the evidence of different data cannot be compared.
+        agreement: estimates of the same log evidence by several methods.
         info: diagnostics of the estimate (effective sample size, k-hat …).
-        certified: which side of the bound holds at finite sample size, and under what condition; empty for neither.
+        certified: sides on which the bound holds at finite sample size, and under what condition; empty for neither.
     """
 
     log_z: float
@@ -100,3 +106,21 @@ class Evidence:
         given = f", given {len(self.given)} point-estimated tensor{'s' * (len(self.given) > 1)}" if self.given else ""
         error = "" if math.isnan(self.stderr) else f" ± {self.stderr:.2g}"
         return f"log Z = {self.log_z:.4f}{error} nats ({self.method}{given})"
+
+
+class OwnEstimators(NamedTuple):
+    """Estimators of the evidence that are right for one model, in place of those for every model."""
+
+    exact: Callable[..., Evidence]
+    """(fit, seed) → the evidence in closed form or by enumeration."""
+    best: Callable[..., Evidence]
+    """(fit, seed) → the estimate to take when no estimator is named."""
+    sandwich: Callable[..., Evidence]
+    """(fit, seed, level) → the evidence with its bounds, several estimators side by side."""
+
+
+@runtime_checkable
+class BringsEstimators(Protocol, metaclass=Structural):
+    """A model that brings its own estimators of the evidence, such as a sum over discrete structures."""
+
+    def evidence_estimators(self) -> OwnEstimators: ...

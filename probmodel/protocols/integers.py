@@ -1,14 +1,14 @@
-"""Whole numbers in settings: Python's and NumPy's are taken; floats, truth values and text are refused (PEP 357)."""
+"""Validation of integer settings: Python's and NumPy's integers pass; floats, booleans and strings fail (PEP 357)."""
 
 from operator import index
 from typing import Any
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy's limit."""
+"""Largest seed that NumPy accepts."""
 
 
 def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """The value as Python's int.
+    """The value as a Python int within a range.
 
     >>> import numpy
     >>> integer("num_steps", numpy.int64(100))
@@ -18,12 +18,12 @@ def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -
     ValueError: expected num_steps to be an integer, 1 or more, got 100.0; pass num_steps=100
 
     Args:
-        name: of the setting.
-        value: what the caller gave.
-        least, most: the range, both ends included; None for no upper end.
+        name: name of the setting, for the message.
+        value: value that the caller passed.
+        least, most: smallest and largest valid value; None for no upper limit.
 
     Raises:
-        ValueError: for anything that is no integer, or lies outside the range.
+        ValueError: for a value that is not an integer or lies outside the range.
     """
     try:
         number = None if isinstance(value, bool) else index(value)
@@ -38,19 +38,19 @@ def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -
 
 
 def checked_seed(value: Any) -> int:
-    """A seed that every generator of random numbers takes.
+    """A seed in the range that all random number generators accept.
 
     >>> checked_seed(7)
     7
 
     Raises:
-        ValueError: for anything that is no integer, or lies outside 0 … 2³² − 1.
+        ValueError: for a value that is not an integer or lies outside 0 … 2³² − 1.
     """
     return integer("seed", value, least=0, most=LARGEST_SEED)
 
 
 def _nearest(value: Any, least: int, most: int | None) -> int | None:
-    """The caller's own number as it should have been; None where there is none to be read."""
+    """The valid integer nearest to the caller's value; None where the value cannot be read as a number."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):

@@ -14,7 +14,7 @@ from probmodel.protocols.structural import Structural
 
 @runtime_checkable
 class Representation(Protocol, metaclass=Structural):
-    """Latent code of the features; `rows` is the plate over data, passed in as an object."""
+    """Layer from features h to a latent code z; `rows` is Pyro's plate over the rows of the data."""
 
     out_features: int
 
@@ -24,20 +24,20 @@ class Representation(Protocol, metaclass=Structural):
 
 
 def brings_guide(model: Model) -> TypeGuard[Guided]:
-    """Whether a model has a guide that is called as the model is; a representation's is for its codes."""
+    """Return whether a model has a guide with the model's own call signature, unlike the guide of a representation."""
     return isinstance(model, Guided) and not isinstance(model, Representation)
 
 
 @runtime_checkable
 class Decision(Protocol, metaclass=Structural):
-    """Likelihood of y given the code, and the action of least expected loss."""
+    """Layer with the likelihood of y given the code, and the action of least expected loss."""
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin: ...
 
     def act(self, predictive: Distribution) -> Tensor: ...
 
     def observed(self, y: Tensor) -> Tensor:
-        """Y in the form the likelihood scores (class numbers for one-hot rows)."""
+        """Observations y in the form that the likelihood scores (class indices for one-hot rows)."""
         ...
 
     def check(self, y: Tensor) -> None:
@@ -45,7 +45,7 @@ class Decision(Protocol, metaclass=Structural):
         ...
 
     def check_training(self, y: Tensor) -> None:
-        """Raise ValueError for y that could be scored but nothing can be learnt from."""
+        """Raise ValueError for y that could be scored but from which nothing can be learned."""
         ...
 
 
@@ -58,7 +58,7 @@ class Deciding(Protocol, metaclass=Structural):
 
 @runtime_checkable
 class DependentRows(Protocol, metaclass=Structural):
-    """A representation whose rows depend on each other: codes of new rows follow from those of the known ones."""
+    """A representation with dependent rows: the latent function values of new rows depend on those of the known rows."""
 
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
@@ -67,17 +67,17 @@ class DependentRows(Protocol, metaclass=Structural):
 
 @runtime_checkable
 class Generative(Protocol, metaclass=Structural):
-    """A representation that is a density of its features and the class together: the features have to be fixed."""
+    """A representation that is a joint density of its features and the class, so that the features may not be trained."""
 
     def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior: ...
 
     def check_codes(self, h: Float[Tensor, "N D"]) -> None:
-        """Raise ValueError for features that the density is not for."""
+        """Raise ValueError for features on which the density is not defined."""
         ...
 
 
 @runtime_checkable
 class CodesByProcess(Protocol, metaclass=Structural):
-    """A representation by a Gaussian process that an affine decision with normal noise leaves one."""
+    """A Gaussian process representation that remains a Gaussian process under an affine decision with normal noise."""
 
     def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any: ...

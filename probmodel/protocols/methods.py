@@ -1,8 +1,4 @@
-"""The architecture of `probmodel`: every protocol and every value that passes between its rooms.
-
-Layers compose into one Pyro model; the model is traced once into a pure tensor program; inference, evidence and
-diagnosis are functions of values.  Nothing here computes; read this file first.
-"""
+"""Protocols of methods: objective of an optimization, inference of a posterior, estimator of the evidence."""
 
 from typing import Protocol, runtime_checkable
 
@@ -18,20 +14,20 @@ from probmodel.protocols.structural import Structural
 
 @runtime_checkable
 class Objective(Protocol, metaclass=Structural):
-    """Differentiable loss in nats over the whole data set, never per datum."""
+    """Differentiable loss in nats for the whole data set, never per datum."""
 
     def __call__(self, model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]: ...
 
 
 @runtime_checkable
 class Inference(Protocol, metaclass=Structural):
-    """Frozen settings, called once; leaves no global behind."""
+    """Inference method: frozen settings, called with a model and its data; it leaves no global state behind."""
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> "Posterior": ...
 
 
 @runtime_checkable
 class Estimator(Protocol, metaclass=Structural):
-    """Of the evidence of a model and its data: from a fit, or straight from a target where no fit is needed."""
+    """Estimator of the evidence of a model and its data: from a fit, or from a target where no fit is needed."""
 
     def __call__(self, subject: "Posterior | Target", *, seed: int = 0) -> "Evidence": ...

@@ -1,4 +1,4 @@
-"""Protocols of a model: a stochastic function in Pyro, and what it may supply besides."""
+"""Protocols of a model: a stochastic function in Pyro, and the further methods that it may supply."""
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,44 +18,44 @@ class Model(Protocol, metaclass=Structural):
 
 @runtime_checkable
 class Guided(Protocol, metaclass=Structural):
-    """A model that brings its own guide, called as the model is."""
+    """A model with its own guide, called with the model's arguments."""
 
     def guide(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 @runtime_checkable
 class Checked(Protocol, metaclass=Structural):
-    """A model that can tell bad data before anything runs; `check` raises ValueError saying expected, got, remedy."""
+    """A model that detects invalid data before anything runs: `check` raises a ValueError with expected, got, remedy."""
 
     def check(self, data: Dataset) -> None: ...
 
 
 @runtime_checkable
 class ChecksTrainingData(Protocol, metaclass=Structural):
-    """A model that can tell data it could score but learn nothing from; `check_training` raises ValueError as `check` does."""
+    """A model that detects data it could score but learn nothing from: `check_training` raises as `check` does."""
 
     def check_training(self, data: Dataset) -> None: ...
 
 
 NOISE_VARIANCE = "variance of the noise"
-"""Deterministic Pyro site at which a model that has integrated a function out says how much of y's variance is noise, (m,)."""
+"""Name of the deterministic Pyro site, (m,), with the noise variance of y under a model that has integrated out a function."""
 
 
 @runtime_checkable
 class Marginal(Protocol, metaclass=Structural):
-    """A model that has integrated out what links its rows, so that new ones depend on the observed ones."""
+    """A model that has integrated out what couples its rows, so that new rows depend on the observed ones."""
 
     def given(self, data: Dataset) -> Model:
-        """The model of new rows, called with the same arguments; its latents are the same."""
+        """The model of new rows given the observed rows in `data`; its arguments and latents are the same."""
         ...
 
 
 @runtime_checkable
 class LeavesOneOut(Protocol, metaclass=Structural):
-    """A model that has each row's density given all others in closed form."""
+    """A model with a closed form of the density of each row given all others."""
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
-        """Log p(y_i | all other y), nats, at the latents drawn in the call."""
+        """Log p(y_i | all other y) by row, in nats, at the latents drawn in the call."""
         ...
 
 
@@ -74,8 +74,8 @@ class ExactPosterior(NamedTuple):
     """A posterior in closed form.
 
     Args:
-        log_evidence: of the data, in nats.
-        guide: draws from the posterior.
+        log_evidence: log evidence of the data, in nats.
+        guide: guide that samples from the posterior.
     """
 
     log_evidence: float
@@ -84,8 +84,8 @@ class ExactPosterior(NamedTuple):
 
 @runtime_checkable
 class ClosedForm(Protocol, metaclass=Structural):
-    """A model that may know its evidence and posterior in closed form, and is asked before anything is computed."""
+    """A model that may supply its evidence and posterior in closed form, which then replaces any computation."""
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """None where these data, or the pieces that the model is made of, leave no closed form."""
+        """Evidence and posterior; None where the data or the layers of the model permit no closed form."""
         ...

@@ -10,12 +10,25 @@ from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
+from probmodel.protocols.sites import Sites
 
 Draws = Mapping[str, Tensor]
 """Site name → draws of shape (chain, draw, *event), in the model's own (constrained) space."""
 
 
-class Target(NamedTuple):
+class Traced(NamedTuple):
+    """What recording a model's log joint as a graph has shown."""
+
+    bytes_per_draw: int
+    """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
+    fallback: str | None
+    """Why the model could not be traced and runs eagerly; None for a traced model."""
+    given: tuple[str, ...]
+    """Parameters that the density is conditional on: point estimates that are not integrated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
     """A model and its data as one density on R^D; S draws at once, everything in nats.
 
     `log_prior` includes the log-Jacobian of the map from R^D to the support, so the three add up:
@@ -37,19 +50,42 @@ class Target(NamedTuple):
     unconstrain: Callable[[Mapping[str, Tensor]], Float[Tensor, "S D"]]
     by_row: Int[Tensor, "N d"] | None
     """Which coordinates belong to which row, when every latent is local to a row: the evidence is then a sum over rows."""
-    bytes_per_draw: int
-    """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
-    digest: str
     dtype: torch.dtype
     device: torch.device
-    fallback: str | None
-    """Why the model could not be traced and runs eagerly; None for a traced model."""
-    given: tuple[str, ...]
-    """Parameters that the density is conditional on: point estimates that are not integrated."""
-    improper: tuple[str, ...] = ()
-    """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
-    factors: tuple[str, ...] = ()
-    """`pyro.factor` statements, which count as likelihood whether they are normalized or not."""
+    sites: Sites
+    """The latents and observations that one run of the model has shown."""
+    traced: Callable[[], Traced]
+    """Records the log joint on its first call."""
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the observed values."""
+        return self.sites.digest
+
+    @property
+    def improper(self) -> tuple[str, ...]:
+        """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
+        return self.sites.improper
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """`pyro.factor` statements, which count as likelihood whether they are normalized or not."""
+        return self.sites.factors
+
+    @property
+    def bytes_per_draw(self) -> int:
+        """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
+        return self.traced().bytes_per_draw
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the model could not be traced and runs eagerly; None for a traced model."""
+        return self.traced().fallback
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Parameters that the density is conditional on: point estimates that are not integrated."""
+        return self.traced().given
 
 
 @dataclass(frozen=True, eq=False)

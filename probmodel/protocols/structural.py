@@ -1,4 +1,4 @@
-"""Protocols whose members may be what an `nn.Module` keeps for its instances: submodules, parameters and buffers."""
+"""Metaclass of protocols whose members may be submodules, parameters or buffers of an `nn.Module`."""
 
 from typing import Any, Protocol
 
@@ -9,10 +9,10 @@ ProtocolMeta: Any = type(Protocol)
 
 
 class Structural(ProtocolMeta):
-    """Of protocols that `isinstance` asks for: an instance is what has all members.
+    """Metaclass of runtime-checkable protocols: an instance is any object that has all members.
 
-    From Python 3.12 on `isinstance` looks them up without `__getattr__`, by which modules give their parts, so that a guide
-    that is a module would silently be none.
+    From Python 3.12 on `isinstance` looks members up without `__getattr__`, through which modules expose their submodules,
+    so that a guide that is a module would silently be ignored.
     """
 
     def __instancecheck__(self, instance: Any) -> bool:
@@ -22,6 +22,6 @@ class Structural(ProtocolMeta):
 
 
 def _has(instance: Any, protocol: Any, name: str) -> bool:
-    """Whether the member is there; a method that is None is not."""
+    """Return whether an object has a member of a protocol; a method set to None does not count."""
     is_method = callable(vars(protocol).get(name))
     return hasattr(instance, name) and not (is_method and getattr(instance, name) is None)

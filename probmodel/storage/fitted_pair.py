@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import singledispatch
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -17,12 +17,12 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuide, AutoMultivariateNormal, AutoNormal
 from torch import Tensor, nn
 
+from probmodel.families.gaussian_processes.mixtures.assignments import ProcessMixture
 from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import UndescribableError
 from probmodel.protocols.model import ExactGuide, Model
 from probmodel.protocols.posterior import Draws, Posterior
-from probmodel.protocols.structural import Structural
 from probmodel.storage.descriptions import Kept, describe, rebuild
 from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.devices import traced_run
@@ -41,13 +41,6 @@ SAME_MODEL = 1e-3
 
 ASSIGNMENTS = "model.responsibilities"
 """What a mixture of experts finds out about the rows: a model that was not fitted has none."""
-
-
-@runtime_checkable
-class TakesResponsibilities(Protocol, metaclass=Structural):
-    """A mixture that takes responsibilities as a fit finds them."""
-
-    def with_responsibilities(self, r: Tensor) -> Any: ...
 
 
 class FittedPair(NamedTuple):
@@ -107,7 +100,7 @@ def rebuild_pair(
     kind = pair.guide["kind"]
     fitted = pair.model if model is None else deepcopy(model)
     fitted_guide: Model | None = None
-    if isinstance(fitted, TakesResponsibilities) and ASSIGNMENTS in pair.state:
+    if isinstance(fitted, ProcessMixture) and ASSIGNMENTS in pair.state:
         fitted = fitted.with_responsibilities(pair.state[ASSIGNMENTS])
     owned = pair.owned or kind in _CODE or any(name.startswith("guide.param ") for name in pair.state)
     if owned:

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from probmodel.draws.containers import from_arrays
 from probmodel.protocols.posterior import Posterior
-from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
-from probmodel.tracing.target import target
+from probmodel.tracing.target import target_of
 
 
 def to_arviz(posterior: Posterior) -> Any:
@@ -46,7 +44,7 @@ def _log_likelihood_by_row(posterior: Posterior) -> Tensor | None:
     """(chain, draw, row) in nats; None where latents or observations are missing."""
     if not posterior.draws:
         return None
-    density = target(posterior.model, posterior.data)
+    density = target_of(posterior)
     origin = torch.zeros(1, density.dim, dtype=density.dtype, device=density.device)
     latents = density.constrain(origin)
     if not latents or not all(site in posterior.draws for site in latents):
@@ -55,8 +53,7 @@ def _log_likelihood_by_row(posterior: Posterior) -> Tensor | None:
     with torch.no_grad():
         theta = density.unconstrain({site: posterior.draws[site].flatten(0, 1) for site in latents})
         by_row = density.log_likelihood_by_row(theta)
-    with isolated(seed=0):
-        joint = sites(posterior.model, posterior.data).is_joint(by_row.shape[-1])
+    joint = density.sites.is_joint(by_row.shape[-1])
     return by_row.reshape(chains, count, -1) if by_row.numel() and not joint else None
 
 

@@ -1,1 +1,1 @@
-"""A Pyro function → a pure graph → machine code → one density: all that touches the internals of Pyro and PyTorch."""
+"""A Pyro function → a pure graph → machine code → one density; all uses of the internals of Pyro and PyTorch."""

@@ -1,7 +1,7 @@
-"""Exact posterior and evidence of conjugate models, recognized by numbers instead of by names.
+"""Exact posterior and evidence of conjugate models, recognized numerically instead of by the names of distributions.
 
 A posterior stays in the family of its prior exactly when the log joint is linear in that family's sufficient statistics.
-This is solved at random points and verified at others, so it holds for any way the model may be written.
+The coefficients are solved for at random points and verified at others, so the result holds however the model is written.
 
 Reference:
     Bernardo & Smith (1994), "Bayesian theory", section 5.2.
@@ -22,21 +22,21 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NotConjugateError
 from probmodel.protocols.model import ClosedForm, ExactGuide, Model
 from probmodel.protocols.posterior import Target
+from probmodel.protocols.sites import Latent
 from probmodel.tracing.curvature import NormalApproximation, gaussian_at, gradient
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import Latent, sites
-from probmodel.tracing.target import target as make_target
+from probmodel.tracing.target import density_of
 
 RELATIVE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest misfit of the family at fresh points, relative to the spread of the log joint there: rounding only."""
+"""Largest misfit of the family at fresh points, relative to the largest log joint there: rounding errors only."""
 NUM_CHECKS = 8
 NUM_PRIOR_CHECKS = 200
 REACHES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
-"""Standard deviations of the posterior at which the quadratic is held to, beside the prior's own draws."""
+"""Distances from the mode, in posterior standard deviations, at which the quadratic is verified besides prior draws."""
 
 
 class Conjugate(NamedTuple):
-    """An exact posterior: one normal over all latents, one distribution a site, or the model's own guide."""
+    """An exact posterior: one normal over all latents, one distribution per site, or the model's own guide."""
 
     log_z: float
     gaussian: NormalApproximation | None
@@ -47,28 +47,32 @@ class Conjugate(NamedTuple):
 def conjugate(model: Model, data: Dataset) -> Conjugate:
     """Exact posterior and log evidence, in nats.
 
-    Asks a model that knows its own; else covers normal latents with a quadratic log joint (any linear Gaussian model, also
-    one code a row), and independent beta, Dirichlet and gamma sites.
+    A posterior that the model supplies itself is returned as it is.  Otherwise the method covers normal latents with a
+    quadratic log joint (any linear Gaussian model, also with one code per row), and independent beta, Dirichlet and gamma
+    sites.
+
+    Args:
+        model: any Pyro model.
+        data: data set for its call.
 
     Raises:
-        NotConjugateError: where the log joint is not linear in the sufficient statistics; says by how much.
+        NotConjugateError: where the log joint is not linear in the sufficient statistics; the message states the misfit.
     """
     known = supplied(model, data)
     if known is not None:
         return known
-    with isolated(seed=0):
-        latents = sites(model, data).latents
-    return conjugate_target(make_target(model, data), latents)
+    return conjugate_target(density_of(model, data))
 
 
 def supplied(model: Model, data: Dataset) -> Conjugate | None:
-    """What the model itself says; None where it says nothing."""
+    """Exact posterior that the model itself supplies in closed form; None where it supplies none."""
     found = model.exact_posterior(data) if isinstance(model, ClosedForm) else None
     return None if found is None else Conjugate(found.log_evidence, None, {}, found.guide)
 
 
-def conjugate_target(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
-    """As `conjugate`, of a target that is there already, and what its coordinates stand for."""
+def conjugate_target(target: Target) -> Conjugate:
+    """Exact posterior and log evidence of an existing target, given the latents of its coordinates; see `conjugate`."""
+    latents = target.sites.latents
     if not latents:
         return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
     if all(_is_real(latent) for latent in latents):
@@ -84,7 +88,7 @@ def normal_posterior(target: Target) -> Conjugate:
     """The normal posterior of a target whose log joint is quadratic in its coordinates.
 
     Raises:
-        NotConjugateError: where it is not.
+        NotConjugateError: where it is not quadratic.
     """
     start = torch.zeros(target.dim, dtype=target.dtype, device=target.device)
     base = gaussian_at(target, start)
@@ -148,7 +152,7 @@ def _log_jacobian(latents: tuple[Latent, ...], theta: Float[Tensor, "S D"]) -> F
 
 
 class _Beta:
-    """log x and log(1 − x)."""
+    """Beta family, with sufficient statistics log x and log(1 − x)."""
 
     def num_statistics(self, latent: Latent) -> int:
         return 2 * latent.shape.numel()
@@ -163,7 +167,7 @@ class _Beta:
 
 
 class _Gamma:
-    """log x and x."""
+    """Gamma family, with sufficient statistics log x and x."""
 
     def num_statistics(self, latent: Latent) -> int:
         return 2 * latent.shape.numel()
@@ -178,7 +182,7 @@ class _Gamma:
 
 
 class _Dirichlet:
-    """log x."""
+    """Dirichlet family, with sufficient statistics log x."""
 
     def num_statistics(self, latent: Latent) -> int:
         return latent.shape.numel()

@@ -1,4 +1,4 @@
-"""Which coordinates of R^D belong to which latent, and the map to its support."""
+"""Assignment of the coordinates of R^D to latents, and the maps to their supports."""
 
 from collections.abc import Mapping
 
@@ -6,11 +6,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.tracing.sites import Latent
+from probmodel.protocols.sites import Latent
 
 
 class Coordinates:
-    """Which coordinates of theta belong to which latent."""
+    """Assignment of the coordinates of theta to latents.
+
+    Args:
+        latents: continuous latents, in the order of their coordinates.
+    """
 
     def __init__(self, latents: tuple[Latent, ...]) -> None:
         self.latents = latents
@@ -25,14 +29,16 @@ class Coordinates:
         """Unconstrained coordinates of constrained values (S, *shape) by site."""
         missing = [latent.name for latent in self.latents if latent.name not in values]
         if missing:
-            raise ValueError(f"expected values for every latent, got none for {missing}; sites: {list(values)}")
+            raise ValueError(
+                f"expected values for every latent, got none for {missing} among {list(values)}; pass draws of these sites"
+            )
         parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
         if not parts:
             return torch.zeros(1, 0, dtype=dtype, device=device)
         return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
 
     def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
-        """Log |det T'(theta)|, summed, or by row (N,)."""
+        """Log |det T'(theta)|, the sum over all coordinates or by row (N,)."""
         total = theta.new_zeros(())
         for latent, u in self._unconstrained(theta[None]):
             value = latent.transform(u)
@@ -44,7 +50,7 @@ class Coordinates:
         return total
 
     def by_row(self, rows: int) -> Int[Tensor, "N d"]:
-        """Coordinates of each row."""
+        """Indices of the coordinates of each row."""
         parts = []
         for latent, index in self._unconstrained(torch.arange(self.dim)[None]):
             parts.append(index[0].movedim(len(latent.shape) + (latent.row_dim or 0), 0).reshape(rows, -1))

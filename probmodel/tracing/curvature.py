@@ -18,7 +18,7 @@ class NormalApproximation(NamedTuple):
     """Normal approximation in R independent blocks of d coordinates: R = 1 block of D where rows share latents."""
 
     coordinates: Int[Tensor, "R d"]
-    """Coordinates of theta in each block."""
+    """Indices of the coordinates of theta in each block."""
     loc: Float[Tensor, " D"]
     precision: Float[Tensor, "R d d"]
     scale_tril: Float[Tensor, "R d d"]
@@ -29,7 +29,7 @@ class NormalApproximation(NamedTuple):
         return self.loc.new_tensor(0.5 * self.loc.numel() * math.log(2 * math.pi)) - half_log_det
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
-        """Draws of theta."""
+        """Draws of theta from the approximation."""
         rows, d = self.coordinates.shape
         noise = torch.randn(num_samples, rows, d, 1, dtype=self.loc.dtype, device=self.loc.device)
         theta = self.loc.expand(num_samples, -1).clone()
@@ -38,19 +38,19 @@ class NormalApproximation(NamedTuple):
 
 
 def block_index(target: Target) -> Int[Tensor, "R d"]:
-    """Coordinates of the independent blocks of a target."""
+    """Indices of the coordinates in each independent block of a target."""
     if target.by_row is not None:
         return target.by_row.to(target.device)
     return torch.arange(target.dim, device=target.device)[None]
 
 
 def log_joint_by_block(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
-    """Log joint of each independent block: their one sum where rows share latents, else by row."""
+    """Log joint of each independent block, in nats: one sum where rows share latents, else one value per row."""
     return target.log_joint(theta)[:, None] if target.by_row is None else target.log_joint_by_row(theta)
 
 
 def gradient(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """Gradient of the log joint."""
+    """Gradient of the log joint at `theta`, in nats."""
     return _gradient(target.log_joint_at)(theta)
 
 
@@ -80,10 +80,14 @@ def _gradient(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 def mode(target: Target, start: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """Maximum of the log joint in unconstrained coordinates: L-BFGS, then Newton steps to rounding.
+    """Maximum of the log joint in unconstrained coordinates: L-BFGS, then Newton steps to machine precision.
+
+    Args:
+        target: density to maximize.
+        start: initial state of the ascent.
 
     Raises:
-        ArithmeticError: where the climb leaves the finite numbers.
+        ArithmeticError: where the ascent reaches NaN or infinity.
     """
     theta = start.detach().clone().requires_grad_()
     optimizer = torch.optim.LBFGS([theta], max_iter=500, line_search_fn="strong_wolfe", tolerance_grad=1e-7)
@@ -116,7 +120,10 @@ def _newton(target: Target, theta: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         if gain <= 1e-12 * value.abs():
             break
     if not torch.isfinite(theta).all():
-        raise ArithmeticError("expected a finite mode, got NaN or infinity; the log joint may have no maximum")
+        raise ArithmeticError(
+            "expected a finite mode, got NaN or infinity, as of a log joint without a maximum; use a proper prior, or a "
+            "method that needs no mode (NUTS, SVI)"
+        )
     return theta
 
 
@@ -124,7 +131,7 @@ def gaussian_at(target: Target, theta: Float[Tensor, " D"]) -> NormalApproximati
     """Laplace's normal approximation at `theta`: precision = −Hessian.
 
     Raises:
-        ArithmeticError: where −Hessian is not positive definite, so that theta is no maximum.
+        ArithmeticError: where −Hessian is not positive definite, so that theta is not a maximum.
     """
     precision = -hessian_blocks(target, theta)
     precision = 0.5 * (precision + precision.mT)
@@ -132,8 +139,8 @@ def gaussian_at(target: Target, theta: Float[Tensor, " D"]) -> NormalApproximati
     if failed.any():
         lowest = float(torch.linalg.eigvalsh(precision).min())
         raise ArithmeticError(
-            f"expected a maximum of the log joint, got a Hessian with curvature {-lowest:.3g} upwards; start closer to a "
-            "mode, or use a method that needs none (NUTS, SVI)"
+            f"expected a maximum of the log joint, got a Hessian with largest eigenvalue {-lowest:.3g}; start closer to a "
+            "mode, or use a method that needs no mode (NUTS, SVI)"
         )
     identity = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device).expand_as(precision)
     inverse = torch.cholesky_solve(identity, factor)

@@ -13,14 +13,14 @@ from probmodel.tracing.programs.graphs import SplitGraph, draws_numbers, recordi
 from probmodel.tracing.programs.program import Program, bytes_of_result, bytes_per_call, trace
 
 DRAWN_AT_ONCE = 2**29
-"""Bytes at once on an accelerator, of the random numbers where they can be taken apart, else of the call: fixed, since the
-numbers depend on where draws are split."""
+"""Bytes per block of draws on an accelerator: of the random numbers where they can be split off, else of the whole call.
+It is fixed, since seeded random numbers depend on where draws are split."""
 
 CLAIMED_AT_ONCE = 2**26
-"""Bytes of one vectorized call on a CPU, where the budget allows more: claiming gigabytes takes longer than computing in them."""
+"""Largest vectorized call on a CPU in bytes, whatever the budget: allocating gigabytes takes longer than computing in them."""
 
 LARGE_CALL = 2**22
-"""Bytes from which one call keeps a CPU busy: batched draws then only move memory (a network with sampled weights)."""
+"""Bytes from which one draw keeps a CPU busy: a batch of draws would only move memory (a network with sampled weights)."""
 
 
 class Density:
@@ -28,8 +28,8 @@ class Density:
 
     Args:
         function: theta → tensor.
-        start: a theta to trace at.
-        like: a density of the same model; where that one runs eagerly, this one does without a second warning.
+        start: theta at which the function is traced.
+        like: density of the same model; where that one runs eagerly, so does this one, without a second warning.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], start: Tensor, like: "Density | None" = None) -> None:
@@ -50,7 +50,7 @@ class Density:
         return split_at_draws(self.program.run, len(self.program.leaves))
 
     def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
-        """At one point; differentiable."""
+        """Value at one point; differentiable."""
         if self.program.run is None:
             return self.function(theta)
         return self.program.run(*self.program.detached, theta)
@@ -65,7 +65,7 @@ class Density:
         result = len(theta) * bytes_of_result(self.program)
         shape = f"a result for {len(theta):,} draws at once"
         refuse_above_memory(
-            result, theta.device, shape, "ask for fewer draws (num_samples), thin them, or state more by memory_budget"
+            result, theta.device, shape, "use fewer draws (num_samples), thin them, or state more with memory_budget"
         )
         chunk = max(1, _allowed(theta.device) // each)
         if not self._random:
@@ -73,13 +73,13 @@ class Density:
         return torch.cat([self._drawn(block, chunk) for block in theta.split(self._block(each, theta.device))])
 
     def _block(self, each: int, device: torch.device) -> int:
-        """Draws whose random numbers are drawn at once, of any budget: seeded numbers depend on it."""
+        """Number of draws whose random numbers are drawn at once; seeded numbers depend on it, so it ignores the budget."""
         if device.type == "cpu":
             return max(1, CLAIMED_AT_ONCE // each)
         return max(1, DRAWN_AT_ONCE // (each if self._parts is None else max(1, self._parts.num_bytes)))
 
     def _drawn(self, theta: Float[Tensor, "S *D"], chunk: int) -> Tensor:
-        """One block; where the budget is for fewer draws, what is made of its random numbers comes in chunks."""
+        """Values for one block of draws, whose random numbers are drawn at once and processed in chunks of the budget."""
         if len(theta) <= chunk or self._parts is None:
             return vmap(self.at, randomness="different")(theta)
         leaves, (draw, rest, _) = self.program.detached, self._parts
@@ -88,11 +88,11 @@ class Density:
 
 
 def _allowed(device: torch.device) -> int:
-    """Bytes of one vectorized call; inside a graph more calls would mean a larger graph, so one takes all of the budget."""
+    """Bytes that one vectorized call may need: inside a graph the whole budget, since more calls would enlarge the graph."""
     whole = device.type != "cpu" or recording()
     return budget(device) if whole else min(budget(device), CLAIMED_AT_ONCE)
 
 
 def loops(memory: int, device: torch.device) -> bool:
-    """Whether draws are better evaluated one by one than in a batch."""
+    """Return whether draws are evaluated faster one by one than in a batch."""
     return memory > LARGE_CALL and device.type == "cpu"

@@ -11,23 +11,23 @@ from probmodel.protocols.model import Model
 
 
 def device_of(data: Dataset) -> torch.device:
-    """Where the first tensor is; the default device for data without tensors."""
+    """Device of the first tensor; the default device for data without tensors."""
     tensors = data.tensors()
     return tensors[0].device if tensors else torch.get_default_device()
 
 
 def on_device_of(data: Dataset, others: Dataset) -> Dataset:
-    """The data on the device of others; as they are where those are on several."""
+    """The data on the device of `others`; unchanged where the tensors of `others` are on several devices."""
     devices = {tensor.device for tensor in others.tensors()}
     return data.to(devices.pop()) if len(devices) == 1 else data
 
 
 @contextmanager
 def on_data_device(data: Dataset) -> Iterator[None]:
-    """Around a call of a model: tensors made of Python's numbers, as in Normal(0, 1), come to be where the data are.
+    """Context for a call of a model: tensors made from Python numbers, as in Normal(0, 1), are on the device of the data.
 
-    On another device than the default one each operation costs some microseconds more, which a traced graph does not pay;
-    and a model that draws from a generator of its own has to make it there.
+    On another device than the default one each operation takes some microseconds longer, unless the model is traced; and
+    a model with a random number generator of its own has to create it on that device.
     """
     device = device_of(data)
     with nullcontext() if device == torch.get_default_device() else device:
@@ -35,6 +35,6 @@ def on_data_device(data: Dataset) -> Iterator[None]:
 
 
 def traced_run(model: Model, data: Dataset) -> poutine.Trace:
-    """One run of a model or guide on its data, with all its sites."""
+    """Trace of one run of a model or guide on its data, with all its sites."""
     with on_data_device(data):
         return poutine.trace(model).get_trace(*data.args, **data.kwargs)

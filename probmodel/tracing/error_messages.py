@@ -1,4 +1,4 @@
-"""What PyTorch raises at wrong shapes, in the words of the model and its data."""
+"""Translation of PyTorch's errors about shapes into terms of the model and its data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,11 @@ from probmodel.protocols.dataset import Dataset
 
 @contextmanager
 def translated_errors(data: Dataset) -> Iterator[None]:
-    """Around a call of a model: turn what PyTorch and Python raise at wrong shapes or names into a ValueError that says so."""
+    """Context for a call of a model: turns errors about wrong shapes or names into a ValueError that states them.
+
+    Raises:
+        ValueError: in place of an error of PyTorch or Python.
+    """
     try:
         yield
     except torch.OutOfMemoryError:

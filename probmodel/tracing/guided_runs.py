@@ -1,4 +1,4 @@
-"""A model run with the draws of its guide, and the log weights of these draws."""
+"""Runs of a model on the draws of its guide, and the log importance weights of these draws."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
+from probmodel.protocols.sites import Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample
 from probmodel.tracing.minibatch_scale import row_scaled, scaled_if_possible
@@ -19,9 +20,19 @@ from probmodel.tracing.sites import row_axis, sites
 
 
 def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
-    """A draw from the guide, the model replayed on it, and the model's log joint; all scaled to the full data set."""
+    """A run of the guide, the model replayed on it, and the model's log joint in nats, all scaled to the full data set.
+
+    Raises:
+        ValueError: naming the latents for which the guide has no site.
+    """
     with preserving_random_state():
         found = sites(model, data)
+    return _guided_runs(model, guide, data, found)
+
+
+def _guided_runs(
+    model: Model, guide: Model, data: Dataset, found: Sites
+) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
     drawn = traced_run(scaled_if_possible(guide, found, data, required=False), data)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
@@ -37,33 +48,31 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
 
 
 class LogWeights(NamedTuple):
-    """Log importance weights log p(data, z) − log q(z) of one draw, and what their sum over rows is multiplied by."""
+    """Log importance weights log p(data, z) − log q(z) of one draw, in nats, and the factor of their sum over rows."""
 
     values: Tensor
-    """(N,) where every latent is local to a row, else (1,)."""
+    """Log weights, (N,) where every latent is local to a row, else (1,)."""
     scale: float
-    """size / rows for a minibatch of independent rows, else 1."""
+    """Factor size / rows for a minibatch of independent rows, else 1."""
     unreparametrized: tuple[str, ...]
-    """Sites of the guide whose draw does not follow its parameters: the weight's gradient misses a term there."""
+    """Sites of the guide whose draw is not reparametrized: the gradient of the weight lacks a term there."""
 
 
 def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
-    """Weigh one draw of the guide; by row where rows are independent given the parameters."""
+    """Log importance weights of one draw of the guide, by row where rows are independent given the parameters."""
     with preserving_random_state():
         found = sites(model, data)
     rows, size = data.num_rows, data.size
     if not found.row_local or found.discrete or rows is None or size is None:
-        drawn, _, joint = guided_runs(model, guide, data)
-        paid_whole = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
-        return LogWeights((joint - paid_whole).reshape(1), 1.0, tuple(unreparametrized(drawn)))
-    # Rows are weighed unscaled: a power N/B of a weight is not the weight of N/B rows.
-    drawn, replayed, _ = guided_runs(model, guide, data._replace(size=rows))
+        drawn, _, joint = _guided_runs(model, guide, data, found)
+        log_q = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
+        return LogWeights((joint - log_q).reshape(1), 1.0, tuple(unreparametrized(drawn)))
+    # Weights of rows are unscaled: a power N/B of a weight is not the weight of N/B rows.
+    drawn, replayed, _ = _guided_runs(model, guide, data._replace(size=rows), found)
     scored = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
-    gained = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
-    paid = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
-    return LogWeights(
-        torch.stack(gained).sum(0) - torch.stack(paid).sum(0), size / rows, tuple(unreparametrized(drawn))
-    )
+    log_p = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
+    log_q = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
+    return LogWeights(torch.stack(log_p).sum(0) - torch.stack(log_q).sum(0), size / rows, tuple(unreparametrized(drawn)))
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:
@@ -71,17 +80,17 @@ def _is_latent(node: Mapping[str, Any]) -> bool:
 
 
 def guide_sites(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
-    """The latents a guide drew, auxiliary ones included."""
+    """Latent sites of a run of a guide by name, auxiliary ones included."""
     return {name: node for name, node in run.nodes.items() if _is_latent(node)}
 
 
 def unreparametrized(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
-    """The latents of a guide whose draws carry no gradient to its parameters (discrete ones, for example)."""
+    """Latent sites of a guide whose draws carry no gradient to its parameters (discrete ones, for example)."""
     return {name: node for name, node in guide_sites(run).items() if not node["fn"].has_rsample}
 
 
 def first_bad_site(model: Model, guide: Model, data: Dataset, leaves: Mapping[str, Tensor]) -> str:
-    """Name the first site whose value, log-probability or gradient is not finite, in the order the model runs."""
+    """Description of the first site, in order of execution, whose value, log-probability or gradient is not finite."""
     with pyro.validation_enabled(False):
         drawn, replayed, _ = guided_runs(model, guide, data)
     for kind, run in (("guide", drawn), ("model", replayed)):
@@ -94,7 +103,7 @@ def first_bad_site(model: Model, guide: Model, data: Dataset, leaves: Mapping[st
                 return f"site {name!r} of the {kind}: its log-probability is not finite"
             bad = _bad_gradient(node["log_prob"].sum(), leaves)
             if bad:
-                return f"site {name!r} of the {kind}: the gradient of its log-probability by {bad!r} is not finite"
+                return f"site {name!r} of the {kind}: the gradient of its log-probability with respect to {bad!r} is not finite"
     return "no single site; the sum overflows"
 
 

@@ -1,4 +1,4 @@
-"""What Pyro, PyTorch and GPyTorch keep private and other rooms have to ask: one function for each question."""
+"""Access to private attributes of Pyro, PyTorch and GPyTorch that other rooms need: one function for each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,22 +9,22 @@ from torch.optim import Optimizer
 
 
 def is_subsample(distribution: Any) -> bool:
-    """Whether a site is the one by which a plate draws its rows; its log-probability belongs to no model."""
+    """Return whether a distribution is that of the site by which a plate draws its rows, which is no part of the model."""
     return isinstance(distribution, _Subsample)
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether anything else runs before or after its steps."""
+    """Return whether an optimizer has hooks that run before or after its steps."""
     return bool(optimizer._optimizer_step_pre_hooks) or has_post_step_hooks(optimizer)
 
 
 def has_post_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether anything else runs after its steps."""
+    """Return whether an optimizer has hooks that run after its steps."""
     return bool(optimizer._optimizer_step_post_hooks)
 
 
 def registered_priors(module: Any) -> Mapping[str, tuple[Any, Any, Any]]:
-    """Name → (prior, function of the module that reads the value, function that sets it) of a GPyTorch module's own priors.
+    """Priors of a GPyTorch module itself: name → (prior, function that reads the value, function that sets it).
 
     `named_priors` leaves out the second of two parameters that share one prior object.
     """
@@ -37,13 +37,13 @@ def constraint_transform(constraint: Any) -> Any:
 
 
 def shallow_copy(module: nn.Module, without: tuple[str, ...] = ()) -> nn.Module:
-    """A module that shares all it holds with the original; its own tables of parameters and submodules can be changed.
+    """A copy of a module that shares its tensors and submodules but has its own tables of parameters and submodules.
 
     Args:
-        module: left as it is.
+        module: module to copy; it stays unchanged.
         without: names of parameters that the copy does not have.
     """
-    # GPyTorch's modules share all they hold with what `copy` makes of them.
+    # With `copy.copy` GPyTorch's modules share these tables too.
     copied = object.__new__(type(module))
     copied.__dict__.update(module.__dict__)
     kept = {name: value for name, value in module._parameters.items() if name not in without}
@@ -52,15 +52,15 @@ def shallow_copy(module: nn.Module, without: tuple[str, ...] = ()) -> nn.Module:
 
 
 def set_plain(module: nn.Module, name: str, value: Tensor) -> None:
-    """Give a module a tensor that is neither a parameter nor a buffer."""
+    """Set an attribute of a module to a tensor that is neither a parameter nor a buffer."""
     module.__dict__[name] = value
 
 
 def children_by_name(module: nn.Module) -> Mapping[str, nn.Module | None]:
-    """Every name of a submodule; `named_children` leaves out the second name of one that stands in two places."""
+    """Submodules by name; `named_children` leaves out the second name of a submodule with two names."""
     return dict(module._modules)
 
 
 def replace_child(module: nn.Module, name: str, child: nn.Module) -> None:
-    """Put another submodule in the place of one, past what the module's class does on assignment."""
+    """Replace a submodule without what the module's class does on assignment."""
     module._modules[name] = child

@@ -1,4 +1,4 @@
-"""Minibatches: sites inside the plate over rows count size / rows times."""
+"""Scaling of minibatches: log-probabilities of sites inside the plate over rows are multiplied by size / rows."""
 
 import math
 from typing import Any
@@ -7,7 +7,8 @@ from pyro.poutine.messenger import Messenger
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
-from probmodel.tracing.sites import Sites, row_axis
+from probmodel.protocols.sites import Sites
+from probmodel.tracing.sites import row_axis
 
 
 class _RowScale(Messenger):
@@ -16,30 +17,36 @@ class _RowScale(Messenger):
     def __init__(self, found: Sites, rows: int, size: int) -> None:
         super().__init__()
         self.sites, self.factor, self.found = found, size / rows, False
-        # A guide may name its plates as it likes; what it draws for all rows it shares with the model by name.
+        # A guide may name its plates differently; latents shared by all rows have the same names in guide and model.
         self.shared = {latent.name for latent in found.latents if latent.row_dim is None}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.shared and row_axis(msg, self.sites) is not None:
             if isinstance(msg["scale"], float | int) and math.isclose(msg["scale"], self.factor):
                 raise ValueError(
-                    f"expected rows that the fit scales from the minibatch to all, got site {msg['name']!r} scaled by "
-                    f"{msg['scale']:g} already; remove poutine.scale from the model"
+                    f"expected unscaled sites, since the fit scales a minibatch to all rows, got site {msg['name']!r} scaled "
+                    f"by {msg['scale']:g} already; remove poutine.scale from the model"
                 )
             msg["scale"] = msg["scale"] * self.factor
             self.found = True
 
 
 def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
-    """The model with its rows' sites scaled from the minibatch to the full set; itself where there is nothing to scale.
+    """The model with the sites of its rows scaled from the minibatch to the full data set.
+
+    Args:
+        model: model or guide.
+        found: sites of the model.
+        data: all rows or a minibatch; for all rows the model itself is returned.
 
     Raises:
-        ValueError: on the call, when no plate runs over the rows of a minibatch, since nothing could be scaled.
+        ValueError: on the call, when no plate runs over the rows of a minibatch, so that nothing could be scaled.
     """
     return scaled_if_possible(model, found, data, required=True)
 
 
 def scaled_if_possible(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
+    """The model scaled as by `row_scaled`; a missing plate over rows is an error only where scaling is required."""
     rows, size = data.num_rows, data.size
     if rows is None or size is None or rows == size:
         return model

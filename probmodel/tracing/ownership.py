@@ -20,7 +20,7 @@ from probmodel.tracing.error_messages import translated_errors
 
 
 class _Substituted(Messenger):
-    """Answers `pyro.param` statements from given values, so the global store is never asked."""
+    """Supplies the values of `pyro.param` statements, so that the global store is never read."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Substituted(Messenger):
 
 
 class _Copied(Messenger):
-    """Gives the parameter store copies of initial values: it would turn on the gradient of the caller's tensors."""
+    """Passes copies of initial values to the parameter store, which would set requires_grad on the caller's tensors."""
 
     def _pyro_param(self, msg: Any) -> None:
         name, *initial = msg["args"]
@@ -44,7 +44,7 @@ class _Copied(Messenger):
 
 
 class Owned(nn.Module):
-    """A Pyro function as a module: the values of its `pyro.param` statements and the networks it uses live here."""
+    """A Pyro function as a module that holds the values of its `pyro.param` statements and the networks it uses."""
 
     def __init__(
         self, function: Model, networks: Sequence[nn.Module], values: dict[str, tuple[nn.Parameter, Constraint]]
@@ -75,9 +75,9 @@ def own(
 
     Args:
         model: any Pyro model.
-        guide: its guide; None takes the guide the model brings, else `autoguide(model)`.
-        autoguide: makes a guide from a model.
-        data: one call, so that parameters made on first use exist.
+        guide: its guide; None means the model's own guide where it has one, else `autoguide(model)`.
+        autoguide: function that makes a guide from a model.
+        data: data set for one call, so that parameters created on first use exist.
 
     Returns:
         Model, guide, and their trainable parameters by name.
@@ -92,7 +92,7 @@ def own(
         guide, guide_networks = _copy(guide, memo)
         _move(guide, guide_networks, data)
     else:
-        # An automatic guide runs the model inside a PyroModule, where a `pyro.param` that nobody answers is refused.
+        # An automatic guide runs the model inside a PyroModule, which refuses a `pyro.param` without a supplied value.
         guide = model.guide if brings_guide(model) else autoguide(owned)
     values = {**values, **_param_statements(guide, data, values)}
     if values or guide_networks:
@@ -101,7 +101,7 @@ def own(
 
 
 def copied_to_data(model: Model, data: Dataset) -> Model:
-    """The model on the device of the data and in their dtype: itself where it is there already, else a copy."""
+    """The model with the device and dtype of the data: the model itself where they agree already, else a copy."""
     owner = model.__self__ if isinstance(model, types.MethodType) else model
     if not isinstance(owner, nn.Module):
         return model
@@ -115,13 +115,13 @@ def copied_to_data(model: Model, data: Dataset) -> Model:
 
 
 def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
-    """Device and floating-point dtype of the data; no dtype where all are whole numbers."""
+    """Device and floating-point dtype of the data; None for the dtype where all tensors are integers."""
     floating = [tensor.dtype for tensor in data.tensors() if tensor.is_floating_point()]
     return device_of(data), floating[0] if floating else None
 
 
 def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:
-    """Bring copied networks to the device and dtype of the data."""
+    """Move copied networks to the device and dtype of the data."""
     owner = function.__self__ if isinstance(function, types.MethodType) else function
     device, dtype = _place(data)
     for network in (owner, *networks):
@@ -134,7 +134,7 @@ _Values = dict[str, tuple[nn.Parameter, Constraint]]
 
 
 def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
-    """Values of the `pyro.param` statements of one run that are not known yet, taken out of Pyro's store."""
+    """Values of the `pyro.param` statements of one run that are not known yet, removed from Pyro's store."""
     with translated_errors(data), on_data_device(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
         function(*data.args, **data.kwargs)
     return _drain_store()
@@ -145,7 +145,7 @@ def _constrained(values: _Values) -> dict[str, Tensor]:
 
 
 def _drain_store() -> _Values:
-    """Take all values out of Pyro's store; a network's own parameters by identity, plain tensors as copies."""
+    """Remove and return all values of Pyro's store; a network's own parameters by identity, plain tensors as copies."""
     store = pyro.get_param_store()
     state = store.get_state()
     store.clear()
@@ -159,7 +159,7 @@ def _drain_store() -> _Values:
 
 
 def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
-    """A deep copy for modules and their methods; a function is rebuilt around copies of the networks it names."""
+    """A deep copy of a module or of its method; a function is rebuilt around copies of the networks that it names."""
     if not isinstance(function, types.FunctionType):
         return deepcopy(function, memo), []
     named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
@@ -176,7 +176,7 @@ def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
 
 
 def parameters(*owners: Model) -> dict[str, Tensor]:
-    """Trainable parameters by name, each once, of the models that are modules (or methods of one)."""
+    """Trainable parameters by name, each once, of a model and a guide that are modules or methods of modules."""
     modules = nn.ModuleDict()
     for name, owner in zip(("model", "guide"), owners, strict=False):
         holder = owner.__self__ if isinstance(owner, types.MethodType) else owner

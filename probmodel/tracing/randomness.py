@@ -1,4 +1,4 @@
-"""Random states and Pyro's parameter store: entered with a seed, left as they were."""
+"""Contexts that seed the random states, isolate Pyro's parameter store, and restore both on exit."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from probmodel.protocols.integers import checked_seed
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Enter every random state and Pyro's parameter store with a seed, and leave all of them as they were.
+    """Context with all random states seeded and an empty parameter store of Pyro; all are restored on exit.
 
     >>> before = torch.get_rng_state()
     >>> with isolated(seed=1):
@@ -39,11 +39,11 @@ def isolated(seed: int) -> Iterator[None]:
 
 @contextmanager
 def preserving_random_state() -> Iterator[None]:
-    """Draws made within it leave PyTorch's random state as it was, for a look at a model beside its run."""
+    """Context that leaves PyTorch's random state unchanged, for runs that inspect a model without affecting its fit."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield
 
 
 def spawn(seed: int, branch: int) -> int:
-    """A seed for one branch of a computation, unrelated to those of other branches and other seeds."""
+    """A seed for one branch of a computation, independent of those of other branches and other seeds."""
     return int(np.random.SeedSequence([checked_seed(seed), branch]).generate_state(1)[0])

@@ -1,4 +1,8 @@
-"""Log-probabilities of a run's sites, summed or by row, discrete latents summed out (Obermeyer et al., 2019)."""
+"""Log-probabilities of the sites of a run, summed or by row, with discrete latents summed out.
+
+Discrete sites are enumerated in parallel and contracted by Pyro's tensor variable elimination (Obermeyer et al., 2019,
+"Tensor variable elimination for plated factor graphs").
+"""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,8 +17,9 @@ from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
 
 from probmodel.protocols.model import Model
+from probmodel.protocols.sites import Sites
 from probmodel.tracing.internals import is_subsample
-from probmodel.tracing.sites import Sites, is_over_rows, row_axis
+from probmodel.tracing.sites import is_over_rows, row_axis
 
 
 def enumerated(model: Model, found: Sites) -> Model:
@@ -38,7 +43,7 @@ def log_prior(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
 
 
 def log_prior_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
-    """As `log_prior`, by row; for a model whose every latent is local to a row."""
+    """Log density of the continuous latents by row, in nats, for a model whose every latent is local to a row."""
     run.compute_log_prob()
     names = [latent.name for latent in found.latents]
     if _coupled(run, names, found):
@@ -48,7 +53,7 @@ def log_prior_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
 
 
 def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
-    """Log-probability of the observations given the continuous latents, by row (by observed number without rows).
+    """Log-probability of the observations given the continuous latents, in nats, by row (by observed value without rows).
 
     Raises:
         ValueError: naming the sites, where discrete latents couple the rows.
@@ -56,7 +61,7 @@ def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N
     run.compute_log_prob()
     if found.discrete:
         hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
-        # The probabilities of the hidden sites alone need not sum to 1: densities of codes, values that are masked out.
+        # The probabilities of the hidden sites alone need not sum to 1: densities of codes, masked values.
         return _summed_out_by_row(run, [*found.observed, *hidden], found) - _summed_out_by_row(run, hidden, found)
     nodes = [run.nodes[name] for name in found.observed]
     parts = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in nodes]
@@ -72,7 +77,7 @@ def _zero(run: poutine.Trace, found: Sites) -> Tensor:
 
 
 def _coupled(run: poutine.Trace, names: Sequence[str], found: Sites) -> list[str]:
-    """Sites whose log-probability varies with a discrete latent: enumeration takes the axes beyond the plates'."""
+    """Sites whose log-probability varies with a discrete latent: enumeration uses the axes beyond those of the plates."""
     return [name for name in names if run.nodes[name]["log_prob"].dim() > found.max_plate_nesting]
 
 
@@ -83,6 +88,7 @@ def _total(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
 
 
 def reduce_to_rows(log_prob: Tensor, axis: int | None) -> Tensor:
+    """Log-probability summed over all axes but `axis`, (N,); flattened where `axis` is None."""
     if axis is None:
         return log_prob.reshape(-1)
     log_prob = log_prob.movedim(axis, 0)
@@ -90,7 +96,7 @@ def reduce_to_rows(log_prob: Tensor, axis: int | None) -> Tensor:
 
 
 def axis_of_rows(node: Mapping[str, Any], found: Sites) -> int | None:
-    """As `row_axis`, and for observations written without a plate the last axis if it has one entry a row."""
+    """Axis from `row_axis`; for observations without a plate the last axis, where it has one entry per row."""
     axis = row_axis(node, found)
     rows = found.num_rows
     if axis is None and rows is not None and node["log_prob"].dim() and node["log_prob"].shape[-1] == rows:
@@ -104,8 +110,8 @@ def _summed_out(run: poutine.Trace, names: Sequence[str], rows: frozenset[str]) 
     scales = [run.nodes[name]["scale"] for name in names]
     if any(scale is not scales[0] and scale != scales[0] for scale in scales):
         raise ValueError(
-            f"expected sites around a discrete latent to share one scale, got several among {list(names)}; a sum over "
-            "its values cannot be scaled part by part, so give all rows or draw it inside the plate over rows"
+            "expected sites around a discrete latent to share one scale, since the sum over its values cannot be scaled "
+            f"term by term, got several among {list(names)}; pass all rows, or sample it inside the plate over rows"
         )
     factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
     for name in names:
@@ -129,6 +135,6 @@ def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -
     if shared or not rows:
         raise ValueError(
             f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
-            "several rows; the likelihood does not factorize over rows"
+            "several rows, over which the likelihood does not factorize; sample them inside the plate over rows"
         )
     return _summed_out(run, names, rows).reshape(-1)

@@ -6,63 +6,22 @@ Discrete sites are enumerated in parallel and contracted by Pyro's tensor variab
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols.dataset import Dataset, counted, digest
 from probmodel.protocols.model import Model
+from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import is_subsample
-
-
-class Latent(NamedTuple):
-    """A continuous latent: its place in R^D and the map from there to its support."""
-
-    name: str
-    shape: torch.Size
-    unconstrained_shape: torch.Size
-    transform: Transform
-    support: Constraint
-    """Support of one number or vector of the site, its event dimensions unwrapped."""
-    event_dim: int
-    row_dim: int | None
-    """Axis of `shape` (from the right) that runs over the rows; None for a latent shared by all rows."""
-    value: Tensor
-
-
-class Sites(NamedTuple):
-    """Everything a model samples when called on a data set, found by running it once."""
-
-    latents: tuple[Latent, ...]
-    discrete: tuple[str, ...]
-    observed: tuple[str, ...]
-    max_plate_nesting: int
-    num_rows: int | None
-    other_plates: frozenset[str]
-    """Plates that are as long as the data have rows, by chance: over features, groups, components …"""
-    digest: str
-    observations: tuple[Tensor, ...]
-    improper: tuple[str, ...] = ()
-    """Sites without a normalized prior, of which no draw can be made."""
-    factors: tuple[str, ...] = ()
-    """`pyro.factor` statements: terms that nobody has normalized."""
-
-    def is_joint(self, num_terms: int) -> bool:
-        """Whether so many terms are one of many observations, so that no row can be left out."""
-        return num_terms == 1 < sum(each.numel() for each in self.observations)
-
-    @property
-    def row_local(self) -> bool:
-        """Every latent belongs to one row, so that the evidence is a sum over rows."""
-        return self.num_rows is not None and bool(self.latents) and all(s.row_dim is not None for s in self.latents)
 
 
 class _Supplied(Messenger):

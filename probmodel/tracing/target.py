@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, singledispatch
 from typing import Any
 
 import pyro
@@ -14,7 +14,8 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.protocols.posterior import Posterior, Subject, Target, Traced
+from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check
 from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
@@ -24,7 +25,7 @@ from probmodel.tracing.ownership import parameters
 from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
-from probmodel.tracing.sites import Sites, sites
+from probmodel.tracing.sites import sites
 
 
 def target(model: Model, data: Dataset) -> Target:
@@ -44,6 +45,13 @@ def target(model: Model, data: Dataset) -> Target:
             the tensor, where the data are not finite.
     """
     check(model, data)
+    found = density_of(model, data)
+    found.traced()
+    return found
+
+
+def density_of(model: Model, data: Dataset) -> Target:
+    """Builds the target of a model and data that have been checked; its graph is recorded on first use."""
     with isolated(seed=0):
         found = sites(model, data)
     layout = Coordinates(found.latents)
@@ -100,25 +108,37 @@ def target(model: Model, data: Dataset) -> Target:
         constrain=layout.split,
         unconstrain=lambda values: layout.join(values, dtype, device),
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
-        bytes_per_draw=bytes_per_call(joint.program),
-        digest=found.digest,
         dtype=dtype,
         device=device,
-        fallback=joint.program.reason,
-        given=_given(model, joint.program),
-        improper=found.improper,
-        factors=found.factors,
+        sites=found,
+        traced=lambda: _traced(model, joint.program),
     )
 
 
+@singledispatch
 def target_of(subject: Subject) -> Target:
-    """The target itself, or that of a posterior's model and data; kept for a few posteriors, since tracing costs seconds."""
-    return _target_of_posterior(subject) if isinstance(subject, Posterior) else subject
+    """The target itself, or that of a posterior's model and data, kept for a few posteriors: to record it costs seconds.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    raise TypeError(f"expected a fit or a target, got {type(subject).__name__}; pass a Posterior, or target(model, data)")
 
 
+@target_of.register
+def _(subject: Target) -> Target:
+    return subject
+
+
+@target_of.register
 @lru_cache(maxsize=8)
-def _target_of_posterior(posterior: Posterior) -> Target:
-    return target(posterior.model, posterior.data)
+def _(subject: Posterior) -> Target:
+    check(subject.model, subject.data)
+    return density_of(subject.model, subject.data)
+
+
+def _traced(model: Model, program: Program) -> Traced:
+    return Traced(bytes_per_call(program), program.reason, _given(model, program))
 
 
 def _given(model: Model, program: Program) -> tuple[str, ...]:

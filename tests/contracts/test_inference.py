@@ -479,7 +479,7 @@ def test_svi_names_the_first_bad_site():
             pyro.sample("broken", dist.Normal(x + (0 * a).abs().sqrt(), 1.0), obs=y)
             pyro.sample("after", dist.Normal(x, 1.0), obs=y)
 
-    with pytest.raises(NonFiniteError, match=r"step 0; first at site 'broken' of the model"):
+    with pytest.raises(NonFiniteError, match=r"step 0, first at site 'broken' of the model"):
         QUICK["SVI"](model, normal_case().problem.data, seed=0)
 
 
@@ -551,7 +551,7 @@ def test_minibatches_end_at_the_posterior_that_all_rows_give():
 
 def test_a_minibatch_of_a_model_without_rows_is_refused():
     problem = problems.eight_schools()
-    with pytest.raises(ValueError, match="batch_size needs data with rows"):
+    with pytest.raises(ValueError, match="expected data with rows for batch_size, got size=None; "):
         SVI(batch_size=2)(problem.model, problem.data, seed=0)
 
 

@@ -308,7 +308,7 @@ def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
 @pytest.mark.parametrize("name", LINKED)
 def test_a_pipeline_of_linked_rows_refuses_minibatches_and_a_size(name):
     model = pipeline(name, "Regress")
-    with pytest.raises(ValueError, match="batch_size needs data with rows"):
+    with pytest.raises(ValueError, match="expected data with rows for batch_size, got size=None; "):
         SVI(num_steps=1, batch_size=6, progress=False)(model, dataset("Regress", linked=True), seed=0)
     with pytest.raises(ValueError, match=f"expected size=None, since {name.split()[0]} links the rows"):
         SVI(num_steps=1, progress=False)(model, dataset("Regress"), seed=0)

@@ -125,7 +125,7 @@ def test_the_error_of_a_chain_counts_its_effective_draws():
 
 @needs_zuko
 def test_harmonic_refuses_what_it_cannot_use():
-    with pytest.raises(ValueError, match=r"temperature needs to be in \(0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"expected a temperature in \(0, 1\], got 1\.5; pass"):
         harmonic(posterior("Beta-binomial"), temperature=1.5)
     known = problem("eight schools")
     draws = {name: value[:1, :10] for name, value in posterior("eight schools").draws.items()}

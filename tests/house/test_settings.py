@@ -105,7 +105,7 @@ def test_a_budget_is_bytes_and_no_text():
 
 
 def test_more_rows_a_batch_than_there_are_is_the_full_batch_and_is_said():
-    with pytest.warns(UserWarning, match=r"batch_size=40 is above the 12 rows; every step takes all of them"):
+    with pytest.warns(UserWarning, match=r"expected batch_size up to the 12 rows, got 40, so that every step takes all; pass None"):
         above = fit("SVI", batch_size=40)
     assert above.info["losses"] == fit("SVI", batch_size=ROWS).info["losses"]
 
@@ -239,7 +239,7 @@ def with_latents_by_row(x, y=None):
 
 
 def test_latents_of_rows_are_refused_for_minibatches_with_an_automatic_guide():
-    with pytest.raises(ValueError, match=r"got \['z'\] with one value a row.*leave out batch_size"):
+    with pytest.raises(ValueError, match=r"got \['z'\] with one value per row.*leave out batch_size"):
         pb.SVI(num_steps=5, batch_size=4, progress=False)(with_latents_by_row, data(), seed=0)
     QUICK["SVI"](with_latents_by_row, data(), seed=0)
 

@@ -161,7 +161,7 @@ def test_the_step_that_is_not_finite_is_named_and_the_parameters_are_those_befor
         compile=compiled,
         progress=False,
     )
-    with pytest.raises(NonFiniteError, match=r"at step 6; first at site 'root' of the model"):
+    with pytest.raises(NonFiniteError, match=r"at step 6, first at site 'root' of the model"):
         settings(bad_after, rows, seed=0)
 
 

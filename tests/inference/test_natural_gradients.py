@@ -253,7 +253,7 @@ def test_the_model_passed_in_stays_as_it_was():
             {},
             "hyperparameters that are point estimates",
         ),
-        (lambda: pipeline(inducing=1e6 + noise(1, 12, 2)), {}, "features and inducing inputs .* unrelated"),
+        (lambda: pipeline(inducing=1e6 + noise(1, 12, 2)), {}, "features and inducing inputs .* uncorrelated"),
     ],
 )
 def test_what_cannot_work_is_refused(model, settings, match):

@@ -194,7 +194,7 @@ def test_a_minibatch_for_a_model_without_a_plate_over_rows_is_refused(objective)
 
 
 def test_no_particles_are_refused():
-    with pytest.raises(ValueError, match="num_particles needs to be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="expected num_particles of 1 or more, got 0; "):
         iwae(0)
 
 

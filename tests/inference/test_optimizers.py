@@ -141,16 +141,16 @@ WHY = {
 @pytest.mark.parametrize("reason", WHY)
 def test_a_fit_says_why_it_went_step_by_step(reason):
     found = fit(optimizer=WHY[reason]).info["execution"]
-    assert found == f"uncompiled, step by step ({reason}): as asked"
+    assert found == f"uncompiled, step by step ({reason}): as requested"
 
 
 def test_a_fit_of_many_parameters_says_that_these_are_why(monkeypatch):
     monkeypatch.setattr(descent, "FEW_PARAMETERS", 5)
-    assert fit().info["execution"] == "uncompiled, step by step (6 parameters): as asked"
+    assert fit().info["execution"] == "uncompiled, step by step (6 parameters): as requested"
 
 
 def test_a_fit_in_a_loop_or_of_an_untraced_loss_has_no_such_reason():
-    assert fit().info["execution"] == "traced graph, uncompiled: as asked"
+    assert fit().info["execution"] == "traced graph, uncompiled: as requested"
 
     def untraced(x, y=None):
         w = pyro.sample("w", dist.Normal(x.new_zeros(3), 1.0).to_event(1))

@@ -429,8 +429,8 @@ def test_compiled_chains_walk_the_path_of_the_uncompiled(sampler):
         for compile_ in (False, True)
     ]
     assert [fit.info["compiled"] for fit in found] == [False, True]
-    assert found[0].info["execution"] == "traced graph, uncompiled: as asked"
-    assert re.fullmatch(r"compiled loop of \d+ steps a call: as asked", found[1].info["execution"])
+    assert found[0].info["execution"] == "traced graph, uncompiled: as requested"
+    assert re.fullmatch(r"compiled loop of \d+ steps per call: as requested", found[1].info["execution"])
     torch.testing.assert_close(found[0].draws["rate"], found[1].draws["rate"], rtol=1e-6, atol=1e-6)
 
 

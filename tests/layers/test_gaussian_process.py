@@ -270,7 +270,7 @@ def test_quantiles_of_predictions_are_the_normals():
     assert torch.allclose(high - low, 2 * 1.959963984540054 * found.stddev, atol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "found"), [(1e6, "unrelated"), (1e-9, "alike")])
+@pytest.mark.parametrize(("scale", "found"), [(1e6, "uncorrelated"), (1e-9, "perfectly correlated")])
 def test_inputs_far_from_the_lengthscale_are_refused_and_not_fitted_as_noise(scale, found):
     x, y = problem()
     kernel = ScaleKernel(RBFKernel())

@@ -217,7 +217,7 @@ def test_a_bad_gradient_of_a_finite_value_is_named():
         said = first_bad_site(
             model, lambda y: pyro.sample("z", dist.Normal(ZERO, ONE)), Dataset((noise(3),), {}, 3), {"root": root}
         )
-    assert said == "site 'y' of the model: the gradient of its log-probability by 'root' is not finite"
+    assert said == "site 'y' of the model: the gradient of its log-probability with respect to 'root' is not finite"
 
 
 def test_a_discrete_latent_shared_by_a_minibatchs_rows_is_refused():

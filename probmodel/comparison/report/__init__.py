@@ -1,4 +1,4 @@
-"""Comparison → plots, one self-contained HTML file."""
+"""Report of comparisons as one self-contained HTML file with plots."""
 
 from probmodel.comparison.report.page import report
 

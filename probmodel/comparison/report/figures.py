@@ -1,4 +1,4 @@
-"""Pictures of a comparison, as matplotlib figures that no global state holds."""
+"""Figures of a comparison, made with matplotlib but without its global state."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def scores(comparison: Comparison) -> Figure:
     marks = [name + ("*" if given else "") for name, given in zip(frame.index, frame["evidence given"], strict=True)]
     for axes, value, error, label in (
         (left, "log evidence", "± evidence", "log evidence (nats; * given point estimates)"),
-        (right, "held-out log score", "± held-out", "held-out log score (nats a row)"),
+        (right, "held-out log score", "± held-out", "held-out log score (nats per row)"),
     ):
         errors = 2 * np.nan_to_num(frame[error])
         axes.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=COLORS[0], capsize=3)
@@ -36,7 +36,7 @@ def scores(comparison: Comparison) -> Figure:
 
 
 def losses(comparison: Comparison) -> Figure:
-    """Loss of each optimized fit by step, smoothed over fifty steps."""
+    """Loss of each optimized fit per step, smoothed over at most fifty steps."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots()
     for color, row in zip(_colors(comparison), comparison.rows, strict=True):
@@ -57,7 +57,7 @@ def losses(comparison: Comparison) -> Figure:
 
 
 def gaps(comparison: Comparison) -> Figure:
-    """Log score of training and held-out rows: the distance between them is the price of fitting."""
+    """Log scores of training and held-out rows; the distance between them is the cost of fitting."""
     figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(reversed(comparison.rows)):
@@ -71,7 +71,7 @@ def gaps(comparison: Comparison) -> Figure:
     axes.set_yticks(
         range(len(comparison.rows)), [f"{r.name}: {r.diagnosis.verdict}" for r in reversed(comparison.rows)]
     )
-    axes.set_xlabel("log score, nats a row (blue: training rows, orange: held-out rows)")
+    axes.set_xlabel("log score, nats per row (blue: training rows, orange: held-out rows)")
     axes.grid(axis="x", alpha=0.3)
     axes.margins(y=0.25)
     return figure
@@ -106,7 +106,7 @@ def _reliability(axes: Axes, row: Row) -> None:
 
 
 def hardest_rows(row: Row, x: Tensor) -> Figure | None:
-    """The held-out images a classifier scores worst, with the class it gives and the true one; None for other data."""
+    """Held-out images with the worst scores, with the predicted and the true class; None for other data or models."""
     test = row.held_out
     if test is None or x.dim() != 4 or not isinstance(test.prediction.distribution, Categorical):
         return None

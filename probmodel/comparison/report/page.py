@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs neither network nor JavaScript."""
+"""Report of comparisons as one HTML file that needs neither a network nor JavaScript."""
 
 import base64
 import html
@@ -36,13 +36,13 @@ def report(
     """Write tables, plots and every finding into one self-contained HTML file.
 
     Args:
-        comparisons: heading → comparison; fits of different observations go into comparisons of their own.
-        path: of the file; its folder is made.  The file appears complete or not at all.
-        held_out: the rows the comparisons were made with; images among them are shown.
+        comparisons: heading → comparison; fits of different observations need comparisons of their own.
+        path: path of the file; its folder is created if missing.  The file is written completely or not at all.
+        held_out: held-out rows used in the comparisons; images among them are shown.
         title: heading of the page.
 
     Returns:
-        The path.
+        Path of the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,14 +81,16 @@ def _if_any(comparison: Comparison) -> Figure | None:
 
 
 def _with_data(figure: Figure) -> Figure | None:
-    """The figure, or None where no fit had anything to draw in it."""
+    """Return the figure, or None if no fit has data for it."""
     return figure if any(axes.has_data() for axes in figure.axes) else None
 
 
 def _hardest(row: Row, held_out: Dataset | None) -> str:
     images: Sequence[torch.Tensor] = () if held_out is None else held_out.tensors()
     figure = figures.hardest_rows(row, images[0]) if images else None
-    return _section(f"Held-out rows that {row.name} scores worst: its class, its probability, the truth", figure)
+    return _section(
+        f"Held-out rows with the worst scores of {row.name}: predicted class, its probability, true class", figure
+    )
 
 
 def _section(heading: str, figure: Figure | None) -> str:

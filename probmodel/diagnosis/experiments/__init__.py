@@ -1,1 +1,1 @@
-"""Checks that fit anew or compare conditional evidences: each answers one question about a fit."""
+"""Diagnostic experiments that fit again or compare evidences; each answers one question about a model."""

@@ -1,4 +1,4 @@
-"""Conditional log marginal likelihood: what a model, having seen the first rows, says of the rest (Lotfi et al., 2022)."""
+"""Conditional log marginal likelihood of the later rows given the first ones (Lotfi et al., 2022)."""
 
 import math
 import warnings
@@ -22,23 +22,26 @@ def conditional_evidence(
 ) -> Evidence:
     """Log p(D_>m | D_≤m) = log Z(D) − log Z(D_≤m), in nats over the rows after the first m.
 
-    The evidence also scores how well the prior alone predicts the first rows; this leaves them out, so that a prior which
-    is merely wide costs nothing.  Rows count in the order they stand in: shuffle data whose order means something.
+    The evidence also scores how well the prior alone predicts the first rows.  The conditional evidence leaves these out, so
+    that a prior which is merely wide costs nothing.  The first rows are those in front: shuffle data whose order is
+    meaningful.
 
     Args:
         model: any model of the rows.
-        data: all rows, and `size` as many; no size for a model that links rows, as a Gaussian process does.
-        num_rows: m, the rows to condition on.
-        estimator: of the evidence.
-        inference: fits both parts for the estimator; None gives it the two targets, for estimators that need no fit.
-        seed: of the fit and the estimate of all rows; the first rows take the next one, so that errors add in squares.
+        data: all rows, with `size` their number; no size for a model with dependent rows such as a Gaussian process.
+        num_rows: number m of rows to condition on.
+        estimator: estimator of the evidence.
+        inference: inference that fits both parts for the estimator; None passes the two targets to an estimator that
+            needs no fit.
+        seed: random seed of fit and estimate for all rows; those for the first rows use seed + 1, so that the errors are
+            independent.
 
     Returns:
-        Evidence of the rest.  The bounds subtract the opposite bounds and hold at a level by Bonferroni's inequality;
-        `info` holds m and both evidences; `digest` is that of all rows.
+        Evidence of the later rows.  Its bounds are differences of opposite bounds, which hold at their level by
+        Bonferroni's inequality; `info` holds m and both evidences; `digest` is that of all rows.
 
     Raises:
-        ValueError: for data without rows, a minibatch, or m that leaves no rows on one side.
+        ValueError: for data without rows, a minibatch, or m that leaves one part without rows.
 
     Reference:
         Lotfi, Izmailov, Benton, Goldblum & Wilson (2022), "Bayesian model selection, the marginal likelihood, and
@@ -51,9 +54,12 @@ def conditional_evidence(
 
 
 def first_rows(model: Model, data: Dataset, num_rows: int) -> Dataset:
-    """The first rows as a data set of their own: its `size` shrinks with it, or they would be scaled up to all rows.
+    """The first rows as a data set of their own, with their number as `size` so that they are not scaled up to all rows.
 
-    Data of a model that links rows have no size, and are divided all the same: it has the marginal of any of its rows.
+    Data of a model with dependent rows have no size, but can be divided too, since the model has the marginal of any rows.
+
+    Raises:
+        ValueError: for a minibatch, or a number of rows that leaves one part without rows.
     """
     if data.size is None and isinstance(model, Marginal):
         return first_rows(model, data._replace(size=len(data.tensors()[0])), num_rows)._replace(size=None)
@@ -61,7 +67,7 @@ def first_rows(model: Model, data: Dataset, num_rows: int) -> Dataset:
         raise ValueError(f"expected all {data.size} rows, got a minibatch of {data.num_rows}; pass the full data set")
     if data.size is not None and not 1 <= num_rows < data.size:
         raise ValueError(
-            f"num_rows needs 1 to {data.size - 1} of {data.size} rows, got {num_rows}; leave rows to score"
+            f"expected num_rows to be 1 to {data.size - 1} of {data.size} rows, got {num_rows}; leave rows to score"
         )
     return data.rows(slice(num_rows))._replace(size=num_rows)
 
@@ -69,17 +75,17 @@ def first_rows(model: Model, data: Dataset, num_rows: int) -> Dataset:
 def evidence_of(
     model: Model, data: Dataset, *, estimator: Estimator, inference: Inference | None, seed: int
 ) -> Evidence:
-    """The evidence of a model and data, through a fit where `inference` is given.
+    """Evidence of a model and data, by way of a fit if `inference` is given.
 
-    Warns where the fit sets point estimates: each part then has its own, and the difference of two such evidences
+    Warns if the fit has point estimates: each part of the data then has its own, and the difference of two such evidences
     conditions on the later rows as well.
     """
     subject = target(model, data) if inference is None else inference(model, data, seed=seed)
     evidence = estimator(subject, seed=seed)
     if inference is not None and evidence.given:
         warnings.warn(
-            f"the evidence is conditional on the point estimates {list(evidence.given)}, fitted anew to each part of the "
-            "data, so that the conditional evidence is too high or too low; lift() integrates them",
+            f"expected a full evidence, got one conditional on the point estimates {list(evidence.given)}, which are fitted "
+            "to each part of the data again and bias the conditional evidence; integrate them with lift()",
             EvidenceWarning,
             stacklevel=3,
         )
@@ -87,7 +93,7 @@ def evidence_of(
 
 
 def difference(whole: Evidence, part: Evidence, num_rows: int) -> Evidence:
-    """Evidence of the rows beyond the first `num_rows`, given those: log Z(D) − log Z(D_≤m)."""
+    """Evidence log Z(D) − log Z(D_≤m) of the later rows given the first `num_rows`."""
     return Evidence(
         whole.log_z - part.log_z,
         math.hypot(whole.stderr, part.stderr),

@@ -1,4 +1,4 @@
-"""Models of growing complexity ranked by evidence: which of them pay for parameters that the data do not need."""
+"""Models of increasing complexity ranked by evidence, which penalizes parameters that the data do not need."""
 
 import math
 import warnings
@@ -19,13 +19,13 @@ from probmodel.tracing.target import target_of
 
 @dataclass(frozen=True)
 class Ladder:
-    """Models of one data set ranked by evidence."""
+    """Models of one data set with their evidences, and a verdict on each."""
 
     best: Hashable
     verdicts: Mapping[Hashable, Verdict]
     evidences: Mapping[Hashable, Evidence]
     conditional: Mapping[Hashable, Evidence] = field(default_factory=dict)
-    """Conditional evidences where they were given."""
+    """Conditional evidences, if they were given."""
 
     def __str__(self) -> str:
         top = self.evidences[self.best].log_z
@@ -43,21 +43,25 @@ def diagnose_ladder(
     estimator: Estimator = best,
     conditional: Mapping[Hashable, Evidence] | None = None,
 ) -> Ladder:
-    """Name the model of greatest evidence; those with more parameters and strong evidence against them overfit.
+    """Find the model of greatest evidence; models with more parameters and strong evidence against them overfit.
 
     A model overfits (underfits) if it has more (fewer) parameters than the best one and the Bayes factor against it is 10
-    or more: the evidence pays for parameters that the data do not need.  Where the best model's evidence is bounded from
-    below and the other's from above, the Bayes factor is that of these bounds; else it is that of the estimates, as it
-    must be for methods that give no bounds or one side alone.
+    or more, since the evidence penalizes parameters that the data do not need.  If the best model's evidence is bounded from
+    below and the other's from above, the Bayes factor is computed from these bounds; otherwise from the estimates, as it
+    has to be for methods that give no bounds or only one.
 
-    The evidence alone cannot tell a model that is too large from one whose prior is too wide.  With conditional evidences
-    a larger model overfits only if the best one's is higher; and a model of as many parameters or more has a *prior too
-    wide* if its prior is wider and it predicts no worse, by conditional evidence and PSIS-LOO (see `prior_sensitivity`).
+    The evidence alone cannot distinguish a model that is too large from one whose prior is too wide.  With conditional
+    evidences a larger model overfits only if that of the best model is higher; and a model with as many parameters or more
+    has a *prior too wide* if its prior is wider and it predicts no worse, by conditional evidence and PSIS-LOO (see
+    `prior_sensitivity`).
 
     Args:
         posteriors: name → fit, all of the same observations.
-        estimator: of the evidence.
-        conditional: name → `conditional_evidence` of each model, all of the same rows given the same rows.
+        estimator: estimator of the evidence.
+        conditional: name → `conditional_evidence` of each model, all for the same rows given the same rows.
+
+    Returns:
+        Ladder: the best model, the evidences, and a verdict on each model.
 
     Raises:
         ValueError: for fewer than two models, evidences of different data, or conditional evidences that are missing or
@@ -86,7 +90,7 @@ def diagnose_ladder(
         if conditional and too_wide(name):
             return Verdict.TOO_WIDE
         if sizes[name] == sizes[top]:
-            return Verdict.FITS  # Another model of the same size: worse, but neither too large nor too small.
+            return Verdict.FITS  # A worse model of the same size is neither too large nor too small.
         predicts_worse = not conditional or has_higher_evidence(conditional[top], conditional[name])
         return Verdict.OVERFITS if predicts_worse else Verdict.FITS
 
@@ -94,8 +98,9 @@ def diagnose_ladder(
 
 
 def strong(top: Evidence, other: Evidence) -> bool:
-    """Whether the Bayes factor for `top` is 10 or more: of the bounds where the two that matter are finite, else of the
-    estimates.
+    """Return whether the Bayes factor for `top` is 10 or more.
+
+    It is computed from the lower bound of `top` and the upper bound of `other` if both are finite, else from the estimates.
     """
     bounded = math.isfinite(top.lower) and math.isfinite(other.upper)
     lead = top.lower - other.upper if bounded else top.log_z - other.log_z
@@ -104,7 +109,7 @@ def strong(top: Evidence, other: Evidence) -> bool:
 
 def _evidences(posteriors: Mapping[Hashable, Posterior], estimator: Estimator) -> dict[Hashable, Evidence]:
     if len(posteriors) < 2:
-        raise ValueError(f"expected two or more models to rank, got {len(posteriors)}")
+        raise ValueError(f"expected two or more models to rank, got {len(posteriors)}; pass fits of several models")
     with warnings.catch_warnings():
         warnings.simplefilter("always", EvidenceWarning)
         evidences = {name: estimator(posterior) for name, posterior in posteriors.items()}
@@ -113,8 +118,8 @@ def _evidences(posteriors: Mapping[Hashable, Posterior], estimator: Estimator) -
     given = [name for name, evidence in evidences.items() if evidence.given]
     if given:
         warnings.warn(
-            f"the evidence of {given} is conditional on point estimates and does not pay for fitting them, so that larger "
-            "models look better than they are; lift() integrates them",
+            f"expected full evidences, got those of {given} conditional on point estimates, which do not penalize fitting them "
+            "and favor larger models; integrate the estimates with lift()",
             EvidenceWarning,
             stacklevel=3,
         )
@@ -124,9 +129,12 @@ def _evidences(posteriors: Mapping[Hashable, Posterior], estimator: Estimator) -
 def _check(conditional: Mapping[Hashable, Evidence], evidences: Mapping[Hashable, Evidence]) -> None:
     if set(conditional) != set(evidences):
         raise ValueError(
-            f"expected a conditional evidence for each of {list(evidences)}, got {list(conditional)}; make the others "
+            f"expected a conditional evidence for each of {list(evidences)}, got {list(conditional)}; compute the others "
             "with conditional_evidence(model, data, num_rows)"
         )
     check_conditional(conditional)
     if next(iter(conditional.values())).digest != next(iter(evidences.values())).digest:
-        raise ValueError("expected conditional evidences of the same observations as the fits, got different ones")
+        raise ValueError(
+            "expected conditional evidences of the same observations as the fits, got different ones; compute them "
+            "on the data of the fits"
+        )

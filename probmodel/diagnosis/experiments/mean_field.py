@@ -1,4 +1,4 @@
-"""The best normal with independent coordinates: the family of amortized guides, each row optimized by itself."""
+"""Best normal approximation with independent coordinates, optimized for each row separately."""
 
 import math
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from probmodel.tracing.randomness import isolated
 
 NUM_STEPS = 500
 FEWEST_DRAWS = 64
-"""Twice the number that Giordano et al. (2024) found to be enough."""
+"""Draws at least: twice the number that Giordano et al. (2024) found to be enough."""
 WIDEST_WHITENED = 128
-"""Coordinates a block up to which draws are given exact second moments, which takes four draws a coordinate."""
+"""Coordinates per block up to which draws have exact second moments, which takes four draws per coordinate."""
 NUM_BATCHES = 10
-"""Independent batches of draws behind the final value; their spread is its error."""
+"""Independent batches of draws for the final value; their standard deviation gives its error."""
 
 
 class MeanFieldNormal(NamedTuple):
@@ -27,7 +27,7 @@ class MeanFieldNormal(NamedTuple):
     scale: Float[Tensor, "R d"]
     elbo_by_block: Float[Tensor, " R"]
     stderr: float
-    """Monte Carlo error of the sum over blocks; 0 up to rounding where the log joint is quadratic."""
+    """Monte Carlo error of the sum over blocks; 0 up to rounding errors if the log joint is quadratic."""
 
 
 def best_mean_field(
@@ -35,18 +35,18 @@ def best_mean_field(
 ) -> MeanFieldNormal:
     """Maximize E_q[log p(data, θ)] + Σ log s + d/2 log 2πe over q = N(m, diag s²), for all blocks at once; nats.
 
-    L-BFGS on reparametrized draws that stay the same, mirrored and of exact covariance so that their error vanishes on
-    quadratic log joints; the ELBO at the optimum is then taken from fresh draws, which leaves it a lower bound.
+    L-BFGS runs on fixed reparametrized draws, which are antithetic and have exact covariance so that their error vanishes
+    for quadratic log joints.  The ELBO at the optimum is then estimated from fresh draws, so that it stays a lower bound.
 
     Args:
-        target: blocks are its rows where every latent is local to one, else there is a single block.
-        loc: means to start at.
-        scale: standard deviations to start at; steps are taken in units of them.
-        seed: of the draws.
-        num_steps: of L-BFGS, at most.
+        target: density to approximate; the blocks are its rows if every latent is local to a row, else there is one block.
+        loc: initial means.
+        scale: initial standard deviations, which are also the units of the steps.
+        seed: random seed of the draws.
+        num_steps: number of L-BFGS steps at most.
 
     Returns:
-        MeanField, of each block the better one of start and end.
+        MeanFieldNormal, with the better one of start and end for each block.
 
     Reference:
         Giordano, Ingram & Broderick (2024), "Black box variational inference with a deterministic objective", JMLR 25.
@@ -78,7 +78,7 @@ def best_mean_field(
 def _better(
     target: Target, index: Int[Tensor, "R d"], start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]
 ) -> MeanFieldNormal:
-    """Of each block the normal of larger ELBO, both on the same fresh draws."""
+    """Choose per block the normal with the larger ELBO, both on the same fresh draws."""
     with torch.no_grad():
         noise = [_noise(index, start[0]) for _ in range(NUM_BATCHES)]
         values = [torch.stack([_elbo(target, index, *q, draws) for draws in noise]) for q in (start, end)]
@@ -99,7 +99,7 @@ def _elbo(
 
 
 def _noise(index: Int[Tensor, "R d"], like: Tensor) -> Float[Tensor, "S R d"]:
-    """Standard normal draws in mirrored pairs, of covariance exactly I in each block where d is small."""
+    """Standard normal draws in antithetic pairs, with covariance exactly I in each block if d is small."""
     rows, d = index.shape
     small = d <= WIDEST_WHITENED
     half = max(FEWEST_DRAWS, 4 * d if small else 0) // 2

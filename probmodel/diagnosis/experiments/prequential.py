@@ -1,4 +1,4 @@
-"""Prequential decomposition of the evidence: one prediction after the other (Dawid, 1984)."""
+"""Prequential decomposition of the evidence into successive predictions (Dawid, 1984)."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class Block(NamedTuple):
     """Rows predicted together, given all rows before them."""
 
     num_rows: int
-    """Rows seen once the block is: its own and all before."""
+    """Number of rows up to the end of the block: its own and all before."""
     log_evidence: float
     """Log p(block | earlier blocks), nats over the block."""
     stderr: float
@@ -24,11 +24,11 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Prequential:
-    """Blocks in their order; their log evidences sum to log Z.
+    """Blocks in their order, whose log evidences sum to log Z.
 
     Args:
-        blocks: one a prediction.
-        evidence: of all rows.
+        blocks: successive predictions.
+        evidence: evidence of all rows.
     """
 
     blocks: tuple[Block, ...]
@@ -40,11 +40,11 @@ class Prequential:
         return math.fsum(block.log_evidence for block in self.blocks)
 
     def __str__(self) -> str:
-        lines = [f"{'rows':>8}{'log evidence':>14}{'± stderr':>11}{'a row':>10}"]
+        lines = [f"{'rows':>8}{'log evidence':>14}{'± stderr':>11}{'per row':>10}"]
         seen = 0
         for block in self.blocks:
-            a_row = block.log_evidence / (block.num_rows - seen)
-            lines.append(f"{block.num_rows:>8}{block.log_evidence:>14.4f}{block.stderr:>11.2g}{a_row:>10.4f}")
+            per_row = block.log_evidence / (block.num_rows - seen)
+            lines.append(f"{block.num_rows:>8}{block.log_evidence:>14.4f}{block.stderr:>11.2g}{per_row:>10.4f}")
             seen = block.num_rows
         return "\n".join([*lines, f"{'log Z':>8}{self.log_z:>14.4f}{self.evidence.stderr:>11.2g}"])
 
@@ -58,21 +58,25 @@ def prequential(
     inference: Inference | None = None,
     seed: int = 0,
 ) -> Prequential:
-    """Log Z = Σ_j log p(block_j | blocks before j), each term a difference of two evidences, in nats.
+    """Decompose log Z = Σ_j log p(block_j | blocks before j), each term a difference of two evidences, in nats.
 
-    The curve shows where a model earns its evidence: a wide prior loses it in the first block, a model that is too simple
-    in every later one.
+    The terms show where a model loses evidence: one with a wide prior in the first block, one that is too simple in every
+    later block.
 
     Args:
         model: any model of the rows.
-        data: all rows, and `size` as many.
-        ends: rows seen after each block, rising; the last is all of them.
-        estimator: of the evidence.
-        inference: fits each part for the estimator; None gives it targets, for estimators that need no fit.
-        seed: of the first part's fit and estimate; each later part takes the next.
+        data: all rows, with `size` their number.
+        ends: number of rows up to the end of each block, increasing; the last is the number of all rows.
+        estimator: estimator of the evidence.
+        inference: inference that fits each part for the estimator; None passes the targets to an estimator that needs no
+            fit.
+        seed: random seed of fit and estimate for the first part; each later part uses the next integer.
+
+    Returns:
+        Prequential: the blocks and the evidence of all rows.
 
     Raises:
-        ValueError: for ends that do not rise to the number of rows, data without rows, or a minibatch.
+        ValueError: for ends that do not increase to the number of rows, data without rows, or a minibatch.
 
     Reference:
         Dawid (1984), "Statistical theory: the prequential approach".
@@ -80,7 +84,9 @@ def prequential(
     ends = [int(end) for end in ends]
     num_rows = data.size or len(data.tensors()[0])
     if not ends or ends[-1] != num_rows or ends != sorted(set(ends)):
-        raise ValueError(f"ends needs to rise to {num_rows}, the number of rows, got {ends}; add or sort them")
+        raise ValueError(
+            f"expected ends that increase to {num_rows}, the number of rows, got {ends}; sort them and add {num_rows}"
+        )
     parts = [*(first_rows(model, data, end) for end in ends[:-1]), data]
     evidences = [
         evidence_of(model, part, estimator=estimator, inference=inference, seed=seed + j)

@@ -1,4 +1,4 @@
-"""Does the evidence move with the prior while the predictions do not: then the prior is at fault and not the size."""
+"""Prior sensitivity: if the evidence changes with the prior but the predictions do not, the prior is too wide."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -23,31 +23,32 @@ from probmodel.tracing.target import target_of
 STRONG_ODDS = 10.0
 """Bayes factor from which evidence is strong (Jeffreys, 1961)."""
 PREDICTIVE_FRACTION = 0.5
-"""Share of the fall in log evidence that worse predictions may explain before the prior is not the reason."""
+"""Fraction of the loss in log evidence that worse predictions may explain if the prior is to be the reason."""
 WIDER = 0.1
-"""Mean difference of log standard deviations from which one prior is wider: twice its error for one coordinate."""
+"""Mean difference of log standard deviations above which a prior is wider: twice its error for one coordinate."""
 SPREAD_DRAWS = 200
+"""Draws of the prior from which its standard deviations are estimated."""
 
 
 class PriorScore(NamedTuple):
-    """What one prior earns: evidence that sees all of it, and two scores of predictions that hardly see it."""
+    """Scores under one prior: the evidence, which depends on it strongly, and two predictive scores that hardly do."""
 
     evidence: Evidence
     conditional: Evidence
     left_out: Loo | None
-    """None where no row can be left out by weights."""
+    """PSIS-LOO; None if no row can be left out by importance weights."""
     spread: float
-    """Mean over coordinates of the log standard deviation of the prior's draws, in unconstrained coordinates."""
+    """Mean over the unconstrained coordinates of the log standard deviation of prior draws."""
 
 
 @dataclass(frozen=True)
 class PriorSensitivity:
-    """Priors of one model side by side.
+    """Comparison of several priors of one model.
 
     Args:
-        best: label of greatest evidence.
-        scores: label → its scores.
-        findings: label → the comparison with the best, flagged *prior too wide* where that is what it shows.
+        best: label of the prior with the greatest evidence.
+        scores: label → scores under that prior.
+        findings: label → comparison with the best prior, flagged *prior too wide* if that is the result.
     """
 
     best: Hashable
@@ -74,28 +75,34 @@ def prior_sensitivity(
     inference: Inference,
     seed: int = 0,
 ) -> PriorSensitivity:
-    """Fit one model under several priors, and say which of them are too wide.
+    """Fit one model under several priors and find those that are too wide.
 
     A prior is too wide if it is wider than the best one and the evidence is strongly against it (Bayes factor 10, beyond
-    twice its error), while neither the conditional evidence nor PSIS-LOO falls by as much as log 10 nats (or two standard
-    errors) or half of what the evidence loses.  Such a model does not overfit: its predictions are as good.
+    twice its error), while neither the conditional evidence nor PSIS-LOO falls by more than log 10 nats (or two standard
+    errors) or by more than half of the loss in evidence.  Such a model does not overfit: its predictions are as good.
 
     Args:
-        models: label → model; `{c: widened(model, c) for c in (1.0, 10.0)}` makes them of one model.
-        data: all rows, and `size` as many.
-        num_rows: rows the conditional evidence conditions on.
-        estimator: of the evidence.
-        inference: fits each model to all rows and to the first ones.
-        seed: of the fits and the estimates, the same for every model.
+        models: label → model; `{c: recalibrated(model, c) for c in (1.0, 10.0)}` makes them from one model.
+        data: all rows, with `size` their number.
+        num_rows: number of rows on which the conditional evidence conditions.
+        estimator: estimator of the evidence.
+        inference: inference that fits each model to all rows and to the first ones.
+        seed: random seed of the fits and the estimates, the same for every model.
+
+    Returns:
+        PriorSensitivity: the scores under each prior and its comparison with the best one, in nats.
 
     Raises:
-        ValueError: for fewer than two models, and as `conditional_evidence` does.
+        ValueError: for fewer than two models, data without rows, a minibatch, or `num_rows` that leaves one part without
+            rows.
 
     Reference:
         Lotfi et al. (2022), "Bayesian model selection, the marginal likelihood, and generalization", section 4.
     """
     if len(models) < 2:
-        raise ValueError(f"expected two or more priors to compare, got {len(models)}; add a wider one with widened()")
+        raise ValueError(
+            f"expected two or more priors to compare, got {len(models)}; add a wider one with recalibrated()"
+        )
     first, scores = first_rows(next(iter(models.values())), data, num_rows), {}
     for label, model in models.items():
         fit = inference(model, data, seed=seed)
@@ -107,18 +114,18 @@ def prior_sensitivity(
 
 
 def prior_score(posterior: Posterior, evidence: Evidence, conditional: Evidence) -> PriorScore:
-    """The scores of a fit whose two evidences are known."""
+    """Scores of a fit whose evidence and conditional evidence are known."""
     spread = float(prior_spread(target_of(posterior)))
     return PriorScore(evidence, conditional, leave_one_out(posterior), spread)
 
 
 def prior_spread(target: Target) -> Float[Tensor, ""]:
-    """Mean log standard deviation of the prior's draws in unconstrained coordinates."""
+    """Mean log standard deviation of prior draws in unconstrained coordinates."""
     return target.sample_prior(SPREAD_DRAWS, 0).std(0).log().mean()
 
 
 def prior_width(best: PriorScore, other: PriorScore) -> Finding:
-    """Whether a prior's evidence falls behind the best one's because it is too wide; the value is the fall in nats."""
+    """Finding on whether a prior has less evidence than the best one because it is too wide; its value is the loss in nats."""
     fall = best.evidence.log_z - other.evidence.log_z
     stderr = math.hypot(best.evidence.stderr, other.evidence.stderr)
     lost = [(best.conditional.log_z - other.conditional.log_z, _error(best.conditional, other.conditional))]
@@ -132,12 +139,12 @@ def prior_width(best: PriorScore, other: PriorScore) -> Finding:
     too_wide = strong and as_good and other.spread > best.spread + WIDER
     names = ("conditional evidence", "elpd_loo")
     predictions = " and ".join(f"{name} {loss:+.2f}" for name, (loss, _) in zip(names, lost, strict=False))
-    message = f"nats of log evidence behind the best prior; of these {predictions} are lost in predictions"
+    message = f"nats of log evidence below the best prior; the loss in predictions is {predictions}"
     return finding("prior width", fall, message, stderr=stderr, flag=Verdict.TOO_WIDE if too_wide else "")
 
 
 def _elpd_lost(best: Loo, other: Loo) -> tuple[float, float]:
-    """Difference of elpd_loo and its standard error over rows, paired."""
+    """Paired difference of elpd_loo and its standard error over rows."""
     by_row = best.elpd_by_row - other.elpd_by_row
     error = (len(by_row) * by_row.var(ddof=1)) ** 0.5 if len(by_row) > 1 else float("nan")
     return float(by_row.sum()), float(error)
@@ -148,5 +155,5 @@ def _error(a: Evidence, b: Evidence) -> float:
 
 
 def _known(stderr: float) -> float:
-    """The error, 0 where no draw could show one."""
+    """The standard error, or 0 if it is unknown."""
     return 0.0 if math.isnan(stderr) else stderr

@@ -1,4 +1,4 @@
-"""A model under wider priors: every normal latent keeps its mean and has its standard deviation multiplied."""
+"""Model with rescaled priors: every normal latent keeps its mean and has its standard deviation multiplied."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,34 +13,36 @@ from probmodel.protocols.model import Checked, Model
 
 
 def every(name: str) -> bool:
-    """All latents."""
+    """Select every latent."""
     return True
 
 
-def recalibrated(model: Model, factor: float, *, where: Callable[[str], bool] = every) -> "Widened":
-    """The model with the standard deviations of its normal priors multiplied, for `prior_sensitivity`.
+def recalibrated(model: Model, factor: float, *, where: Callable[[str], bool] = every) -> "Recalibrated":
+    """Multiply the standard deviations of the normal priors of a model, for `prior_sensitivity`.
 
-    Priors of other families stay as they are, and so do the conditional means: z ~ N(m, s²) becomes N(m, factor² s²), also
-    where m and s depend on other latents.  A guide of the model serves as it is: `SVI(guide=model.guide)`.
+    Priors of other families stay unchanged, and so do the conditional means: z ~ N(m, s²) becomes N(m, factor² s²), even if m
+    and s depend on other latents.  A guide of the model can be used unchanged: `SVI(guide=model.guide)`.
 
     Args:
         model: any model with normal latents.
-        factor: of the standard deviations; below 1 it narrows.
-        where: name of a latent → whether to widen it; codes of rows are latents too.
+        factor: factor of the standard deviations; below 1 it narrows the priors.
+        where: function from the name of a latent to whether its prior is rescaled; codes of rows are latents too.
 
     Returns:
-        A model called as `model` is; its calls raise ValueError where no latent was normal.
+        Model with the arguments of `model`; its calls raise ValueError if no selected latent is normal.
 
     Raises:
         ValueError: for a factor that is not positive.
     """
     if not 0 < factor < float("inf"):
-        raise ValueError(f"factor needs to be positive and finite, got {factor}; 10.0 makes priors ten times as wide")
+        raise ValueError(
+            f"expected factor to be positive and finite, got {factor}; pass 10.0 to make priors ten times as wide"
+        )
     return Recalibrated(model, factor, where)
 
 
 class Recalibrated(nn.Module):
-    """A model run under wider normal priors.  Made by `recalibrated`."""
+    """Model with rescaled normal priors, made by `recalibrated`."""
 
     def __init__(self, model: Model, factor: float, where: Callable[[str], bool]) -> None:
         super().__init__()
@@ -50,11 +52,13 @@ class Recalibrated(nn.Module):
         with _Widen(self.factor, self.where) as handler:
             value = self.model(*args, **kwargs)
         if not handler.found:
-            raise ValueError("expected normal latents to widen, got none; write the model with another prior by hand")
+            raise ValueError(
+                "expected normal latents to rescale, got none; select others by `where`, or write the model with another prior"
+            )
         return value
 
     def check(self, data: Dataset) -> None:
-        """As the model checks."""
+        """Check the data as the model does."""
         if isinstance(self.model, Checked):
             self.model.check(data)
 
@@ -65,7 +69,7 @@ class _Widen(Messenger):
         self.factor, self.where, self.found = factor, where, False
 
     def _pyro_sample(self, msg: Any) -> None:
-        # Handlers around this one (condition, replay) act later: only what the model itself observes is marked here.
+        # Handlers around this one (condition, replay) act later, so that only observations of the model itself are marked here.
         if msg["is_observed"] or not self.where(msg["name"]):
             return
         wide = _wide(msg["fn"], self.factor)
@@ -74,7 +78,7 @@ class _Widen(Messenger):
 
 
 def _wide(prior: Any, factor: float) -> TorchDistributionMixin | None:
-    """The normal of `factor` times the scale; None for another family."""
+    """Normal distribution with `factor` times the scale; None for another family."""
     if isinstance(prior, dist.Independent):
         base = _wide(prior.base_dist, factor)
         return None if base is None else base.to_event(prior.reinterpreted_batch_ndims)

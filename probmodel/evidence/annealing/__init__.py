@@ -1,1 +1,1 @@
-"""Paths from a distribution one can sample to the target, and populations of chains that follow them."""
+"""Annealing paths from a distribution that can be sampled to the target, and populations of chains along them."""

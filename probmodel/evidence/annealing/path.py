@@ -14,11 +14,11 @@ from probmodel.tracing.density import loops
 from probmodel.tracing.programs.gradients import Batched
 
 GRADIENT_MEMORY = 4
-"""Memory of a gradient in evaluations of the density: its graph keeps what the way back needs."""
+"""Memory of a gradient in evaluations of the density: its graph keeps what the backward pass needs."""
 
 
 class PopulationState(NamedTuple):
-    """A population of S chains: where it is, and both ends' log densities there in each of R blocks, nats."""
+    """Positions of S chains, with the log densities of both ends of the path there in each of R blocks, in nats."""
 
     theta: Float[Tensor, "S D"]
     log_base: Float[Tensor, "S R"]
@@ -28,23 +28,24 @@ class PopulationState(NamedTuple):
 
     @property
     def log_ratio(self) -> Float[Tensor, "S R"]:
-        """Log joint − log base; −inf outside the support of the joint."""
+        """Log ratio log joint − log base, in nats; −inf outside the support of the joint."""
         return self.log_joint - self.log_base
 
     def log_prob(self, beta: float) -> Float[Tensor, "S R"]:
-        """Unnormalized log p_β; an end that is −inf counts only where its power is not 0."""
+        """Unnormalized log p_β, in nats; an end of density 0 counts only if its exponent is not 0."""
         if beta == 0:
             return self.log_base
         return self.log_joint if beta == 1 else (1 - beta) * self.log_base + beta * self.log_joint
 
 
 class AnnealingPath:
-    """log p_β = (1 − β) log base + β log joint, β from 0 to 1.
+    """Geometric path log p_β = (1 − β) log base + β log joint, for β from 0 to 1.
 
     Args:
-        base: where chains start; normalized.
-        target: where they go.
-        memory: bytes that one evaluation may need, larger populations are evaluated in chunks; None for `memory.budget`.
+        base: normalized distribution at β = 0, from which chains start.
+        target: density at β = 1.
+        memory: bytes that one evaluation may need; larger populations are evaluated in chunks.  None for the budget of
+            `protocols.memory`.
     """
 
     def __init__(self, base: Base, target: Target, *, memory: int | None = None) -> None:
@@ -56,7 +57,7 @@ class AnnealingPath:
         self.batched = Batched(self._tempered, eager=eager)
 
     def log_ratio(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
-        """Log joint − log base without a gradient."""
+        """Log ratio log joint − log base at each chain, in nats, without a gradient."""
         with torch.no_grad():
             log_base, log_joint = self._ends(theta)
         return (_density(log_joint) - _density(log_base)).double()
@@ -69,7 +70,7 @@ class AnnealingPath:
         return ((1 - beta) * log_base + beta * log_joint).sum(), (log_base, log_joint)
 
     def at(self, theta: Float[Tensor, "S D"], beta: float) -> PopulationState:
-        """Densities and slope at each chain's place; an infinite slope counts as none."""
+        """Evaluate densities and gradient at each chain's position; a gradient that is not finite counts as 0."""
         parts = [self._at(piece, beta) for piece in theta.split(self.chunk)]
         return (
             parts[0]
@@ -83,5 +84,5 @@ class AnnealingPath:
 
 
 def _density(log_prob: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:
-    """Where a density overflows or is no number, in the far tails of a scale, it counts as 0."""
+    """Log density in which overflow and NaN, as in the far tails of a scale parameter, count as density 0."""
     return torch.where(log_prob.isnan() | log_prob.isposinf(), -torch.inf, log_prob)

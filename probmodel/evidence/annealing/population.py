@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo with adaptive temperatures: the pilot that finds a schedule, kernels and particles.
+"""Sequential Monte Carlo with adaptive temperatures: the pilot run that finds a schedule, kernels and particles.
 
 Reference:
     Del Moral, Doucet & Jasra (2006), "Sequential Monte Carlo samplers".
@@ -18,40 +18,47 @@ from probmodel.evidence.annealing.transitions import Kernel, first_step, transit
 from probmodel.tracing.curvature import block_index
 
 LEAST_RELATIVE_ESS = 0.5
-"""Effective share of particles that one step of temperature leaves."""
+"""Relative ESS of the particles that one temperature step keeps."""
 TARGET_ACCEPTANCE = 0.8
 NUM_MOVES = 3
 MAX_TRIALS = 12
-"""Trajectories at one temperature at most, while the step size is still far off."""
+"""Largest number of trajectories per temperature, while the step size is still far off."""
 MAX_TEMPERATURES = 2_000
 
 
 class TemperedPopulation(NamedTuple):
-    """What a run from the base to the target leaves behind.
+    """Result of an adaptive run from the base to the target.
 
-    The estimate is consistent, not unbiased, since temperatures and kernels follow the particles.
+    The estimate of log Z is consistent, not unbiased, since temperatures and kernels depend on the particles.
     """
 
     point: PopulationState
     """Particles at β = 1."""
     kernels: tuple[Kernel, ...]
-    """One a temperature, the last at β = 1."""
+    """One per temperature, the last at β = 1."""
     variances: tuple[float, ...]
-    """Variance of the incremental log weights at each step, mean over blocks."""
+    """Variance of the incremental log weights per step, averaged over blocks."""
     log_z: Float[Tensor, " R"]
+    """Log Z per block, in nats."""
     stderr: float
-    """Of the sum over blocks, from the variance of each step's weights."""
+    """Standard error of log Z summed over blocks, in nats, from the variance of each step's weights."""
     acceptance: float
-    """Of the last kernel."""
+    """Mean acceptance probability of the last kernel."""
 
 
 def temper(
     path: AnnealingPath, num_particles: int, *, relative_ess: float = LEAST_RELATIVE_ESS, num_moves: int = NUM_MOVES
 ) -> TemperedPopulation:
-    """Particles from the base to the target; call it inside `isolated`.
+    """Move particles from the base to the target with adaptive temperatures and kernels; call it inside `isolated`.
+
+    Args:
+        path: path from the base to the target.
+        num_particles: number of particles.
+        relative_ess: relative ESS that each temperature step keeps.
+        num_moves: number of accepted trajectories per temperature.
 
     Raises:
-        ValueError: where no draw of the base has a finite density under the target, or the temperatures do not reach 1.
+        ValueError: if no draw of the base has a finite density under the target, or β does not reach 1.
     """
     index = block_index(path.target).to(path.target.device)
     theta = path.base.sample(num_particles).to(path.target.dtype)
@@ -67,14 +74,14 @@ def temper(
                 f"expected to reach the target in {MAX_TEMPERATURES} temperatures, got to β = {beta:.3g}; rescale the data, "
                 "or start from a fit"
             )
-        # Rounding may put a draw outside the base it comes from; no other has an infinite ratio, and it counts for nothing.
+        # Rounding errors may put a draw outside the base it comes from; no other has an infinite ratio, and it gets no weight.
         log_ratio = point.log_ratio.double().nan_to_num(-math.inf, -math.inf, -math.inf)
         increment = _increment(log_ratio, 1 - beta, relative_ess)
         log_w = increment * log_ratio
         log_z = log_z + torch.logsumexp(log_w, 0) - math.log(num_particles)
         relative = torch.exp(log_w - torch.logsumexp(log_w, 0)) * num_particles
         variance_of_log_z += float(relative.var(0).sum()) / num_particles
-        # Of a normal log weight of variance v the effective share is exp(−v); a few far particles do not upset it.
+        # A normal log weight of variance v has relative ESS exp(−v), which a few far particles hardly change.
         variances.append(-math.log(_relative_ess(log_w)))
         beta = 1.0 if beta + increment > 1 - 1e-9 else beta + increment
         theta = resample(point.theta, log_w, index)
@@ -97,19 +104,27 @@ class Populations(NamedTuple):
 
     betas: Float[Tensor, " T1"]
     increments: Float[Tensor, "T G R"]
-    """Log mean incremental weight of each step: their sum over steps is an unbiased estimate's log."""
+    """Log mean incremental weight of each step; the exponential of their sum over steps is unbiased for Z."""
     means: Float[Tensor, "T1 G R"]
+    """Mean of the log ratio under each tempered distribution."""
     variances: Float[Tensor, "T1 G R"]
-    """Of the log ratio under each tempered distribution."""
+    """Variance of the log ratio under each tempered distribution."""
     point: PopulationState
 
 
 def populations(
     path: AnnealingPath, kernels: Sequence[Kernel], num_groups: int, group_size: int, *, num_moves: int = NUM_MOVES
 ) -> Populations:
-    """Sequential Monte Carlo with everything fixed beforehand, in independent groups; call it inside `isolated`.
+    """Sequential Monte Carlo with frozen temperatures and kernels, in independent groups; call it inside `isolated`.
 
-    Nothing adapts, so each group's product of mean incremental weights is unbiased for Z.
+    Nothing adapts, so that each group's product of mean incremental weights is unbiased for Z.
+
+    Args:
+        path: path from the base to the target.
+        kernels: one per temperature, the last at β = 1.
+        num_groups: number G of independent groups.
+        group_size: number of particles per group.
+        num_moves: number of trajectories per temperature.
     """
     index = block_index(path.target).to(path.target.device)
     point = path.at(path.base.sample(num_groups * group_size).to(path.target.dtype), 0.0)
@@ -133,7 +148,7 @@ def populations(
 
 
 def effective_size(log_w: Float[Tensor, "S R"]) -> Float[Tensor, " R"]:
-    """Effective number of draws in each block (Kong, 1992)."""
+    """Effective sample size in each block (Kong, 1992)."""
     return torch.exp(2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0))
 
 
@@ -166,9 +181,9 @@ def _relative_ess(log_w: Float[Tensor, "S R"]) -> float:
 
 
 def resample(theta: Float[Tensor, "S D"], log_w: Float[Tensor, "S R"], index: Tensor) -> Float[Tensor, "S D"]:
-    """Systematic resampling, each block by itself (Kitagawa, 1996)."""
+    """Systematic resampling, independently per block (Kitagawa, 1996)."""
     count, rows = log_w.shape
-    # A group that has lost every particle keeps them all: its estimate is 0 already.
+    # A group in which every weight is 0 keeps its particles: its estimate is 0 already.
     weights = torch.nan_to_num(torch.softmax(log_w, 0), 1 / count)
     cumulative = weights.cumsum(0).T.contiguous()
     offset = torch.rand(rows, 1, dtype=cumulative.dtype, device=theta.device)

@@ -1,4 +1,4 @@
-"""Distributions to start from: sampled exactly, with a normalized density in closed form."""
+"""Base distributions of annealing, which are sampled exactly and have a normalized density in closed form."""
 
 import math
 import warnings
@@ -19,20 +19,20 @@ from probmodel.protocols.structural import Structural
 from probmodel.tracing.curvature import block_index
 
 DEGREES_OF_FREEDOM = 5.0
-"""Tails heavier than any normal's, light enough to keep draws near the mode."""
+"""Degrees of freedom of a base: tails heavier than any normal's, light enough to keep draws near the mode."""
 DRAWS_A_COORDINATE = 5
-"""Draws needed for each coordinate of a full covariance matrix; with fewer the matrix is diagonal."""
+"""Draws needed per coordinate for a full covariance matrix; with fewer the matrix is diagonal."""
 DEFENSIVE_WEIGHT = 0.1
 DEFENSIVE_SCALE = 3.0
-"""Share and widening of the second component of a defensive mixture (Hesterberg, 1995)."""
+"""Weight and relative scale of the second component of a defensive mixture (Hesterberg, 1995)."""
 DEFENSIVE_DEGREES = 2.0
 TRUNCATED_WEIGHT = 0.95
 CLUSTERS = (2, 4, 8, 16, 32)
-"""Sizes of mixture that are tried in turn, until BIC rises."""
+"""Numbers of mixture components that are tried in turn, until BIC rises."""
 MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
-"""Coordinates at most, and draws at least and at most, of which clusters are sought."""
+"""Largest number of coordinates, and least and largest number of draws, for which clusters are sought."""
 REGULARizATION = 1e-4
-"""Added to the variances of standardized draws: a cluster of a few equal ones still has a width."""
+"""Added to the variances of standardized draws, so that a cluster of a few equal draws has a positive width."""
 
 
 @runtime_checkable
@@ -71,7 +71,7 @@ class StudentT(NamedTuple):
 
 
 class ReferenceMixture(NamedTuple):
-    """Mixture of bases; each block chooses its component by itself."""
+    """Mixture of base distributions; each block draws its component independently."""
 
     components: "tuple[StudentT | TruncatedNormal, ...]"
     weights: tuple[float, ...]
@@ -95,10 +95,10 @@ class ReferenceMixture(NamedTuple):
 
 
 class TruncatedNormal(NamedTuple):
-    """Normal in each block, cut off outside the ellipsoid that holds `weight` of it (Geweke, 1999).
+    """Normal in each block, truncated to the ellipsoid that holds probability `weight` (Geweke, 1999).
 
-    Lighter in the tails than any target with a density there: the ratio base / target, of which backward weights are
-    made, stays bounded where a full normal or a Student-t would give it an infinite variance.
+    Its tails are lighter than those of any target with a density there: the ratio base / target, from which backward
+    weights are computed, stays bounded where a full normal or a Student-t would give it an infinite variance.
     """
 
     coordinates: Int[Tensor, "R d"]
@@ -133,18 +133,18 @@ class Prior(NamedTuple):
     seed: int
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
-        """Draws of the model's latents; always the same ones."""
+        """Draws of the model's latents, the same on every call."""
         return self.target.sample_prior(num_samples, self.seed)
 
     def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
-        """Log prior density, by row where every latent is local to a row."""
+        """Log prior density, per row where every latent is local to a row."""
         if self.target.by_row is None:
             return self.target.log_prior(theta)[:, None]
         return self.target.log_prior_by_row(theta)
 
 
 def _joined(blocks: Float[Tensor, "S R d"], index: Int[Tensor, "R d"]) -> Float[Tensor, "S D"]:
-    """Theta of the coordinates of its blocks."""
+    """Theta assembled from the coordinates of its blocks."""
     theta = blocks.new_empty(len(blocks), index.numel())
     theta[:, index.flatten()] = blocks.flatten(1)
     return theta
@@ -162,24 +162,26 @@ def _squared_distance(
 
 
 def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> Float[Tensor, "R d d"]:
-    """Cholesky factors of the covariance of draws in each block; diagonal where the draws are too few for more."""
+    """Cholesky factors of the covariance of draws in each block; diagonal where draws are few or the covariance is singular."""
     blocks = theta[:, index]
     centered = blocks - blocks.mean(0)
     variance = centered.square().sum(0) / max(1, len(theta) - 1)
-    # Draws that never move still need a scale to be moved by.
+    # A constant coordinate needs a positive scale by which kernels can move it.
     variance = torch.where(variance > 0, variance, torch.ones_like(variance))
     if len(theta) < DRAWS_A_COORDINATE * index.shape[1]:
         return torch.diag_embed(variance.sqrt())
     covariance = torch.einsum("srd,sre->rde", centered, centered) / (len(theta) - 1)
-    # One part in a million of each variance keeps rounding from making the matrix indefinite.
+    # One part in a million of each variance keeps rounding errors from making the matrix indefinite.
     factor, failed = torch.linalg.cholesky_ex(covariance + 1e-6 * torch.diag_embed(variance))
     broken = (failed > 0)[:, None, None]
     return torch.where(broken, torch.diag_embed(variance.sqrt()), factor)
 
 
 def matched(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
-    """Defensive mixture of Student-t around draws: one a cluster, and a tenth of a wider one of heavier tails, so that the
-    ratio target / base stays bounded where matched proposals are too light (Hesterberg, 1995).
+    """Defensive mixture of Student-t distributions matched to draws (Hesterberg, 1995).
+
+    It has one component per cluster and, with weight 0.1, a wider one with heavier tails, so that the ratio target / base
+    stays bounded where the tails of the matched components are too light.
     """
     index = block_index(target)
     t_scale = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
@@ -189,7 +191,7 @@ def matched(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
 
 
 def around(narrow: StudentT) -> ReferenceMixture:
-    """Defensive mixture of one Student-t."""
+    """Defensive mixture of one Student-t and a wider one with heavier tails."""
     return _defended([narrow], [1.0], narrow.loc, narrow.scale_tril)
 
 
@@ -203,7 +205,7 @@ def enclosed(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
 
 
 def normal(target: Target, theta: Float[Tensor, "S D"]) -> TruncatedNormal:
-    """Normal with the mean and covariance of draws, cut off nowhere."""
+    """Normal with the mean and covariance of draws, without truncation."""
     index = block_index(target)
     return TruncatedNormal(index, theta[:, index].mean(0), covariance_factor(theta, index), weight=1.0)
 
@@ -218,7 +220,7 @@ def _defended(
 
 
 class Cluster(NamedTuple):
-    """One normal component of draws."""
+    """One component of a normal mixture fitted to draws."""
 
     weight: float
     loc: Float[Tensor, "R d"]
@@ -226,7 +228,7 @@ class Cluster(NamedTuple):
 
 
 def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Cluster]:
-    """Normal mixture fitted to draws, its size by BIC; one component where rows are independent or coordinates many."""
+    """Normal mixture fitted to draws, sized by BIC; one component if rows are independent, coordinates many or draws few."""
     single = [Cluster(1.0, theta[:, index].mean(0), covariance_factor(theta, index))]
     rows, d = index.shape
     if rows > 1 or d > MAX_CLUSTERED or len(theta) < MIN_CLUSTERED:
@@ -237,7 +239,7 @@ def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Clu
     best, best_bic = None, GaussianMixture(1, random_state=0).fit(draws / scale).bic(draws / scale)
     for size in CLUSTERS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture will do; its weights are corrected for.
+            warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture is valid: weights correct for it.
             fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARizATION).fit(draws / scale)
         bic = fitted.bic(draws / scale)
         if bic >= best_bic:

@@ -1,6 +1,6 @@
 """Annealed importance sampling along a frozen schedule, forward from the base and backward from the target (Neal, 2001).
 
-Forward weights are unbiased for Z and backward weights for 1/Z, whatever the schedule, as long as nothing adapts.
+Forward weights are unbiased for Z and backward weights for 1/Z under any schedule, as long as nothing adapts.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,21 @@ GRADIENT_COST = 2.5
 """Cost of a density with its gradient, in evaluations of the density."""
 MAX_STEPS = 1_000
 NEAR_BEST = 1.3
+"""Ratio to the least cost up to which fewer steps are preferred."""
 
 
 def frozen(pilot: TemperedPopulation, *, num_steps: int | None = None) -> tuple[Kernel, ...]:
-    """Schedule and kernels in steps of equal length along the pilot's path, fixed from here on.
+    """Frozen schedule: kernels at steps of equal length along the pilot's path.
 
-    T steps along a path of length Λ = Σ √variance leave log weights a variance of Λ² / T (Gelman & Meng, 1998), so each
-    chain is worth 1 / (exp(Λ² / T) − 1) and costs a gradient a leapfrog; the number of steps is the one that buys most.
+    T steps along a path of length Λ = Σ √variance give log weights the variance Λ² / T (Gelman & Meng, 1998), so that each
+    chain contributes the precision 1 / (exp(Λ² / T) − 1) and costs one gradient per leapfrog step.
 
     Args:
-        pilot: an adaptive run along the same path.
-        num_steps: T; None takes the best.
+        pilot: adaptive run along the same path.
+        num_steps: number of steps T; None for the fewest that give nearly the highest precision per cost.
+
+    Returns:
+        One kernel per step, the last at β = 1.
     """
     lengths = np.sqrt(np.maximum(pilot.variances, 1e-12))
     length = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -42,12 +46,12 @@ def frozen(pilot: TemperedPopulation, *, num_steps: int | None = None) -> tuple[
 
 
 def path_length(pilot: TemperedPopulation) -> float:
-    """Λ, the length of a path in standard deviations of log weights."""
+    """Length Λ of a path, in standard deviations of log weights."""
     return float(np.sqrt(np.maximum(pilot.variances, 1e-12)).sum())
 
 
 def _cheapest(length: float, leapfrogs: int) -> int:
-    """Fewest steps whose variance times cost is near its least; further ones cut the variance as fast as they cost."""
+    """Fewest steps whose variance times cost is near its minimum; more steps reduce the variance only as fast as they cost."""
     counts = np.unique(np.round(np.geomspace(1, MAX_STEPS, 100)))
     log_variance = np.minimum(length**2 / counts, 100.0)
     cost = 1 + (counts - 1) * (leapfrogs + 1) * GRADIENT_COST
@@ -56,9 +60,10 @@ def _cheapest(length: float, leapfrogs: int) -> int:
 
 
 def forward(path: AnnealingPath, kernels: Sequence[Kernel], num_chains: int) -> Float[Tensor, "S R"]:
-    """Log weights of independent chains from the base; the exponential of each is unbiased for Z.
+    """Log weights of independent chains from the base, in nats; the exponential of each is unbiased for Z.
 
-    Kernels at β_1 … β_T = 1; the chain moves at all but the last, and the weights are Σ (β_t+1 − β_t) log ratio(θ_t).
+    The kernels are at β_1 … β_T = 1; the chain moves at all but the last, and its log weight is
+    Σ_t (β_t+1 − β_t) log ratio(θ_t).
     """
     index = block_index(path.target).to(path.target.device)
     theta = path.base.sample(num_chains).to(path.target.dtype)
@@ -74,7 +79,7 @@ def forward(path: AnnealingPath, kernels: Sequence[Kernel], num_chains: int) -> 
 
 
 def backward(path: AnnealingPath, kernels: Sequence[Kernel], theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
-    """Log weights of chains from draws of the target to the base: the mean of exp(−log weight) is unbiased for 1/Z."""
+    """Log weights, in nats, of chains from draws of the target to the base; exp(−log weight) is unbiased for 1/Z."""
     index = block_index(path.target).to(path.target.device)
     if len(kernels) == 1:
         return path.log_ratio(theta)
@@ -89,7 +94,7 @@ def backward(path: AnnealingPath, kernels: Sequence[Kernel], theta: Float[Tensor
 
 
 def decorrelated(path: AnnealingPath, point: PopulationState, kernel: Kernel, num_moves: int) -> PopulationState:
-    """More transitions at β = 1, so that particles forget their common ancestors."""
+    """Move particles by `num_moves` more transitions, so that they no longer depend on common ancestors."""
     index = block_index(path.target).to(path.target.device)
     point = path.at(point.theta, kernel.beta)
     for _ in range(num_moves):

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo of a population of chains, each block of coordinates accepted by itself (Neal, 2011)."""
+"""Hamiltonian Monte Carlo of a population of chains, with acceptance per block of coordinates (Neal, 2011)."""
 
 import math
 from typing import NamedTuple
@@ -17,7 +17,7 @@ JITTER = 0.2
 
 
 class Kernel(NamedTuple):
-    """A Metropolis-adjusted transition that leaves p_β invariant."""
+    """Settings of a Metropolis-adjusted transition that leaves p_β invariant."""
 
     beta: float
     step_size: float
@@ -30,23 +30,23 @@ class Kernel(NamedTuple):
 
 
 def first_step(num_coordinates: int) -> float:
-    """Step size that a normal distribution of that dimension accepts four times in five (Beskos et al., 2013)."""
+    """Step size with acceptance probability 0.8 for a normal distribution of that dimension (Beskos et al., 2013)."""
     return 1.2 * num_coordinates**-0.25
 
 
 def transition(
     path: AnnealingPath, point: PopulationState, kernel: Kernel, index: Int[Tensor, "R d"]
 ) -> tuple[PopulationState, float]:
-    """One trajectory of every chain.
+    """Move every chain by one trajectory.
 
     Args:
-        path: the densities.
-        point: where the chains are, evaluated at the kernel's β.
-        kernel: its settings.
-        index: coordinates of the blocks.
+        path: path with the densities.
+        point: state of the chains, evaluated at the kernel's β.
+        kernel: inverse temperature, step size and inverse mass matrix.
+        index: coordinates of each block.
 
     Returns:
-        The new points, evaluated at the kernel's β, and the mean acceptance probability.
+        The new state, evaluated at the kernel's β, and the mean acceptance probability.
     """
     theta = point.theta
     momentum = torch.randn(len(theta), *index.shape, dtype=theta.dtype, device=theta.device)

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.families.gaussian_processes.nystrom import Bounds, ObservedValues, Processed, bounds, chosen, projected
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.integers import integer
-from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.protocols.posterior import Subject
 from probmodel.tracing.ownership import parameters
 
 
@@ -52,19 +53,21 @@ def inducing_bounds(
         Variational Inference for Gaussian and Determinantal Point Processes; Artemev, Burt & van der Wilk (2021), ICML.
     """
     begin = time.perf_counter()
-    if not isinstance(subject, Posterior) or not isinstance(subject.model, Processed):
+    point = starting_point(subject)
+    process, data = point.model, point.data
+    if data is None or not isinstance(process, Processed):
         raise ValueError(
-            f"expected the fit of a Gaussian process, got {_kind(subject)}; fit a GaussianProcess by MaximumLikelihood, or a "
+            f"expected the fit of a Gaussian process, got {point.description}; fit a GaussianProcess by MaximumLikelihood, or a "
             "Pipeline of SparseGP and Regress by SVI"
         )
     num_steps = integer("num_steps", num_steps, least=0)
-    leaves = parameters(subject.model)
-    used = _used(subject.model.process(subject.data), list(leaves.values()))
+    leaves = parameters(process)
+    used = _used(process.process(data), list(leaves.values()))
     with torch.no_grad():
         # Rounding in float32 may exceed what the bounds leave open.
-        whole: Any = deepcopy(subject.model)
+        whole: Any = deepcopy(process)
         model = whole.double()
-        observed = model.process(subject.data.to(torch.float64))
+        observed = model.process(data.to(torch.float64))
         if isinstance(inducing, Tensor):
             _check_inducing(inducing, observed)
             w = projected(observed, inducing.to(observed.inputs))
@@ -112,7 +115,3 @@ def _used(observed: ObservedValues, leaves: Sequence[Tensor]) -> list[bool]:
     total = observed.mean.sum() + observed.noise.sum() + observed.covariance(pair, pair).sum()
     found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
     return [each is not None for each in found]
-
-
-def _kind(subject: Subject) -> str:
-    return f"one of {type(subject.model).__name__}" if isinstance(subject, Posterior) else "a target"

@@ -7,9 +7,9 @@ that the evidence is conditional on.  Labels are part of an assignment: nothing 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,22 +17,26 @@ from torch import Tensor
 
 from probmodel.evidence.weighing.agreement import DISAGREEMENT, agreement_p_value
 from probmodel.evidence.weighing.bounds import lower_bound
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import warn_if_untrusted, weighted_mean
-from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, log_evidence_by_enumeration, most_rows
+from probmodel.families.gaussian_processes.mixtures.assignments import (
+    Assigned,
+    ProcessMixture,
+    log_evidence_by_enumeration,
+    most_rows,
+)
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import (
     annealed_log_weights,
     annealing_powers,
     order_along_direction,
     smc_over_rows,
 )
-from probmodel.families.gaussian_processes.mixtures.gates import Gate
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.integers import checked_seed, integer
-from probmodel.protocols.posterior import Posterior, Subject
-from probmodel.protocols.structural import Structural
+from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
@@ -41,18 +45,6 @@ ENUMERATION_ROUNDING = 1e-10
 CHECK_CHAINS, CHECK_STEPS = 24, 200
 """Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
 CERTIFIED = "lower bound at any number of independent runs"
-
-
-@runtime_checkable
-class Assigning(Protocol, metaclass=Structural):
-    """A mixture whose experts and gate can be evaluated at rows."""
-
-    gate: Gate
-    responsibilities: Tensor | None
-
-    def assigned(self, x: Tensor, y: Tensor) -> Assigned: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
 
 
 def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
@@ -153,11 +145,6 @@ def assignments_ais(
     return _by_weights(subject, weights, ANNEALING, "raise num_steps or num_chains", info, seed, level)
 
 
-def is_mixture(subject: Subject) -> bool:
-    """Whether the evidence is a sum over assignments of rows to experts."""
-    return isinstance(subject, Posterior) and isinstance(subject.model, Assigning)
-
-
 def by_size(subject: Any, *, seed: int = 0) -> Evidence:
     """Log p(y | x) of a mixture in nats: by enumeration where the rows are few enough, else by particles."""
     return assignments(subject, seed=seed) if _is_small(subject) else assignments_smc(subject, seed=seed)
@@ -225,9 +212,9 @@ def _by_weights(
     )
 
 
-def _evaluated(subject: Posterior) -> tuple[Assigning, Assigned, Tensor]:
-    mixture: Any = subject.model if isinstance(subject, Posterior) else subject
-    if not isinstance(mixture, Assigning):
+def _evaluated(subject: Posterior) -> tuple[ProcessMixture, Assigned, Tensor]:
+    mixture = starting_point(subject).model
+    if not isinstance(mixture, ProcessMixture):
         raise ValueError(
             f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one as it stands give "
             "Posterior(mixture, data, {}, {})"
@@ -237,5 +224,5 @@ def _evaluated(subject: Posterior) -> tuple[Assigning, Assigned, Tensor]:
         return mixture, mixture.assigned(x, y).double(), y
 
 
-def _given(mixture: Assigning) -> tuple[str, ...]:
+def _given(mixture: ProcessMixture) -> tuple[str, ...]:
     return tuple(name for name, _ in mixture.named_parameters())

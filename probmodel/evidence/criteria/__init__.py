@@ -1,1 +1,1 @@
-"""Information criteria: Schwarz's, and the widely applicable Bayesian one."""
+"""Information criteria that approximate the evidence: BIC (Schwarz, 1978) and WBIC (Watanabe, 2013)."""

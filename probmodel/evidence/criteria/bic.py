@@ -1,33 +1,35 @@
-"""Bayesian information criterion (Schwarz, 1978), a crude stand-in for the evidence."""
+"""Bayesian information criterion (Schwarz, 1978), a crude approximation of the evidence."""
 
 import math
+from dataclasses import replace
 
 import torch
 
 from probmodel.evidence.weighing.starting_draws import posterior_draws
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import plain
 from probmodel.protocols.evidence import Evidence
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import mode
 from probmodel.tracing.target import target_of
 
 
 def bic(subject: Subject, *, seed: int = 0) -> Evidence:
-    """Log likelihood at its maximum − D/2 log N, in nats: no estimate of log Z to rely on.
+    """Maximum log likelihood − D/2 log N, in nats; not a reliable estimate of log Z.
 
-    It leaves out the prior and the curvature, so that its error is O(1): the size of a Bayes factor that matters, and no
-    draw shows it.  D counts the target's coordinates; parameters that the evidence is conditional on are not in it.
+    It omits the prior and the curvature, so that its error is O(1), the size of a Bayes factor that matters, and no draws
+    show it.  D is the number of the target's coordinates, without parameters that the evidence is conditional on.
 
     Args:
-        subject: posterior, or target, where N is the number of its observations.
-        seed: of the draws of a bare target; the climb starts at the likeliest of them.
+        subject: a fit, or a target, where N is the number of its observations.
+        seed: random seed of any draws that the subject does not hold; the ascent starts at the draw of highest likelihood.
 
     Returns:
-        Evidence whose `stderr` is nan, without bounds; `info` holds N, D and the maximum.
+        Evidence without bounds, whose `stderr` is nan; `info` holds N, D and the maximum log likelihood.
 
     Raises:
-        ValueError: where the data have no rows, or every row has latents of its own, so that D grows with N.
-        ArithmeticError: where the climb leaves the finite numbers.
+        ValueError: if the data have no rows, or every row has latents of its own, so that D grows with N.
+        ArithmeticError: if the ascent reaches values that are not finite.
     """
     target, rows = target_of(subject), num_rows(subject)
     if target.dim == 0:
@@ -35,7 +37,7 @@ def bic(subject: Subject, *, seed: int = 0) -> Evidence:
     else:
         draws = posterior_draws(subject, seed).detach()
         start = draws[target.log_likelihood(draws).argmax()]
-        likelihood = target._replace(log_joint_at=lambda theta: target.log_likelihood(theta[None])[0])
+        likelihood = replace(target, log_joint_at=lambda theta: target.log_likelihood(theta[None])[0])
         highest = float(target.log_likelihood(mode(likelihood, start)[None])[0])
     return Evidence(
         highest - target.dim / 2 * math.log(rows),
@@ -48,13 +50,14 @@ def bic(subject: Subject, *, seed: int = 0) -> Evidence:
 
 
 def num_rows(subject: Subject) -> int:
-    """N of the full data set, which an asymptotic criterion needs.
+    """Number N of rows of the full data set, which an asymptotic criterion needs.
 
     Raises:
-        ValueError: where there is none, or it is the number of latents too.
+        ValueError: if there is no such number, or every row has latents of its own.
     """
     target = target_of(subject)
-    rows = subject.data.size if isinstance(subject, Posterior) else _num_observations(target)
+    data = starting_point(subject).data
+    rows = _num_observations(target) if data is None else data.size
     if rows is None:
         raise ValueError(
             "expected data with rows, got size=None; give Dataset(args, kwargs, size=number of rows), or use an estimator "
@@ -62,8 +65,8 @@ def num_rows(subject: Subject) -> int:
         )
     if target.by_row is not None and rows:
         raise ValueError(
-            f"expected latents that rows share, got {target.dim} coordinates local to {rows} rows: the criterion is for a "
-            "number of coordinates that stays as rows are added; use evidence.iwae or evidence.importance"
+            f"expected latents that rows share, got {target.dim} coordinates local to {rows} rows, whose number grows with the "
+            "data; use evidence.iwae or evidence.importance"
         )
     return rows
 

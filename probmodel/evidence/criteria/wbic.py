@@ -1,4 +1,4 @@
-"""Widely applicable Bayesian information criterion (Watanabe, 2013), a crude stand-in for the evidence."""
+"""Widely applicable Bayesian information criterion (Watanabe, 2013), a crude approximation of the evidence."""
 
 import math
 import warnings
@@ -20,37 +20,37 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
 DEGREES_OF_FREEDOM = 5.0
-"""Tails heavier than any normal's, light enough to keep draws near the mode."""
+"""Degrees of freedom of the proposal: tails heavier than any normal's, light enough to keep draws near the mode."""
 INFLATION = 1.2
-"""Of the covariance of a proposal over that of the draws it is matched to: the next temperature is higher."""
+"""Ratio of a proposal's covariance to that of the draws it is matched to, since the next temperature is higher."""
 ROUND_FRACTION = 4
-"""Draws that count for each draw of a round, which only has to find the moments of the next proposal."""
+"""Draws of the final mean per draw of a round, which only has to find the moments of the next proposal."""
 LEAST_ESS = 0.3
-"""Effective share of a round's draws at the temperature it steps to."""
+"""Least relative ESS of a round's draws at the temperature that it steps to."""
 MAX_ROUNDS = 50
 DRAWS_A_CONTROL = 10
-"""Draws needed for each control variate; with fewer the products of different coordinates are left out."""
+"""Draws needed per control variate; with fewer the products of different coordinates are left out."""
 
 
 def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evidence:
-    """E[log p(data | θ)] under p(θ) p(data | θ)^β, β = 1 / log N, in nats: no estimate of log Z to rely on.
+    """Mean log likelihood E[log p(data | θ)] under p(θ) p(data | θ)^β, β = 1 / log N, in nats; not a reliable log Z.
 
-    Its error is O(√log N), O(log log N) for a singular model, with a constant that can exceed a nat; no draw shows it.
+    Its error is O(√log N), O(log log N) for a singular model, with a constant that can exceed a nat; no draws show it.
     The mean is by importance sampling from a Student-t with 5 degrees of freedom, matched to posterior draws and then to
-    its own weighted draws, while the temperature rises from 1 to log N as fast as the weights allow.  Control variates
-    that a normal tempered posterior would satisfy exactly take out most of the noise.
+    its own weighted draws, while the temperature rises from 1 to log N as fast as the weights allow.  Control variates,
+    exact for a normal tempered posterior, remove most of the Monte Carlo noise.
 
     Args:
-        subject: posterior, or target, where N is the number of its observations.
-        seed: of the proposals, and of the draws of a bare target.
-        num_samples: proposals of the mean; each round of the ladder takes a quarter of it.
+        subject: a fit, or a target, where N is the number of its observations.
+        seed: random seed of the proposals, and of any draws that the subject does not hold.
+        num_samples: number of proposals for the mean; each round of the temperature schedule takes a quarter of it.
 
     Returns:
-        Evidence whose `stderr` is nan, without bounds; `info` holds β, the Monte Carlo error `mc_stderr` of the mean
-        itself, and the effective share of draws.
+        Evidence without bounds, whose `stderr` is nan; `info` holds β, the Monte Carlo standard error `mc_stderr` of the
+        mean itself, and the relative ESS.
 
     Raises:
-        ValueError: where the data have fewer than three rows or none, or every row has latents of its own.
+        ValueError: if the data have no rows or fewer than three, or every row has latents of its own.
     """
     target, rows = target_of(subject), num_rows(subject)
     if rows < 3:
@@ -59,8 +59,8 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
     found = _Mean(plain(target), 0.0, 1.0) if target.dim == 0 else _sample(subject, target, beta, num_samples, seed)
     if found.relative_ess < ESS_LIMIT:
         warnings.warn(
-            f"wbic: effective share of draws {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; take more samples, or reparametrize "
-            "towards a normal posterior",
+            f"wbic: relative ESS {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; raise num_samples, or reparametrize towards a "
+            "normal posterior",
             EvidenceWarning,
             stacklevel=2,
         )
@@ -87,21 +87,21 @@ class _Mean(NamedTuple):
 
 
 class _Proposals(NamedTuple):
-    """Draws of the proposal, z where it is round, and every density that their weights are made of, nats."""
+    """Draws of the proposal, with z in its standardized coordinates, and all log densities that enter their weights, nats."""
 
     z: Float[Tensor, "S D"]
     theta: Float[Tensor, "S D"]
     log_prior: Float[Tensor, " S"]
     log_likelihood: Float[Tensor, " S"]
     log_t: Float[Tensor, " S"]
-    """Of z."""
+    """Log density of z under the standardized proposal."""
 
     def weights(self, beta: float) -> Float[Tensor, " S"]:
-        """With respect to the posterior at inverse temperature `beta`; they sum to one."""
+        """Importance weights for the posterior at inverse temperature `beta`, which sum to one."""
         return torch.softmax(self.log_prior + beta * self.log_likelihood - self.log_t, 0)
 
     def relative_ess(self, beta: float) -> float:
-        """Effective share of the draws (Kong, 1992)."""
+        """Relative ESS of the draws (Kong, 1992)."""
         return float(1 / self.weights(beta).square().sum()) / len(self.z)
 
 
@@ -114,7 +114,7 @@ def _sample(subject: Subject, target: Target, beta: float, num_samples: int, see
             base = matched(drawn.theta, drawn.weights(reached))
             if reached <= beta:
                 break
-        # A normal tempered posterior leaves the controls no noise where the proposal's moments are its own.
+        # For a normal tempered posterior the controls remove all noise if the proposal has its moments.
         drawn = _propose(target, base, num_samples)
         return _controlled_mean(_propose(target, matched(drawn.theta, drawn.weights(beta)), num_samples), beta)
 
@@ -124,7 +124,7 @@ def _wider(base: Matched) -> Matched:
 
 
 def _lowest(drawn: _Proposals, beta: float, reached: float) -> float:
-    """The lowest inverse temperature from `beta` to `reached` at which the draws' weights are good, by bisection."""
+    """Lowest inverse temperature from `beta` to `reached` at which the weights keep `LEAST_ESS`, by bisection."""
     if drawn.relative_ess(beta) >= LEAST_ESS:
         return beta
     low, high = beta, reached
@@ -139,7 +139,7 @@ def _propose(target: Target, base: Matched, num_samples: int) -> _Proposals:
     theta = base(z)
     there = theta.to(target.dtype)
     log_prior, log_likelihood = target.log_prior(there).double(), target.log_likelihood(there).double()
-    # Beyond the numbers of its dtype a model answers nan or infinity; the density there is zero.
+    # Beyond the range of its dtype a model returns nan or infinity; the density there is zero.
     finite = torch.isfinite(log_prior) & torch.isfinite(log_likelihood)
     log_prior = torch.where(finite, log_prior, -math.inf)
     return _Proposals(z, theta, log_prior, torch.where(finite, log_likelihood, 0.0), log_t)
@@ -167,7 +167,7 @@ def _controlled_mean(drawn: _Proposals, beta: float) -> _Mean:
     count = len(drawn.z)
     weights = count * drawn.weights(beta)
     rough = weights @ drawn.log_likelihood / count
-    centered = drawn.log_likelihood - rough  # A level that both sums share would only add rounding.
+    centered = drawn.log_likelihood - rough  # A constant common to both sums would only add rounding errors.
     controls = _controls(drawn.z, drawn.log_t)
     design = torch.cat([torch.ones_like(weights)[:, None], controls], 1)
     responses = torch.stack([weights * centered, weights], 1)
@@ -180,7 +180,7 @@ def _controlled_mean(drawn: _Proposals, beta: float) -> _Mean:
 
 
 def _controls(z: Float[Tensor, "S D"], log_t: Float[Tensor, " S"]) -> Float[Tensor, "S C"]:
-    """Columns r − 1, r z_i, r (z_i z_j − δ_ij) with r = N(z; 0, I) / t(z): each has mean zero under t."""
+    """Control variates r − 1, r z_i, r (z_i z_j − δ_ij) with r = N(z; 0, I) / t(z), each of mean zero under t."""
     count, dim = z.shape
     ratio = torch.exp(Normal(0.0, torch.ones_like(z)).log_prob(z).sum(-1) - log_t)[:, None]
     products = torch.triu_indices(dim, dim)

@@ -2,14 +2,12 @@
 
 import torch
 
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import plain
 from probmodel.protocols.errors import NotConjugateError
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.conjugate import Conjugate, conjugate_target, normal_posterior, supplied
 from probmodel.tracing.curvature import block_index
-from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
-from probmodel.tracing.target import target_of
 
 MAX_CURVATURE = 200
 """Coordinates a block for which a closed form is looked for: it costs a Hessian."""
@@ -21,20 +19,19 @@ def closed_form(subject: Subject) -> Conjugate:
     Raises:
         NotConjugateError: where there is none, or too many coordinates to tell.
     """
-    known = supplied(subject.model, subject.data) if isinstance(subject, Posterior) else None
+    point = starting_point(subject)
+    known = None if point.model is None or point.data is None else supplied(point.model, point.data)
     if known is not None:
         return known
-    target = target_of(subject)
+    target = point.target
     if target.dim == 0:
         return Conjugate(plain(target), None, {})
     size = block_index(target).shape[1]
     if size > MAX_CURVATURE:
         raise NotConjugateError(f"expected {MAX_CURVATURE} coordinates a block or fewer, got {size}; use ais or SVI")
     try:
-        if isinstance(subject, Posterior):
-            with isolated(seed=0):
-                latents = sites(subject.model, subject.data).latents
-            return conjugate_target(target, latents)
+        if point.model is not None:
+            return conjugate_target(target)
         if not _is_unconstrained(target):
             raise NotConjugateError(
                 "expected normal latents alone, got constrained ones; pass a fit, whose model tells their families"

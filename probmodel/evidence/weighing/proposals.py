@@ -8,7 +8,8 @@ from torch import Tensor
 
 from probmodel.evidence.annealing.reference import Base, StudentT, around, matched
 from probmodel.evidence.weighing.starting_draws import own_draws
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.evidence.weighing.starting_point import starting_point
+from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.target import target_of
 
@@ -34,7 +35,8 @@ def from_mode(subject: Subject, seed: int) -> Base:
         ArithmeticError: where the climb finds no maximum.
     """
     target = target_of(subject)
-    starts = own_draws(subject, seed) if isinstance(subject, Posterior) else target.sample_prior(NUM_STARTS, seed)
+    fitted = starting_point(subject).model is not None
+    starts = own_draws(subject, seed) if fitted else target.sample_prior(NUM_STARTS, seed)
     gaussian = gaussian_at(target, mode(target, best_of(target, starts)))
     index = gaussian.coordinates
     return around(StudentT(index, gaussian.loc[index], gaussian.scale_tril))

@@ -15,11 +15,11 @@ from probmodel.evidence.annealing.reference import Prior
 from probmodel.evidence.annealing.schedule import decorrelated
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.label_switching import Symmetry, symmetrized, symmetry
+from probmodel.evidence.weighing.starting_point import StartingPoint, starting_point
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
-from probmodel.protocols.posterior import Posterior, Subject, Target
+from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import block_index
 from probmodel.tracing.randomness import isolated, spawn
-from probmodel.tracing.target import target_of
 
 NUM_PARTICLES = 1_000
 
@@ -91,27 +91,27 @@ def posterior_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
 
 def own_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
     """A fit's own draws, of a guide too: enough to place a proposal; of a bare target as `posterior_draws`."""
-    if isinstance(subject, Posterior):
-        return chain_draws(subject, target_of(subject)).flatten(0, 1)
-    return posterior_draws(subject, seed)
+    point = starting_point(subject)
+    return chain_draws(point).flatten(0, 1) if point.model is not None else posterior_draws(subject, seed)
 
 
-def chain_draws(posterior: Posterior, target: Target) -> Float[Tensor, "C N D"]:
+def chain_draws(point: StartingPoint) -> Float[Tensor, "C N D"]:
     """A posterior's draws by chain, in unconstrained coordinates.
 
     Raises:
         ValueError: for draws of another model, and for draws at which the density is no finite number.
     """
-    if not posterior.draws:
+    target = point.target
+    if not point.draws:
         raise ValueError("expected draws, got a posterior without any; fit the model with draws to keep")
-    chains = {tuple(draws.shape[:2]) for draws in posterior.draws.values()}
+    chains = {tuple(draws.shape[:2]) for draws in point.draws.values()}
     if len(chains) > 1:
         raise ValueError(f"expected as many chains and draws at every site, got {sorted(chains)}")
-    theta = target.unconstrain({name: draws.flatten(0, 1) for name, draws in posterior.draws.items()})
+    theta = target.unconstrain({name: draws.flatten(0, 1) for name, draws in point.draws.items()})
     if theta.shape[1] != target.dim:
         raise ValueError(
             f"expected draws of {target.dim} coordinates, got {theta.shape[1]}: draws of another model? shapes "
-            f"{ {name: tuple(draws.shape[2:]) for name, draws in posterior.draws.items()} }"
+            f"{ {name: tuple(draws.shape[2:]) for name, draws in point.draws.items()} }"
         )
     with torch.no_grad():
         bad = ~torch.isfinite(target.log_joint(theta))
@@ -131,13 +131,14 @@ def start(subject: Subject, seed: int) -> Start:
     Raises:
         ValueError: where there are no draws and the prior cannot be sampled, or the draws do not fit the model.
     """
-    target = target_of(subject)
-    own = chain_draws(subject, target) if isinstance(subject, Posterior) and of_posterior(subject) else None
-    independent = _exact_draws(subject, target, spawn(seed, 4))
+    point = starting_point(subject)
+    target = point.target
+    own = chain_draws(point) if point.has_posterior_draws else None
+    independent = _exact_draws(point, spawn(seed, 4))
     if independent is not None:
         theta, source = independent[None], "exact draws"
-    elif own is not None and isinstance(subject, Posterior):
-        theta, source = own, f"draws by {subject.info.get('method', 'a sampler')}"
+    elif own is not None:
+        theta, source = own, f"draws by {point.info.get('method', 'a sampler')}"
     else:
         theta, source = _particles(explored(target, seed), seed)[None], "particles of sequential Monte Carlo"
     found = symmetry(target, theta.flatten(0, 1))
@@ -189,12 +190,13 @@ def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
         return torch.cat([found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
 
 
-def _exact_draws(subject: Subject, target: Target, seed: int) -> Float[Tensor, "S D"] | None:
+def _exact_draws(point: StartingPoint, seed: int) -> Float[Tensor, "S D"] | None:
     """Independent draws of a posterior in closed form, or those an exact fit has kept; None where there are none."""
-    if isinstance(subject, Posterior) and subject.info.get("exact_draws", False):
-        return chain_draws(subject, target).flatten(0, 1)
+    target = point.target
+    if point.has_exact_draws:
+        return chain_draws(point).flatten(0, 1)
     try:
-        exact = closed_form(subject)
+        exact = closed_form(point.subject)
     except NotConjugateError:
         return None
     with isolated(seed), torch.no_grad():
@@ -205,8 +207,3 @@ def _exact_draws(subject: Subject, target: Target, seed: int) -> Float[Tensor, "
         return target.unconstrain(
             {name: each.sample((2 * population(target),)) for name, each in exact.by_site.items()}
         )
-
-
-def of_posterior(posterior: Posterior) -> bool:
-    """Whether the draws are of the posterior, not of a guide that approximates it."""
-    return bool(posterior.draws) and (posterior.guide is None or bool(posterior.info.get("exact_draws", False)))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.draws.pareto import pareto_k
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior, Subject, Target
@@ -47,13 +48,14 @@ def fit_with_guide(subject: Subject) -> Posterior:
     Raises:
         ValueError: for a target, or a fit without a guide.
     """
-    if not isinstance(subject, Posterior):
+    point = starting_point(subject)
+    if point.model is None or point.data is None:
         raise ValueError(
             "expected a posterior with a guide, got a target; fit the model by SVI first, or use evidence.ais"
         )
-    if subject.guide is None:
-        raise ValueError(_NEEDS_GUIDE.format(subject.info.get("method")))
-    return subject
+    if point.guide is None:
+        raise ValueError(_NEEDS_GUIDE.format(point.info.get("method")))
+    return Posterior(point.model, point.data, point.draws, point.info, point.guide)
 
 
 def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Tensor, "S R"]:

@@ -121,7 +121,7 @@ class LinearKinetics:
                 f"expected input_fraction between 0 and 1, both excluded, got {self.input_fraction}; 1/3 is usual"
             )
 
-    def _of_gene(self, rows: "_Rows", gene: int) -> "_OfGene":
+    def _of_gene(self, rows: "_StandardizedLevels", gene: int) -> "_OfGene":
         """Average over the grid, each point weighted by its evidence."""
         n, series = rows.steady.shape[1], rows.disturbed.shape[1]
         prior_probability = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_fraction)]

@@ -22,7 +22,7 @@ class BoltzmannPath(Protocol, metaclass=Structural):
         ...
 
     @property
-    def reversed(self) -> "Path":
+    def reversed(self) -> "BoltzmannPath":
         """The same densities, each step the time reversal of this path's."""
         ...
 
@@ -46,7 +46,7 @@ class BoltzmannPath(Protocol, metaclass=Structural):
         """The next v, by a step that leaves f_β invariant."""
         ...
 
-    def fitted(self, v: Float[Tensor, "N V"]) -> "Path":
+    def fitted(self, v: Float[Tensor, "N V"]) -> "BoltzmannPath":
         """The path to the same machine from units whose means are those of the machine's draws v."""
         ...
 

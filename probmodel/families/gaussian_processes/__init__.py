@@ -1,1 +1,1 @@
-"""Numbers of Gaussian processes on GPyTorch's kernels, means and likelihoods: marginals, predictions, priors."""
+"""Marginals, predictions and priors of Gaussian processes with GPyTorch's kernels, means and likelihoods."""

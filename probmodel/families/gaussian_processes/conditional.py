@@ -1,4 +1,4 @@
-"""What a Gaussian process says about new rows, and about each row left out (Rasmussen & Williams, 2006, sec. 2.2 and 5.4.2)."""
+"""Gaussian-process predictions of new rows, and of each row left out (Rasmussen & Williams, 2006, sec. 2.2 and 5.4.2)."""
 
 import math
 from typing import NamedTuple
@@ -16,19 +16,19 @@ from probmodel.families.gaussian_processes.stationary_kernels import stationary
 
 
 class NormalMarginals(NamedTuple):
-    """Independent normals, one a row."""
+    """Independent normal distributions, one per row."""
 
     mean: Float[Tensor, " m"]
     variance: Float[Tensor, " m"]
 
 
 class Factored(NamedTuple):
-    """A process given its observations: what every prediction needs."""
+    """A Gaussian process conditioned on its observations: the quantities that every prediction needs."""
 
     upper: Float[Tensor, "n n"]
-    """U of K + Σ = Uᵀ U."""
+    """Upper Cholesky factor U of K + Σ = Uᵀ U."""
     alpha: Float[Tensor, " n"]
-    """(K + Σ)⁻¹ (y − m)."""
+    """Weights α = (K + Σ)⁻¹ (y − m)."""
 
 
 def factored(
@@ -38,10 +38,17 @@ def factored(
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
 ) -> Factored:
-    """Factor the covariance of the observations.
+    """Condition a Gaussian process on observations by a Cholesky factor of their covariance K + Σ.
+
+    Args:
+        mean: GPyTorch mean.
+        kernel: GPyTorch kernel without batch dimensions.
+        likelihood: Gaussian, with one noise variance or one per row.
+        x: inputs (n, D).
+        y: observations (n,).
 
     Raises:
-        ValueError: as `gp_log_marginal` does.
+        ValueError: under the conditions of `gp_log_marginal`.
     """
     check_rows(kernel, x, y)
     k = covariance(kernel, x)
@@ -52,32 +59,46 @@ def factored(
 def conditional(
     mean: Mean, kernel: Kernel, given: Factored, x: Float[Tensor, "n D"], new: Float[Tensor, "m D"]
 ) -> NormalMarginals:
-    """Mean and variance of f at new rows: eqs. (2.25) and (2.26)."""
+    """Mean and variance of f at new rows, eqs. (2.25) and (2.26).
+
+    Args:
+        mean: GPyTorch mean.
+        kernel: GPyTorch kernel without batch dimensions.
+        given: the process conditioned on the observations at x.
+        x: inputs of the observations.
+        new: inputs of the new rows.
+    """
     k = covariance(kernel, x, new)
     white = torch.linalg.solve_triangular(given.upper.mT, k, upper=False)
     return NormalMarginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
 
 
 def unexplained(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
-    """Variance of f at each row that is left beside its whitened covariances with what is known; above 0."""
+    """Conditional variance of f at each row, always above 0.
+
+    Args:
+        kernel: GPyTorch kernel without batch dimensions.
+        new: inputs of the rows.
+        white: whitened covariances of the known values with f at the rows, one column per row.
+    """
     prior = prior_variance(kernel, new)
-    # Rounding may take more than the prior variance away.
+    # Rounding errors may make the difference negative.
     return (prior - white.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
 
 
 def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, " m"]:
-    """Variance of f at each row before anything is observed."""
+    """Prior variance of f at each row."""
     parts = stationary(kernel)
-    # GPyTorch's own looks at values, which keeps it out of a recorded graph.
+    # GPyTorch's own diagonal branches on tensor values, which a recorded graph cannot hold.
     return kernel(new, diag=True).to(new) if parts is None else parts.outputscale.to(new).expand(len(new))
 
 
 def leave_one_out(given: Factored, y: Float[Tensor, " n"]) -> NormalMarginals:
-    """Mean and variance of each y_i given all others, at the same hyperparameters: eqs. (5.10) to (5.12)."""
+    """Mean and variance of each y_i given all others at fixed hyperparameters, eqs. (5.10) to (5.12)."""
     precision = torch.cholesky_inverse(given.upper, upper=True).diagonal()
     return NormalMarginals(y - given.alpha / precision, 1 / precision)
 
 
 def log_normal(y: Float[Tensor, " n"], at: NormalMarginals) -> Float[Tensor, " n"]:
-    """Log density of each row, in nats."""
+    """Log density of each row under its normal distribution, in nats."""
     return -0.5 * ((y - at.mean).square() / at.variance + at.variance.log() + math.log(2 * math.pi))

@@ -1,4 +1,4 @@
-"""Means, covariance matrices and noise that GPyTorch's modules give, checked and dense."""
+"""Means, covariance matrices and noise variances of GPyTorch's modules, as checked dense tensors."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,11 @@ from probmodel.tracing.programs.graphs import functional
 
 
 def check_tensors(given: Mapping[str, object]) -> None:
-    """Raise a TypeError naming the first argument that is no tensor."""
+    """Raise a TypeError that names the first argument that is not a tensor.
+
+    Args:
+        given: arguments by name.
+    """
     for name, value in given.items():
         if not isinstance(value, Tensor):
             got = f"{type(value).__module__}.{type(value).__name__}"
@@ -25,13 +29,18 @@ def check_tensors(given: Mapping[str, object]) -> None:
 
 
 def check_rows(kernel: Kernel, x: Tensor, y: Tensor) -> None:
-    """Raise a ValueError unless x is (n, D), y is (n,), of one float type, finite, for one kernel."""
+    """Check inputs and observations of a kernel.
+
+    Raises:
+        ValueError: unless x is (n, D) and y is (n,) with n > 0, both finite and of one floating-point dtype, and the kernel has
+            no batch dimensions.
+    """
     if x.dim() != 2 or y.shape != x.shape[:1] or len(y) == 0:
         got = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"expected x of shape (n, D) and y of shape (n,), got {got}; reshape or squeeze them")
     if x.dtype != y.dtype or x.dtype not in JITTERS:
         raise ValueError(f"expected x and y both float64 or both float32, got {x.dtype} and {y.dtype}; convert one")
-    # A finite sum is the cheaper proof; only sums that overflow need the other.
+    # A finite sum proves finite terms at lower cost; only sums that overflow need the elementwise check.
     if not functional() and not ((x.sum() + y.sum()).isfinite() or (x.isfinite().all() and y.isfinite().all())):
         raise ValueError("expected finite x and y, got NaN or infinity; drop or impute those rows")
     if kernel.batch_shape:
@@ -41,16 +50,17 @@ def check_rows(kernel: Kernel, x: Tensor, y: Tensor) -> None:
 def noise_by_row(
     likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood, y: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Variance of the noise of each row.
+    """Noise variance of each row.
 
     Raises:
-        ValueError: for a likelihood with neither one noise nor one for each row.
+        ValueError: for a likelihood with neither one noise variance nor one per row.
     """
     noise = likelihood.noise
     if noise.shape not in ((), (1,), y.shape):
         got = f"noise of shape {tuple(noise.shape)}"
         raise ValueError(
-            f"expected one noise or one for each of the {len(y)} rows, got {got}; give it those rows' noise"
+            f"expected one noise variance or one for each of the {len(y)} rows, got {got}; construct the likelihood with the "
+            "noise of these rows"
         )
     return noise.to(y).expand(y.shape)
 
@@ -58,25 +68,25 @@ def noise_by_row(
 def noise_of_new_rows(
     likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood, new: Float[Tensor, "m D"]
 ) -> Float[Tensor, " m"]:
-    """Variance of the noise of rows that were not observed.
+    """Noise variance of rows that were not observed.
 
     Raises:
-        ValueError: for a likelihood with a noise for each of the observed rows.
+        ValueError: for a likelihood with one noise variance per observed row.
     """
     noise = likelihood.noise
     if noise.numel() != 1:
         raise ValueError(
-            f"expected one noise for new rows, got one for each of {noise.numel()} observed rows; predict with a "
+            f"expected one noise variance for new rows, got one for each of {noise.numel()} observed rows; predict with a "
             "GaussianLikelihood"
         )
     return noise.to(new).expand(len(new))
 
 
 def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
-    """The mean of each row, of x's type.
+    """Prior mean of each row, in the dtype of x.
 
     Raises:
-        ValueError: for a mean whose parameters' type keeps it from taking x.
+        ValueError: for a mean whose parameters have a dtype that does not combine with that of x.
     """
     with _explained_type(mean, x):
         return mean(x).to(x)
@@ -84,7 +94,7 @@ def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
 
 @contextmanager
 def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
-    """Around a call of a module: say so where its parameters are of another type than x and PyTorch objects."""
+    """Context of a module's call that translates PyTorch's error about parameters of another dtype than x."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -101,21 +111,22 @@ def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
 
 
 def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
-    """The covariance matrix of a kernel that keeps one output for each input, of their type, under autograd.
+    """Dense covariance matrix of a kernel with one output per input, in the dtype of the inputs; differentiable.
 
     Raises:
-        ValueError: for a kernel of several outputs, or whose parameters' type keeps it from taking the inputs.
+        ValueError: for a kernel with several outputs per input, or with parameters of a dtype that does not combine with that of
+            the inputs.
     """
     with _explained_type(kernel, inputs[0]):
         k = kernel(*inputs).to_dense()
     expected = (len(inputs[0]), len(inputs[-1]))
     if k.shape != expected:
-        raise ValueError(f"expected a covariance {expected}, got {tuple(k.shape)}; use a kernel of one output")
+        raise ValueError(f"expected a covariance {expected}, got {tuple(k.shape)}; use a kernel with one output")
     return k.to(inputs[0])
 
 
 def covariance(kernel: Kernel, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"] | None = None) -> Float[Tensor, "n m"]:
-    """K(a, b), or K(a, a); RBF and Matérn kernels by our own code, others by GPyTorch's."""
+    """Covariance matrix K(a, b), or K(a, a) without b: RBF and Matérn kernels by this package, others by GPyTorch."""
     parts = stationary(kernel)
     if parts is None:
         return dense(kernel, a) if b is None else dense(kernel, a, b)

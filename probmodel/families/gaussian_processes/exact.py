@@ -30,13 +30,13 @@ from probmodel.protocols.memory import refuse_above_memory
 from probmodel.tracing.programs.graphs import functional
 
 PANEL = 256
-"""Rows taken at a time: a panel of a few thousand columns stays in the cache."""
+"""Number of rows per panel: a panel of a few thousand columns stays in the cache."""
 
 BUFFERS = 3
-"""n × n matrices held for an RBF or Matérn kernel: the covariance, its factor inverted in place, and the slopes."""
+"""Number of n × n matrices held for an RBF or Matérn kernel: covariance, factor inverted in place, and derivatives ∂k/∂r²."""
 
 BUFFERS_OTHER = 5
-"""The same for any other kernel, two of them an allowance for what its own gradient keeps."""
+"""Number of n × n matrices held for any other kernel, two of them an allowance for what its own gradient keeps."""
 
 
 def gp_log_marginal(
@@ -46,33 +46,34 @@ def gp_log_marginal(
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
 ) -> Float[Tensor, ""]:
-    """Log density N(y; m(x), K + Σ) in nats over the whole data set, with the gradient found along with it.
+    """Log density N(y; m(x), K + Σ) in nats over the whole data set, with its gradient from the same computation.
 
     With r = y − m(x), α = (K + Σ)⁻¹ r and G = ½ (α αᵀ − (K + Σ)⁻¹),  d log p = Σ_ij G_ij dK_ij + Σ_i G_ii dσ²_i − αᵀ dr.
 
-    For an RBF or Matérn kernel, under a `ScaleKernel` or not, dK is never formed: W_ij = G_ij ∂k/∂r² and matrix products
+    For an RBF or Matérn kernel, under a `ScaleKernel` or not, dK is never formed: matrix products with W_ij = G_ij ∂k/∂r²
     give the gradient in all inputs and lengthscales.  Any other kernel is evaluated densely under autograd.  Gradients
     flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.  Priors
-    on parameters are not added.  Parameters of another precision follow the data where GPyTorch's own code allows it.
+    on parameters are not added.  Parameters of another precision are converted to that of the data where GPyTorch's own code
+    allows it.
 
-    A recorded graph, or a transform of `torch.func`, is made of differentiable operations instead: it has second
-    derivatives, and gives NaN where the covariance is not positive definite.
+    In a recorded graph, or under a transform of `torch.func`, differentiable operations are used instead: they have second
+    derivatives, and give NaN where the covariance is not positive definite.
 
     Args:
         mean: GPyTorch mean.
         kernel: GPyTorch kernel without batch dimensions.
-        likelihood: Gaussian, of one noise or of one for each row; others need `svgp_elbo`.
+        likelihood: Gaussian, with one noise variance or one per row; any other likelihood needs `svgp_elbo`.
         x: inputs (n, D), float32 or float64.
-        y: observations (n,), of the same type.
+        y: observations (n,), of the same dtype.
 
     Returns:
-        Log density (), nats.
+        Log density in nats, a scalar.
 
     Raises:
-        TypeError: for anything but tensors, such as NumPy arrays, and for a likelihood without Gaussian noise.
-        ValueError: shapes or types that differ, numbers that are not finite, a mean or kernel of another precision that
+        TypeError: for arguments that are not tensors, such as NumPy arrays, and for a likelihood without Gaussian noise.
+        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another precision that
             cannot take x, or a covariance that is not positive definite with the largest of `JITTERS` added.
-        MemoryError: before anything is allocated, where n × n matrices exceed the free memory.
+        MemoryError: before anything is allocated, where the n × n matrices exceed the free memory.
 
     Reference:
         Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, eqs. (2.30) and (5.9).
@@ -82,7 +83,7 @@ def gp_log_marginal(
     if not isinstance(likelihood, GaussianLikelihood | FixedNoiseGaussianLikelihood):
         raise TypeError(
             f"expected a GaussianLikelihood or FixedNoiseGaussianLikelihood, got {type(likelihood).__name__}; the exact "
-            "marginal is of Gaussian noise only, use svgp_elbo for any other likelihood"
+            "marginal likelihood needs Gaussian noise, so use svgp_elbo for any other likelihood"
         )
     noise = noise_by_row(likelihood, y)
     parts = stationary(kernel)
@@ -95,26 +96,29 @@ def gp_log_marginal(
         return _by_autograd(covariance(kernel, x), noise, r)
     if parts is None:
         return _DenseLogMarginal.apply(dense(kernel, x), noise, r, torch.is_grad_enabled())
-    # log N(r; s (k + Σ/s)): the outputscale leaves the n × n matrices.
+    # log N(r; s (k + Σ/s)): the outputscale is factored out of the n × n matrices.
     s = parts.outputscale.to(y)
     unit = _StationaryLogMarginal.apply(parts.scaled(x), noise / s, r / s.sqrt(), parts.shape, torch.is_grad_enabled())
     return unit - 0.5 * len(y) * s.log()
 
 
 def _by_autograd(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"], r: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """Log density of r by differentiable operations, in nats."""
     u = upper_factor(k + torch.diag_embed(noise))
     white = torch.linalg.solve_triangular(u.mT, r[:, None], upper=False)[:, 0]
     return -0.5 * (white @ white + len(r) * math.log(2 * math.pi)) - u.diagonal().log().sum()
 
 
 class _Solved(NamedTuple):
+    """Log density of the residual, the weights α, and the inverse covariance where it was requested."""
+
     log_p: Float[Tensor, ""]
     alpha: Float[Tensor, " n"]
     inverse: Float[Tensor, "n n"] | None
 
 
 def _solved(fill: Callable[[], Tensor], noise: Tensor, r: Tensor, with_inverse: bool) -> _Solved:
-    """Log density of r, α, and the inverse in the upper triangle; `fill` gives K's upper triangle to overwrite."""
+    """Log density of r, α, and the upper triangle of the inverse; `fill` returns K's upper triangle, which is overwritten."""
 
     def build(jitter: float) -> Tensor:
         k = fill()
@@ -129,7 +133,7 @@ def _solved(fill: Callable[[], Tensor], noise: Tensor, r: Tensor, with_inverse: 
 
 
 class _StationaryLogMarginal(torch.autograd.Function):
-    """Gradient in the scaled inputs z, the noise and the residual r, found in the forward pass."""
+    """Log density whose gradient in scaled inputs z, noise and residual r is computed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, noise: Tensor, r: Tensor, shape: Shape, grad_enabled: bool) -> Tensor:
@@ -151,7 +155,7 @@ class _StationaryLogMarginal(torch.autograd.Function):
 
 
 class _DenseLogMarginal(torch.autograd.Function):
-    """Gradient in the covariance matrix k, the noise and the residual r, found in the forward pass."""
+    """Log density whose gradient in covariance k, noise and residual r is computed in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, k: Tensor, noise: Tensor, r: Tensor, grad_enabled: bool) -> Tensor:
@@ -185,7 +189,7 @@ def _covariance(grads: Tensor | None, z: Tensor, shape: Shape) -> Tensor:
 
 
 def _input_gradient(inverse: Tensor, grads: Tensor, z: Tensor, alpha: Tensor) -> Tensor:
-    """4 Σ_j W_ij (z_i − z_j) by matrix products with W = G ∂k/∂r², W's strict upper triangle taken twice."""
+    """Gradient 4 Σ_j W_ij (z_i − z_j) by matrix products with W = G ∂k/∂r², whose strict upper triangle counts twice."""
     ones = torch.cat([z, torch.ones_like(z[:, :1])], 1)
     wz = torch.zeros_like(ones)
     for rows in _panels(len(z)):
@@ -197,7 +201,7 @@ def _input_gradient(inverse: Tensor, grads: Tensor, z: Tensor, alpha: Tensor) ->
 
 
 def _mirrored(upper: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle, in place."""
+    """Symmetric matrix with the given upper triangle, written in place."""
     for rows in _panels(len(upper)):
         block = upper[rows, rows].triu()
         upper[rows, rows] = block + block.triu(1).mT

@@ -1,4 +1,8 @@
-"""Whether a process can be learnt from where it stands: a kernel that tells rows apart and relates them, noise below y's size."""
+"""Identifiability of a Gaussian process from its initial hyperparameters.
+
+The kernel may neither leave all pairs of rows uncorrelated nor correlate all of them perfectly, and the lower bound of the noise
+variance has to lie well below the variance of y.
+"""
 
 import torch
 from gpytorch.kernels import Kernel
@@ -9,34 +13,34 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.covariances import covariance
 
 CHECKED_ROWS = 300
-"""Rows looked at, evenly spaced: of so many some are neighbors."""
+"""Number of rows checked, evenly spaced: among so many some are neighbors."""
 NEGLIGIBLE = 1e-12
-"""Correlation, or its distance from 1, that no gradient step could tell from 0."""
+"""Correlation, or distance of it from 1, that no gradient step can tell from 0."""
 LEAST_TO_BOUND = 2.0
-"""Variance of y over the least noise: below it most of y could be nothing but noise."""
+"""Ratio of the variance of y to the lower bound of the noise variance, below which most of y could be noise alone."""
 
 
 def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) -> None:
-    """Raise ValueError where the bound on the noise's variance would pass most of y off as noise."""
+    """Raise ValueError where the lower bound of the noise variance would explain most of y as noise."""
     constraint = likelihood.noise_covar.raw_noise_constraint
     bound, variance = float(constraint.lower_bound), float(y.detach().double().var(correction=0))
     if 0 < variance < LEAST_TO_BOUND * bound:
         raise ValueError(
-            f"expected y of a variance well above the least noise, got {variance:.3g} and a bound of {bound:.3g}; standardize "
-            f"y, or give GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))"
+            f"expected y with a variance well above the lower bound of the noise, got a variance of {variance:.3g} and a bound "
+            f"of {bound:.3g}; standardize y, or pass GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))"
         )
 
 
 def check_related(
     kernel: Kernel, x: Float[Tensor, "n D"], others: Float[Tensor, "m D"] | None = None, *, what: str = "rows"
 ) -> None:
-    """Raise ValueError where under the kernel's present parameters all pairs of rows are unrelated, or all alike.
+    """Raise ValueError where the kernel's current parameters leave all pairs of rows uncorrelated, or correlate all perfectly.
 
     Args:
-        kernel: of GPyTorch.
-        x: inputs; fewer than three say nothing.
-        others: what x is to be related to, such as inducing inputs; x itself by default.
-        what: x is called in the message.
+        kernel: GPyTorch kernel.
+        x: inputs (n, D); fewer than three rows pass unchecked.
+        others: inputs (m, D) to pair with x, such as inducing inputs; x itself by default.
+        what: name of the rows in the message.
     """
     _check_width(kernel, x.shape[1])
     x = x[:: max(1, len(x) // CHECKED_ROWS)].detach()
@@ -51,16 +55,16 @@ def check_related(
         return
     low, high = float(pairs.min()), float(pairs.max())
     if high < NEGLIGIBLE or low > 1 - NEGLIGIBLE:
-        found = "unrelated" if high < NEGLIGIBLE else "alike"
+        found = "uncorrelated" if high < NEGLIGIBLE else "perfectly correlated"
         typical = float(torch.cdist(x, y).median())
         raise ValueError(
-            f"expected {what} that the kernel relates and tells apart, got all of them {found} (correlations {low:.3g} to "
-            f"{high:.3g}), so that no gradient moves it; standardize x, or start the lengthscale near {typical:.3g}"
+            f"expected {what} whose correlations under the kernel differ from 0 and 1, got all of them {found} (correlations "
+            f"{low:.3g} to {high:.3g}), so that no gradient moves it; standardize x, or start the lengthscale near {typical:.3g}"
         )
 
 
 def _check_width(kernel: Kernel, width: int) -> None:
-    """Raise ValueError for a kernel with another number of lengthscales than there are columns."""
+    """Raise ValueError for a kernel whose number of lengthscales is unequal to the number of columns."""
     for part in (part for part in kernel.modules() if isinstance(part, Kernel) and part.active_dims is None):
         if part.ard_num_dims not in (None, 1, width):
             raise ValueError(

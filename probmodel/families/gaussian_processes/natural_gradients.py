@@ -1,4 +1,4 @@
-"""Natural-gradient steps of a normal distribution over inducing values (Hensman et al., 2013; Salimbeni et al., 2018)."""
+"""Natural-gradient steps for a normal distribution over inducing values (Hensman et al., 2013; Salimbeni et al., 2018)."""
 
 import math
 from collections.abc import Callable
@@ -17,27 +17,28 @@ def natural_step(
     *,
     rate: float,
 ) -> tuple[Float[Tensor, "*K M"], Float[Tensor, "*K M M"]]:
-    """One step up the natural gradient of a bound in the natural parameters of q(v) = N(m, T Tᵀ).
+    """One ascent step along the natural gradient of a bound, in the natural parameters of q(v) = N(m, T Tᵀ).
 
-    With g and G the slopes in m and T, and P the lower triangle of Tᵀ G, its diagonal halved,
+    With g and G the gradients in m and T, and P the lower triangle of Tᵀ G with its diagonal halved,
 
         T⁺ = T F,   F Fᵀ = (I − rate (P + Pᵀ))⁻¹,   m⁺ = m + rate T⁺ T⁺ᵀ g.
 
-    Under Gaussian noise the precision moves the share `rate` of the way to `optimal_q`'s, so that a step of rate 1 on all
-    rows is there; on minibatches the steps are those of stochastic variational inference.
+    Under Gaussian noise the precision moves by the fraction `rate` of its distance to the precision of `optimal_q`, so that one
+    step of rate 1 on all rows reaches it; on minibatches the steps are those of stochastic variational inference.
 
     Args:
         elbo: (m, T) → bound in nats over all rows, higher is better, summed over the K outputs.
-        q_loc: m.
-        q_scale_tril: T, lower triangular with a positive diagonal; nothing else is read.
-        rate: in (0, 1].
+        q_loc: mean m.
+        q_scale_tril: T, lower triangular with a positive diagonal; entries above the diagonal are not read.
+        rate: step size in (0, 1].
 
     Returns:
-        m⁺ and T⁺, without a gradient.
+        m⁺ and T⁺, detached.
 
     Raises:
         ValueError: for a rate outside (0, 1].
-        LeavesNormalsError: for a step that leaves the normals: a likelihood that is not log-concave needs a smaller rate.
+        LeavesNormalsError: for a step to a covariance that is not positive definite; a likelihood that is not log-concave needs a
+            smaller rate.
 
     Reference:
         Hensman, Fusi & Lawrence (2013), Gaussian Processes for Big Data, UAI, sec. 3.2; Salimbeni, Eleftheriadis &
@@ -57,13 +58,15 @@ def natural_update(
     *,
     rate: float,
 ) -> tuple[Float[Tensor, "*K M"], Float[Tensor, "*K M M"]]:
-    """The step of `natural_step` from slopes of the bound that are known already, in m and in T.
+    """One step of `natural_step` from known gradients of the bound in m and in T.
 
     Raises:
-        ValueError: as `natural_step` does.
+        ValueError, LeavesNormalsError: under the conditions of `natural_step`.
     """
     if not 0.0 < rate <= 1.0:
-        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; 1 is exact for Gaussian noise on all rows")
+        raise ValueError(
+            f"expected a rate above 0 and up to 1, got {rate}; pass 1 for Gaussian noise on all rows, else less"
+        )
     p = (q_scale_tril.mT @ grad_scale).tril()
     p = p - 0.5 * torch.diag_embed(p.diagonal(dim1=-2, dim2=-1))
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
@@ -76,8 +79,8 @@ def natural_update(
 
 
 def factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:
-    """Lower T of T Tᵀ = precision⁻¹, which is never formed; NaN where there is none."""
-    # Backwards, Cholesky's factor is the upper U of precision = U Uᵀ, and T = U⁻ᵀ.
+    """Lower triangular T with T Tᵀ = precision⁻¹, which is never formed; NaN where the precision is not positive definite."""
+    # With rows and columns in reverse order Cholesky's factor is the upper U of precision = U Uᵀ, and T = U⁻ᵀ.
     factor, info = torch.linalg.cholesky_ex(precision.flip(-1, -2))
     u = torch.where((info == 0)[..., None, None], factor, math.nan).flip(-1, -2)
     eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device).expand(u.shape)

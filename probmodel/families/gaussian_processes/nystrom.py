@@ -1,7 +1,7 @@
-"""A covariance matrix from a few of its columns, and what that leaves open about log p(y) (Burt et al., 2020).
+"""Nyström approximation of a covariance matrix, and the bounds on log p(y) that follow from it (Burt et al., 2020).
 
-With K̃ = Σ^-½ K Σ^-½ and ỹ = Σ^-½ (y − m) a process has −2 log p(y) = n log 2π + log|Σ| + log|I + K̃| + ỹᵀ (I + K̃)⁻¹ ỹ, and
-Q̃ = Wᵀ W ⪯ K̃ of rank M bounds both terms from both sides.
+With K̃ = Σ^-½ K Σ^-½ and ỹ = Σ^-½ (y − m) a Gaussian process has −2 log p(y) = n log 2π + log|Σ| + log|I + K̃| + ỹᵀ (I + K̃)⁻¹ ỹ,
+and Q̃ = Wᵀ W ⪯ K̃ of rank M bounds the last two terms from both sides.
 """
 
 import math
@@ -20,11 +20,11 @@ from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural
 
 BUFFERS = 4
-"""Matrices of block rows × n held at a time for a product with the covariance."""
+"""Number of matrices of block rows × n held at a time for a product with the covariance."""
 
 
 class ObservedValues(NamedTuple):
-    """What a Gaussian process is conditioned on: y = m + f + ε, f ~ GP(0, scale · k), ε ~ N(0, noise)."""
+    """Observations of a Gaussian process: y = m + f + ε, f ~ GP(0, scale · k), ε ~ N(0, noise)."""
 
     inputs: Float[Tensor, "n D"]
     y: Float[Tensor, " n"]
@@ -35,16 +35,16 @@ class ObservedValues(NamedTuple):
 
     @property
     def residual(self) -> Float[Tensor, " n"]:
-        """Y − m."""
+        """Residual y − m."""
         return self.y - self.mean
 
     def covariance(self, a: Float[Tensor, "p D"], b: Float[Tensor, "q D"]) -> Float[Tensor, "p q"]:
-        """Of the function."""
+        """Covariance matrix of f between the rows of a and of b."""
         return self.scale * covariance(self.kernel, a, b)
 
     @property
     def variance(self) -> Float[Tensor, " n"]:
-        """Of the function at the inputs."""
+        """Prior variance of f at the inputs."""
         return self.scale * prior_variance(self.kernel, self.inputs)
 
 
@@ -53,17 +53,25 @@ class Processed(Protocol, metaclass=Structural):
     """A model whose observations are those of one Gaussian process."""
 
     def process(self, data: object) -> ObservedValues:
-        """Evaluated at the data; a ValueError where the model is of another kind."""
+        """The Gaussian process evaluated at the data.
+
+        Raises:
+            ValueError: where the model's observations are not those of one Gaussian process.
+        """
         ...
 
 
 def chosen(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
-    """W of the Nyström approximation at up to `count` rows, each the one of largest variance given those before: greedy.
+    """Nyström factor W of up to `count` rows, each chosen greedily for its variance given those before.
 
-    It is a pivoted Cholesky factor of K̃: Wᵀ W equals K̃ in the rows chosen, and is below it in all others.
+    W is a pivoted Cholesky factor of K̃: Wᵀ W equals K̃ in the chosen rows, and is below it in all others.
+
+    Args:
+        observed: the process and its observations.
+        count: largest number of rows; fewer are chosen where the remaining variance vanishes.
 
     Raises:
-        MemoryError: where W does not fit.
+        MemoryError: where W exceeds the free memory.
 
     Reference:
         Burt, Rasmussen & van der Wilk (2020), Convergence of Sparse Variational Inference in Gaussian Processes
@@ -87,10 +95,10 @@ def chosen(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
 
 
 def projected(observed: ObservedValues, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
-    """W of the Nyström approximation at given inputs; the jitter that Kuu needs keeps it below K̃.
+    """Nyström factor W at given inducing inputs; the jitter that Kuu needs keeps Wᵀ W below K̃.
 
     Raises:
-        MemoryError: where W does not fit.
+        MemoryError: where W exceeds the free memory.
         ValueError: where Kuu is not positive definite with the largest jitter.
     """
     _refuse_if_large(len(inducing), observed)
@@ -101,18 +109,18 @@ def projected(observed: ObservedValues, inducing: Float[Tensor, "M D"]) -> Float
 
 
 class Bounds(NamedTuple):
-    """On log p(y), nats."""
+    """Bounds on log p(y), in nats."""
 
     lower: float
     upper: float
     trace: float
-    """tr(K̃ − Q̃): what the approximation misses."""
+    """tr(K̃ − Q̃), the variance that the approximation misses."""
     num_products: int
-    """With the covariance of all rows."""
+    """Number of products with the covariance of all rows."""
 
 
 def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int, tolerance: float) -> Bounds:
-    """Both sides of log p(y), without Monte Carlo and without n × n numbers in memory.
+    """Lower and upper bound of log p(y), without Monte Carlo and without n × n matrices in memory.
 
     With t = tr(K̃ − Q̃), which is below λ_max:  log|I + Q̃| ≤ log|I + K̃| ≤ log|I + Q̃| + n log(1 + t / n),  and for any v, with
     r = ỹ − (I + K̃) v,  ỹᵀ (I + K̃)⁻¹ ỹ = vᵀ (I + K̃) v + 2 rᵀ v + rᵀ (I + K̃)⁻¹ r, of which the last term lies between
@@ -120,10 +128,10 @@ def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int,
     At v = 0 the upper side is Titsias' (2014), and the lower one is above his of 2009.
 
     Args:
-        observed: the process.
-        w: of `chosen` or `projected`.
-        num_steps: of conjugate gradients at most, each a product with K̃ in n² kernel evaluations; 0 takes v = 0.
-        tolerance: nats that the quadratic term may leave open.
+        observed: the process and its observations.
+        w: Nyström factor by `chosen` or `projected`.
+        num_steps: largest number of conjugate gradient steps, each a product with K̃ in n² kernel evaluations; 0 takes v = 0.
+        tolerance: gap between the bounds that the quadratic term may leave, in nats.
 
     Reference:
         Titsias (2009, 2014); Artemev, Burt & van der Wilk (2021), Tighter Bounds on the Log Marginal Likelihood of Gaussian
@@ -142,7 +150,7 @@ def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int,
 
 
 class _Shifted(NamedTuple):
-    """(s I + Wᵀ W)⁻¹ by the M × M factor of s I + W Wᵀ."""
+    """Inverse (s I + Wᵀ W)⁻¹ through the M × M Cholesky factor of s I + W Wᵀ."""
 
     w: Tensor
     shift: float
@@ -158,14 +166,14 @@ class _Shifted(NamedTuple):
 
     @property
     def log_det(self) -> float:
-        """Of s I + Wᵀ W, at s = 1."""
+        """Log determinant of s I + Wᵀ W, valid at s = 1."""
         return 2 * float(self.factor.diagonal().log().sum())
 
 
 def _quadratic(
     product: Callable[[Tensor], Tensor], y: Tensor, near: _Shifted, far: _Shifted, num_steps: int, tolerance: float
 ) -> tuple[float, float, int]:
-    """Both sides of yᵀ A⁻¹ y by conjugate gradients preconditioned with I + Q̃, and how many products were taken."""
+    """Lower and upper bound of yᵀ A⁻¹ y by conjugate gradients preconditioned with I + Q̃, and the number of products."""
     v, r, done = torch.zeros_like(y), y, 0
     z = near.solve(r)
     p, rz = z, r @ z
@@ -186,7 +194,7 @@ def _quadratic(
 
 
 def _product(observed: ObservedValues, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """K̃ v, some rows of K̃ at a time."""
+    """Product K̃ v, over blocks of rows of K̃ that fit the memory budget."""
     x, root = observed.inputs, observed.noise.rsqrt()
     each = max(1, budget(x.device) // (BUFFERS * len(x) * x.element_size()))
     return root * torch.cat([observed.covariance(part, x) @ (root * v) for part in x.split(each)])

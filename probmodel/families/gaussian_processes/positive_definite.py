@@ -1,4 +1,4 @@
-"""Cholesky factors and inverses of covariance matrices, in place, with a ladder of jitters (Golub & Van Loan, 2013, ch. 4)."""
+"""Cholesky factors and inverses of covariance matrices, in place, with a jitter schedule (Golub & Van Loan, 2013, ch. 4)."""
 
 import math
 import warnings
@@ -13,20 +13,25 @@ from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.tracing.programs.graphs import functional
 
 JITTERS = {torch.float64: (0.0, 1e-10, 1e-8, 1e-6), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
-"""Shares of the mean variance added to the diagonal in turn until Cholesky succeeds; each but 0 is warned of."""
-
+"""Jitter schedule: fractions of the mean variance added to the diagonal until Cholesky succeeds; all but 0 raise a warning."""
 
 BLOCK = 128
-"""Rows of a block inverted by substitution; larger ones are halved into matrix products, which run faster."""
+"""Number of rows of a block inverted by substitution; larger blocks are halved into matrix products, which run faster."""
 
 
 def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
-    """The first of build(jitter) over the ladder, in that unit, whose diagonal is a Cholesky factor's; else `build` gives NaN.
+    """Cholesky factor with the first jitter of a schedule for which it exists, with a warning unless that is the first one.
 
-    A recorded graph has the first jitter only, and NaN where that one does not do.
+    A recorded graph tries the first jitter only, and gives NaN where that one does not suffice.
+
+    Args:
+        build: jitter → factor, with NaN where there is none.
+        ladder: jitter schedule, in units of `unit`.
+        unit: what messages call one unit of jitter.
+        stacklevel: stack level of the warning.
 
     Raises:
-        NotPositiveDefiniteError: where none is.
+        NotPositiveDefiniteError: where no jitter of the schedule suffices.
     """
     if functional():
         return build(ladder[0])
@@ -35,25 +40,27 @@ def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
         diagonal = factor.diagonal()
         if bool((diagonal.isfinite() & (diagonal > 0)).all()):
             if jitter != ladder[0]:
-                message = f"covariance not positive definite to rounding: jitter of {jitter:g} × {unit} added"
-                # The line of the user's call, through `apply` and `forward`.
+                # The warning names the line of the user's call, above `apply` and `forward`.
                 warnings.warn(
-                    f"{message}; check for duplicate rows or a tiny noise", NumericalWarning, stacklevel=stacklevel
+                    "expected a covariance that is positive definite up to rounding errors, got one that needs a jitter of "
+                    f"{jitter:g} × {unit} added; check for duplicate rows or a tiny noise",
+                    NumericalWarning,
+                    stacklevel=stacklevel,
                 )
             return factor
     raise NotPositiveDefiniteError(
-        f"expected a positive definite covariance, got one that is not with jitter of {ladder[-1]:g} × {unit} added; "
-        "check that the parameters are finite, raise the noise, drop duplicate rows, or use float64"
+        f"expected a positive definite covariance, got one that is not, even with a jitter of {ladder[-1]:g} × {unit} "
+        "added; check that the parameters are finite, raise the noise, drop duplicate rows, or use float64"
     )
 
 
 def factor_with_jitter(
     k: Float[Tensor, "n n"], diagonal: Float[Tensor, " n"] | Float[Tensor, ""]
 ) -> Float[Tensor, "n n"]:
-    """U of k + diag(diagonal) = Uᵀ U, with as much of the ladder of jitters as that needs.
+    """Upper Cholesky factor U of k + diag(diagonal) = Uᵀ U, with the least jitter of `JITTERS` that it needs.
 
     Raises:
-        NotPositiveDefiniteError: where the largest is not enough.
+        NotPositiveDefiniteError: where the largest jitter does not suffice.
     """
 
     def build(jitter: float) -> Tensor:
@@ -63,8 +70,8 @@ def factor_with_jitter(
 
 
 def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """U of k = Uᵀ U by Cholesky, from k's upper triangle; NaN where k is not positive definite."""
-    # Transposed, k is laid out as LAPACK wants it.
+    """Upper Cholesky factor U of k = Uᵀ U, from k's upper triangle; NaN where k is not positive definite."""
+    # Transposed, k has the memory layout of LAPACK.
     factor, info = torch.linalg.cholesky_ex(k.mT)
     if functional():
         return torch.where(info == 0, factor, math.nan).mT
@@ -72,9 +79,10 @@ def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def inverted_in_place(u: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
-    """(Uᵀ U)⁻¹ = Y Yᵀ with Y = U⁻¹, its upper triangle written over U's: 2n³/3 operations, nearly all in products.
+    """Inverse (Uᵀ U)⁻¹ = Y Yᵀ with Y = U⁻¹, its upper triangle written over that of U.
 
-    Twice as fast as `torch.cholesky_inverse` on the CPU (MKL on AMD EPYC, n = 1000 and 2000).
+    It takes 2n³/3 operations, nearly all of them in matrix products, and is twice as fast as `torch.cholesky_inverse` on the
+    CPU (MKL on AMD EPYC, n = 1000 and 2000).
     """
     _invert_triangle(u)
     for i in range(0, len(u), BLOCK):

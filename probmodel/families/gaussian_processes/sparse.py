@@ -1,4 +1,4 @@
-"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015), and its best q(u)."""
+"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015), and its optimal q(u)."""
 
 import math
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
 from probmodel.tracing.programs.graphs import functional
 
 LADDER = (1.0, 10.0, 100.0, 1000.0)
-"""Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; each but the first is warned of."""
+"""Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; all but the first raise a warning."""
 
 
 def svgp_elbo(
@@ -46,30 +46,30 @@ def svgp_elbo(
 
     As in GPyTorch's `VariationalStrategy`, `gpytorch.settings.variational_cholesky_jitter` (1e-6 in float64, 1e-4 in
     float32) is added to the diagonal of Kuu and to the variances; where Kuu needs more, the first multiple in `LADDER`
-    that does, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot warn, and gives NaN
-    where the largest does not do.  Priors on parameters are not added; gradients flow into the parameters of mean, kernel
-    and likelihood and into every tensor; there are second derivatives of a recorded graph only.
+    that suffices is added, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot warn, and
+    gives NaN where the largest does not suffice.  Priors on parameters are not added; gradients flow into the parameters of
+    mean, kernel and likelihood and into every tensor; only a recorded graph has second derivatives.
 
     Args:
         mean: GPyTorch mean.
-        kernel: GPyTorch kernel without batch dimensions; RBF and Matérn kernels take the fast path.
-        likelihood: GPyTorch likelihood of one latent function; Gaussian noise in closed form, others by their
+        kernel: GPyTorch kernel without batch dimensions; RBF and Matérn kernels are evaluated by faster code.
+        likelihood: GPyTorch likelihood of one latent function; Gaussian noise is integrated in closed form, others by their
             `expected_log_prob`, which is Gauss–Hermite quadrature where there is no closed form.
         inducing: inputs (M, D) of the inducing values.
         q_loc: mean m of q(v), (M,).
         q_scale_tril: T, (M, M), of which only the lower triangle is read.
         x: inputs (B, D) of a minibatch, or of all rows, float32 or float64.
-        y: their observations (B,).
-        size: rows of the full data set.
+        y: observations (B,) of these rows.
+        size: number of rows of the full data set.
 
     Returns:
-        ELBO (), nats.
+        ELBO in nats, a scalar.
 
     Raises:
-        TypeError: for anything but tensors, such as NumPy arrays.
-        ValueError: shapes or types that differ, numbers that are not finite, a mean or kernel of another precision that
-            cannot take x, a size below the rows given; unless a graph is recorded, a zero or NaN on the diagonal of T,
-            or a Kuu that is not positive definite with the largest jitter of `LADDER`.
+        TypeError: for arguments that are not tensors, such as NumPy arrays.
+        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another precision that
+            cannot take x, or a size below the number of rows passed; unless a graph is recorded, also for a zero or NaN on the
+            diagonal of T, or a Kuu that is not positive definite with the largest jitter of `LADDER`.
 
     Reference:
         Hensman, Matthews & Ghahramani (2015), Scalable Variational Gaussian Process Classification, AISTATS.
@@ -84,16 +84,16 @@ def svgp_elbo(
 
 
 class Interpolation(NamedTuple):
-    """f(x_b) given whitened inducing values v: independent N(m(x_b) + (Aᵀ v)_b, variance_b)."""
+    """Distribution of each f(x_b) given whitened inducing values v: independent N(m(x_b) + (Aᵀ v)_b, variance_b)."""
 
     weights: Float[Tensor, "M B"]
-    """A = L⁻¹ Kux."""
+    """Weights A = L⁻¹ Kux."""
     variance: Float[Tensor, " B"]
-    """k(x, x) − Σ A²."""
+    """Conditional variance k(x, x) − Σ A²."""
 
 
 def interpolation(kernel: Kernel, inducing: Float[Tensor, "M D"], x: Float[Tensor, "B D"]) -> Interpolation:
-    """What inducing values say of each row, with the jitter of `svgp_elbo` on Kuu and on the variances.
+    """Conditional distribution of f at each row given inducing values, with the jitter of `svgp_elbo` on Kuu and the variances.
 
     Args:
         kernel: GPyTorch kernel without batch dimensions.
@@ -125,16 +125,16 @@ def optimal_q(
     (T Tᵀ)⁻¹ = I + A Σ⁻¹ Aᵀ,   m = T Tᵀ A Σ⁻¹ (y − m(x)),   with A = L⁻¹ Kux; the bound is then Titsias' collapsed one.
 
     Args:
-        mean, kernel, likelihood, inducing: as of `svgp_elbo`; the noise must be Gaussian.
-        x: inputs of all rows.
-        y: their observations.
+        mean, kernel, likelihood, inducing: the arguments of `svgp_elbo`; the noise must be Gaussian.
+        x: inputs (n, D) of all rows.
+        y: observations (n,) of all rows.
 
     Returns:
         m (M,) and T (M, M), lower triangular with a positive diagonal.
 
     Raises:
         TypeError: for a likelihood without Gaussian noise.
-        ValueError: as `svgp_elbo` does.
+        ValueError: under the conditions of `svgp_elbo`.
 
     Reference:
         Titsias (2009), Variational Learning of Inducing Variables in Sparse Gaussian Processes, AISTATS, eq. (10).
@@ -157,24 +157,26 @@ def _check_inducing(inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Te
     if inducing.shape != (m, columns) or q_loc.shape != (m,) or q_scale_tril.shape != (m, m) or m == 0:
         got = f"{tuple(inducing.shape)}, {tuple(q_loc.shape)} and {tuple(q_scale_tril.shape)}"
         expected = f"inducing (M, {columns}), q_loc (M,) and q_scale_tril (M, M)"
-        raise ValueError(f"expected {expected}, got {got}; give one whitened value to each inducing input")
+        raise ValueError(f"expected {expected}, got {got}; pass one whitened value per inducing input")
     if {inducing.dtype, q_loc.dtype, q_scale_tril.dtype} != {x.dtype}:
         got = f"{inducing.dtype}, {q_loc.dtype} and {q_scale_tril.dtype}"
         raise ValueError(f"expected inducing, q_loc and q_scale_tril of type {x.dtype}, got {got}; convert them")
     if size < len(x):
-        raise ValueError(f"expected a size of {len(x)} or more, got {size}; give the rows of the full data set")
+        raise ValueError(
+            f"expected a size of {len(x)} or more, got {size}; pass the number of rows of the full data set"
+        )
     scale = q_scale_tril.detach().diagonal()
     if not functional() and not (scale.abs() > 0.0).all():
         raise ValueError(
-            f"expected q_scale_tril without zeros or NaN on its diagonal, got {int((~(scale.abs() > 0.0)).sum())}; take the "
-            "diagonal's exponential or softplus"
+            f"expected q_scale_tril without zeros or NaN on its diagonal, got {int((~(scale.abs() > 0.0)).sum())}; pass the "
+            "diagonal through exp or softplus"
         )
 
 
 def _marginals(
     kernel: Kernel, inducing: Tensor, q_loc: Tensor, q_scale_tril: Tensor, x: Tensor
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Mean above the prior's and variance of q(f_b)."""
+    """Mean less the prior mean, and variance, of q(f_b)."""
     k, prior, s = _covariances(kernel, inducing, x)
     jitter = settings.variational_cholesky_jitter.value(x.dtype)
     shift, excess = interpolated(k, jitter / s, q_loc, q_scale_tril)
@@ -182,12 +184,12 @@ def _marginals(
 
 
 class _Covariances(NamedTuple):
-    """In units of the outputscale s, so that only vectors of length B are multiplied by it; 1 for other kernels."""
+    """Covariances divided by the outputscale s, by which only vectors of length B are multiplied; s is 1 for other kernels."""
 
     k: Float[Tensor, "M M+B"]
-    """[Kuu, Kux]."""
+    """[Kuu, Kux], divided by s."""
     prior: Tensor
-    """k(x, x), (B,), or one number for all rows."""
+    """k(x, x) divided by s, (B,), or one number for all rows."""
     s: Float[Tensor, ""]
 
 
@@ -202,7 +204,7 @@ def _covariances(kernel: Kernel, inducing: Tensor, x: Tensor) -> _Covariances:
 
 
 def _expected_log_likelihood(likelihood: Likelihood, y: Tensor, f_mean: Tensor, f_var: Tensor) -> Float[Tensor, " B"]:
-    # Exact types, as a subclass may have a likelihood of its own.
+    # Exact types are compared because a subclass may define another likelihood.
     if type(likelihood) not in (GaussianLikelihood, FixedNoiseGaussianLikelihood):
         rows = likelihood.expected_log_prob(y, MultivariateNormal(f_mean, DiagLinearOperator(f_var)))
         if rows.shape != y.shape:
@@ -222,7 +224,7 @@ def kl_to_standard(loc: Float[Tensor, "*K M"], scale_tril: Float[Tensor, "*K M M
 
 
 def interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
-    """(Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from [Kuu, Kux] with A = L⁻¹ Kux."""
+    """The pair (Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from k = [Kuu, Kux], with A = L⁻¹ Kux."""
     if not functional():
         return _Interpolated.apply(k, jitter, m, scale_tril)
     kuu, kux, eye = k[:, : len(m)], k[:, len(m) :], torch.eye(len(m), dtype=k.dtype, device=k.device)
@@ -232,12 +234,12 @@ def interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tu
 
 
 def jittered_factor(k: Float[Tensor, "M M"]) -> Float[Tensor, "M M"]:
-    """U of k + jitter = Uᵀ U, with the jitter of `svgp_elbo` and its ladder."""
+    """Upper Cholesky factor U of k + jitter = Uᵀ U, with the jitter schedule of `svgp_elbo`."""
     return _factor(k, k.new_tensor(settings.variational_cholesky_jitter.value(k.dtype)))
 
 
 def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:
-    """U of Kuu + multiple · jitter = Uᵀ U with the first multiple of `LADDER` that does."""
+    """Upper Cholesky factor U of Kuu + multiple · jitter = Uᵀ U with the first multiple of `LADDER` that suffices."""
 
     def build(multiple: float | Tensor) -> Tensor:
         return upper_factor(kuu + torch.diag_embed((multiple * jitter).expand(len(kuu))))
@@ -255,7 +257,7 @@ def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
     """
     chosen = kuu.new_full((), LADDER[-1])
     for multiple in LADDER[:-1]:
-        # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once: later rungs cost next to nothing.
+        # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once, so that later multiples cost almost nothing.
         shift = torch.where(chosen < LADDER[-1], -2.0 * kuu[0, 0], multiple * jitter)
         info = torch.linalg.cholesky_ex((kuu + torch.diag_embed(shift.expand(len(kuu)))).mT).info
         chosen = torch.where(info == 0, multiple, chosen)
@@ -263,9 +265,9 @@ def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
 
 
 class _Interpolated(torch.autograd.Function):
-    """(Aᵀ m, Σ A ∘ H) from [Kuu, Kux] with A = L⁻¹ Kux and H = (T Tᵀ − I) A; the gradient is written out in M × M products.
+    """The pair (Aᵀ m, Σ A ∘ H) from [Kuu, Kux], with A = L⁻¹ Kux, H = (T Tᵀ − I) A and a gradient in M × M products.
 
-    L⁻¹ is formed: products with it run faster than substitution, and cond(L) is the root of cond(Kuu), which the jitter bounds.
+    L⁻¹ is formed explicitly: products with it run faster than substitution, and cond(L) = √cond(Kuu), which the jitter bounds.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""GPyTorch's stationary kernels as functions of squared distance, with their slopes (Rasmussen & Williams, 2006, sec. 4.2)."""
+"""GPyTorch's stationary kernels as functions of squared distance, with derivatives (Rasmussen & Williams, 2006, sec. 4.2)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from torch import Tensor
 from probmodel.tracing.programs.graphs import functional
 
 FEW_COLUMNS = 4
-"""Up to which distances are summed column by column."""
+"""Largest number of columns for which squared distances are summed column by column."""
 
 
 class Shape(NamedTuple):
-    """A kernel of unit variance as a function of squared distances r², elementwise."""
+    """Elementwise functions of squared distances r² that define a kernel of unit variance."""
 
     with_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """r², overwritten, → (k, ∂k/∂r²)."""
+    """Maps r², which is overwritten, to (k, ∂k/∂r²)."""
     differentiable: Callable[[Tensor], Tensor]
-    """r² → k by operations whose derivatives of every order are finite where the kernel's are."""
+    """Maps r² to k by operations whose derivatives of every order are finite where the kernel's are."""
 
 
 class Stationary(NamedTuple):
@@ -32,10 +32,10 @@ class Stationary(NamedTuple):
     active_dims: Tensor | None
 
     def scaled(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n E"]:
-        """The active columns of x in units of the lengthscale.
+        """Active columns of x divided by the lengthscale.
 
         Raises:
-            ValueError: where the kernel has lengthscales for another number of columns.
+            ValueError: where the number of lengthscales is unequal to the number of active columns.
         """
         active = x if self.active_dims is None else x.index_select(1, self.active_dims)
         expected, got = self.lengthscale.shape[-1], active.shape[1]
@@ -45,8 +45,8 @@ class Stationary(NamedTuple):
 
 
 def stationary(kernel: Kernel) -> Stationary | None:
-    """The kernel's parts where it is an RBF or Matérn kernel, scaled or not; None for every other kernel."""
-    # A subclass may override `forward`, hence exact types.
+    """Shape, lengthscale and outputscale of an RBF or Matérn kernel, scaled or not; None for every other kernel."""
+    # Exact types are compared because a subclass may override `forward`.
     scaled = type(kernel) is ScaleKernel
     base = kernel.base_kernel if scaled else kernel
     if type(base) is RBFKernel:
@@ -60,13 +60,13 @@ def stationary(kernel: Kernel) -> Stationary | None:
 
 
 def rbf(r2: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared exponential, k = exp(−r²/2)."""
+    """Squared exponential kernel k = exp(−r²/2)."""
     k = r2.mul_(-0.5).exp_()
     return k, k * -0.5
 
 
 def matern_1_2(r2: Tensor) -> tuple[Tensor, Tensor]:
-    """Exponential, k = exp(−r); the slope −exp(−r) / 2r is taken as 0 at r = 0, where k has a cusp."""
+    """Exponential kernel k = exp(−r); its derivative −exp(−r) / 2r is set to 0 at r = 0, where k has a cusp."""
     r = r2.sqrt()
     k = torch.exp(-r)
     # r / (r² + tiny) is 1 / r, and 0 at r = 0.
@@ -74,14 +74,14 @@ def matern_1_2(r2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matern_3_2(r2: Tensor) -> tuple[Tensor, Tensor]:
-    """Once differentiable, k = (1 + a) exp(−a) with a = √3 r."""
+    """Once differentiable Matérn kernel k = (1 + a) exp(−a) with a = √3 r."""
     a = r2.mul_(3.0).sqrt_()
     decay = torch.exp(-a)
     return a.add_(1.0).mul_(decay), decay.mul_(-1.5)
 
 
 def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
-    """Twice differentiable, k = (1 + a + a²/3) exp(−a) with a = √5 r."""
+    """Twice differentiable Matérn kernel k = (1 + a + a²/3) exp(−a) with a = √5 r."""
     a = r2.mul_(5.0).sqrt_()
     decay = torch.exp(-a)
     grad = a + 1.0
@@ -90,15 +90,15 @@ def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exponential(r2: Tensor) -> Tensor:
-    """exp(−r) with slope 0 at r = 0."""
+    """Exponential kernel exp(−r) with derivative 0 at r = 0."""
     same = r2 == 0.0
     return torch.where(same, 1.0, torch.exp(-torch.where(same, 1.0, r2).sqrt()))
 
 
 def _matern(a2: Tensor, grad: float, polynomial: Callable[[Tensor], Tensor]) -> Tensor:
-    """Covariances polynomial(a) exp(−a), and where a³ is below rounding its expansion 1 + slope · a².
+    """Covariances polynomial(a) exp(−a), replaced by the expansion 1 + grad · a² where a³ is below the rounding error.
 
-    There √ has no finite slope, and the slopes of the two factors cancel.
+    There √ has no finite derivative, and the derivatives of the two factors cancel.
     """
     near = a2 <= torch.finfo(a2.dtype).eps ** (2 / 3)
     a = torch.where(near, 1.0, a2).sqrt()
@@ -113,26 +113,26 @@ _MATERN = {
 
 
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
-    """|a_i − b_j|² by one matrix product; what is below its rounding error is 0, as between equal rows.
+    """Squared distances |a_i − b_j|² by one matrix product; values below its rounding error are set to 0, as for equal rows.
 
-    Few columns are subtracted one by one, which is exact and as fast.
+    With few columns differences are taken column by column, which is exact and as fast.
     """
     if a.shape[1] <= FEW_COLUMNS:
         apart = [a[:, d, None] - b[:, d] for d in range(a.shape[1])]
         return torch.stack([each.square() if functional() else each.square_() for each in apart]).sum(0)
     a2, b2 = a.square().sum(1), b.square().sum(1)
     r2 = torch.addmm(b2, a, b.mT, alpha=-2.0).add_(a2[:, None])
-    # Left to rounding, r of two equal rows would be √eps, and the slope of a cusp there arbitrary.
+    # Rounding errors would make r of two equal rows √eps, and the derivative at a cusp there arbitrary.
     rounding = 8.0 * torch.finfo(r2.dtype).eps * torch.maximum(a2.max(), b2.max())
-    if functional():  # The value 0 with the derivatives of r²: those of second order do not vanish at equal rows.
+    if functional():  # The value is 0 with the derivatives of r², whose second order does not vanish at equal rows.
         return r2 - torch.where(r2 > rounding, 0.0, r2.detach())
     return torch.threshold_(r2, float(rounding), 0.0)
 
 
 def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
-    """k(|a_i − b_j|²), with a gradient that needs no n × m × D tensor.
+    """Covariances k(|a_i − b_j|²), with a gradient that needs no n × m × D tensor.
 
-    A recorded graph is made of differentiable operations and has second derivatives as well.
+    A recorded graph consists of differentiable operations and has second derivatives as well.
     """
     if not functional():
         return _Covariance.apply(a, b, shape)
@@ -141,10 +141,10 @@ def stationary_covariance(shape: Shape, a: Float[Tensor, "n D"], b: Float[Tensor
 
 
 def refuse_second_derivative() -> None:
-    """Raise inside a backward pass that is itself to be differentiated.
+    """Refuse a backward pass that is itself to be differentiated.
 
     Raises:
-        NotImplementedError: where autograd records it; saved gradients are constants and the result would be wrong.
+        NotImplementedError: where autograd records the pass: saved gradients are constants, so that the result would be wrong.
     """
     if torch.is_grad_enabled():
         raise NotImplementedError(

@@ -10,25 +10,25 @@ from probmodel.tracing.internals import children_by_name, registered_priors, rep
 
 
 def prior_of(module: Any, name: str) -> tuple[Any, Tensor]:
-    """A registered prior, and the value that it is a prior of."""
+    """A registered prior, and the current value of the parameter it belongs to."""
     prior, value, _ = registered_priors(module)[name]
     return prior, value(module)
 
 
 def registered(module: Any) -> Mapping[str, Any]:
-    """Name → prior of a module's own priors, submodules left out."""
+    """Priors registered with a module by name, without those of its submodules."""
     return {name: prior for name, (prior, *_) in registered_priors(module).items()}
 
 
 def substituted(
     module: nn.Module, values: dict[int, dict[str, Tensor]], made: dict[int, nn.Module] | None = None
 ) -> nn.Module:
-    """A shallow copy with constrained values in place of raw parameters, and no constraint on them.
+    """Shallow copy of a module with constrained values in place of raw parameters, and without constraints on them.
 
     Args:
-        module: left as it is; itself where nothing in it changes.
-        values: by the identity of the module that owns the parameter, which may stand in several places.
-        made: copies by the identity of what they are of.
+        module: module to copy, which is left unchanged; it is returned itself where none of its values change.
+        values: values by name of the raw parameter, by `id` of the module that owns it; a module may occur in several places.
+        made: copies made so far, by `id` of the module copied.
     """
     made = {} if made is None else made
     if id(module) not in made and not any(id(inner) in values for inner in module.modules()):

@@ -18,7 +18,7 @@ from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
-from probmodel.tracing.target import target as make_target
+from probmodel.tracing.target import density_of
 
 MAX_STARTS = 100
 """Prior draws beyond the number of chains that are tried."""
@@ -118,7 +118,7 @@ def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[M
     """
     check_training(model, data)
     model = copied_to_data(model, data)
-    target = make_target(model, data)
+    target = density_of(model, data)
     if target.dim == 0:
         raise ValueError(
             "expected continuous latents to sample, got a model with none (discrete ones are summed out); add pyro.sample "

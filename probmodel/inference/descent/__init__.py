@@ -1,1 +1,1 @@
-"""Gradient descent on a loss: optimizers, minibatches, whole steps in one loop, trend of the loss."""
+"""Gradient descent on a loss: optimizers, minibatches, loops of whole steps, and the trend of the loss."""

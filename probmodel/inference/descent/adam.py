@@ -13,7 +13,7 @@ from probmodel.tracing.programs.compiling import Tensors
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers: parameters, mean and mean square of the gradient, steps taken."""
+    """State of Adam: parameters, running mean and mean square of the gradient, and number of steps taken."""
 
     parameters: Float[Tensor, " P"]
     mean: Float[Tensor, " P"]
@@ -22,13 +22,13 @@ class AdamState(NamedTuple):
 
 
 def start(parameters: Float[Tensor, " P"]) -> AdamState:
-    """Before the first step."""
-    nothing = torch.zeros_like(parameters)
-    return AdamState(parameters, nothing, nothing.clone(), parameters.new_zeros(()))
+    """State before the first step."""
+    zeros = torch.zeros_like(parameters)
+    return AdamState(parameters, zeros, zeros.clone(), parameters.new_zeros(()))
 
 
 def refusal(optimizer: Optimizer) -> str | None:
-    """Why its step is not the one written here; None for an Adam with one rate for all."""
+    """Reason why the optimizer's step differs from the one written here; None for an Adam with one rate for all."""
     if type(optimizer) not in (Adam, AdamW):
         return type(optimizer).__name__
     # A hook may change the rate from step to step (a schedule), which a compiled loop would not see.
@@ -42,7 +42,7 @@ def refusal(optimizer: Optimizer) -> str | None:
 
 
 def settings_of(optimizer: Optimizer) -> list[float]:
-    """Rate, two decays, epsilon, coupled and decoupled weight decay of an Adam that is not refused."""
+    """Learning rate, two decay factors, epsilon, coupled and decoupled weight decay of an Adam without `refusal`."""
     group: dict[str, Any] = optimizer.param_groups[0]
     decay, decoupled = float(group["weight_decay"]), group["decoupled_weight_decay"]
     numbers = (group["lr"], *group["betas"], group["eps"], *((0.0, decay) if decoupled else (decay, 0.0)))
@@ -50,10 +50,11 @@ def settings_of(optimizer: Optimizer) -> list[float]:
 
 
 def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
-    """The numbers of one step, the first being step 1: shrinkage, size and root of the correction for a start at zero, …
+    """Quantities that one step needs, where the first step has number 1.
 
-    … two decays, epsilon and coupled weight decay; in the order of PyTorch's own Adam, so that both give the same
-    parameters up to rounding.
+    These are the shrinkage of the parameters, the step size and the root of the second bias correction, two decay
+    factors, epsilon and the coupled weight decay; operations follow the order of PyTorch's own Adam, so that both give
+    the same parameters up to rounding.
     """
     rate, first, second, epsilon, coupled, decoupled = settings
     size, root = rate / (1 - first**steps), (1 - second**steps) ** 0.5
@@ -61,11 +62,11 @@ def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
 
 
 Moved = tuple[Tensor, Tensor, Tensor]
-"""Parameters, mean and mean square of the gradient."""
+"""Parameters, running mean and running mean square of the gradient."""
 
 
 def moved(parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, numbers: Sequence[Tensor]) -> Moved:
-    """One step down the slope, with the numbers that `rates` gives; all tensors of one shape."""
+    """Result of one descent step with the quantities that `rates` returns; all tensors have the same shape."""
     shrink, size, root, first, second, epsilon, coupled = numbers
     grad = grad + coupled * parameters
     mean = mean + (1 - first) * (grad - mean)
@@ -74,14 +75,14 @@ def moved(parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, number
 
 
 def step(state: AdamState, grad: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> AdamState:
-    """One step down the slope."""
+    """State after one descent step."""
     steps = state.steps + 1
     parameters, mean, square = moved(*state[:3], grad, rates(settings.unbind(), steps))
     return AdamState(parameters, mean, square, steps)
 
 
 def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
-    """Means, mean squares and the number of steps that PyTorch's own Adam has come to; zeros before its first step."""
+    """Running means, running mean squares and step count of PyTorch's own Adam; zeros before its first step."""
     states = [optimizer.state.get(leaf, {}) for leaf in leaves]
     means = tuple(s.get("exp_avg", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))
     squares = tuple(s.get("exp_avg_sq", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))

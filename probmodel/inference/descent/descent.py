@@ -1,4 +1,4 @@
-"""Descent of a traced loss: a hundred steps in one compiled call, or one step a call where the parameters are many.
+"""Gradient descent on a traced loss: a hundred steps in one compiled call, or one step per call for many parameters.
 
 Compiled or not, a descent draws the same noise from the same seed and gives the same numbers up to rounding.
 """
@@ -26,31 +26,31 @@ from probmodel.tracing.programs.graphs import ClosedGraph
 from probmodel.tracing.programs.rounding_errors import ROUNDING_ERROR
 
 WINDOW = 100
-"""Steps of one call; between calls the plateau is tested, progress shown, and the losses are checked."""
+"""Number of steps per call; between calls the losses are checked, the plateau is tested, and progress is shown."""
 FEW_PARAMETERS = 50_000
-"""Below it the call of a step costs more than its arithmetic, and the loop over steps is compiled too."""
+"""Number of parameters up to which calling a step costs more than its arithmetic, so that the loop is compiled too."""
 
 
 class Advance(NamedTuple):
-    """Losses of some steps, in nats, up to the first step with a loss or gradient that is not finite."""
+    """Losses of consecutive steps, in nats, up to the first step with a loss or gradient that is not finite."""
 
     losses: list[float]
     bad: bool
-    """Whether such a step followed; the random state is then the one it began with, and so are the parameters without a
-    finite gradient.
+    """Whether such a step followed; the random state, and the parameters whose gradient is not finite, are then those
+    before it.
     """
     rows: Rows
-    """Its rows."""
+    """Row numbers of the minibatch of that step."""
 
 
 @runtime_checkable
 class Descent(Protocol, metaclass=Structural):
-    """A way to run steps; it changes the gradient's leaves, and nothing else that the caller holds."""
+    """Procedure that runs descent steps; it changes the gradient's leaves, and nothing else that the caller holds."""
 
     mode: str
     compiled: bool
     saved: float
-    """Share of an uncompiled step's time that compilation saves on models of this package's size."""
+    """Fraction of an uncompiled step's time that compilation saves on models of this package's size."""
 
     def compile(self) -> None: ...
 
@@ -60,20 +60,20 @@ class Descent(Protocol, metaclass=Structural):
 
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:
-    """The way that suits the model: a compiled loop for few parameters on a CPU, else step by step."""
+    """Descent that suits the model: a compiled loop for few parameters on a CPU, else one step per call."""
     if gradient.graph is None or one_step_a_call(gradient, optimizer) is not None:
         return ByStep(gradient, batches, order, optimizer)
     return ByLoop(gradient.graph, gradient.program.leaves, batches, order, adam.settings_of(optimizer))
 
 
 def one_step_a_call(gradient: Gradient, optimizer: Optimizer) -> str | None:
-    """Why the steps of a traced loss cannot run as one loop; None where they do."""
+    """Reason why the steps of a traced loss cannot run as one loop; None where they do."""
     size = sum(leaf.numel() for leaf in gradient.leaves)
     return _apart(gradient, optimizer) or (f"{size:,} parameters" if size > FEW_PARAMETERS else None)
 
 
 def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
-    """Why a step cannot be compiled together with its gradient; None for an Adam that moves all leaves, on one processor."""
+    """Reason why a step cannot be compiled together with its gradient; None for an Adam of all leaves on one CPU."""
     refused = adam.refusal(optimizer)
     if refused is not None:
         return refused
@@ -84,7 +84,7 @@ def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
     reasons = {
         f"on {', '.join(devices)}": bool(devices),
         f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
-        # PyTorch's Adam keeps its numbers in double precision; half precision cannot hold 1 - .999.
+        # PyTorch's Adam keeps its numbers in double precision; half precision cannot represent 1 - 0.999.
         "half precision": not kinds <= ROUNDING_ERROR.keys(),
         "parameters that the optimizer does not hold": held != {id(leaf) for leaf in gradient.leaves},
         "weight decay of parameters that the loss does not read": decays and len(gradient.program.leaves) < len(held),
@@ -93,7 +93,7 @@ def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
 
 
 class ByLoop:
-    """Loss, gradient, minibatch and Adam of many steps in one call, over one flat vector of parameters."""
+    """Minibatch, loss, gradient and Adam update of many steps in one call, over one flat vector of parameters."""
 
     saved = 0.9
     mode = "loop"
@@ -138,7 +138,7 @@ class ByLoop:
         if bool(torch.isfinite(losses).all()):
             return Advance(losses.tolist(), False, None)
         good = int((~torch.isfinite(losses)).nonzero()[0])
-        torch.set_rng_state(noise)  # The same noise again leads to the step before the bad one.
+        torch.set_rng_state(noise)  # The same noise leads to the state before the bad step.
         return Advance(self._run(begin, good, table).tolist(), True, rows[good])
 
     def _run(self, begin: adam.AdamState, count: int, rows: Int[Tensor, "W B"]) -> Float[Tensor, " count"]:
@@ -152,7 +152,7 @@ class ByLoop:
 
 
 def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, batched: bool) -> Callable[..., Tensors]:
-    """(count, *moments, losses, rows, settings, *constants of the graph, *data) → (*moments, losses)."""
+    """Function (count, *moments, losses, rows, settings, *constants of the graph, *data) → (*moments, losses)."""
     sizes, shapes, ends = [leaf.numel() for leaf in leaves], [leaf.shape for leaf in leaves], 2 + len(pure.constants)
 
     def step(i: Tensor, *tensors: Tensor) -> Tensors:
@@ -169,7 +169,7 @@ def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, bat
 
 
 class ByStep:
-    """One step a call: loss, gradient and Adam in one graph once compiled; before that, and else, PyTorch's optimizer."""
+    """One step per call: loss, gradient and Adam update in one graph once compiled, else PyTorch's optimizer."""
 
     saved = 0.4
     mode = "step"
@@ -179,7 +179,7 @@ class ByStep:
         self.leaves = gradient.leaves
         self.compiled = False
         self.running: WholeStep | None = None
-        # Asking for each step's loss would make a CUDA device wait for the host; but what a hook does cannot be taken back.
+        # Reading each step's loss makes a CUDA device wait for the host; but the effects of a hook cannot be undone.
         self.waits = has_step_hooks(optimizer) or all(leaf.device.type == "cpu" for leaf in self.leaves)
 
     def on_disk(self) -> bool:
@@ -197,13 +197,13 @@ class ByStep:
         return None
 
     def go_on_with(self, whole: WholeStep) -> None:
-        """From here on whole steps, in place of PyTorch's optimizer."""
+        """Take whole steps from here on, in place of PyTorch's optimizer."""
         whole.go_on_from(self.optimizer)
         self.running = whole
 
     @cached_property
     def whole(self) -> WholeStep | None:
-        """What can be compiled together: all of a step where the optimizer is an Adam."""
+        """Step that is compiled as a whole, where the optimizer is an Adam; None where it cannot be."""
         graph, leaves = self.gradient.graph, self.gradient.program.leaves
         if graph is None or _apart(self.gradient, self.optimizer) is not None:
             return None
@@ -263,7 +263,7 @@ class ByStep:
 
 
 def _noise() -> tuple[Tensor, list[Tensor]]:
-    """The random states of the processor and of every device."""
+    """Random states of the CPU and of every CUDA device."""
     return torch.get_rng_state(), torch.cuda.get_rng_state_all()
 
 

@@ -1,4 +1,4 @@
-"""What a fit asks of a PyTorch optimizer."""
+"""Checks that a PyTorch optimizer suits a fit."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,16 +12,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from probmodel.tracing.internals import has_post_step_hooks
 
 RECIPE = "return the optimizer alone, after optimizer.register_step_post_hook(lambda *_: scheduler.step())"
-"""How a schedule is obeyed at every step."""
+"""Remedy for a learning-rate schedule that is not stepped."""
 
 
 def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str, Tensor]) -> Optimizer:
-    """The optimizer of these parameters.
+    """Optimizer of these parameters, checked to suit a fit.
+
+    Args:
+        make: parameters → torch optimizer of all of them.
+        leaves: parameters by name.
 
     Raises:
-        ValueError: for what is no function of parameters, or makes an optimizer that would leave some of them where
-            they are, that needs a closure, or that has a schedule and no hook after its steps.  A `ReduceLROnPlateau`
-            leaves no trace on its optimizer and is not noticed.
+        ValueError: where `make` is not a function of parameters, or makes an optimizer that leaves some of them out,
+            holds others, needs a closure, or has a schedule without a hook after its steps.  A `ReduceLROnPlateau`
+            leaves no trace on its optimizer and is not detected.
     """
     _check_maker(make)
     optimizer = make(list(leaves.values()))
@@ -29,7 +33,7 @@ def optimizer_of(make: Callable[[list[Tensor]], Optimizer], leaves: Mapping[str,
     _check_held(optimizer, leaves)
     if any("initial_lr" in group for group in optimizer.param_groups) and not has_post_step_hooks(optimizer):
         raise ValueError(
-            f"expected a schedule that is stepped, got {_name(optimizer)} with one attached that nobody steps; {RECIPE}"
+            f"expected a schedule stepped by a hook, got {_name(optimizer)} with one attached that has none; {RECIPE}"
         )
     return optimizer
 
@@ -53,7 +57,9 @@ def _check_maker(make: Any) -> None:
             f"{expected}, got {_name(make)} of parameters chosen before; pass partial(torch.optim.{_name(make)}, lr={rate})"
         )
     if not callable(make):
-        raise ValueError(f"{expected}, got {make!r}; pass partial(torch.optim.Adam, lr=0.003), or leave it out")
+        raise ValueError(
+            f"{expected}, got {make!r}; pass partial(torch.optim.Adam, lr=0.003), or leave the optimizer out"
+        )
 
 
 def _check_kind(optimizer: Any) -> None:
@@ -84,6 +90,6 @@ def _check_held(optimizer: Optimizer, leaves: Mapping[str, Tensor]) -> None:
     missed = [name for name, leaf in leaves.items() if id(leaf) not in ids]
     if missed:
         raise ValueError(
-            f"expected an optimizer of all {len(leaves)} parameters, got one without {missed[:5]}; give it all, and freeze "
+            f"expected an optimizer of all {len(leaves)} parameters, got one without {missed[:5]}; give it all, and fix "
             "those of a network by requires_grad_(False)"
         )

@@ -1,4 +1,4 @@
-"""A function of parameters climbed in place by L-BFGS-B, restarted where a line search meets what cannot be computed.
+"""Maximization in place by L-BFGS-B, restarted where a line search meets a value that cannot be computed.
 
 Reference:
     Byrd, Lu, Nocedal & Zhu (1995), "A limited memory algorithm for bound constrained optimization".
@@ -15,60 +15,64 @@ from torch import Tensor
 from probmodel.protocols.errors import NotPositiveDefiniteError
 
 WORST = 1e25
-"""Stands for a value that cannot be computed: the line search comes back from there."""
+"""Replacement for a value that cannot be computed, from which the line search turns back."""
 BOX = 10.0
-"""How far a restarted search may go in each parameter, and in units of the parameter where that is above 1."""
+"""Half width of a restarted search's box in each parameter, in units of the parameter where that is above 1."""
 
 
 class Maximum(NamedTuple):
-    """Where a climb ended."""
+    """Result of a maximization: the value reached, and the number of steps and evaluations."""
 
     value: float
     num_steps: int
     num_evaluations: int
     converged: bool
-    """Whether it ended by itself, where a new search gains nothing."""
+    """Whether the search ended by itself, at a point from which a new search gains nothing."""
     message: str
 
 
 def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
     """Move the leaves to a maximum of the value.
 
-    A line search that meets NaN, infinity or a covariance without a Cholesky factor may take its last point for the maximum;
-    the search is then begun anew from the best point, in a box, until it meets none or gains less than the tolerance.  Where
-    it ends, large parameters are doubled and halved, since a scale far from its best value has hardly any slope.
+    A line search that meets NaN, infinity or a covariance without a Cholesky factor may mistake its last point for the
+    maximum; the search is then restarted from the best point, in a box, until it meets none of these or gains less than
+    the tolerance.  At its end, large parameters are doubled and halved, since the gradient by a scale far from its best
+    value nearly vanishes.
 
     Args:
-        value: what to climb, at the leaves as they are.
-        leaves: changed in place.
-        max_steps: of all searches together.
-        tolerance: a step that gains less is a search's last.
+        value: function to maximize, evaluated at the leaves as they are.
+        leaves: parameters, changed in place.
+        max_steps: number of steps of all searches together, at most.
+        tolerance: nats; a step that gains less is the last of its search.
+
+    Returns:
+        Maximum, whose value is in the unit of `value`.
 
     Raises:
         ValueError: for a negative tolerance.
         ArithmeticError: where value or gradient cannot be computed at the start.
     """
     if not tolerance >= 0.0:
-        raise ValueError(f"expected a tolerance of 0 or more nats, got {tolerance}; 1e-3 is usual")
+        raise ValueError(f"expected a tolerance of 0 or more nats, got {tolerance}; pass 1e-3, the usual value")
     search = _Search(value, leaves)
     theta = search.start()
     first, _ = search(theta)
     if first == WORST:
         raise ArithmeticError(
-            "expected a finite value and gradient at the start, got none; scale the data, start parameters elsewhere, or fit a "
-            "mixture of more rows than can be enumerated by VariationalEM"
+            "expected a finite value and gradient at the start, got none; scale the data, start the parameters "
+            "elsewhere, or use VariationalEM for a mixture of more rows than can be enumerated"
         )
     if not len(theta):
-        return Maximum(-first, 0, 1, True, "nothing to move")
+        return Maximum(-first, 0, 1, True, "no parameters to move")
     best, num_steps, bounds = first, 0, None
     while True:
         search.failures, scale = 0, max(1.0, abs(best))
-        # SciPy's is relative to the value, which may grow.
+        # SciPy's tolerance is relative to the value, which may grow.
         options = {"maxiter": max_steps - num_steps, "ftol": tolerance / scale, "gtol": 0.0}
         found = minimize(search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         gained, theta, best, num_steps = best - found.fun, found.x, found.fun, num_steps + int(found.nit)
         stopped = num_steps >= max_steps
-        # At the edge of its box a search has not ended by itself.
+        # A search at the edge of its box has not ended by itself.
         within = bounds is None or bool((np.abs(found.x - bounds.mean(1)) < 0.99 * np.ptp(bounds, 1) / 2).all())
         ended = found.success and not search.failures and within
         coarse = abs(best) > 2 * scale and gained > tolerance
@@ -87,7 +91,7 @@ def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_step
 
 
 class _Search:
-    """The negative of a value, and its gradient, as a function of one vector."""
+    """Negative of the value, and its gradient, as a function of one vector."""
 
     def __init__(self, value: Callable[[], Tensor], leaves: Sequence[Tensor]) -> None:
         self.value, self.leaves = value, leaves
@@ -103,9 +107,9 @@ class _Search:
                 leaf.copy_(part.view_as(leaf))
 
     def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
-        """Large parameters, one after the other, doubled or halved for as long as each time gains more than the tolerance.
+        """Double or halve large parameters, one after the other, as long as each change gains more than the tolerance.
 
-        Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to go on.
+        Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to continue.
         """
         theta = theta.copy()
         for i in np.flatnonzero(np.abs(theta) > BOX):
@@ -125,7 +129,7 @@ class _Search:
         try:
             value = self.value()
         except (ValueError, torch.linalg.LinAlgError) as error:
-            # Pyro wraps what a site raises.
+            # Pyro wraps the error that a site raises.
             if not {type(error), type(error.__cause__)} & {NotPositiveDefiniteError, torch.linalg.LinAlgError}:
                 raise
             return self._failed(theta)

@@ -1,4 +1,4 @@
-"""By how much noisy losses fall: a least-squares line with the standard error of its slope."""
+"""Trend of noisy losses: a least-squares line with the standard error of its slope."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,31 +6,31 @@ from typing import NamedTuple
 import numpy as np
 
 LEAST = 3
-"""Losses of which a line leaves something to tell its error by."""
+"""Smallest number of losses for which the residuals of a line determine its standard error."""
 
 
 class Trend(NamedTuple):
-    """From the first loss of a stretch to the last, in nats; negative where the losses rise."""
+    """Decrease of a fitted line from the first loss to the last, in nats; negative where the losses rise."""
 
     size: float
     stderr: float
-    """The noise of a step is taken to be independent of the last one's; infinite for fewer than three losses."""
+    """Standard error in nats, for noise that is independent between steps; infinite for fewer than three losses."""
 
     def exceeds(self, threshold: float) -> bool:
-        """Whether it is larger, by two standard errors or more, than the threshold in nats."""
+        """Whether the decrease is above the threshold, in nats, by more than two standard errors."""
         return self.size - 2 * self.stderr > threshold
 
 
 def loss_trend(losses: Sequence[float]) -> Trend:
-    """Fall of the line through all of these losses.
+    """Decrease of the least-squares line through all of these losses.
 
-    >>> fall([5.0, 4.0, 3.0, 2.0])
-    Fall(size=3.0, stderr=0.0)
-    >>> fall([3.0, 5.0] * 50).exceeds(0.0)
+    >>> loss_trend([5.0, 4.0, 3.0, 2.0])
+    Trend(size=3.0, stderr=0.0)
+    >>> loss_trend([3.0, 5.0] * 50).exceeds(0.0)
     False
 
     Args:
-        losses: one a step, in nats.
+        losses: one loss per step, in nats.
     """
     y = np.asarray(losses, dtype=float)
     if len(y) < LEAST:

@@ -1,4 +1,4 @@
-"""A step of Adam with its gradient as one graph that works in place, for models of many parameters (Kingma & Ba, 2015)."""
+"""Adam step with its gradient as one graph that works in place, for many parameters (Kingma & Ba, 2015)."""
 
 import math
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from probmodel.tracing.programs.graphs import ClosedGraph
 
 
 class WholeStep:
-    """Minibatch, loss, gradient and Adam in one call that changes each tensor where it lies.
+    """Minibatch, loss, gradient and Adam update in one call that changes each tensor in place.
 
-    A step with a loss that is not finite changes nothing; a gradient that is not finite does not move its own tensor,
-    while the others go their step.
+    A step with a loss that is not finite changes nothing; a gradient that is not finite leaves its own tensor
+    unchanged, while the others are updated.
 
     Args:
         pure: graph of gradients and loss.
-        leaves: the parameters that the graph reads.
-        batches: the data.
-        rows: an example of the rows of a step.
-        optimizer: PyTorch's own Adam, whose settings the steps take and whose moments they go on from.
+        leaves: parameters that the graph reads.
+        batches: tensors of the data.
+        rows: example of a step's row numbers; None where each step takes all rows.
+        optimizer: PyTorch's own Adam, whose settings the steps use and from whose moments they continue.
     """
 
     def __init__(self, pure: ClosedGraph, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
@@ -38,11 +38,11 @@ class WholeStep:
         )
 
     def go_on_from(self, optimizer: Optimizer) -> None:
-        """Take over the moments of PyTorch's optimizer."""
+        """Take over the moments and the step count of PyTorch's optimizer."""
         self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
 
     def __call__(self, rows: Rows) -> float:
-        """The loss, in nats; NaN or infinite where it or its gradient is."""
+        """Run one step, and return its loss in nats; NaN or infinite where the loss or its gradient is."""
         loss = float(self.native(*self._arguments(rows))[0])
         self.steps += math.isfinite(loss)
         return loss
@@ -54,7 +54,7 @@ class WholeStep:
 
 
 def _whole(pure: ClosedGraph, batches: Batches, size: int, *, batched: bool) -> Callable[..., Tensors]:
-    """(*leaves, *means, *squares, numbers of Adam, rows if batched, *constants of the graph, *data) → (loss,)."""
+    """Function (*leaves, *means, *squares, `adam.rates`, rows if batched, *constants of the graph, *data) → (loss,)."""
 
     def step(*tensors: Tensor) -> Tensors:
         state, (numbers, *rest) = tensors[: 3 * size], tensors[3 * size :]
@@ -64,7 +64,7 @@ def _whole(pure: ClosedGraph, batches: Batches, size: int, *, batched: bool) -> 
         rates = numbers.unbind()
         total = torch.zeros_like(loss)
         for i, grad in enumerate(grads):
-            # Each by itself, so that no gradient has to wait, in memory, for the last one.
+            # Tensor by tensor, so that no gradient has to stay in memory until the last one is known.
             own = grad.sum()
             good, total = (loss + own).isfinite(), total + own
             held = state[i::size]
@@ -76,5 +76,5 @@ def _whole(pure: ClosedGraph, batches: Batches, size: int, *, batched: bool) -> 
 
 
 def judged(loss: Tensor, total: Tensor) -> Tensor:
-    """The loss; NaN where it, or the sum of all gradients, is not finite. (Compilers fold 0 · ∞ into 0.)"""
+    """Loss, or NaN where it or the sum of all gradients is not finite; compilers would fold 0 · ∞ into 0."""
     return torch.where((loss + total).isfinite(), loss, torch.nan)

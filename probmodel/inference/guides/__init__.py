@@ -1,1 +1,1 @@
-"""Guides that inference makes itself: exact posteriors, and draws of any guide."""
+"""Guides that are exact or normal posteriors, and draws from any guide."""

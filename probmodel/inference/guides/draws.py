@@ -1,4 +1,4 @@
-"""Draws of a guide, all at once, by `vmap` over its traced graph; of latents of many rows one by one."""
+"""Draws from a guide: all at once by `vmap` over its traced graph, or one by one for latents of many rows."""
 
 from typing import Any
 
@@ -8,24 +8,25 @@ from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
+from probmodel.protocols.sites import Latent
 from probmodel.tracing.density import Density, loops
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
 
 
-def guide_draws(model: Model, guide: Model, data: Dataset, num_samples: int, seed: int) -> dict[str, Tensor]:
+def guide_draws(
+    guide: Model, data: Dataset, latents: tuple[Latent, ...], num_samples: int, seed: int
+) -> dict[str, Tensor]:
     """Draws of the model's continuous latents from its guide: site → (1, num_samples, *event).
 
     Args:
-        model: whose latents are wanted.
-        guide: that draws them.
-        data: for the call of both.
-        num_samples: of each latent.
-        seed: of the draws; they are the same for every memory budget.
+        guide: guide that draws the latents.
+        data: data set that the guide is called with.
+        latents: continuous latents of the model.
+        num_samples: number of draws per latent.
+        seed: seed of the draws, which are the same for every memory budget.
     """
     with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
-        latents = sites(model, data).latents
         if not latents:
             return {}
 
@@ -36,8 +37,8 @@ def guide_draws(model: Model, guide: Model, data: Dataset, num_samples: int, see
 
         start = latents[0].value.new_zeros(())
         size = sum(tensor.numel() * tensor.element_size() for tensor in data.tensors())
-        # A guide of rows reads them all: one call keeps the processor busy, and a graph of it would save nothing.  A guide
-        # of shared latents is cheap however many rows there are, and Pyro's handlers would cost more than its draws.
+        # A guide of row-local latents reads all rows: one call keeps the processor busy, and a graph saves nothing.  A
+        # guide of shared latents is cheap however many rows there are, and Pyro's handlers would dominate its cost.
         if any(latent.row_dim is not None for latent in latents) and loops(size, start.device):
             flat = torch.stack([draw(start) for _ in range(num_samples)])
         else:

@@ -1,4 +1,4 @@
-"""A posterior over theta as a Pyro guide, so that every estimator of guided models applies to it."""
+"""Exact and normal posteriors as Pyro guides, so that every estimator for guided models applies to them."""
 
 import pyro
 import pyro.distributions as dist
@@ -6,12 +6,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from probmodel.protocols.sites import Latent
 from probmodel.tracing.curvature import NormalApproximation
-from probmodel.tracing.sites import Latent
 
 
 class GaussianGuide(nn.Module):
-    """theta ~ N(loc, scale_tril scale_trilᵀ), mapped to the latents; one block a row where rows are independent."""
+    """Guide theta ~ N(loc, scale_tril scale_trilᵀ), mapped to the latents; one block per row if rows are independent."""
 
     def __init__(self, gaussian: NormalApproximation, latents: tuple[Latent, ...]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class GaussianGuide(nn.Module):
 
 
 class SiteGuide(nn.Module):
-    """Independent posteriors, one a site."""
+    """Guide of independent posteriors, one per site."""
 
     def __init__(self, by_site: dict[str, TorchDistributionMixin]) -> None:
         super().__init__()

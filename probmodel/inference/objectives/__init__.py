@@ -1,4 +1,4 @@
-"""(model, guide, data) → loss in nats over the whole data set (`pb.objectives`).
+"""Objectives (model, guide, data) → loss in nats over the whole data set (`pb.objectives`).
 
 Bounds on the evidence: elbo, iwae.
 """

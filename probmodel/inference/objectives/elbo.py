@@ -19,19 +19,23 @@ from probmodel.tracing.internals import is_subsample
 
 
 def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
-    """−ELBO = E_q[log q(z) − log p(z)] − E_q[log p(data | z)], one draw of z, in nats over the whole data set.
+    """Negative evidence lower bound by one draw of z, in nats over the whole data set.
 
-    The first term is the closed-form Kullback–Leibler divergence for each site where PyTorch knows one and a difference
-    of log-probabilities elsewhere.  Discrete latents without a guide are summed out; those a guide draws, as all that
-    cannot be reparametrized, get the score-function gradient (Williams, 1992): unbiased, and noisier.
+    −ELBO = E_q[log q(z) − log p(z)] − E_q[log p(data | z)], where the first term is the closed-form Kullback–Leibler
+    divergence for each site where PyTorch knows one, and a difference of log-probabilities elsewhere.  Discrete latents
+    without a guide are summed out; those that a guide draws, like all draws that cannot be reparametrized, get the
+    score-function gradient (Williams, 1992), which is unbiased but noisier.
 
     Args:
         model: Pyro model.
         guide: Pyro guide for its continuous latents.
         data: all rows or a minibatch; the rows' terms are scaled by size / rows.
 
+    Returns:
+        Loss, a scalar with gradients.
+
     Raises:
-        ValueError: naming a latent that the guide does not draw, or for a minibatch of a model without a plate over rows.
+        ValueError: for a latent that the guide does not draw, or for a minibatch of a model without a plate over rows.
     """
     drawn, replayed, joint = guided_runs(model, guide, data)
     loss = -joint
@@ -45,12 +49,13 @@ def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
 
 
 def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) -> Tensor:
-    """0, with the gradient that draws which cannot be reparametrized would miss (Ranganath et al., 2014).
+    """Zero in value, with the gradient that draws which cannot be reparametrized would miss (Ranganath et al., 2014).
 
-    Each draw answers for the terms inside its own plates and for those outside of all plates: rows cannot be blamed for
-    each other.  Where discrete latents are summed out beside them the terms are not separate, and each answers for all.
+    The score of each draw is multiplied by the terms inside its own plates and those outside of all plates, since rows
+    do not affect each other's terms.  Where discrete latents are summed out as well, the terms are not separate, and
+    the score of each draw is multiplied by all of them.
     """
-    fixed, nothing = unreparametrized(drawn), torch.zeros_like(loss)
+    fixed, total = unreparametrized(drawn), torch.zeros_like(loss)
     model = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
     summed_out = any((n["infer"] or {}).get("_enumerate_dim") is not None for n in model)
     costs = MultiFrameTensor(*((n["cond_indep_stack"], -n["log_prob"].detach()) for n in model))
@@ -59,8 +64,8 @@ def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) ->
         # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
         score = q["unscaled_log_prob"]
         cost = loss.detach() if summed_out else costs.sum_to(q["cond_indep_stack"])
-        nothing = nothing + (cost * (score - score.detach())).sum()
-    return nothing
+        total = total + (cost * (score - score.detach())).sum()
+    return total
 
 
 def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:
@@ -70,7 +75,7 @@ def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:
         divergence = kl_divergence(q["fn"], p["fn"])
     except NotImplementedError:
         return None
-    # A divergence of batch shape means the sites' plates agree; anything else is left to log-probabilities.
+    # Only a divergence of the prior's batch shape has the same plates on both sides; others use log-probabilities.
     if divergence.shape != torch.Size(p["fn"].batch_shape):
         return None
     return scale_and_mask(divergence, p["scale"], p["mask"]).sum()

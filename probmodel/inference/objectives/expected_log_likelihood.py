@@ -1,4 +1,4 @@
-"""E[log p(y | z)] under independent normal codes, by quadrature or draws, with the gradients of Price's theorem (Price, 1958)."""
+"""Expected log likelihood under normal latents, by quadrature or draws, with gradients by Price's theorem (1958)."""
 
 from functools import cache
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from probmodel.protocols.layers import Decision
 
 NUM_NODES = 20
-"""Of the quadrature: exact for polynomials of degree 39, Gaussian noise among them."""
+"""Number of quadrature nodes: exact for polynomials of degree 39, and so for Gaussian noise."""
 
 
 def expected_log_likelihood(
@@ -21,20 +21,20 @@ def expected_log_likelihood(
     *,
     num_particles: int,
 ) -> Float[Tensor, " B"]:
-    """E[log p(y_b | z_b)] of each row in nats, z_b ~ N(loc_b, diag variance_b).
+    """Expected log likelihood E[log p(y_b | z_b)] per row in nats, for latent values z_b ~ N(loc_b, diag variance_b).
 
-    One code is integrated by Gauss–Hermite quadrature, for any decision; several by `num_particles` draws, whose average is
-    unbiased.  With g = log p(y | z) the slopes are
+    A single value per row is integrated by Gauss–Hermite quadrature, for any decision; several by `num_particles`
+    draws, whose average is unbiased.  With g = log p(y | z) the gradients are
 
         ∂E/∂loc = E[∂g/∂z],   ∂E/∂variance = ½ E[∂²g/∂z²],
 
-    so that a log-concave likelihood has no positive slope in any variance, draw by draw.
+    so that a log-concave likelihood has no positive derivative by any variance, at every draw.
 
     Args:
-        decision: likelihood of y given the code.
-        loc, variance: of the codes.
-        y: one observation a row.
-        num_particles: draws, where there are several codes.
+        decision: likelihood of y given z.
+        loc, variance: means and variances of z.
+        y: one observation per row.
+        num_particles: number of draws where a row has several values; quadrature makes no draws.
 
     Reference:
         Price (1958), "A useful theorem for nonlinear devices having Gaussian inputs"; Opper & Archambeau (2009), eq. (12);
@@ -48,20 +48,20 @@ def expected_log_likelihood(
         curvature = torch.stack([_curvature(grad, z, k) for k in range(z.shape[-1])], -1)
     by_loc, by_variance = ((weights * each.detach()).sum(0) for each in (grad, 0.5 * curvature))
     value = (weights[..., 0] * log_p).sum(0)
-    # Both products are 0 and hold nothing but a gradient.
+    # Both products are 0 in value and only carry a gradient.
     return value + (by_loc * (loc - loc.detach()) + by_variance * (variance - variance.detach())).sum(-1)
 
 
 def _curvature(grad: Float[Tensor, "S B K"], z: Float[Tensor, "S B K"], k: int) -> Float[Tensor, "S B"]:
-    """∂²g/∂z_k² of each draw."""
-    if not grad.requires_grad:  # A likelihood that is linear in the code.
+    """Second derivative ∂²g/∂z_k² per draw and row."""
+    if not grad.requires_grad:  # The log likelihood is linear in z.
         return torch.zeros_like(z[..., k])
     (found,) = torch.autograd.grad(grad[..., k].sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True)
     return found[..., k]
 
 
 def _nodes(loc: Tensor, variance: Tensor, num_particles: int) -> tuple[Float[Tensor, "S B K"], Float[Tensor, "S 1 1"]]:
-    """Where the expectation is evaluated, and the weights of its sum."""
+    """Values of z at which g is evaluated, and their weights in the sum."""
     if loc.shape[1] == 1:
         white, weights = (torch.as_tensor(each).to(loc)[:, None, None] for each in _hermite())
     else:

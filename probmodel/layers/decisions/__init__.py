@@ -1,4 +1,4 @@
-"""z → p(y | z) → action."""
+"""Decisions z → p(y | z) → action: the likelihood of y given the code, and the action of least expected loss."""
 
 from probmodel.layers.decisions.classify import Classify
 from probmodel.layers.decisions.classify_joint import ClassifyJoint

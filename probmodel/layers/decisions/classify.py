@@ -1,4 +1,4 @@
-"""Class of a row: the one of least expected loss under the predictive probabilities."""
+"""Classification by the least expected loss under the predictive probabilities."""
 
 import pyro.distributions as dist
 import torch
@@ -8,12 +8,16 @@ from torch import Tensor, nn
 
 
 class Classify(nn.Module):
-    """y ~ Categorical(softmax(W z + b)); acts by least expected loss, the likeliest class under 0–1 loss.
+    """Classification: y ~ Categorical(softmax(W z + b)), with the action of least expected loss.
 
     Args:
         in_features: width of z.
-        num_classes: classes, numbered from 0.
-        loss: (actions, classes), what an action costs in each class; 0–1 by default.
+        num_classes: number of classes, which are numbered from 0.
+        loss: loss of each action in each class, (actions, classes); None for the 0–1 loss, whose action is the most
+            probable class.
+
+    Raises:
+        ValueError: if `loss` does not have one column per class.
     """
 
     def __init__(
@@ -21,67 +25,77 @@ class Classify(nn.Module):
     ) -> None:
         super().__init__()
         if loss is not None and (loss.dim() != 2 or loss.shape[1] != num_classes):
-            raise ValueError(f"loss needs shape (actions, {num_classes}), got {tuple(loss.shape)}; one column a class")
+            raise ValueError(
+                f"expected a loss of shape (actions, {num_classes}), got {tuple(loss.shape)}; give one column per class"
+            )
         self.in_features, self.num_classes, self.loss = in_features, num_classes, loss
         self.logits = nn.Linear(in_features, num_classes)
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
+        """Categorical distribution of y given the codes, one per row."""
         return dist.Categorical(logits=self.logits(z))
 
     def act(self, predictive: torch.distributions.Distribution) -> Tensor:
-        """Action of least expected loss, (N,), from a Categorical predictive."""
+        """Action of least expected loss for each row, (N,), under a Categorical predictive distribution."""
         return least_expected_loss(predictive, self.loss)
 
     def observed(self, y: Tensor) -> Tensor:
-        """Class numbers, from numbers or one-hot rows."""
+        """Class numbers of labels given as class numbers or as one-hot rows."""
         return class_numbers(y)
 
     def check(self, y: Tensor) -> None:
-        """Raise ValueError for labels of a wrong shape, or out of range; held-out rows may be of one class."""
+        """Raise ValueError for labels of a wrong shape, dtype or range; held-out rows may all be of one class."""
         check_labels(y, self.num_classes)
 
     def check_training(self, y: Tensor) -> None:
-        """Raise ValueError for labels of one class only: the likelihood then has no maximum."""
+        """Raise ValueError if all labels are of one class: the likelihood then has no maximum."""
         check_several_classes(y, self.num_classes)
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss}
 
 
 def least_expected_loss(predictive: torch.distributions.Distribution, loss: Tensor | None) -> Int[Tensor, " N"]:
-    """Action of each row under a loss (actions, classes); the likeliest class without one."""
+    """Action of least expected loss for each row, (N,).
+
+    Args:
+        predictive: Categorical predictive distribution of the rows.
+        loss: loss of each action in each class, (actions, classes); None for the most probable class.
+    """
     probs = predictive.probs  # type: ignore[attr-defined]
     return probs.argmax(-1) if loss is None else (probs @ loss.to(probs).T).argmin(-1)
 
 
 def class_numbers(y: Tensor) -> Tensor:
-    """Class numbers, from numbers or one-hot rows."""
+    """Class numbers of labels given as class numbers or as one-hot rows."""
     return y.argmax(-1) if y.dim() == 2 else y
 
 
 def check_labels(y: Tensor, num_classes: int) -> None:
-    """Raise ValueError for labels of a wrong shape, or out of range."""
+    """Raise ValueError for labels of a wrong shape, dtype or range."""
     if y.dim() == 2 and y.shape[1] != num_classes:
-        raise ValueError(f"one-hot y needs {num_classes} columns, got {y.shape[1]}; set num_classes")
+        raise ValueError(
+            f"expected one-hot y with {num_classes} columns, got {y.shape[1]}; set num_classes={y.shape[1]}"
+        )
     if y.dim() not in (1, 2):
-        raise ValueError(f"y needs shape (N,) or (N, {num_classes}), got {tuple(y.shape)}; squeeze it")
+        raise ValueError(f"expected y of shape (N,) or (N, {num_classes}), got {tuple(y.shape)}; squeeze or reshape it")
     if (y.dim() == 2 and not ((y == 0) | (y == 1)).all()) or (y.dim() == 2 and not (y.sum(-1) == 1).all()):
         raise ValueError(
-            "one-hot y needs a single 1 in each row and 0 elsewhere, got other rows; use class numbers instead"
+            "expected one-hot y with a single 1 in each row and 0 elsewhere, got other rows; use class numbers instead"
         )
     labels = class_numbers(y)
     if labels.is_floating_point():
-        raise ValueError(f"y needs whole class numbers, got {labels.dtype}; convert with y.long()")
+        raise ValueError(f"expected integer class numbers in y, got {labels.dtype}; convert with y.long()")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"labels need to lie in 0 … {num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
+            f"expected labels in 0 … {num_classes - 1}, got {low} … {high}; renumber them or set num_classes"
         )
 
 
 def check_several_classes(y: Tensor, num_classes: int) -> None:
-    """Raise ValueError for labels of one class only."""
+    """Raise ValueError if all labels are of one class."""
     labels = class_numbers(y)
     if num_classes > 1 and bool((labels == labels[0]).all()):
         raise ValueError(

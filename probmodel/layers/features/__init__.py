@@ -1,4 +1,4 @@
-"""x → h: plain modules (`pb.features`).
+"""Features x → h as plain PyTorch modules (`pb.features`).
 
 Networks: CNN, MLP, HalfPrecision (another network in bfloat16); pooling: MaxPool, AveragePool, UpSample.
 Fixed features: Identity, Standardize, Discretize.

@@ -13,22 +13,23 @@ Pooling = Callable[[Tensor], Tensor]
 
 
 class CNN(nn.Module):
-    """Convolution, activation, pooling, once for each entry of `channels`; then fully connected layers.
+    """Convolutional network: convolution, rectifier, pooling for each entry of `channels`, then fully connected layers.
 
-    The last map is averaged to `grid` cells an axis, so any input size of the same rank fits.
+    The last feature map is averaged to `grid` cells per axis, so that the `dims` spatial axes of x may have any size.
 
     Args:
-        in_channels: channels of x.
+        in_channels: number of channels of x.
         out_features: width of h.
-        channels: channels after each convolution.
-        kernel_size: width of the convolutions, odd; the maps keep their size between poolings.
-        pool: `MaxPool`, `AveragePool`, `UpSample`, or any function of maps.
-        grid: cells an axis of the last map.
-        hidden: widths of fully connected layers before the last.
-        dims: spatial axes of x: 1 for signals, 2 for images, 3 for volumes.
+        channels: number of channels after each convolution.
+        kernel_size: width of the convolution kernels, odd; feature maps keep their size between poolings.
+        pool: pooling after each rectifier: `MaxPool`, `AveragePool`, `UpSample`, or any function of feature maps.
+        grid: number of cells per axis of the last feature map.
+        hidden: widths of the fully connected layers before the last.
+        dims: number of spatial axes of x: 1 for signals, 2 for images, 3 for volumes.
 
     Raises:
-        ValueError: for `dims` outside 1 to 3 or an even `kernel_size`.
+        ValueError: if `dims` is outside 1 to 3 or `kernel_size` is even; on the call, if x has a wrong number of axes
+            or channels.
     """
 
     def __init__(
@@ -45,9 +46,9 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         if dims not in (1, 2, 3):
-            raise ValueError(f"dims needs 1, 2 or 3 spatial axes, got {dims}; fold further axes into channels")
+            raise ValueError(f"expected dims of 1, 2 or 3 spatial axes, got {dims}; fold further axes into channels")
         if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size needs to be odd, got {kernel_size}; use {kernel_size + 1}")
+            raise ValueError(f"expected an odd kernel_size, got {kernel_size}; use {kernel_size + 1}")
         self.in_channels, self.out_features, self.channels = in_channels, out_features, tuple(channels)
         self.kernel_size, self.pool, self.grid, self.hidden, self.dims = kernel_size, pool, grid, tuple(hidden), dims
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
@@ -60,8 +61,8 @@ class CNN(nn.Module):
     def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N D"]:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"x needs shape (N, {self.in_channels}, {', '.join(['size'] * self.dims)}), got {tuple(x.shape)}; "
-                "reshape it, channels come second"
+                f"expected x of shape (N, {self.in_channels}, {', '.join(['size'] * self.dims)}), got {tuple(x.shape)}; "
+                "reshape it so that the channels are its second axis"
             )
         for convolve in self.convolutions:
             x = self.pool(F.relu(convolve(x)))
@@ -69,7 +70,7 @@ class CNN(nn.Module):
         return self.connected(average(x, self.grid).flatten(1))
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {
             "in_channels": self.in_channels,
             "out_features": self.out_features,
@@ -83,7 +84,7 @@ class CNN(nn.Module):
 
 
 def connected(in_features: int, out_features: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Linear layers with rectifiers between them."""
+    """Linear layers of the widths in_features, *hidden, out_features, with rectifiers between them."""
     widths = (in_features, *hidden, out_features)
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):

@@ -1,4 +1,4 @@
-"""Features that were trained before and stay as they are, standardized or discretized (Dougherty, Kohavi & Sahami, 1995)."""
+"""Fixed features of a pretrained network, standardized or discretized (Dougherty, Kohavi & Sahami, 1995)."""
 
 from copy import deepcopy
 
@@ -10,15 +10,18 @@ from probmodel.protocols.integers import integer
 
 
 class Standardize(nn.Module):
-    """h = (network(x) − mean) / scale, nothing of it trainable.
+    """Standardized features h = (network(x) − mean) / scale, without trainable parameters.
 
-    The network's parameters count as part of the data: an evidence is one of the codes, and does not name them among the
-    point estimates that it is conditional on.
+    The network's parameters count as part of the data: an evidence is that of the codes, and does not name these
+    parameters among the point estimates that it is conditional on.
 
     Args:
-        network: x → codes; it is copied, and the copy's parameters are fixed.
-        mean: of the codes.
-        scale: their standard deviations.
+        network: module x → codes; it is copied, and the copy's parameters are fixed.
+        mean: mean of each code, (D,).
+        scale: standard deviation of each code, (D,), positive.
+
+    Raises:
+        ValueError: if a scale is not positive.
     """
 
     def __init__(self, network: nn.Module, mean: Float[Tensor, " D"], scale: Float[Tensor, " D"]) -> None:
@@ -33,10 +36,14 @@ class Standardize(nn.Module):
 
     @classmethod
     def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"]) -> "Standardize":
-        """Mean 0 and unit variance on the rows of x, which need to be training rows alone.
+        """Standardization to mean 0 and variance 1 on the rows of x.
+
+        Args:
+            network: module x → codes.
+            x: rows of the training set alone.
 
         Raises:
-            ValueError: for a code without spread.
+            ValueError: if a code is constant on these rows.
         """
         codes = _codes(network, x)
         return cls(network, codes.mean(0), codes.std(0, correction=0))
@@ -45,43 +52,49 @@ class Standardize(nn.Module):
         return (self.network(x) - self.mean) / self.scale
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"network": self.network, "mean": self.mean, "scale": self.scale}
 
 
 class Discretize(nn.Module):
-    """h_d = how many of code d's edges network(x)_d has reached, 0 … B − 1, nothing of it trainable.
+    """Discretized features, without trainable parameters: h_d, 0 … B − 1, counts the edges of code d up to network(x)_d.
 
-    As for `Standardize`, the network's parameters count as part of the data.
+    The network's parameters count as part of the data, as in `Standardize`.
 
     Args:
-        network: x → codes; it is copied, and the copy's parameters are fixed.
-        edges: of each code's bins, from low to high, without the outermost.
+        network: module x → codes; it is copied, and the copy's parameters are fixed.
+        edges: inner edges of each code's bins, (D, B − 1), from low to high.
+
+    Raises:
+        ValueError: if the edges of a code are not from low to high.
     """
 
     def __init__(self, network: nn.Module, edges: Float[Tensor, "D E"]) -> None:
         super().__init__()
         if not bool((edges.diff(dim=1) >= 0).all()):
-            raise ValueError("expected edges from low to high, got others; sort them along the last axis")
+            raise ValueError("expected edges from low to high, got edges that decrease; sort them along the last axis")
         self.network = _fixed(network)
         self.edges: Tensor
         self.register_buffer("edges", edges)
 
     @classmethod
     def fitted(cls, network: nn.Module, x: Float[Tensor, "N *features"], bins: int) -> "Discretize":
-        """Bins of equally many rows of x, which need to be training rows alone; fewer where many codes are equal.
+        """Discretization into bins with equal numbers of the rows of x; fewer bins are used where many codes are equal.
 
         Args:
-            network: x → codes.
-            x: training rows.
-            bins: of each code, two or more.
+            network: module x → codes.
+            x: rows of the training set alone.
+            bins: number of bins of each code, 2 or more.
+
+        Raises:
+            ValueError: if `bins` is not an integer of 2 or more.
         """
         inner = torch.arange(1, integer("bins", bins, least=2)).to(x) / bins
         return cls(network, torch.quantile(_codes(network, x), inner.to(x), dim=0).T.contiguous())
 
     @property
     def bins(self) -> int:
-        """Of each code."""
+        """Number of bins of each code."""
         return self.edges.shape[1] + 1
 
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
@@ -89,7 +102,7 @@ class Discretize(nn.Module):
         return (codes[..., None] >= self.edges).sum(-1).to(codes)
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"network": self.network, "edges": self.edges}
 
 

@@ -1,4 +1,4 @@
-"""Fully connected features, and none at all."""
+"""Fully connected features, and the identity."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,15 @@ from probmodel.layers.features.cnn import connected
 
 
 class MLP(nn.Module):
-    """Linear layers with rectifiers between them, on flattened rows.
+    """Multilayer perceptron: linear layers with rectifiers between them, on flattened rows.
 
     Args:
-        in_features: numbers a row.
+        in_features: number of values per flattened row.
         out_features: width of h.
-        hidden: widths of the layers between.
+        hidden: widths of the hidden layers.
+
+    Raises:
+        ValueError: on the call, if the rows have a wrong number of values.
     """
 
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (64,)) -> None:
@@ -26,21 +29,21 @@ class MLP(nn.Module):
         x = x.flatten(1)
         if x.shape[1] != self.in_features:
             raise ValueError(
-                f"x needs {self.in_features} numbers a row, got {x.shape[1]}; set in_features={x.shape[1]}"
+                f"expected x with {self.in_features} values per row, got {x.shape[1]}; set in_features={x.shape[1]}"
             )
         return self.connected(x)
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}
 
 
 class Identity(nn.Module):
-    """The rows themselves, flattened: h = x."""
+    """Identity features: the rows themselves, flattened, h = x."""
 
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
         return x.flatten(1)
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {}

@@ -1,4 +1,4 @@
-"""Pooling between convolutions, as values to pass: largest, average, and up-sampling to a larger map."""
+"""Pooling functions between convolutions: maximum, average, and up-sampling."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class AveragePool:
 
 @dataclass(frozen=True)
 class UpSample:
-    """Each value repeated `size` times along every spatial axis: a larger map, as decoders need it."""
+    """Each value repeated `size` times along every spatial axis, for the larger feature maps of a decoder."""
 
     size: int = 2
 

@@ -1,4 +1,4 @@
-"""h → z: one family a file, each with its model and its guide."""
+"""Representations h → z, one family per file, each with its model and its guide."""
 
 from probmodel.layers.representations.bayesian_network import (
     CategoricalNetwork,

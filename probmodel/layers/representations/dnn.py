@@ -1,4 +1,4 @@
-"""A deterministic code: the representation without uncertainty, a baseline for the others."""
+"""Deterministic representation, without uncertainty: a baseline for the others."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class DNN(nn.Module):
-    """z = net(h), a rectifier network; nothing is sampled and the guide is empty.
+    """Deterministic code z = network(h) of a rectifier network; nothing is sampled, and the guide is empty.
 
     Args:
         in_features: width of h.
         out_features: width of z.
-        hidden: widths of the layers between.
+        hidden: widths of the hidden layers.
     """
 
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (32,)) -> None:
@@ -28,8 +28,8 @@ class DNN(nn.Module):
         return self.network(h)
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
-        """Nothing to guide."""
+        """Do nothing: there are no latents."""
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}

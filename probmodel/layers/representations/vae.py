@@ -1,4 +1,4 @@
-"""A stochastic Gaussian code with an amortized guide (Kingma & Welling, 2014; conditional form of Sohn et al., 2015).
+"""Variational autoencoder: a normal code with an amortized guide (Kingma & Welling, 2014; Sohn et al., 2015).
 
 The decision layer is the decoder: `Pipeline(CNN, VAE, Classify)` is a conditional VAE of y given x, and
 `Pipeline(MLP, VAE(prior=StandardNormal(k)), Regress)` with y = x is the generative autoencoder, whose linear case is
@@ -13,11 +13,15 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 START_LOG_SCALE = -2.0
-"""Log standard deviation that a code starts with: wide codes drown the features and training stalls at chance."""
+"""Initial log standard deviation of a code: wide codes drown out the features, and training stalls at chance level."""
 
 
 class StandardNormal(nn.Module):
-    """The prior z ~ N(0, I), whatever the features: the code of a generative autoencoder."""
+    """Prior z ~ N(0, I) that does not depend on the features, for a generative autoencoder.
+
+    Args:
+        out_features: width of z.
+    """
 
     def __init__(self, out_features: int) -> None:
         super().__init__()
@@ -27,12 +31,12 @@ class StandardNormal(nn.Module):
         return h.new_zeros(len(h), 2 * self.out_features)
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"out_features": self.out_features}
 
 
 class VAE(nn.Module):
-    """z ~ N(prior(h)) in the model, z ~ N(encoder(h)) in the guide, one code a row.
+    """Variational autoencoder: z ~ N(prior(h)) in the model, z ~ N(encoder(h)) in the guide, one code per row.
 
     The evidence is log p(y | x) = Σ_rows log ∫ p(z | h) p(y | z) dz, so it can be compared with that of any other model
     of y given x.
@@ -40,10 +44,13 @@ class VAE(nn.Module):
     Args:
         in_features: width of h.
         out_features: width of z.
-        encoder: module h → (N, 2·out_features), means and log scales of the guide.  None takes the prior's own map: a
-            guide that does not see y can start no better than there (Sohn et al.'s Gaussian stochastic network).
-        prior: the same for the model: a learned linear map by default (conditional), or `StandardNormal(out_features)`,
-            which needs an encoder of its own and gets a linear one by default.
+        encoder: module h → (N, 2·out_features), means and log standard deviations of the guide.  None shares the prior's
+            map: a guide that does not depend on y has no better start (Sohn et al.'s Gaussian stochastic network).
+        prior: module h → (N, 2·out_features), the same of the model: a trainable linear map by default, which makes z
+            conditional on h, or `StandardNormal(out_features)`, which needs a separate encoder, linear by default.
+
+    Raises:
+        ValueError: in `model` or `guide`, if prior or encoder has a wrong number of outputs.
 
     Reference:
         Sohn, Lee & Yan (2015), "Learning structured output representation using deep conditional generative models".
@@ -73,7 +80,7 @@ class VAE(nn.Module):
             pyro.sample("z", self._normal(self.encoder(h)))
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
@@ -84,14 +91,15 @@ class VAE(nn.Module):
     def _normal(self, code: Float[Tensor, "N twoK"]) -> TorchDistributionMixin:
         if code.shape[-1] != 2 * self.out_features:
             raise ValueError(
-                f"encoder and prior need {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}"
+                f"expected encoder and prior with {2 * self.out_features} outputs (means, log scales), got {code.shape[-1]}; "
+                "change their last layer, or out_features"
             )
         loc, log_scale = code.chunk(2, -1)
         return dist.Normal(loc, torch.exp(log_scale)).to_event(1)
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
-    """Means and log scales by one linear map that starts with narrow codes, so that the decision sees the features."""
+    """Linear map to means and log scales that starts with narrow codes, so that the decision depends on the features."""
     layer = nn.Linear(in_features, 2 * out_features)
     with torch.no_grad():
         layer.bias[out_features:] = START_LOG_SCALE

@@ -1,6 +1,7 @@
-"""Experts' predictions joined into one: products of experts and Bayesian committee machines (Liu et al., 2018, review them all).
+"""Aggregation of experts' predictions: products of experts and Bayesian committee machines (review: Liu et al., 2018).
 
-Expert k says f ~ N(m_k, v_k) at a new row whose prior is N(0, s); the joined one is N(m, v).  Means are above the prior's.
+Expert k predicts f ~ N(m_k, v_k) at a new row with prior N(0, s); the aggregated prediction is N(m, v).  The prior mean is
+subtracted from all means.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,28 +15,28 @@ from probmodel.families.gaussian_processes.conditional import NormalMarginals
 
 
 def separate(shards: Sequence[Tensor]) -> list[Tensor]:
-    """Each expert sees its own shard."""
+    """Conditions each expert on its own shard."""
     return list(shards)
 
 
 def communicating(shards: Sequence[Tensor]) -> list[Tensor]:
-    """The first expert sees its own shard; each other one the first shard and its own."""
+    """Conditions the first expert on its own shard, and each other expert on the first shard and its own."""
     return [shards[0], *(torch.cat([shards[0], shard]) for shard in shards[1:])]
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """A way to join experts, called with their means and variances of f and the prior variance.
+    """Rule that aggregates experts, called with their means and variances of f and the prior variance.
 
-    A single expert is returned as it is, whatever `join` would make of it.
+    A single expert is returned unchanged, whatever the rule.
 
     >>> two = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.5]])
     >>> poe(*two, torch.ones(1))
-    Marginals(mean=tensor([2.]), variance=tensor([0.2500]))
+    NormalMarginals(mean=tensor([2.]), variance=tensor([0.2500]))
 
     Args:
-        join: (means (K, m), variances (K, m), prior variance (m,)) → Marginals.
-        rows: the shards' row numbers → those that each expert sees.
+        join: (means (K, m), variances (K, m), prior variance (m,)) → `NormalMarginals` of the m rows.
+        rows: row numbers of each shard → row numbers that each expert is conditioned on.
     """
 
     join: Callable[[Tensor, Tensor, Tensor], NormalMarginals]
@@ -48,7 +49,7 @@ class Aggregation:
 
 
 def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
-    """1/v = Σ_k 1/v_k and m = v Σ_k m_k / v_k: overconfident, more so the more experts there are.
+    """Product of experts, 1/v = Σ_k 1/v_k and m = v Σ_k m_k / v_k: overconfident, and more so with more experts.
 
     Reference:
         Hinton (2002), Training Products of Experts by Minimizing Contrastive Divergence, Neural Computation 14.
@@ -57,10 +58,10 @@ def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalM
 
 
 def generalized_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
-    """1/v = Σ_k β_k / v_k and m = v Σ_k β_k m_k / v_k with Σ_k β_k = 1.
+    """Generalized product of experts, 1/v = Σ_k β_k / v_k and m = v Σ_k β_k m_k / v_k with Σ_k β_k = 1.
 
-    β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k takes away from the prior; equal where
-    none takes any.  Far from all data v = s.
+    β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k removes from the prior; all are equal where no
+    expert removes any.  Far from all data v = s.
 
     Reference:
         Cao & Fleet (2014), Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process Predictions.
@@ -72,7 +73,7 @@ def generalized_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor
 
 
 def bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
-    """1/v = Σ_k 1/v_k − (K − 1) / s and m = v Σ_k m_k / v_k: the prior is counted once.
+    """Bayesian committee machine, 1/v = Σ_k 1/v_k − (K − 1) / s and m = v Σ_k m_k / v_k, which counts the prior once.
 
     Reference:
         Tresp (2000), A Bayesian Committee Machine, Neural Computation 12.
@@ -81,9 +82,9 @@ def bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalM
 
 
 def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
-    """1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / s and m = v Σ_k β_k m_k / v_k.
+    """Robust Bayesian committee machine, 1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / s and m = v Σ_k β_k m_k / v_k.
 
-    β_k = ½ (log s − log v_k), the entropy in nats that expert k takes away from the prior.  Far from all data v = s.
+    β_k = ½ (log s − log v_k), the entropy in nats that expert k removes from the prior.  Far from all data v = s.
 
     Reference:
         Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML, eqs. (20) to (22).
@@ -92,11 +93,12 @@ def robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> 
 
 
 def generalized_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
-    """1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / v_c and m = v (Σ_k β_k m_k / v_k + (1 − Σ_k β_k) m_c / v_c).
+    """Generalized robust Bayesian committee machine, whose first expert takes the place of the prior.
 
-    Expert c, the first, sees the communication shard and takes the prior's place; each other one sees that shard and its
-    own.  β of the second expert is 1, so that two are the exact process; of the others ½ (log v_c − log v_k).  Unlike
-    the others it is consistent: it tends to the exact process as the rows grow in number.
+    1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / v_c and m = v (Σ_k β_k m_k / v_k + (1 − Σ_k β_k) m_c / v_c).  Expert c, the
+    first, is conditioned on the communication shard, and each other expert on that shard and its own.  β is 1 for the
+    second expert, so that two experts give the exact process, and ½ (log v_c − log v_k) for the others.  Unlike the other
+    aggregations it is consistent: it tends to the exact process as the number of rows grows.
 
     Reference:
         Liu, Cai, Wang & Ong (2018), Generalized Robust Bayesian Committee Machine for Large-scale Gaussian Process
@@ -115,7 +117,7 @@ generalized_robust_bcm = Aggregation(generalized_robust_bayesian_committee, rows
 
 
 def _entropy_taken(variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]) -> Float[Tensor, "K m"]:
-    """½ (log s − log v_k), nats; not below 0, where only rounding can bring it."""
+    """Entropy ½ (log s − log v_k) that each expert removes from the prior, in nats; rounding errors below 0 are cut off."""
     return (0.5 * (prior.log() - variance.log())).clamp(min=0.0)
 
 
@@ -126,6 +128,6 @@ def _weighted(mean: Tensor, variance: Tensor, weights: Tensor) -> NormalMarginal
 
 
 def _corrected(mean: Tensor, variance: Tensor, weights: Tensor, prior: Tensor) -> NormalMarginals:
-    # In this order of sums the precision is not below the prior's, as no v_k exceeds s.
+    # In this order of sums the precision is at least the prior's, since no v_k exceeds s.
     joined = 1.0 / (1.0 / prior + (weights * (1.0 / variance - 1.0 / prior)).sum(0))
     return NormalMarginals(joined * (weights * mean / variance).sum(0), joined)

@@ -1,4 +1,4 @@
-"""Gaussian processes with the same hyperparameters on shards of the data, side by side (Deisenroth & Ng, 2015, sec. 3.1)."""
+"""Gaussian processes with shared hyperparameters on shards of the data, in parallel (Deisenroth & Ng, 2015, sec. 3.1)."""
 
 import os
 import platform
@@ -33,12 +33,12 @@ from probmodel.protocols.structural import Structural
 from probmodel.tracing.programs.graphs import functional
 
 BUFFERS = 4
-"""Matrices of shard rows × new rows held at a time for one expert's prediction."""
+"""Number of matrices of shard rows × new rows held at a time for one expert's prediction."""
 
 
 @runtime_checkable
 class ProcessParts(Protocol, metaclass=Structural):
-    """What a process is made of; its parameters are those of all experts."""
+    """Mean, kernel and likelihood of a Gaussian process, whose parameters all experts share."""
 
     mean: Mean
     kernel: Kernel
@@ -46,7 +46,7 @@ class ProcessParts(Protocol, metaclass=Structural):
 
 
 class ShardExpert(NamedTuple):
-    """A process given its shard."""
+    """A Gaussian process conditioned on its shard, with the inputs of the shard."""
 
     x: Float[Tensor, "n D"]
     factored: Factored
@@ -59,19 +59,19 @@ def experts_log_marginal(
     y: Float[Tensor, " n"],
     shards: Sequence[Int[Tensor, " _"]],
 ) -> Float[Tensor, ""]:
-    """Σ_k log N(y_k; m(x_k), K_k + Σ_k) over the shards, nats, with its gradient in parameters, x and y.
+    """Log marginal Σ_k log N(y_k; m(x_k), K_k + Σ_k) over the shards in nats, with its gradient in parameters, x and y.
 
-    Experts run in one process, or in as many as `joblib.parallel_config` says, each on one thread, so that the numbers do
-    not depend on how many there are.  Where a graph is recorded they become part of it, and run in its process.
+    Experts run in one operating-system process, or in as many as `joblib.parallel_config` sets, each on one thread, so that the
+    results do not depend on their number.  Where a graph is recorded they become part of it, and run in its process.
 
     Args:
         parts: mean, kernel and likelihood, which all experts share.
         names: dotted names of the tensors in parts to differentiate by.
-        x, y: as `gp_log_marginal` takes them.
-        shards: row numbers of each.
+        x, y: inputs (n, D) and observations (n,), as for `gp_log_marginal`.
+        shards: row numbers of each shard.
 
     Raises:
-        MemoryError, TypeError, ValueError: as `gp_log_marginal` does for the rows of a shard.
+        MemoryError, TypeError, ValueError: under the conditions of `gp_log_marginal` for the rows of a shard.
     """
     if functional():
         each = [gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x[rows], y[rows]) for rows in shards]
@@ -83,11 +83,16 @@ def experts_log_marginal(
 def experts_given(
     parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
 ) -> tuple[ShardExpert, ...]:
-    """Each expert's process given its rows, found side by side as in `experts_log_marginal`; without gradients.
+    """Condition each expert's process on its rows, in parallel as in `experts_log_marginal`, without gradients.
+
+    Args:
+        parts: mean, kernel and likelihood, which all experts share.
+        x, y: inputs (n, D) and observations (n,).
+        rows: row numbers that each expert is conditioned on.
 
     Raises:
         MemoryError: where the factors of all experts exceed the free memory.
-        ValueError: as `factored` does.
+        ValueError: under the conditions of `factored`.
     """
     needed = sum(len(each) ** 2 for each in rows) * y.element_size()
     what = f"factored covariances of {len(rows)} experts"
@@ -98,18 +103,21 @@ def experts_given(
 def experts_drawn(
     parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
 ) -> tuple[ShardExpert, ...]:
-    """As `experts_given`, in this process, with gradients and as part of a recorded graph: for drawn hyperparameters."""
+    """Condition each expert's process on its rows for drawn hyperparameters, with gradients.
+
+    It runs in the caller's process, so that it can be part of a recorded graph.
+    """
     return tuple(ShardExpert(x[each], _factored(parts, x[each], y[each])) for each in rows)
 
 
 def joined(
     parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Float[Tensor, "m D"]
 ) -> NormalMarginals:
-    """What the experts together say of f at new rows, as many rows at a time as the memory budget allows."""
+    """Aggregated prediction of f at new rows, over blocks of rows that fit the memory budget."""
     largest = max(len(expert.x) for expert in experts)
     bytes_per_row = (BUFFERS * largest + 2 * BUFFERS * len(experts)) * new.element_size()
     each = max(1, budget(new.device) // bytes_per_row)
-    # Kernels that look at values can be recorded at the caller's own rows, not at parts of them.
+    # Kernels that branch on tensor values can be recorded at the caller's own rows, not at blocks of them.
     chunks = new.split(each) if each < len(new) else (new,)
     pieces = [_joined(parts, aggregation, experts, chunk) for chunk in chunks]
     return NormalMarginals(torch.cat([each.mean for each in pieces]), torch.cat([each.variance for each in pieces]))
@@ -118,7 +126,7 @@ def joined(
 def _joined(
     parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Tensor
 ) -> NormalMarginals:
-    # Means above the prior's, which is what the aggregations take.
+    # The aggregations take means less the prior mean.
     above = [conditional(ZeroMean(), parts.kernel, expert.factored, expert.x, new) for expert in experts]
     means, variances = torch.stack([each.mean for each in above]), torch.stack([each.variance for each in above])
     found = aggregation(means, variances, prior_variance(parts.kernel, new))
@@ -126,7 +134,7 @@ def _joined(
 
 
 class _Summed(torch.autograd.Function):
-    """Σ_k log marginals, the gradient found along with them where the experts run."""
+    """Sum of the log marginals, whose gradient is computed where the experts run."""
 
     @staticmethod
     def forward(
@@ -158,7 +166,7 @@ class _Summed(torch.autograd.Function):
 def _log_marginal(
     parts: ProcessParts, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Log marginal of one expert and its gradient in what is wanted of x, y and the named tensors."""
+    """Log marginal of one expert, and its gradient in the wanted ones of x, y and the named tensors."""
     x, y = x.requires_grad_(wanted[0]), y.requires_grad_(wanted[1])
     tensors = [x, y, *(attrgetter(name)(parts) for name in names)]
     by = [tensor for tensor, wants in zip(tensors, wanted, strict=True) if wants]
@@ -178,8 +186,8 @@ def _factored(parts: ProcessParts, x: Tensor, y: Tensor) -> Factored:
 
 
 def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """One result a job, in their order; what workers warn of is warned of here."""
-    with _one_thread():  # Threads that joblib starts take over the number.
+    """One result per job, in order; warnings of the workers are raised again here."""
+    with _one_thread():  # Threads that joblib starts inherit the number.
         found = joblib.Parallel()(joblib.delayed(_with_warnings)(_here(), function, job) for job in jobs)
     messages = [message for _, told in found for message in told]
     if messages:
@@ -190,7 +198,7 @@ def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]])
 def _with_warnings(
     caller: tuple[str, int], function: Callable[..., Any], job: tuple[Any, ...]
 ) -> tuple[Any, list[str]]:
-    """A job's result, and the warnings that would be lost in another process."""
+    """Result of a job, and the messages of warnings that would be lost in another process."""
     with _one_thread():
         if _here() == caller:
             return function(*job), []

@@ -1,4 +1,4 @@
-"""Rows of a data set divided among experts: at random, or by where they lie (k-means; Lloyd, 1982)."""
+"""Division of a data set's rows among experts, at random or by k-means on the inputs (Lloyd, 1982)."""
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ from probmodel.protocols.integers import checked_seed, integer
 
 
 def random_shards(num_rows: int, number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
-    """Shard 0 … number − 1 of each row, at random, of sizes that differ by one at most.
+    """Random shard 0 … number − 1 of each row, with sizes that differ by at most one.
 
     >>> random_shards(5, 2, seed=1).bincount()
     tensor([3, 2])
 
     Args:
-        num_rows: how many rows there are.
-        number: of shards.
-        seed: decides all.
+        num_rows: number of rows.
+        number: number of shards.
+        seed: seed of the random division.
 
     Raises:
         ValueError: for more shards than rows.
@@ -29,12 +29,12 @@ def random_shards(num_rows: int, number: int, *, seed: int = 0) -> Int[Tensor, "
 
 
 def kmeans_shards(x: Float[Tensor, "n D"], number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
-    """Shard 0 … number − 1 of each row by k-means: rows that lie together; sizes differ, and the largest costs most.
+    """Shard 0 … number − 1 of each row by k-means, which groups nearby rows; sizes differ, and the largest costs most.
 
     Args:
-        x: inputs, in units in which distances mean something.
-        number: of shards.
-        seed: of the first centers.
+        x: inputs (n, D), in units in which Euclidean distances are meaningful.
+        number: number of shards.
+        seed: seed of the initial centers.
 
     Raises:
         ValueError: for more shards than distinct rows.
@@ -45,14 +45,14 @@ def kmeans_shards(x: Float[Tensor, "n D"], number: int, *, seed: int = 0) -> Int
 
 
 def rows_of(assignment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " _"], ...]:
-    """The row numbers of each shard.
+    """Row numbers of each shard.
 
     Raises:
-        ValueError: for anything but one number for each row, or numbers without rows below the largest.
+        ValueError: unless each row has one integer shard, and each shard 0 … K − 1 has rows.
     """
     if assignment.dim() != 1 or assignment.is_floating_point() or assignment.is_complex() or not len(assignment):
         got = f"{assignment.dtype} of shape {tuple(assignment.shape)}"
-        raise ValueError(f"expected an integer shard for each row, of shape (n,), got {got}; give kmeans_shards(x, K)")
+        raise ValueError(f"expected an integer shard for each row, of shape (n,), got {got}; pass kmeans_shards(x, K)")
     numbers = assignment.detach().cpu().long().numpy()
     if numbers.min() < 0:
         raise ValueError(f"expected shards 0 … K − 1, got {numbers.min()}; number them from 0")
@@ -70,5 +70,5 @@ def rows_of(assignment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " _"], ...]:
 def _checked(num_rows: int, number: int) -> int:
     number = integer("shards", number)
     if number > num_rows:
-        raise ValueError(f"expected at most {num_rows} shards, one distinct row each, got {number}; take fewer")
+        raise ValueError(f"expected at most {num_rows} shards, one distinct row each, got {number}; take fewer shards")
     return number

@@ -1,1 +1,1 @@
-"""Assignments of rows to the experts of a mixture, and the gates that give their prior."""
+"""Assignments of rows to the experts of a mixture, and gates as their prior."""

@@ -1,14 +1,14 @@
-"""Gaussian-process experts with rows assigned to them, the processes integrated out (Rasmussen & Ghahramani, 2002).
+"""Gaussian-process experts with rows assigned to them and the processes integrated out (Rasmussen & Ghahramani, 2002).
 
-y | c ~ ∏_k N(y_k; m_k, K_k + Σ_k) over the rows of each expert, c from a gate.  The evidence is a sum over all c; it goes from
-one expert to the next over sets of rows, K 3^n terms in place of K^n.
+y | c ~ ∏_k N(y_k; m_k, K_k + Σ_k) over the rows of each expert, with c from a gate.  The evidence is a sum over all c, computed
+by recursion over experts and sets of rows in K 3^n terms in place of K^n.
 """
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gpytorch.kernels import Kernel
@@ -25,9 +25,9 @@ from probmodel.protocols.memory import refuse_above_memory
 from probmodel.protocols.structural import Structural
 
 MAX_ROWS_OF_TWO = 16
-"""Rows up to which two experts are enumerated: 2^16 sets of rows, each factored once an expert."""
+"""Largest number of rows at which two experts are enumerated: 2^16 sets of rows, each factored once per expert."""
 MAX_ROWS = 13
-"""The same for more experts: 3^13 = 1.6 million pairs of a set and its subset."""
+"""Largest number of rows at which more experts are enumerated: 3^13 = 1.6 million pairs of a set and its subset."""
 
 
 @runtime_checkable
@@ -39,29 +39,52 @@ class ProcessExpert(Protocol, metaclass=Structural):
     likelihood: GaussianLikelihood
 
 
+@runtime_checkable
+class ProcessMixture(Protocol, metaclass=Structural):
+    """A model that assigns each row to one of several Gaussian processes."""
+
+    responsibilities: Tensor | None
+    gate: Gate
+
+    def assigned(self, x: Tensor, y: Tensor) -> "Assigned":
+        """The experts and the gate evaluated at the rows."""
+        ...
+
+    def with_responsibilities(self, r: Float[Tensor, "S n K"]) -> Any:
+        """A copy with the responsibilities that a fit has found."""
+        ...
+
+    def parameters(self) -> Any: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
 class Assigned(NamedTuple):
     """K experts and a gate, evaluated at n rows."""
 
     residual: Float[Tensor, "K n"]
-    """y − m_k(x)."""
+    """Residuals y − m_k(x)."""
     covariance: Float[Tensor, "K n n"]
-    """Of the function, without noise."""
+    """Prior covariance of each expert's function, without noise."""
     noise: Float[Tensor, "K n"]
     log_rows: Float[Tensor, "n K"]
-    """What each row's input says about its expert, nats."""
+    """Log factor of each expert for the input of each row, in nats."""
     coupling: Coupling
 
     @property
     def noisy(self) -> Float[Tensor, "K n n"]:
-        """K_k + Σ_k."""
+        """Covariance of the observations, K_k + Σ_k."""
         return self.covariance + torch.diag_embed(self.noise)
 
     def detach(self) -> "Assigned":
+        """The same values without gradients."""
         residual, covariance, noise, log_rows = (each.detach() for each in self[:4])
         return Assigned(residual, covariance, noise, log_rows, self.coupling)
 
     def double(self) -> "Assigned":
-        """In float64: inverses kept by rank-one changes, and sums over many assignments, lose digits."""
+        """The same values in float64: inverses kept by rank-one updates, and sums over many assignments, lose digits."""
         residual, covariance, noise, log_rows = (each.double() for each in self[:4])
         return Assigned(residual, covariance, noise, log_rows, self.coupling)
 
@@ -70,11 +93,13 @@ def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D
     """Evaluate experts and gate at the rows.
 
     Raises:
-        ValueError: for rows that no Gaussian process takes, a gate of another number of experts, or a covariance that is not
-            positive definite with the largest of `JITTERS` added; a smaller one is warned of.
+        ValueError: for rows that `check_rows` refuses, a gate of unequal number of experts, or a covariance that is not positive
+            definite with the largest of `JITTERS` added; smaller jitters above 0 raise a warning.
     """
     if len(experts) != gate.num_experts:
-        raise ValueError(f"expected a gate of {len(experts)} experts, got one of {gate.num_experts}; make them equal")
+        raise ValueError(
+            f"expected a gate of {len(experts)} experts, got one of {gate.num_experts}; build it for {len(experts)}"
+        )
     for each in experts:
         check_rows(each.kernel, x, y)
     covariances = [covariance(each.kernel, x) for each in experts]
@@ -89,7 +114,7 @@ def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D
 
 
 def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The noise, with as much of the ladder of jitters added as all rows together need to have a Cholesky factor."""
+    """Noise variances plus the least jitter of `JITTERS` with which all rows together have a Cholesky factor."""
     added = []
 
     def build(jitter: float) -> Tensor:
@@ -101,18 +126,18 @@ def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Te
 
 
 def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
-    """Log p(y | x) in nats, exactly: the sum over all assignments; differentiable.
+    """Log p(y | x) in nats, exact and differentiable, by the sum over all assignments.
 
-    With L_k(A) the marginal of expert k on the rows A,  Z_k(S) = Σ_{A ⊆ S} p_k(|A|, |S − A|) L_k(A) Z_{k+1}(S − A).
+    With L_k(A) the marginal likelihood of expert k on the rows A,  Z_k(S) = Σ_{A ⊆ S} p_k(|A|, |S − A|) L_k(A) Z_{k+1}(S − A).
 
     Raises:
-        ValueError: above 16 rows with two experts, 13 with more.
+        ValueError: for more than 16 rows with two experts, or more than 13 rows with more experts.
     """
     num_experts, n = model.residual.shape
     most = most_rows(num_experts)
     if n > most:
         raise ValueError(
-            f"expected at most {most} rows to enumerate {num_experts} experts, got {n}; take evidence.assignments_smc, and fit "
+            f"expected at most {most} rows to enumerate {num_experts} experts, got {n}; use evidence.assignments_smc, and fit "
             "by VariationalEM or CollapsedGibbs to predict"
         )
     if num_experts == 1:
@@ -128,12 +153,12 @@ def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
 
 
 def most_rows(num_experts: int) -> int:
-    """Rows up to which the evidence is summed exactly; one expert has nothing to sum."""
+    """Largest number of rows at which the evidence is summed exactly; one expert has nothing to sum."""
     return {1: sys.maxsize, 2: MAX_ROWS_OF_TWO}.get(num_experts, MAX_ROWS)
 
 
 def subset_log_marginals(model: Assigned) -> Float[Tensor, "K M"]:
-    """Log marginal of each expert on each of the M = 2^n sets of rows, in the order of their bit masks, nats."""
+    """Log marginal with gate factors of each expert on each of the M = 2^n sets of rows, ordered by bit mask, in nats."""
     num_experts, n = model.residual.shape
     noisy, masks, values = model.noisy, [0], [model.residual.new_zeros(num_experts, 1)]
     for size in range(1, n + 1):
@@ -147,26 +172,26 @@ def subset_log_marginals(model: Assigned) -> Float[Tensor, "K M"]:
 
 
 def log_joint(model: Assigned, c: Int[Tensor, "S n"]) -> Float[Tensor, " S"]:
-    """Log p(y | c) in nats of each assignment; the gate is not in it."""
+    """Log p(y | c) of each assignment in nats, without the gate's prior."""
     held = torch.nn.functional.one_hot(c, len(model.residual)).mT.to(model.residual)
     return _masked(model, held).log_p.sum(1)
 
 
 class Swept(NamedTuple):
-    """Assignments after a sweep, and log p(y | c) before it."""
+    """Assignments after a Gibbs sweep, and log p(y | c) before it."""
 
     c: Int[Tensor, "S n"]
     log_likelihood: Float[Tensor, " S"]
 
 
 def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -> Swept:
-    """One sweep over the rows, S chains side by side, invariant for p(c) p(y | c)^power.
+    """One Gibbs sweep over the rows for S parallel chains, which leaves p(c) p(y | c)^power invariant.
 
-    Each row is taken out of its expert and put back by p(c_i | c_{−i}) N(y_i | rows of the expert)^power, with the inverses
-    of all experts' covariances kept by rank-one changes: K n³ operations a chain.
+    Each row is removed from its expert and reassigned by p(c_i | c_{−i}) N(y_i | rows of the expert)^power; the inverses of
+    all experts' covariances are kept by rank-one updates, in K n³ operations per chain.
 
     Raises:
-        NotPositiveDefiniteError: for noise below the rounding of these changes.
+        NotPositiveDefiniteError: for noise below the rounding errors of these updates.
 
     Reference:
         Neal (2000), "Markov chain sampling methods for Dirichlet process mixture models", algorithm 3.
@@ -181,7 +206,7 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
         old = c[:, i]
         q = inverse[chains, old]
         column = q[:, :, i]
-        # 1 / Var(y_i | the expert's other rows), which is below 1 / noise but for rounding.
+        # 1 / Var(y_i | the expert's other rows), which exceeds 1 / noise by rounding errors only.
         own = torch.minimum(column[:, i], 1 / model.noise[old, i]).clamp(min=tiny)
         q = q - column[:, :, None] * column[:, None, :] / own[:, None, None]
         q[:, i], q[:, :, i] = 0.0, 0.0
@@ -195,8 +220,8 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
         if bool(logits.isnan().any()):
             noise = float(model.noise.min())
             raise NotPositiveDefiniteError(
-                f"expected covariances that a row can be taken out of, got NaN at row {i}: a noise of {noise:.2g} is below their "
-                "rounding; raise the noise, or drop duplicate rows"
+                f"expected covariances that allow a rank-one update, got NaN at row {i}, as a noise of {noise:.2g} is below "
+                "their rounding errors; raise the noise, or drop duplicate rows"
             )
         new = torch.distributions.Categorical(logits=logits).sample()
         b, v = -solved[chains, new], variance[chains, new]
@@ -208,7 +233,7 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
 
 
 def prior_assignments(model: Assigned, num_samples: int) -> Int[Tensor, "S n"]:
-    """Independent draws of c from the gate."""
+    """Independent draws of the assignments c from the gate's prior."""
     num_experts, n = model.residual.shape
     counts, columns = model.residual.new_zeros(num_samples, num_experts), []
     for i in range(n):
@@ -221,7 +246,7 @@ def prior_assignments(model: Assigned, num_samples: int) -> Int[Tensor, "S n"]:
 class _Masked(NamedTuple):
     log_p: Float[Tensor, "S K"]
     inverse: Float[Tensor, "S K n n"]
-    """Of each expert's covariance on its own rows; zero elsewhere."""
+    """Inverse of each expert's covariance on its own rows; zero elsewhere."""
 
 
 def _masked(model: Assigned, held: Float[Tensor, "S K n"]) -> _Masked:

@@ -1,4 +1,4 @@
-"""Unbiased estimates of the evidence over assignments: particles over rows (Fearnhead, 2004), or annealing (Neal, 2001)."""
+"""Unbiased estimates of the evidence over assignments by particles (Fearnhead, 2004) or by annealing (Neal, 2001)."""
 
 import math
 from collections.abc import Sequence
@@ -19,32 +19,32 @@ from probmodel.families.gaussian_processes.mixtures.assignments import (
 from probmodel.protocols.memory import refuse_above_memory
 
 PILOT, PILOT_POWER = 50, 5
-"""Steps of the run that spaces an annealing, at β = (t / 50)^5: log p(y | c) varies most near the prior."""
+"""Steps and exponent of the pilot run that spaces an annealing, β = (t / 50)^5: log p(y | c) varies most near the prior."""
 
 
 class Particles(NamedTuple):
-    """Assignments with weights; the log of the sum of the weights estimates log Z."""
+    """Weighted assignments; the log of the sum of the weights estimates log Z."""
 
     c: Int[Tensor, "P n"]
     log_weights: Float[Tensor, " P"]
 
     @property
     def log_z(self) -> Float[Tensor, ""]:
-        """In nats; its exponential is unbiased."""
+        """Estimate of log Z in nats, whose exponential is unbiased."""
         return torch.logsumexp(self.log_weights, 0)
 
 
 def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"]) -> Particles:
-    """Rows join one after the other; each particle tries every expert, and as many of these as there may be are kept.
+    """Sequential Monte Carlo over rows: each particle tries every expert for the next row, and at most `num_particles` are kept.
 
-    Weights above a threshold are kept as they are, the others by systematic resampling, so that no two particles are equal
-    and the sum over few enough assignments is exact.  Each particle holds the experts' means and covariances of the rows
-    to come, conditioned by one rank-one change: n³ / 3 operations a particle.
+    Particles with weights above a threshold are kept unchanged, the others by systematic resampling, so that no two particles
+    are equal and the sum over few enough assignments is exact.  Each particle holds the experts' means and covariances at the
+    remaining rows, conditioned by one rank-one update: n³ / 3 operations per particle.
 
     Args:
         model: evaluated experts and gate.
-        num_particles: kept after each row.
-        order: in which rows join; any order is unbiased.
+        num_particles: largest number of particles kept after each row.
+        order: order in which rows are added; any order is unbiased.
 
     Reference:
         Fearnhead & Clifford (2003), "On-line inference for hidden Markov models via particle filters", sec. 4; Fearnhead
@@ -56,7 +56,7 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
     refuse_above_memory(needed, model.residual.device, what, "take fewer particles")
     residual, ahead = model.residual[:, order], model.covariance[:, order[:, None], order]
     noise, gate = model.noise[:, order], model.log_rows[order]
-    # What is left of y once a particle's rows are known, (P, K, m), and its covariance, (P, K, m, m), for m rows to come.
+    # Residual of y given a particle's rows, (P, K, m), and its covariance, (P, K, m, m), at the m remaining rows.
     left, ahead = residual[None], ahead[None]
     counts, c = residual.new_zeros(1, num_experts), order.new_zeros(1, 0)
     log_w = residual.new_zeros(1)
@@ -79,17 +79,18 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
 
 
 def order_along_direction(x: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
-    """Rows along a random direction of the inputs, so that particles meet neighbors one after the other."""
+    """Order of the rows along a random direction of the inputs, so that particles meet neighbors in succession."""
     return (x @ torch.randn(x.shape[1], dtype=x.dtype, device=x.device)).argsort()
 
 
 def annealed_log_weights(model: Assigned, num_chains: int, powers: Sequence[float]) -> Float[Tensor, " S"]:
-    """Log weights of independent chains from the gate's prior to the posterior by p(c) p(y | c)^β, nats; E[exp] = Z.
+    """Log weights in nats of chains annealed from the gate's prior to the posterior by p(c) p(y | c)^β; E[exp] = Z.
 
     Args:
         model: evaluated experts and gate.
-        num_chains: side by side.
-        powers: β rising from above 0 to 1; a Gibbs sweep at each but the last.  Fixed beforehand, or the weights are biased.
+        num_chains: number of independent chains, run in parallel.
+        powers: β increasing from above 0 to 1, with a Gibbs sweep at each but the last; they have to be fixed beforehand, or the
+            weights are biased.
     """
     c, log_w, last = prior_assignments(model, num_chains), model.residual.new_zeros(num_chains), 0.0
     for beta in powers[:-1]:
@@ -99,7 +100,7 @@ def annealed_log_weights(model: Assigned, num_chains: int, powers: Sequence[floa
 
 
 def annealing_powers(model: Assigned, num_steps: int, *, num_chains: int = 64) -> tuple[float, ...]:
-    """Powers β at which each step is as hard: spaced by the standard deviation of log p(y | c) along a pilot run.
+    """Powers β spaced by the standard deviation of log p(y | c) along a pilot run, so that all steps are equally hard.
 
     Reference:
         Gelman & Meng (1998), "Simulating normalizing constants", sec. 4: the best path has constant speed √Var.
@@ -116,14 +117,14 @@ def annealing_powers(model: Assigned, num_steps: int, *, num_chains: int = 64) -
 
 
 def _resampled(log_w: Float[Tensor, " M"], count: int) -> tuple[Int[Tensor, " P"], Float[Tensor, " P"]]:
-    """At most `count` of them, each kept with probability min(1, w / t) and then of weight max(w, t)."""
+    """At most `count` particles, each kept with probability min(1, w / t) and then with weight max(w, t)."""
     if len(log_w) <= count:
         return torch.arange(len(log_w), device=log_w.device), log_w
     top = log_w.max()
     w, order = (log_w - top).exp().sort(descending=True)
     tail = w.flip(0).cumsum(0).flip(0)[:count]
     thresholds = tail / torch.arange(count, 0, -1, device=w.device)
-    # The first number of kept weights at which the next one is no larger than the threshold.
+    # Least number of weights kept unchanged for which the next weight is at most the threshold.
     kept = int((w[:count] <= thresholds).int().argmax())
     threshold = thresholds[kept]
     inclusion = (w[kept:] / threshold).cumsum(0)

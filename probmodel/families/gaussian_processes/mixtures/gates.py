@@ -1,7 +1,8 @@
-"""Which expert a row belongs to, before its y is seen: shares drawn from sticks, or a function of the input.
+"""Prior probability of each expert for a row before its y is observed: stick-breaking proportions, or a function of the input.
 
-Shares π_k = v_k ∏_{j<k} (1 − v_j) with v_k ~ Beta(a_k, b_k) hold both priors in use: a Dirichlet(α_1 … α_K) has a_k = α_k and
-b_k = Σ_{j>k} α_j, a Dirichlet process cut at K experts has a_k = 1 and b_k = α (Sethuraman, 1994; Ishwaran & James, 2001).
+Proportions π_k = v_k ∏_{j<k} (1 − v_j) with v_k ~ Beta(a_k, b_k) cover both priors in use: a Dirichlet(α_1 … α_K) has
+a_k = α_k and b_k = Σ_{j>k} α_j, a Dirichlet process truncated at K experts has a_k = 1 and b_k = α (Sethuraman, 1994;
+Ishwaran & James, 2001).
 """
 
 from typing import Protocol, runtime_checkable
@@ -15,26 +16,26 @@ from probmodel.protocols.structural import Structural
 
 @runtime_checkable
 class Coupling(Protocol, metaclass=Structural):
-    """How the numbers of rows of the experts depend on each other; K experts in their order."""
+    """Dependence among the numbers of rows of K ordered experts."""
 
     def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
-        """Log factor of an expert with `size` rows when `later` rows go to the experts after it, nats."""
+        """Log factor of an expert with `size` rows when `later` rows belong to the experts after it, in nats."""
         ...
 
     def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
-        """Log probability of each expert for one more row, nats."""
+        """Log probability of each expert for one more row given the numbers of rows so far, in nats."""
         ...
 
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
-        """E[log π_k] given these numbers of rows, which may be fractions, nats."""
+        """Expectation E[log π_k] given these numbers of rows, which may be fractional, in nats."""
         ...
 
     def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
-        """Log π, drawn at the Pyro site "sticks" where it is random; in the type and on the device of `like`."""
+        """Log proportions log π, sampled at the Pyro site "sticks" where random; in the dtype and on the device of `like`."""
         ...
 
     def guided_weights(self, like: Tensor) -> None:
-        """Draw the same site from a guide, normal in the logits of the sticks, its parameters `pyro.param` statements."""
+        """Sample the same site in a guide that is normal in the logits of the sticks, with parameters from `pyro.param`."""
         ...
 
 
@@ -45,21 +46,26 @@ class Gate(Protocol, metaclass=Structural):
     num_experts: int
 
     @property
-    def coupling(self) -> Coupling: ...
+    def coupling(self) -> Coupling:
+        """Dependence among the experts' numbers of rows."""
+        ...
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]: ...
+    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+        """Log factor of each expert for the input of each row, in nats."""
+        ...
 
     def log_prior(self) -> Float[Tensor, ""]:
-        """Log prior density of the gate's own parameters, which a fit adds to its bound, nats."""
+        """Log prior density of the gate's own parameters in nats, which a fit adds to its bound."""
         ...
 
 
 def log_sizes(coupling: Coupling, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S"]:
-    """Log probability of assignments by their numbers of rows; of fractions, log ∫ p(v) ∏ π_k^{n_k} dv, nats."""
+    """Log probability of assignments given their numbers of rows, in nats; log ∫ p(v) ∏ π_k^{n_k} dv for fractional numbers."""
     later = later_counts(counts)
     parts = [coupling.log_split(k, counts[..., k], later[..., k]) for k in range(counts.shape[-1] - 1)]
     return torch.stack(parts).sum(0) if parts else counts.new_zeros(counts.shape[:-1])
 
 
 def later_counts(counts: Tensor) -> Tensor:
+    """Number of rows of all experts after each one."""
     return counts.flip(-1).cumsum(-1).flip(-1) - counts

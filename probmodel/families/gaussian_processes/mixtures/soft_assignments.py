@@ -1,8 +1,8 @@
-"""Rows shared among Gaussian-process experts by responsibilities r: the bound on the evidence, its best r, and predictions.
+"""Soft assignment of rows to Gaussian-process experts by responsibilities r: evidence bound, optimal r and predictions.
 
-With q(c) = ∏_i r_{i c_i}, processes and shares integrated out under it, W_k = r_k / σ_k² the expected precision of the noise,
+With q(c) = ∏_i r_{i c_i}, processes and proportions π integrated out under it, and W_k = r_k / σ_k² the expected noise precision,
     L = Σ_k log ∫ p(f_k) ∏_i N(y_i | f_ki, σ_k²)^{r_ik} df_k + log ∫ p(π) ∏ π_k^{Σ_i r_ik} dπ − Σ_ik r_ik log r_ik ≤ log p(y).
-Responsibilities of 0 and 1 make it log p(y, c | x) itself, so that draws of c are served by the same code.
+For responsibilities of 0 and 1 L is log p(y, c | x) itself, so that the same code handles draws of c.
 
 Reference:
     Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), "Overlapping mixtures of Gaussian processes for the data association
@@ -25,32 +25,32 @@ from probmodel.families.normal_mixture import NormalMixture
 from probmodel.protocols.memory import refuse_above_memory
 
 BUFFERS = 3
-"""Matrices a set and expert: the scaled covariance, its factor, and what predictions solve for."""
+"""Number of matrices per set and expert: the scaled covariance, its factor, and the solution for predictions."""
 SMALLEST = 1e-30
-"""Responsibility in place of 0, at which the square root and the logarithm have no slope."""
+"""Responsibility used in place of 0, at which square root and logarithm have no derivative."""
 
 
 class Predicted(NamedTuple):
-    """What a mixture says of new rows."""
+    """Predictive distribution of a mixture at new rows."""
 
     y: NormalMixture
     noise_variance: Float[Tensor, " m"]
-    """What would be left of y's variance if the functions were known."""
+    """Variance of y that would remain if the functions were known."""
 
 
 class Shared(NamedTuple):
-    """Experts given rows that they share by r; S sets of responsibilities, K experts."""
+    """K experts conditioned on rows by S sets of responsibilities r."""
 
     root: Float[Tensor, "S K n"]
-    """W^½."""
+    """Diagonal of W^½."""
     factor: Float[Tensor, "S K n n"]
-    """L of I + W^½ K W^½ = L Lᵀ."""
+    """Cholesky factor L of I + W^½ K W^½ = L Lᵀ."""
     white: Float[Tensor, "S K n"]
-    """L⁻¹ W^½ (y − m)."""
+    """Whitened residuals L⁻¹ W^½ (y − m)."""
 
 
 def shared(model: Assigned, r: Float[Tensor, "S n K"]) -> Shared:
-    """Factor what the bound and every prediction need; an expert without rows keeps its prior.
+    """Factor the matrices of the bound and of every prediction; an expert without rows keeps its prior.
 
     Raises:
         MemoryError: where the factors of all sets and experts exceed the free memory.
@@ -67,7 +67,7 @@ def shared(model: Assigned, r: Float[Tensor, "S n K"]) -> Shared:
 
 
 def bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
-    """L of each set of responsibilities, in nats over the whole data set."""
+    """Evidence bound L of each set of responsibilities, in nats over the whole data set."""
     r = r.clamp(min=SMALLEST)
     found = shared(model, r)
     log_det = found.factor.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
@@ -78,7 +78,7 @@ def bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
 
 
 def improved(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K"]:
-    """The best responsibilities for the processes and shares that r implies: one step of coordinate ascent on the bound."""
+    """Optimal responsibilities given the processes and proportions that r implies: one coordinate ascent step on the bound."""
     found = shared(model, r)
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * model.covariance, upper=False)
     mean = (cross * found.white[..., None]).sum(-2)
@@ -97,7 +97,7 @@ def predicted(
     x: Float[Tensor, "n D"],
     new: Float[Tensor, "m D"],
 ) -> "Predicted":
-    """p(y | new x, data), one normal for each expert and set of responsibilities; batch shape (m,)."""
+    """Predictive distribution p(y | new x, data), one normal per expert and set of responsibilities; batch shape (m,)."""
     found = shared(model, r)
     k = torch.stack([covariance(each.kernel, x, new) for each in experts])
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
@@ -105,14 +105,14 @@ def predicted(
     prior = torch.stack([prior_variance(each.kernel, new) for each in experts])
     noise = torch.stack([noise_of_new_rows(each.likelihood, new) for each in experts])
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
-    # Rounding may take more than the prior variance away.
+    # Rounding errors may make the difference negative.
     variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
     log_weights = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
     log_weights = gate.log_rows(new) + log_weights - math.log(len(r))
     every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
     logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
     mixture = NormalMixture(logits, loc, scale)
-    # With the functions known E[y | f] = Σ_k π_k f_k of a set, whose variance is what more rows would remove.
+    # Given the functions E[y | f] = Σ_k π_k f_k within a set; its variance is the part that more rows would remove.
     weight = mixture.logits.exp().unflatten(1, (len(r), -1)) * len(r)
     of_function = (scale.square() - noises).unflatten(1, (len(r), -1))
     means = (weight * loc.unflatten(1, (len(r), -1))).sum(-1)

@@ -37,7 +37,7 @@ class FamilyRows(NamedTuple):
         none = isinstance(self.combination, EllipsisType)
         return torch.zeros_like(self.child, dtype=torch.long) if none else self.combination  # type: ignore[return-value]
 
-    def kept(self, rows: Tensor) -> "Rows":
+    def kept(self, rows: Tensor) -> "FamilyRows":
         """Some rows alone."""
         combination = self.combination if isinstance(self.combination, EllipsisType) else self.combination[rows]
         return FamilyRows(self.child[rows], combination, self.regressors[rows])

@@ -1,6 +1,6 @@
-"""Boltzmann machines (`pb.boltzmann`): undirected models, whose log partition function `pb.evidence` finds.
+"""Boltzmann machines (`pb.boltzmann`): undirected models, whose log partition function `pb.evidence` computes.
 
-Machines: RBM, BoltzmannMachine, DeepBoltzmannMachine, ClassRBM; BinaryRBM, the numbers alone.
+Machines: RBM, BoltzmannMachine, DeepBoltzmannMachine, ClassRBM; BinaryRBM, the parameters alone.
 Units: BernoulliUnits, CategoricalUnits, CountUnits, GaussianUnits, ContinuousBernoulliUnits, JoinedUnits.
 Learning, for `pb.BoltzmannLearning`: Contrastive, Persistent, Tempered (the negative phase), GradientAscent, Monitor.
 """

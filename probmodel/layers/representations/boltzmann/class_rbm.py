@@ -15,20 +15,22 @@ from probmodel.layers.representations.boltzmann.rbm import RBM
 
 
 class ClassRBM(nn.Module):
-    """P(v, y, h) ∝ m(v) exp(T(v) W h + U_y h + b T(v) + d_y + c h), whose posterior of the class is known in closed form:
+    """Classification RBM P(v, y, h) ∝ m(v) exp(T(v) W h + U_y h + b T(v) + d_y + c h).
+
+    The posterior of the class has the closed form
 
         log p(y | v) = d_y + Σ_j log(1 + exp(c_j + U_yj + T(v) W_j)) + constant.
 
-    As a representation it gives these scores, K of them, for a decision that takes them as they are:
-    `Pipeline(Identity(), ClassRBM(64, 100, 10), ClassifyJoint(10))` is p(y | x), normalized, fitted by
+    As a representation it gives these K scores, for a decision that takes them as logits:
+    `Pipeline(Identity(), ClassRBM(64, 100, 10), ClassifyJoint(10))` is the normalized p(y | x), fitted by
     `MaximumLikelihood` or `SVI` (discriminative training).  `joint` is the machine of (v, y) with the same parameters,
-    for contrastive divergence on `rows(v, y)` (generative training) and for `evidence.log_partition`; first one
-    and then the other is a hybrid of both.
+    for contrastive divergence on `rows(v, y)` (generative training) and for `evidence.log_partition`; training by one
+    and then by the other is a hybrid of both.
 
     Args:
-        in_features: visible units, V.
-        hidden: hidden units, H.
-        out_features: classes, K.
+        in_features: number of visible units, V.
+        hidden: number of hidden units, H.
+        out_features: number of classes, K.
         units: family of the visible units; {0, 1} by default.
 
     Reference:
@@ -43,7 +45,7 @@ class ClassRBM(nn.Module):
         self.joint = RBM(in_features + out_features, hidden, units=together)
 
     def scores(self, v: Float[Tensor, "N V"]) -> Float[Tensor, "N K"]:
-        """Log p(y | v) of each class up to a constant, nats."""
+        """Log probability log p(y | v) of each class up to a constant, in nats."""
         weight, of_class = self.joint.weight.split([self.in_features, self.out_features])
         check_width(v, self.in_features)
         inputs = self.joint.hidden_bias + self.units.statistic(v) @ weight
@@ -51,10 +53,10 @@ class ClassRBM(nn.Module):
         return self.joint.visible_bias[self.in_features :] + hidden
 
     def rows(self, v: Float[Tensor, "N V"], y: Tensor) -> Float[Tensor, "N W"]:
-        """Rows of the joint machine: the features beside the one-hot code of the class.
+        """Rows of the joint machine: the features, then the one-hot code of the class.
 
         Raises:
-            ValueError: for features or classes that do not fit.
+            ValueError: for features of a wrong width or values, or classes of a wrong shape, dtype or range.
         """
         check_width(v, self.in_features)
         self.units.check(v)
@@ -66,14 +68,14 @@ class ClassRBM(nn.Module):
         return torch.cat([v, one_hot(y, self.out_features).to(v)], 1)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
-        """Scores of the classes given the features."""
+        """Scores of the classes given the features, as `scores` gives them."""
         return self.scores(h)
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
-        """Nothing is latent: the hidden units are summed out."""
+        """Do nothing: the hidden units are summed out, and there are no latents."""
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {
             "in_features": self.in_features,
             "hidden": self.hidden,

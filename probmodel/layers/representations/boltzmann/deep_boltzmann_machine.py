@@ -12,26 +12,30 @@ from probmodel.layers.representations.boltzmann.rows import check_call
 from probmodel.protocols.dataset import Dataset
 
 START_SCALE = 0.01
-"""Standard deviation of the weights at the start (Hinton, 2012)."""
+"""Standard deviation of the initial weights (Hinton, 2012)."""
 
 
 class DeepBoltzmannMachine(nn.Module):
-    """P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
+    """Deep Boltzmann machine P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
 
-    **Normalized where it can be**: called as `machine(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
-    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
-    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
+    **Normalized where possible**: called as `machine(x)` it is a Pyro model of the rows with log density log f − log Z, where
+    Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no meaning.
+    Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and
+    `log_likelihood`.
 
-    The log likelihood of a row is at least −free_energy_bound(v) − log Z, and the gradient of log Z is the mean of that of
-    −hidden_free_energy(h₁) over draws of the machine, which chains of `gibbs` give.  So `BoltzmannLearning` climbs by mean field
-    for the data and stochastic approximation for the machine.
+    The log likelihood of a row is at least −free_energy_bound(v) − log Z.  The gradient of log Z is the mean gradient
+    of −hidden_free_energy(h₁) over draws of the machine, which chains of `gibbs` supply.  `BoltzmannLearning` therefore
+    ascends this bound with mean field in the positive phase and stochastic approximation in the negative phase.
 
-    As a representation it gives the mean-field probabilities of the upper layer.
+    As a representation it gives the mean-field probabilities of the second hidden layer.
 
     Args:
-        in_features: visible units, V.
-        hidden: units of the first hidden layer, H.
-        out_features: units of the second one, K.
+        in_features: number of visible units, V.
+        hidden: number of units of the first hidden layer, H.
+        out_features: number of units of the second hidden layer, K.
+
+    Raises:
+        ValueError: if a layer has no units.
 
     Reference:
         Salakhutdinov & Hinton (2009), "Deep Boltzmann machines".
@@ -40,7 +44,9 @@ class DeepBoltzmannMachine(nn.Module):
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
         if min(in_features, hidden, out_features) < 1:
-            raise ValueError(f"expected a unit or more a layer, got {(in_features, hidden, out_features)}; add units")
+            raise ValueError(
+                f"expected 1 or more units per layer, got {(in_features, hidden, out_features)}; add units"
+            )
         self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
         self.first = nn.Parameter(START_SCALE * torch.randn(in_features, hidden))
         self.second = nn.Parameter(START_SCALE * torch.randn(hidden, out_features))
@@ -50,39 +56,39 @@ class DeepBoltzmannMachine(nn.Module):
 
     @property
     def layer_couplings(self) -> dict[str, tuple[str, str]]:
-        """Weights → the biases of the two layers that they join."""
+        """Name of each weight matrix → names of the biases of the two layers that it joins."""
         return {"first": ("visible_bias", "first_bias"), "second": ("first_bias", "second_bias")}
 
     @property
     def machine(self) -> DeepMachine:
-        """The parameters as they are now, with what follows from them."""
+        """The machine at the present values of the parameters."""
         return DeepMachine(self.first, self.second, self.visible_bias, self.first_bias, self.second_bias)
 
     def free_energy(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-        """F(v) = −log Σ f(v, h₁, h₂), nats a row, exact: over all states of the smaller hidden layer.
+        """Free energy F(v) = −log Σ f(v, h₁, h₂) in nats per row, exact, over all states of the smaller hidden layer.
 
         Raises:
-            ValueError: where that has more than 14 units.
+            ValueError: if that layer has more than 14 units.
         """
         return -self.machine.log_unnormalized(v)
 
     def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """An upper bound of F(v) by mean field, nats a row; differentiable in the parameters at a fixed point."""
+        """Upper bound of F(v) by mean field, in nats per row; differentiable in the parameters at a fixed point."""
         with torch.no_grad():
             q = self.machine.mean_field(v)
         return -self.machine.mean_field_bound(v, q)
 
     def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
-        """−log Σ f(v, h₁, h₂) over v and h₂, nats, exact at any size; Σ over h₁ of its exponential is Z."""
+        """Free energy F(h₁) = −log Σ f(v, h₁, h₂) over v and h₂, nats, exact at any size; Σ exp(−F(h₁)) over h₁ is Z."""
         return -self.machine.bipartite.log_unnormalized(first)
 
     def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]:
-        """One block step of h₁, without gradients: (v, h₂) given h₁, then h₁; draws from the global random state."""
+        """One block Gibbs step of h₁, (v, h₂) given h₁ and then h₁; no gradients, global random state."""
         with torch.no_grad():
             return self.machine.bipartite.gibbs(first)
 
     def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
-        """States of h₁ drawn from the mean field given rows, without gradients; draws from the global random state."""
+        """States of h₁ drawn from the mean field given rows; no gradients, global random state."""
         with torch.no_grad():
             return torch.bernoulli(self.mean_field(v).first)
 
@@ -90,20 +96,20 @@ class DeepBoltzmannMachine(nn.Module):
         """Machines over h₁ from independent units at β = 0 to this one at β = 1, for parallel tempering.
 
         Args:
-            betas: inverse temperatures.
-            base_bias: log odds of the visible units at β = 0, the hidden ones being fair coins there; None keeps all biases and
-                tempers the weights alone.
+            betas: inverse temperatures, (T,).
+            base_bias: log odds of the visible units at β = 0, where hidden units have probability ½; None keeps all
+                biases and tempers only the weights.
         """
         machine = self.machine.bipartite
         kept = HarmoniumPath(machine, machine.visible_bias, machine.hidden_bias)
         return TemperedMachines(kept if base_bias is None else self.machine.path(base_bias), betas)
 
     def mean_field(self, v: Float[Tensor, "*S V"]) -> HiddenMeanField:
-        """Probabilities of the units of both hidden layers under the independent distribution closest to the posterior."""
+        """Probabilities of the units of both hidden layers under the mean-field approximation of their posterior."""
         return self.machine.mean_field(v)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Rows are observed under p(v), normalized; ValueError for more than 14 units to sum over."""
+        """Observe rows under the normalized p(v); raise ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
             pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.visible, len(x)), obs=x)
@@ -113,18 +119,18 @@ class DeepBoltzmannMachine(nn.Module):
         check_call("a DeepBoltzmannMachine", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
-        """Mean-field probabilities of the upper layer given the features.
+        """Mean-field probabilities of the second hidden layer given the features.
 
-        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        Features between 0 and 1 are accepted as means of the units, so that machines can be stacked.
         """
         check_width(h, self.in_features)
         return self.mean_field(h).second
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
-        """Nothing is latent: the hidden units are summed out."""
+        """Do nothing: the hidden units are summed out, and there are no latents."""
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"in_features": self.in_features, "hidden": self.hidden, "out_features": self.out_features}
 
     def _check_rows(self, v: Tensor) -> None:

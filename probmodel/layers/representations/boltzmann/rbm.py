@@ -17,25 +17,28 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 
 START_SCALE = 0.01
-"""Standard deviation of the weights at the start (Hinton, 2012)."""
+"""Standard deviation of the initial weights (Hinton, 2012)."""
 
 
 class RBM(nn.Module):
-    """P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), hidden units {0, 1}; T and m are those of the visible units' family.
+    """Restricted Boltzmann machine P(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h) with hidden units {0, 1}.
 
-    **Normalized where it can be**: called as `rbm(x)` it is a Pyro model of the rows, log f less log Z, whose sum has up to
-    2^14 terms; a larger machine refuses with a ValueError, since its density without log Z would mean nothing.  Any machine is
-    fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and `log_likelihood`.
+    T is the sufficient statistic and m the base measure of the visible units' family.
 
-    As a representation it gives the hidden units' probabilities given the features.
+    **Normalized where possible**: called as `rbm(x)` it is a Pyro model of the rows with log density log f − log Z, where
+    Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no meaning.
+    Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and
+    `log_likelihood`.
+
+    As a representation it gives the probabilities of the hidden units given the features.
 
     Args:
-        in_features: visible units, V.
-        out_features: hidden units, H.
+        in_features: number of visible units, V.
+        out_features: number of hidden units, H.
         units: family of the visible units; {0, 1} by default.
 
     Raises:
-        ValueError: for layers without units, or a family of another number of columns.
+        ValueError: if a layer has no units, or if `units` is a family for a number of columns unequal to `in_features`.
 
     Reference:
         Hinton (2012), "A practical guide to training restricted Boltzmann machines".
@@ -58,20 +61,24 @@ class RBM(nn.Module):
 
     @property
     def layer_couplings(self) -> dict[str, tuple[str, str]]:
-        """Weights → the biases of the two layers that they join."""
+        """Name of each weight matrix → names of the biases of the two layers that it joins."""
         return {"weight": ("visible_bias", "hidden_bias")}
 
     @property
     def machine(self) -> Harmonium:
-        """The parameters as they are now, with what follows from them."""
+        """The machine at the present values of the parameters."""
         return Harmonium(self.weight, self.visible_bias, self.hidden_bias, self.units)
 
     def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """F(v) = −log Σ_h exp(−energy(v, h)), nats a row, so that p(v) = exp(−F(v)) / Z."""
+        """Free energy F(v) = −log Σ_h exp(−energy(v, h)) in nats per row, so that p(v) = exp(−F(v)) / Z."""
         return -self.machine.log_unnormalized(v)
 
     def grads(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
-        """Slope of the mean of −free_energy over rows by each parameter, in closed form: ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v."""
+        """Gradient of the mean of −free_energy over rows with respect to each parameter, by name.
+
+        It has the closed form ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v, but for parameters of `units`, which are differentiated
+        automatically.
+        """
         own = dict(self.units.named_parameters()) if isinstance(self.units, nn.Module) else {}
         of_units = torch.autograd.grad(-self.free_energy(v).mean(), list(own.values())) if own else ()
         with torch.no_grad():
@@ -84,49 +91,49 @@ class RBM(nn.Module):
             }
 
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """One block Gibbs step, hidden units then visible ones, without gradients; draws from the global random state."""
+        """One block Gibbs step, hidden units and then visible ones; no gradients, global random state."""
         with torch.no_grad():
             return self.machine.gibbs(v)
 
     def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
-        """P(h = 1 | v)."""
+        """Probabilities P(h = 1 | v) of the hidden units."""
         return torch.sigmoid(self.machine.hidden_inputs(v))
 
     def tempered(self, betas: Float[Tensor, " T"], base_bias: Float[Tensor, " V"] | None = None) -> TemperedMachines:
         """Machines from independent units at β = 0 to this one at β = 1, for parallel tempering.
 
         Args:
-            betas: inverse temperatures.
-            base_bias: natural parameters of the visible units at β = 0, such as `units.natural(training rows)`, the hidden
-                ones being fair coins there; None keeps the biases b and c and tempers the weights alone.
+            betas: inverse temperatures, (T,).
+            base_bias: natural parameters of the visible units at β = 0, such as `units.natural(training rows)`, where
+                hidden units have probability ½; None keeps the biases b and c and tempers only the weights.
         """
         visible = self.visible_bias if base_bias is None else base_bias
         hidden = self.hidden_bias if base_bias is None else torch.zeros_like(self.hidden_bias)
         return TemperedMachines(HarmoniumPath(self.machine, visible, hidden), betas)
 
     def forward(self, x: Float[Tensor, "N V"]) -> None:
-        """Rows are observed under p(v), normalized; ValueError for more than 14 units to sum over."""
+        """Observe rows under the normalized p(v); raise ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
             pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that the visible units can take."""
+        """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of values that the visible units can have."""
         check_call("an RBM", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
         """Probabilities of the hidden units given the features.
 
-        Means in between the values of the family are taken as they are, so that machines can be stacked.
+        Features between the values of the units are accepted as their means, so that machines can be stacked.
         """
         check_width(h, self.in_features)
         return self.hidden(h)
 
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
-        """Nothing is latent: the hidden units are summed out."""
+        """Do nothing: the hidden units are summed out, and there are no latents."""
 
     def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+        """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "units": self.units}
 
     def _check_rows(self, v: Tensor) -> None:

@@ -1,0 +1,15 @@
+"""Models whose evidence has estimators of its own, in place of those for every model."""
+
+from probmodel.evidence.by_family.gp_mixtures import assignments, by_size, checked
+from probmodel.evidence.weighing.starting_point import starting_point
+from probmodel.families.gaussian_processes.mixtures.assignments import ProcessMixture
+from probmodel.protocols.evidence import BringsEstimators, OwnEstimators
+from probmodel.protocols.posterior import Subject
+
+
+def own_estimators(subject: Subject) -> OwnEstimators | None:
+    """Estimators that the model brings by `evidence_estimators()`, or that its family has; None for every other model."""
+    model = starting_point(subject).model
+    if isinstance(model, BringsEstimators):
+        return model.evidence_estimators()
+    return OwnEstimators(assignments, by_size, checked) if isinstance(model, ProcessMixture) else None
