@@ -1,4 +1,4 @@
-"""The same verbs from a shell: `probmodel demo`, `probmodel report FOLDER`, `probmodel info`."""
+"""Shell commands of the package: `probmodel demo`, `probmodel report FOLDER`, `probmodel info`."""
 
 import argparse
 import json
@@ -27,15 +27,22 @@ PACKAGES = ("probmodel", "torch", "pyro-ppl", "gpytorch", "arviz", "numpy", "sci
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command.
+
+    Args:
+        arguments: command line arguments; None reads those of the process.
+
+    Returns:
+        Exit status: 0, or 1 after an error.
+    """
     parser = argparse.ArgumentParser(prog="probmodel", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="fit four models of handwritten digits, compare them, write a report")
+    demo = commands.add_parser("demo", help="fit four models of handwritten digits, compare them and write a report")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for report.html and the fits")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--quick", action="store_true", help="a twentieth of the steps, to see that everything runs")
+    demo.add_argument("--quick", action="store_true", help="a twentieth of the steps, to check that everything runs")
     again = commands.add_parser("report", help="compare the fits in a folder and write its report again")
-    again.add_argument("folder", type=Path, help="what `probmodel demo` wrote, or any folder of saved fits")
+    again.add_argument("folder", type=Path, help="folder that `probmodel demo` wrote, or any folder of saved fits")
     commands.add_parser("info", help="versions, processors and devices")
     chosen = parser.parse_args(arguments)
     if chosen.command == "info":
@@ -77,7 +84,7 @@ def _report(folder: Path) -> None:
 
 
 def _finish(fits: Mapping[str, Posterior], test: Dataset | None, out: Path) -> None:
-    """Compare the fits of each set of observations, print the tables, write the report."""
+    """Compare the fits of each data set, print the tables and write the report."""
     groups: dict[str, dict[str, Posterior]] = {}
     for name, fit in fits.items():
         groups.setdefault(target_of(fit).digest, {})[name] = fit

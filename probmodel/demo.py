@@ -1,4 +1,4 @@
-"""Four models of handwritten digits, from a convolutional classifier to one that overfits."""
+"""Demonstration: four models of handwritten digits, from a convolutional classifier to one that overfits."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +23,7 @@ FEW_ROWS = 200
 
 
 class Study(NamedTuple):
-    """A model, how it is fitted, and to what."""
+    """A model, the inference that fits it, and its data."""
 
     model: Model
     inference: Inference
@@ -31,14 +31,14 @@ class Study(NamedTuple):
 
 
 def studies(*, seed: int, quick: bool) -> tuple[Mapping[str, Study], Dataset]:
-    """The demonstration's models of scikit-learn's digits, and the held-out rows.
+    """Models of scikit-learn's digits for the demonstration, and the held-out rows.
 
     Args:
-        seed: of the split, the first weights and the subset.
-        quick: a twentieth of the steps on a fifth of the rows, to see that everything runs.
+        seed: seed of the split, the initial weights and the subset.
+        quick: True for a twentieth of the steps on a fifth of the rows, to check that everything runs.
 
     Returns:
-        Studies by name, held-out rows.
+        Studies by name, and the held-out rows.
     """
     train, test = digits(seed=seed)
     if quick:

@@ -1,7 +1,7 @@
-"""The log evidence of known problems by two other packages: nested sampling in dynesty, tempered SMC in PyMC.
+"""Log evidence of known problems by two other packages: nested sampling in dynesty, tempered SMC in PyMC.
 
 Each problem is written as a user of that package would write it: for dynesty a transform of the unit cube and a NumPy
-log likelihood, for PyMC a model. Run as a script, the table compares both with the known values.
+log likelihood, for PyMC a model.
 """
 
 import time
@@ -13,31 +13,31 @@ import dynesty
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
-from benchmarks.rows import Row, near, options, tabulate, verdict
 from scipy.special import gammaincinv, ndtri
 
+from benchmarks.rows import Row, near, verdict
 from probmodel.data.problems import Problem, eight_schools, gaussian_shells, pima_m1, radiata_pine_m1
 
 Vector = np.ndarray
 
 
 class Peer(NamedTuple):
-    """One problem in the forms that the other packages want."""
+    """Problem in the forms that the other packages need."""
 
     problem: Problem
     num_dimensions: int
     prior_transform: Callable[[Vector], Vector]
-    """Unit cube → parameters."""
+    """Map from the unit cube to the parameters."""
     log_likelihood: Callable[[Vector], float]
     pymc_model: Callable[[], pm.Model]
 
 
 class Run(NamedTuple):
-    """What a package answered."""
+    """Estimate of a package."""
 
     log_z: float
     stderr: float
-    """As the package reports it (dynesty), or over independent chains (PyMC); nats."""
+    """Standard error in nats, as reported by the package (dynesty) or over independent chains (PyMC)."""
     seconds: float
 
 
@@ -45,11 +45,11 @@ def run_dynesty(problem_name: str, seed: int, nlive: int = 1000, dlogz: float = 
     """Static nested sampling with multiple ellipsoids (Speagle, 2020).
 
     Args:
-        problem_name: a key of `PEERS`.
-        seed: of the sampler.
-        nlive: live points; the error falls as their root, the time rises in proportion.
+        problem_name: key of `PEERS`.
+        seed: random seed of the sampler.
+        nlive: number of live points; the error falls with their square root, the time rises in proportion.
         dlogz: nats that the live points may still add when sampling stops.
-        sample: dynesty's name of how a live point is replaced.
+        sample: name in dynesty of the method that replaces a live point.
     """
     peer = PEERS[problem_name]()
     start = time.perf_counter()
@@ -70,11 +70,11 @@ def run_pymc_smc(problem_name: str, seed: int, draws: int = 2000, chains: int = 
     """Sequential Monte Carlo from prior to posterior; seconds include the compilation of the model.
 
     Args:
-        problem_name: a key of `PEERS`.
-        seed: of the sampler.
-        draws: particles of a chain.
-        chains: independent runs, at least two, whose estimates of Z are averaged and give the standard error.
-        cores: processes.
+        problem_name: key of `PEERS`.
+        seed: random seed of the sampler.
+        draws: number of particles per chain.
+        chains: number of independent runs, at least two, whose estimates of Z are averaged and give the standard error.
+        cores: number of processes.
     """
     peer = PEERS[problem_name]()
     start = time.perf_counter()
@@ -203,7 +203,7 @@ PEERS: dict[str, Callable[[], Peer]] = {
 
 
 class Settings(NamedTuple):
-    """The cheapest found for an error of about 0.05 nats; live points scaled up from a run with 250 as 1 / error²."""
+    """Cheapest settings found for an error of about 0.05 nats; live points extrapolated from a run with 250 as 1 / error²."""
 
     nlive: int
     sample: str
@@ -220,7 +220,7 @@ QUICK = Settings(nlive=100, sample="auto", draws=200)
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
-    """The rows of the table."""
+    """Rows of both packages on all problems."""
     for name, peer in PEERS.items():
         exact, chosen = peer().problem, QUICK if quick else SETTINGS[name]
         packages = {
@@ -242,18 +242,8 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def line(found: Row) -> str:
-    """Estimate, known value and seconds."""
+    """Text of a row: estimate, known value and seconds."""
     return (
         f"{found['task']:<25}{found['value']:>11.4f} ± {found['stderr']:<8.4f}{found['reference']:>11.4f}"
         f"{found['seconds']:>8.1f} s  {verdict(found)}"
     )
-
-
-def main() -> None:
-    """Print the table; write it where asked."""
-    arguments = options(__doc__).parse_args()
-    tabulate(rows(quick=arguments.quick), arguments.out, line)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,32 +1,26 @@
-"""Gaussian processes: evidence, UCI's regressions, the motorcycle data, crossing functions, deep kernels, hard inputs.
+"""Gaussian processes: evidence, UCI regressions, the motorcycle data, crossing functions, deep kernels, hard inputs.
 
-    PROBMODEL_DATA=FOLDER python benchmarks/gp.py [--quick] [--only TEXT] [--out FILE.json] [--pictures FOLDER]
-
-Each row is a number with its bound; sections are in the files gp_*.py beside this one.
+PROBMODEL_DATA=FOLDER python -m benchmarks.gaussian_processes [--quick] [--only TEXT] [--out FILE.json] [--pictures FOLDER]
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import gp_hard_inputs
-import gp_images
-import gp_mixtures
-import gp_pictures
-from benchmarks.gaussian_processes import regressions
-from benchmarks.rows import Row, options, status, tabulate, verdict
+from benchmarks.gaussian_processes import crossing, evidence, hard_inputs, images, motorcycle, pictures, regressions
+from benchmarks.rows import Row, add_only, options, status, tabulate, verdict
 
-SECTIONS = (gp_mixtures, gp_hard_inputs, gp_regressions, gp_images)
+SECTIONS = (evidence, motorcycle, crossing, hard_inputs, regressions, images)
 METHODS = ("dropout", "ensembles")
 
 
 def rows(*, quick: bool, only: str) -> Iterator[Row]:
-    """All sections' rows."""
+    """Rows of all sections."""
     for section in SECTIONS:
         yield from section.rows(quick=quick, only=only)
 
 
 def line(found: Row) -> str:
-    """Ours with its standard error, its bound, and the published ones."""
+    """Text of a row: our value with its standard error, the published ones, and the bounds."""
     error = f" ± {found['stderr']:.3g}" if "stderr" in found else ""
     others = "".join(f"   {name} {found[name][0]:g} ± {found[name][1]:.2g}" for name in METHODS if name in found)
     low, high = found.get("at_least"), found.get("at_most")
@@ -36,14 +30,14 @@ def line(found: Row) -> str:
 
 
 def main() -> None:
-    """Print the table; write it, and the pictures, where asked."""
+    """Print the table; write it, and the pictures, if asked to."""
     parser = options(__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="groups whose name contains the text")
+    add_only(parser)
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
     arguments = parser.parse_args()
     table = tabulate(rows(quick=arguments.quick, only=arguments.only), arguments.out, line)
     if arguments.pictures is not None:
-        gp_pictures.draw(arguments.pictures)
+        pictures.draw(arguments.pictures)
     raise SystemExit(status(table))
 
 

@@ -1,7 +1,7 @@
-"""Inputs that break naive code: each works, with a jitter that is reported, or is refused in words.
+"""Inputs that break naive code: each has to work, with jitter that is reported, or to be refused with a clear message.
 
-A row's value is 1 where a fit and its predictions are finite and near those of the same rows in benign form, or where the
-error says what was expected; 0 else.
+The value of a row is 1 if a fit and its predictions are finite and close to those of the same rows in benign form, or if the
+error states what was expected; else 0.
 """
 
 import math
@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from gpytorch.utils.warnings import NumericalWarning
-from benchmarks.rows import Row, row
 from torch import Tensor
 
 import probmodel as pb
+from benchmarks.rows import Row, row
 
 Fit = Callable[[Tensor, Tensor], pb.Posterior]
 NEAR = 0.05
-"""Root mean square of the difference to the benign fit's predictions, in units of y."""
+"""Largest root mean square difference allowed from the predictions of the benign fit, in units of y."""
 
 
 def benign() -> tuple[Tensor, Tensor]:
-    """Sixty rows of a smooth function of two inputs, with a little noise."""
+    """Sixty rows of a smooth function of two inputs with little noise."""
     with pb.isolated(0):
         x = torch.randn(60, 2, dtype=torch.float64)
         y = torch.sin(1.5 * x[:, 0]) + 0.3 * x[:, 1] + 0.1 * torch.randn(60, dtype=torch.float64)
@@ -65,11 +65,11 @@ SAME: dict[str, Callable[[Tensor], Tensor]] = {
     "rows twice, 1e-9 apart": lambda x: torch.cat([x, x + 1e-9]),
     "rows twice": lambda x: torch.cat([x, x]),
 }
-"""Forms of the same rows, whose predictions have to stay the same."""
+"""Other forms of the same rows, whose predictions have to stay the same."""
 
 
 def rows(*, quick: bool, only: str) -> Iterator[Row]:
-    """All forms of all processes, where "hard inputs" contains the text."""
+    """Rows of all forms and all processes, if "hard inputs" contains the text."""
     if only not in "hard inputs":
         return
     for name, fit in FITS.items():
@@ -101,25 +101,25 @@ def _as_benign(
 ) -> Row:
     changed = change(x)
     copies = len(changed) // len(x)
-    said, found = _told(lambda: fit(changed, y.repeat(copies).to(changed)))
+    note, found = _with_note(lambda: fit(changed, y.repeat(copies).to(changed)))
     if found is None:
-        return row(title, 0.0, said, at_least=1)
+        return row(title, 0.0, note, at_least=1)
     apart = float((_mean(found, changed[: len(x)]) - reference).square().mean().sqrt())
-    # A row twice is told more surely: its own noise counts half, and predictions move towards what was observed.
+    # A repeated row has half the noise variance, so that predictions move towards the observations.
     allowed = NEAR * (3 if copies > 1 else 1)
-    return row(title, float(apart < allowed), f"predictions {apart:.2g} apart{said}", at_least=1)
+    return row(title, float(apart < allowed), f"predictions {apart:.2g} apart{note}", at_least=1)
 
 
 def _or_refused(title: str, fit: Fit, x: Tensor, y: Tensor) -> Row:
-    said, found = _told(lambda: fit(x, y))
+    note, found = _with_note(lambda: fit(x, y))
     if found is None:
-        return row(title, float("expected" in said and "got" in said), said, at_least=1)
+        return row(title, float("expected" in note and "got" in note), note, at_least=1)
     finite = bool(_mean(found, x).isfinite().all())
-    return row(title, float(finite), f"finite predictions{said}", at_least=1)
+    return row(title, float(finite), f"finite predictions{note}", at_least=1)
 
 
-def _told(run: Callable[[], Any]) -> tuple[str, Any]:
-    """What was warned of and the result; or the error and None."""
+def _with_note(run: Callable[[], Any]) -> tuple[str, Any]:
+    """Return a note on warnings and the result; or the error and None."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

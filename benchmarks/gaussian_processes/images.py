@@ -1,7 +1,7 @@
-"""A deep kernel of CNN features on digits: accuracy, and whether its entropy tells images that are no digits.
+"""Deep kernel of CNN features on digits: accuracy, and whether its entropy separates digits from other images.
 
-scikit-learn's 8 × 8 digits and MNIST (LeCun et al., 1998); unknown images are notMNIST's letters (Bulatov, 2011) and Kuzushiji
-characters (Clanuwat et al., 2018), standardized as MNIST's are, and averaged to 8 × 8 pixels for the small digits.
+The digits are the 8 × 8 ones of scikit-learn and MNIST (LeCun et al., 1998).  Unknown images are letters of notMNIST (Bulatov,
+2011) and Kuzushiji characters (Clanuwat et al., 2018), standardized as MNIST and averaged to 8 × 8 pixels for the small digits.
 """
 
 import time
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from benchmarks.rows import Row, row
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.distributions import Categorical
 
 import probmodel as pb
+from benchmarks.rows import Row, row
 
 UNKNOWN = {"notMNIST": "notmnist_test/notmnist_test.npz", "KMNIST": "kmnist_test/kmnist_test.npz"}
 FEATURES, DRAWS = 16, 100
 
 
 class Images(NamedTuple):
-    """Training and test rows, and how other pictures of 0 … 255 become rows of the same kind."""
+    """Training and test rows, and the map from other images of 0 … 255 to rows of the same kind."""
 
     train: pb.Dataset
     test: pb.Dataset
@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How large a fit is, and what it has to reach."""
+    """Size of a fit, and the accuracy it has to reach."""
 
     channels: tuple[int, ...]
     num_steps: int
@@ -61,7 +61,7 @@ def _standardized(pictures: np.ndarray, level: float, width: float) -> Tensor:
 
 
 def _small(pictures: np.ndarray, level: float, width: float) -> Tensor:
-    """Averaged to 8 × 8 pixels of 0 … 16, as the digits are."""
+    """Average images to 8 × 8 pixels of 0 … 16, the scale of the digits."""
     pixels = torch.as_tensor(pictures, dtype=torch.float32)[:, None] * (16 / 255)
     return (torch.nn.functional.adaptive_avg_pool2d(pixels, 8) - level) / width
 
@@ -74,7 +74,7 @@ SIZES = {
 
 
 def one_cycle(num_steps: int, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Adam whose rate rises and falls once (Smith & Topin, 2019)."""
+    """Adam with a learning rate that rises and falls once (Smith & Topin, 2019)."""
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps + 1)
     optimizer.register_step_post_hook(lambda *_: schedule.step())
@@ -82,7 +82,7 @@ def one_cycle(num_steps: int, parameters: list[Tensor]) -> torch.optim.Optimizer
 
 
 def fitted(images: Images, size: Size) -> pb.Posterior:
-    """CNN → sparse process → classes, all at once."""
+    """Fit of CNN, sparse process and classes jointly."""
     with pb.isolated(0):
         features = pb.CNN(1, FEATURES, channels=size.channels, grid=4 if len(size.channels) > 2 else 2)
         model = pb.Pipeline(features, pb.SparseGP(FEATURES, 10, inducing=size.inducing), pb.Classify(10, 10))
@@ -98,13 +98,13 @@ def fitted(images: Images, size: Size) -> pb.Posterior:
 
 
 def predicted(fit: pb.Posterior, x: Tensor) -> Categorical:
-    """Class probabilities of many images, a thousand at a time."""
+    """Class probabilities of many images, computed for a thousand at a time."""
     parts = [pb.predict(fit, part, num_samples=DRAWS).distribution.probs for part in x.split(1_000)]
     return Categorical(probs=torch.cat(parts))
 
 
 def rows(*, quick: bool, only: str) -> Iterator[Row]:
-    """All sets whose name contains the text; the small digits for a few steps at smoke size."""
+    """Rows of all sets whose name contains the text; a quick run has few steps on the small digits."""
     for name, load in SETS.items():
         if only not in name or (quick and name != "digits"):
             continue
@@ -121,7 +121,7 @@ def _of(name: str, images: Images, size: Size, *, quick: bool) -> Iterator[Row]:
     error = (accuracy * (1 - accuracy) / len(y)) ** 0.5
     yield row(f"{name}, accuracy", accuracy, "", at_least=size.accuracy, seconds=seconds, stderr=error)
     scores = known.log_prob(y).double()
-    yield row(f"{name}, log score", float(scores.mean()), "nats a row", stderr=float(scores.std() / len(y) ** 0.5))
+    yield row(f"{name}, log score", float(scores.mean()), "nats per row", stderr=float(scores.std() / len(y) ** 0.5))
     if quick:
         return
     for other, file in UNKNOWN.items():

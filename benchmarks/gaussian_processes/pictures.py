@@ -1,4 +1,4 @@
-"""What the motorcycle data and two crossing functions look like under one process and under a mixture."""
+"""Pictures of the motorcycle data and of two crossing functions under one process and under a mixture."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from gp_mixtures import FITS, crossing, crossing_mixture, motorcycle
 from matplotlib.axes import Axes
 from torch import Tensor
 
 import probmodel as pb
+from benchmarks.gaussian_processes.crossing import crossing, crossing_mixture
+from benchmarks.gaussian_processes.models import motorcycle
+from benchmarks.gaussian_processes.motorcycle import FITS
 
 LEAST = 0.05
-"""Share of a column's highest density from which on a mode is shown."""
+"""Fraction of the highest density in a column above which a mode is shown."""
 
 
 def draw(folder: Path) -> None:
@@ -24,14 +26,14 @@ def draw(folder: Path) -> None:
 
 
 def density(axes: Axes, fit: pb.Posterior, grid: Tensor, levels: Tensor, to_x: Any, to_y: Any) -> None:
-    """The predictive density of each column as shades, relative to its highest, and its modes as dots."""
+    """Draw the predictive density of each column as shades, relative to its maximum, and its modes as dots."""
     found = pb.predict(fit, grid[:, None], num_samples=400).distribution
     shape = (len(levels), *found.batch_shape, *found.event_shape)
     p = found.log_prob(levels.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)).exp().numpy()
     axes.pcolormesh(
         to_x(grid.numpy()), to_y(levels.numpy()), p / p.max(0), cmap="Blues", shading="auto", rasterized=True
     )
-    # Draws of a Monte Carlo predictive make modes of their own.
+    # A predictive distribution by Monte Carlo has spurious modes.
     exact = isinstance(fit.model, pb.gp.GPMixture | pb.GaussianProcess)
     peaks = pb.gp.modes(found, least=LEAST) if exact else found.mean.reshape(-1, 1)
     for value, row in zip(grid, peaks, strict=True):

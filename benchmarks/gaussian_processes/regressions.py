@@ -1,8 +1,8 @@
-"""UCI's regressions on their standard splits: exact, sparse and product-of-experts processes beside published networks.
+"""UCI regressions on their standard splits: exact, sparse and product-of-experts processes compared with published networks.
 
-Scores are in the units of y, mean over splits with its standard error.  The published numbers come from the same splits: Gal &
-Ghahramani (2016, MC dropout) and Lakshminarayanan, Pritzel & Blundell (2017, deep ensembles); what they print is the standard
-deviation over splits, turned into a standard error here.  Neither has kin40k.
+Scores are in the units of y, as means over splits with their standard errors.  The published numbers come from the same splits:
+Gal & Ghahramani (2016, MC dropout) and Lakshminarayanan, Pritzel & Blundell (2017, deep ensembles); they print the standard
+deviation over splits, which is converted to a standard error here.  Neither has kin40k.
 """
 
 import math
@@ -20,44 +20,44 @@ import torch
 from gpytorch.constraints import GreaterThan
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
-from benchmarks.rows import Row, row
 from torch import nn
 from torch.distributions import Distribution
 
 import probmodel as pb
+from benchmarks.rows import Row, row
 
 WORKERS = 2
 FIRST_NOISE, LEAST_NOISE = 0.05, 1e-6
-"""Variance of the noise that fits start from and may reach, in units of y's."""
+"""Initial and smallest variance of the noise, in units of the variance of y."""
 MOST_ROWS, SOME_ROWS = 2_000, 1_000
-"""An exact process of more rows than the first takes its hyperparameters from the second number at random, and then all rows."""
+"""Rows above which an exact process takes its hyperparameters from a random subset, and the size of that subset."""
 INDUCING, BATCH, STEPS = 512, 1_024, 1_200
 MOST_SPLITS = {"kin40k": 4}
-"""Of ten, where nothing published on the same ones is to be set beside them."""
+"""Splits out of ten, where there are no published numbers for the same splits."""
 EXPERT_ROWS, FEW_EXPERTS, FEW_ROWS = 3_000, 4, 1_000
-"""Rows of an expert of a product; how many smaller ones say what hyperparameters all share, and their rows."""
+"""Rows per expert of a product; number of smaller experts that give the common hyperparameters, and their rows."""
 
 
 class Published(NamedTuple):
-    """RMSE and log score of a method, with their standard deviations over splits."""
+    """RMSE and log score of a published method, with their standard deviations over splits."""
 
     rmse: tuple[float, float]
     log_score: tuple[float, float]
 
 
 class Task(NamedTuple):
-    """A data set, how it is modelled, bounds on our scores, and what others have published."""
+    """Data set, our methods, bounds of our scores, and published scores."""
 
     file: str
-    ways: tuple[str, ...] = ("exact",)
+    methods: tuple[str, ...] = ("exact",)
     dropout: Published | None = None
     ensembles: Published | None = None
     rmse_at_most: float = math.inf
     log_score_at_least: float = -math.inf
     seconds_at_most: float = math.inf
-    """For all splits."""
+    """Largest seconds allowed for all splits."""
     rounded_to: float = 0.0
-    """Step of y where y is rounded: the variance of the noise is at least a twelfth of its square."""
+    """Rounding step of y, a twelfth of whose square is the smallest variance of the noise; 0 if y is not rounded."""
 
 
 TASKS = {
@@ -96,7 +96,7 @@ TASKS = {
         "naval-propulsion-plant",
         ("exact",),
         Published((0.01, 0.00), (3.80, 0.05)),
-        # Printed as 0.00: anything below .005.
+        # Printed as 0.00, so below 0.005.
         Published((0.005, 0.00), (5.63, 0.05)),
     ),
     "protein": Task(
@@ -110,7 +110,7 @@ TASKS = {
 
 
 class Split(NamedTuple):
-    """Standardized by the training rows; `unit` turns y's deviations back."""
+    """Data standardized by the training rows; `unit` is the standard deviation of y."""
 
     train: pb.Dataset
     x: torch.Tensor
@@ -120,14 +120,14 @@ class Split(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the data are.
+    """Folder of the data.
 
     Raises:
-        SystemExit: where PROBMODEL_DATA does not say so.
+        SystemExit: if PROBMODEL_DATA does not name a folder with the data.
     """
     found = Path(os.environ.get("PROBMODEL_DATA", "")) / "uci_regression"
     if not found.is_dir():
-        sys.exit(f"expected UCI's regressions in {found}, got none; set PROBMODEL_DATA to the folder of the data sets")
+        sys.exit(f"expected UCI regressions in {found}, got none; set PROBMODEL_DATA to the folder of the data sets")
     return found
 
 
@@ -146,28 +146,28 @@ def split(task: Task, index: int) -> Split:
 
 
 def kernel(columns: int) -> ScaleKernel:
-    """ARD Matérn-3/2 with lengthscales of √D, the typical distance of standardized rows."""
+    """ARD Matérn-3/2 kernel with initial lengthscales √D, the typical distance of standardized rows."""
     found = ScaleKernel(MaternKernel(nu=1.5, ard_num_dims=columns))
     found.base_kernel.lengthscale = columns**0.5
     return found
 
 
 def noise(least: float = LEAST_NOISE) -> GaussianLikelihood:
-    """Gaussian noise that may become nearly nothing, or not less than a given variance."""
+    """Gaussian noise with a smallest variance."""
     likelihood = GaussianLikelihood(noise_constraint=GreaterThan(least))
     likelihood.noise = max(FIRST_NOISE, 2 * least)
     return likelihood
 
 
 def some(data: pb.Dataset, count: int) -> pb.Dataset:
-    """At most so many rows, at random."""
+    """At most `count` rows, chosen at random."""
     x, y = data.args[0], data.kwargs["y"]
     chosen = torch.as_tensor(np.random.default_rng(0).permutation(len(y))[:count])
     return pb.Dataset((x[chosen],), {"y": y[chosen]})
 
 
 def exact(given: Split) -> Distribution:
-    """Hyperparameters at the maximum of the likelihood; predictions from all rows."""
+    """Predict by an exact process with hyperparameters of maximum likelihood, given all rows."""
     process = pb.GaussianProcess(kernel(given.x.shape[1]), likelihood=noise(given.least_noise))
     count = len(given.train.args[0])
     rows_to_fit = some(given.train, SOME_ROWS) if count > MOST_ROWS else given.train
@@ -176,7 +176,7 @@ def exact(given: Split) -> Distribution:
 
 
 def svgp(given: Split) -> Distribution:
-    """Inducing inputs that are learnt, natural gradients, a rate that falls along a cosine; float32."""
+    """Predict by a sparse process with learned inducing inputs, natural gradients and a cosine schedule, in float32."""
     data = given.train.to(torch.float32)
     x, columns = data.args[0], data.args[0].shape[1]
     with pb.isolated(0):
@@ -189,7 +189,7 @@ def svgp(given: Split) -> Distribution:
 
 
 def cosine(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-    """Adam whose rate falls to nothing."""
+    """Adam with a learning rate that falls to zero along a cosine."""
     optimizer = torch.optim.Adam(parameters, lr=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     optimizer.register_step_post_hook(lambda *_: schedule.step())
@@ -197,7 +197,7 @@ def cosine(parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
 
 
 def robust_bcm(given: Split) -> Distribution:
-    """Experts of rows at random, whose common hyperparameters come from a few small ones."""
+    """Predict by experts on random rows, whose common hyperparameters come from a few smaller experts."""
     x = given.train.args[0]
     shards = math.ceil(len(x) / EXPERT_ROWS)
     few = some(given.train, FEW_EXPERTS * FEW_ROWS)
@@ -209,16 +209,16 @@ def robust_bcm(given: Split) -> Distribution:
     return pb.predict(pb.Posterior(whole, given.train, {}, fit.info), given.x).distribution
 
 
-WAYS: dict[str, Callable[[Split], Distribution]] = {"exact": exact, "SVGP": svgp, "robust BCM": robust_bcm}
+METHODS: dict[str, Callable[[Split], Distribution]] = {"exact": exact, "SVGP": svgp, "robust BCM": robust_bcm}
 
 
-def scores(task: Task, way: str, index: int) -> tuple[float, float]:
+def scores(task: Task, method: str, index: int) -> tuple[float, float]:
     """RMSE and log score of the test rows, in the units of y."""
     torch.set_num_threads(1)
     given = split(task, index)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Jitter of a line search's wild steps.
-        found = WAYS[way](given)
+        warnings.simplefilter("ignore")  # Long steps of a line search need jitter.
+        found = METHODS[method](given)
     y = given.y.to(found.mean)
     y = y.reshape(found.mean.shape)
     error = (found.mean - y).square().mean().sqrt() * given.unit
@@ -227,20 +227,20 @@ def scores(task: Task, way: str, index: int) -> tuple[float, float]:
 
 
 def rows(*, quick: bool, only: str) -> Iterator[Row]:
-    """All tasks whose name contains the text; the two smallest at smoke size."""
+    """Rows of all tasks whose name contains the text; a quick run has the two smallest."""
     for name, task in TASKS.items():
-        for way in task.ways:
-            title = name if way == "exact" else f"{name} by {way}"
+        for method in task.methods:
+            title = name if method == "exact" else f"{name} by {method}"
             if only not in title or (quick and task.seconds_at_most == math.inf):
                 continue
             splits = len(np.load(folder() / f"{task.file}.npz")["test_mask"])
             count = 2 if quick else min(splits, MOST_SPLITS.get(name, splits))
-            yield from _scored(title, task, way, count)
+            yield from _scored(title, task, method, count)
 
 
-def _scored(title: str, task: Task, way: str, count: int) -> Iterator[Row]:
+def _scored(title: str, task: Task, method: str, count: int) -> Iterator[Row]:
     begin = time.perf_counter()
-    jobs = (joblib.delayed(scores)(task, way, index) for index in range(count))
+    jobs = (joblib.delayed(scores)(task, method, index) for index in range(count))
     found = np.array(joblib.Parallel(n_jobs=WORKERS)(jobs))
     seconds = time.perf_counter() - begin
     errors = found.std(0, ddof=1) / count**0.5
@@ -251,13 +251,13 @@ def _scored(title: str, task: Task, way: str, count: int) -> Iterator[Row]:
         ("log score", 1, -1.0, task.log_score_at_least),
     ):
         by_method = {name: (each[column][0], each[column][1] / count**0.5) for name, each in published.items()}
-        # Behind by one standard error of the difference at most.
+        # At most one standard error of the difference worse than the published score.
         limits = [sign * value + math.hypot(error, errors[column]) for value, error in by_method.values()]
         bound = sign * min([*limits, sign * own_bound])
         yield row(
             f"{title}, {kind}",
             float(found[:, column].mean()),
-            "units of y" if kind == "RMSE" else "nats a row",
+            "units of y" if kind == "RMSE" else "nats per row",
             seconds=seconds,
             source="Gal & Ghahramani (2016); Lakshminarayanan, Pritzel & Blundell (2017)",
             stderr=float(errors[column]),

@@ -1,8 +1,6 @@
-"""Boltzmann machines learnt from samples: bars and stripes, features of digits, binarized MNIST, how many hidden units.
+"""Boltzmann machines learned from samples: bars and stripes, features of digits, binarized MNIST, number of hidden units.
 
-    PROBMODEL_DATA=FOLDER python benchmarks/graphs.py --only learning [--long]
-
-Times are of one process; MNIST needs the folder, and with --long an hour of one core.
+Seconds are those of one process; MNIST needs PROBMODEL_DATA, and with --long an hour of one core.
 """
 
 import math
@@ -12,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from benchmarks.rows import Row, row
 from scipy.ndimage import convolve
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +18,7 @@ from sklearn.preprocessing import minmax_scale
 from torch import Tensor
 
 import probmodel as pb
+from benchmarks.rows import Row, row
 from probmodel.data.locate import locate
 from probmodel.families.boltzmann_machines.learning.gradient_ascent import GradientAscent
 from probmodel.families.boltzmann_machines.learning.monitor import Monitor
@@ -30,15 +28,15 @@ from probmodel.layers.representations.boltzmann.rbm import RBM
 
 PATTERNS = 30
 BOUND = 28 * math.log(1 / 32) + 2 * math.log(1 / 16)
-"""Sum over the 30 patterns under the 32 rows: all black and all white are bars and stripes both, and twice as frequent."""
+"""Largest log probability of the 30 patterns, in nats: all black and all white are bars and stripes, so twice as frequent."""
 FALL = 5.0
-"""Nats below the goal: a sampled gradient keeps the sum moving by two, divergence takes hundreds (Fischer & Igel, 2010)."""
+"""Nats allowed below the goal: sampled gradients move the sum by two, divergence by hundreds (Fischer & Igel, 2010)."""
 PUBLISHED = -86.34
-"""Nats an image, 500 hidden units, CD-25 (Salakhutdinov & Murray, 2008)."""
+"""Nats per image of 500 hidden units trained by CD-25 (Salakhutdinov & Murray, 2008)."""
 
 
-def started(hidden: int, rows: Tensor, *, scale: float = 0.01, seed: int = 0) -> RBM:
-    """A machine with the rows' base rates."""
+def initial(hidden: int, rows: Tensor, *, scale: float = 0.01, seed: int = 0) -> RBM:
+    """Initial machine with the base rates of the rows."""
     with pb.isolated(seed=seed):
         rbm = RBM(rows.shape[1], hidden).to(rows.dtype)
         with torch.no_grad():
@@ -47,16 +45,16 @@ def started(hidden: int, rows: Tensor, *, scale: float = 0.01, seed: int = 0) ->
     return rbm
 
 
-def learnt(rbm: RBM, rows: Tensor, settings: BoltzmannLearning, seed: int = 0) -> tuple[RBM, pb.Posterior]:
-    """A fitted machine, and how it went."""
+def learned(rbm: RBM, rows: Tensor, settings: BoltzmannLearning, seed: int = 0) -> tuple[RBM, pb.Posterior]:
+    """Fitted machine, and the fit."""
     fit = settings(rbm, pb.Dataset((rows,), {}, len(rows)), seed=seed)
     if not isinstance(fit.model, RBM):
-        raise TypeError(f"expected an RBM, got {type(fit.model).__name__}; the fit keeps the model's type")
+        raise TypeError(f"expected an RBM, got {type(fit.model).__name__}; the fit keeps the type of the model")
     return fit.model, fit
 
 
 def quadratic(fraction: float) -> float:
-    """From 1 to 0, slowly at the end."""
+    """Factor of the learning rate, which falls from 1 to 0, slowly at the end."""
     return (1 - fraction) ** 2
 
 
@@ -74,7 +72,7 @@ def all_states(machine: RBM, rows: Tensor, seed: int) -> float:
 
 
 def bars_rows(*, quick: bool) -> Iterator[Row]:
-    """Sampled gradients on bars and stripes: where they arrive, and the lowest they fall to after that."""
+    """Rows of sampled gradients on bars and stripes: the final sum, and the smallest one after the goal was reached."""
     rows = bars_and_stripes()
     steps, goal = (300, -math.inf) if quick else (24_000, -105.0)
     monitor = Monitor(every=steps // 40, rows=rows.unique(dim=0), log_partition=all_states)
@@ -82,7 +80,7 @@ def bars_rows(*, quick: bool) -> Iterator[Row]:
     ascent = GradientAscent(steps, learning_rate=0.1, schedule=quadratic)
     settings = BoltzmannLearning(phase, ascent, None, monitor, progress=False)
     for seed in range(1 if quick else 3):
-        _, fit = learnt(started(16, rows, scale=0.1, seed=seed), rows, settings, seed)
+        _, fit = learned(initial(16, rows, scale=0.1, seed=seed), rows, settings, seed)
         sums = [PATTERNS * value for value in fit.info["log_likelihood"]]
         there = next((number for number, value in enumerate(sums) if value >= goal), len(sums) - 1)
         common = {"reference": BOUND, "seconds": fit.info["seconds"], "steps": fit.info["evaluations"], "sums": sums}
@@ -93,11 +91,11 @@ def bars_rows(*, quick: bool) -> Iterator[Row]:
 
 UP, LEFT = [[0, 1, 0], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
 RIGHT, DOWN = [[0, 0, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
-"""By one pixel, as scikit-learn's example moves its digits."""
+"""Kernels that shift an image by one pixel, as in an example of scikit-learn."""
 
 
-def nudged_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Scikit-learn's digits and the same moved by one pixel in four directions, scaled to [0, 1]."""
+def shifted_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Digits of scikit-learn, and the same shifted by one pixel in four directions, scaled to [0, 1]."""
     images, labels = load_digits(return_X_y=True)
     shaped = images.astype(np.float32).reshape(-1, 8, 8)
     moved = [
@@ -108,36 +106,36 @@ def nudged_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(train: np.ndarray, test: np.ndarray, labels: tuple[np.ndarray, np.ndarray], strength: float) -> float:
-    """Of logistic regression with this inverse regularization."""
+    """Accuracy of logistic regression with inverse regularization `strength`."""
     regression = LogisticRegression(solver="newton-cg", C=strength, tol=1e-3)
     return float(regression.fit(train, labels[0]).score(test, labels[1]))
 
 
 def hidden_features(train: np.ndarray, others: np.ndarray, hidden_bias: float, num_steps: int) -> list[np.ndarray]:
-    """Hidden probabilities of a machine learnt from {0, 1} draws of the training images, of both sets' shades.
+    """Hidden probabilities of both sets of images, by a machine learned from {0, 1} draws of the training images.
 
     Args:
-        train: images in [0, 1], taken for probabilities.
-        others: images.
-        hidden_bias: at the start; a negative one makes hidden units sparse (Hinton, 2012).
-        num_steps: of learning.
+        train: images in [0, 1], taken as probabilities.
+        others: images in [0, 1].
+        hidden_bias: initial value; a negative one makes hidden units sparse (Hinton, 2012).
+        num_steps: number of learning steps.
     """
     shades = torch.from_numpy(train)
     with pb.isolated(seed=0):
         rows = torch.bernoulli(shades.repeat(10, 1))
-    rbm = started(100, rows)
+    rbm = initial(100, rows)
     with torch.no_grad():
         rbm.hidden_bias.fill_(hidden_bias)
     settings = BoltzmannLearning(
         Persistent(100), GradientAscent(num_steps, learning_rate=0.15), monitor=None, progress=False
     )
-    rbm, _ = learnt(rbm, rows, settings)
+    rbm, _ = learned(rbm, rows, settings)
     return [rbm.hidden(torch.from_numpy(each)).detach().double().numpy() for each in (train, others)]
 
 
 def digits_rows(*, quick: bool) -> Iterator[Row]:
-    """Hidden probabilities as features of digits; how sparse they start is chosen on a fifth of the training images."""
-    x, y = nudged_digits()
+    """Rows of hidden probabilities as features of digits; the initial bias is chosen on a fifth of the training images."""
+    x, y = shifted_digits()
     train, test, labels, test_labels = train_test_split(x, y, test_size=0.2, random_state=0)
     keep, num_steps = (500, 100) if quick else (len(train), 8_000)
     train, labels = train[:keep], labels[:keep]
@@ -167,17 +165,17 @@ def digits_rows(*, quick: bool) -> Iterator[Row]:
 
 
 def size_rows(*, quick: bool) -> Iterator[Row]:
-    """How many hidden units digits of 8 × 8 pixels ask for: log p(held-out images | fit to the others), log Z exact.
+    """Rows by number of hidden units for digits of 8 × 8 pixels: log p(held-out images | fit to the others), with exact log Z.
 
-    The parameters are estimates, so that a log likelihood of the rows they were fitted to is no evidence; of rows held out
-    it is the conditional one.  Beside it the criterion of Schwarz (1978), which charges half of log N a parameter.
+    The parameters are estimates, so that the log likelihood of the rows they were fitted to is not an evidence; that of
+    held-out rows is a conditional one.  The criterion of Schwarz (1978) charges half of log N per parameter.
     """
     train, test = pb.data.problems.binary_digits()
     for hidden in (4, 16) if quick else (2, 4, 8, 12, 16, 20):
         settings = BoltzmannLearning(
             Persistent(200, 2), GradientAscent(100 if quick else 8_000, learning_rate=0.1), monitor=None, progress=False
         )
-        rbm, fit = learnt(started(hidden, train), train, settings)
+        rbm, fit = learned(initial(hidden, train), train, settings)
         partition = pb.evidence.log_partition(rbm)
         held, known = (pb.evidence.log_likelihood(rbm, rows, partition).log_z for rows in (test, train))
         each = -rbm.free_energy(test).detach() - partition.log_z
@@ -189,7 +187,7 @@ def size_rows(*, quick: bool) -> Iterator[Row]:
 
 
 def evidence_rows(*, quick: bool) -> Iterator[Row]:
-    """The same by the evidence itself, weights integrated out under standard normal priors: 64 rows of four pixels."""
+    """Rows of the evidence by number of hidden units, weights integrated under standard normal priors: 64 rows of four pixels."""
     states = torch.tensor(list(product([0.0, 1.0], repeat=4)))
     rows = torch.cat([states[[0, 3, 12, 15]]] * 12 + [states])
     data = pb.Dataset((rows,), {}, len(rows))
@@ -204,13 +202,13 @@ def evidence_rows(*, quick: bool) -> Iterator[Row]:
 
 
 def mnist(part: str) -> Tensor:
-    """Binarized MNIST: train, valid or test."""
+    """Part of binarized MNIST: "train", "valid" or "test"."""
     with np.load(locate("binarized_mnist/binarized_mnist_packed.npz")) as packed:
         return torch.from_numpy(np.unpackbits(packed[part], axis=1)[:, :784]).float()
 
 
 def mnist_row(name: str, rbm: RBM, fit: pb.Posterior, *, chains: int, steps: int, **bounds: float) -> Row:
-    """Test log likelihood an image between two bounds."""
+    """Row of the test log likelihood per image, between two bounds."""
     test = mnist("test")
     partition = pb.evidence.log_partition_sandwich(rbm, visible=mnist("train"), num_chains=chains, num_steps=steps)
     found = pb.evidence.log_likelihood(rbm, test, partition)
@@ -228,7 +226,7 @@ def mnist_row(name: str, rbm: RBM, fit: pb.Posterior, *, chains: int, steps: int
 
 
 def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
-    """Ten minutes, and with `long` an hour; products in bfloat16 where training samples, single precision elsewhere."""
+    """Rows of runs of ten minutes, and with `long` of an hour; products of the sampling in training are in bfloat16."""
     train = mnist("train")[: 500 if quick else None]
     bound = {} if quick else {"at_least": PUBLISHED}
     runs = {"ten minutes": (50 if quick else 40_000, Persistent(100, num_sweeps=3), 0.2, bound)}
@@ -242,13 +240,13 @@ def mnist_rows(*, quick: bool, long: bool) -> Iterator[Row]:
             precision=torch.bfloat16,
             progress=False,
         )
-        rbm, fit = learnt(started(20 if quick else 500, train), train, settings)
+        rbm, fit = learned(initial(20 if quick else 500, train), train, settings)
         size = {"chains": 50, "steps": 50} if quick else {"chains": 400, "steps": 2_000}
         yield mnist_row(name, rbm, fit, **size, **bounds)
 
 
 def groups(*, quick: bool, long: bool) -> dict[str, Callable[[], Iterator[Row]]]:
-    """Name → its rows."""
+    """Name of a group → its rows."""
     return {
         "learning, bars and stripes": lambda: bars_rows(quick=quick),
         "learning, digits": lambda: digits_rows(quick=quick),

@@ -1,9 +1,7 @@
-"""Digits classified by Bayesian networks of a CNN's codes and the class, beside the CNN itself.
+"""Digits classified by Bayesian networks of the codes of a CNN and the class, compared with the CNN itself.
 
-    python benchmarks/graphs_classes.py [--quick] [--out FILE.json]
-
-The CNN is trained on the training rows; its codes are then fixed, discretized or standardized by the training rows alone.
-Accuracy and log score are of held-out rows.
+The CNN is trained on the training rows; its codes are then fixed, and discretized or standardized by the training rows alone.
+Accuracy and log score are those of held-out rows.
 """
 
 import time
@@ -12,10 +10,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from benchmarks.rows import Row, options, row, status, tabulate
 from torch import Tensor, nn
 
 import probmodel as pb
+from benchmarks.rows import Row, row
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
@@ -38,12 +36,12 @@ from probmodel.protocols.posterior import Posterior
 NUM_CODES, NUM_CLASSES, BINS = 10, 10, 5
 CODES = [f"code {i}" for i in range(NUM_CODES)]
 SAMPLE_SIZE = 10.0
-"""One row a class."""
+"""Prior sample size: one row per class."""
 REQUIRED = 0.95
 
 
 def trained_cnn(train: Dataset, num_steps: int) -> Posterior:
-    """A CNN with a layer of 32 units to classes, by maximum likelihood."""
+    """Fit of a CNN with a layer of 32 units to classes, by maximum likelihood."""
     with pb.isolated(seed=0):
         cnn = pb.CNN(1, NUM_CODES)
         model = pb.Pipeline(cnn, pb.DNN(NUM_CODES, 32), pb.Classify(32, NUM_CLASSES))
@@ -54,7 +52,7 @@ def trained_cnn(train: Dataset, num_steps: int) -> Posterior:
 
 
 def discrete_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
-    """Of discretized codes."""
+    """Names and graphs of networks of discretized codes."""
     levels = {**dict.fromkeys(CODES, tuple(map(str, range(BINS)))), "class": tuple(map(str, range(NUM_CLASSES)))}
     data = CategoricalData(levels, np.column_stack([h.long().numpy(), y.numpy()]))
     families = family_scores(data, BDeu(SAMPLE_SIZE))
@@ -65,24 +63,24 @@ def discrete_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
 
 
 def real_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
-    """Of codes as they are."""
+    """Names and graphs of networks of real codes."""
     yield "naive Bayes", naive_bayes(CODES)
     yield "tree-augmented", tree_augmented(gaussian_conditional_information(h, y), CODES)
 
 
 def scored(fit: Posterior, name: str, test: Dataset, seconds: float, bound: float | None) -> Iterator[Row]:
-    """Accuracy and log score of held-out rows, and the evidence where it is exact."""
+    """Rows of accuracy and log score of held-out rows, and of the evidence if it is exact."""
     y = test.kwargs["y"]
     prediction = pb.predict(fit, test.args[0], seed=0)
     bounds = {} if bound is None else {"at_least": bound}
     yield row(f"digits, {name}, accuracy", float(accuracy(prediction.action, y)), "", seconds=seconds, **bounds)
-    yield row(f"digits, {name}, log score", float(log_score_per_datum(prediction.distribution, y)), "nats a row")
+    yield row(f"digits, {name}, log score", float(log_score_per_datum(prediction.distribution, y)), "nats per row")
     if "log_evidence" in fit.info:
         yield row(f"digits, {name}, log p(codes, classes)", fit.info["log_evidence"], "nats")
 
 
 def class_rows(*, quick: bool = False) -> Iterator[Row]:
-    """Digits by networks of the class and a CNN's codes."""
+    """Rows of the CNN and of all networks."""
     train, test = pb.data.digits(seed=0)
     begin = time.perf_counter()
     fit = trained_cnn(train, 300 if quick else 1_500)
@@ -103,13 +101,3 @@ def class_rows(*, quick: bool = False) -> Iterator[Row]:
             fit = pb.Exact(num_samples=200)(model, train, seed=0)
             bound = None if quick else REQUIRED
             yield from scored(fit, f"{name} of {kind}", test, time.perf_counter() - begin, bound)
-
-
-def main() -> None:
-    """Print the table; write it where asked."""
-    arguments = options(__doc__).parse_args()
-    raise SystemExit(status(tabulate(class_rows(quick=arguments.quick), arguments.out)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,32 +1,31 @@
-"""Partition functions of Boltzmann machines: exact sums and annealing both ways against published and exact values.
+"""Partition functions of Boltzmann machines: exact sums, and annealing in both directions, against published and exact values.
 
-The machines by formula and the lattices need no file; the machine of digits is read from PROBMODEL_DATA.
+Machines given by a formula and lattices need no file; the machine of digits is read from PROBMODEL_DATA.
 """
 
 from collections.abc import Iterator
 
-from benchmarks.rows import Row, near, row
-
 import probmodel as pb
+from benchmarks.rows import Row, near, row
 from probmodel.data import problems
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
 from probmodel.families.boltzmann_machines.machine import Undirected
 from probmodel.protocols.evidence import Evidence
 
 DIGITS = {"training": -18.7881, "test": -19.0051}
-"""Exact log likelihood of an image under the machine of digits, nats."""
+"""Exact log likelihood per image under the machine of digits, in nats."""
 LATTICES = {8: (0.02, 10_000, 400), 16: (0.02, 6_000, 1_000), 32: (0.1, 1_000, 4_000)}
-"""Side: tolerance in nats, chains, temperatures."""
+"""Side of the lattice → tolerance in nats, number of chains, number of temperatures."""
 
 
 def partition_rows() -> Iterator[Row]:
-    """Log partition functions, and the likelihood that one of them gives."""
+    """Rows of log partition functions, and of the likelihood that one of them gives."""
     yield from restricted_rows()
     yield from coupled_rows()
 
 
 def restricted_rows() -> Iterator[Row]:
-    """Restricted machines: by enumeration, by annealing alone, and between bounds."""
+    """Rows of restricted machines: by enumeration, by annealing alone, and between bounds."""
     found = {"RBM 16×10": problems.boltzmann_16x10(), "RBM 64×16": problems.boltzmann_64x16()}
     for name, problem in (found | {"digits RBM": problems.boltzmann_digits()}).items():
         machine = pb.boltzmann.BinaryRBM(problem.weight, problem.visible_bias, problem.hidden_bias)
@@ -41,7 +40,7 @@ def restricted_rows() -> Iterator[Row]:
 
 
 def coupled_rows() -> Iterator[Row]:
-    """Fully visible machines: twelve units, and Ising's lattice at its critical point against Kaufman's closed form."""
+    """Rows of fully visible machines: twelve units, and Ising lattices at the critical point against Kaufman's closed form."""
     known = problems.boltzmann_12()
     exact = pb.evidence.log_partition(_fully_visible(known))
     yield _near("12 coupled units, enumerated", exact, exact.log_z, known.log_z, 1e-6)
@@ -66,7 +65,7 @@ def _annealed(
     num_chains: int,
     num_steps: int | None,
 ) -> Iterator[Row]:
-    """Both ways of annealing without the help of an exact sum, and whether the truth lies between the bounds."""
+    """Rows of annealing in both directions without an exact sum, and of whether the truth lies between the bounds."""
     found = pb.evidence.log_partition_sandwich(model, num_chains=num_chains, num_steps=num_steps, max_side=0)
     yield _near(f"{name}, annealed both ways", found, found.log_z + shift, log_z + shift, tolerance)
     inside = float(found.lower < log_z < found.upper)

@@ -1,23 +1,24 @@
-"""Exact queries of published networks beside pgmpy's variable elimination, and rows with missing values.
+"""Exact queries of published networks compared with the variable elimination of pgmpy, and rows with missing values.
 
-    PROBMODEL_DATA=FOLDER python benchmarks/graphs_queries.py [--quick] [--out FILE.json]
-
-Each network is asked for all marginals given a row of its own sample at every sixth node; pgmpy answers one query a node.
+The query is all marginals given the values of every sixth node in a row sampled from the network; pgmpy needs one query per node.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from benchmarks.rows import Row, options, row, status, tabulate
 
+from benchmarks.rows import Row, row
 from probmodel.data.locate import locate
 from probmodel.families import bayesian_networks as bn
 
 try:
-    from pgmpy.inference import VariableElimination
-    from pgmpy.readwrite import BIFReader
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Parts of pgmpy warn of renamed parts of pgmpy when imported.
+        from pgmpy.inference import VariableElimination
+        from pgmpy.readwrite import BIFReader
 
     HAS_PGMPY = True
 except ImportError:
@@ -26,18 +27,18 @@ except ImportError:
 NETWORKS = ("alarm", "insurance", "hailfinder", "hepar2", "win95pts", "water")
 ROWS, HOLES = 10_000, 0.1
 PRINTED = 1e-6
-"""Rows of printed probabilities sum to one within 1e-7, so that quotients of sums may differ by some of these."""
+"""Largest difference allowed: printed probabilities sum to one within 1e-7, so that quotients of sums may differ by more."""
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """The result, and seconds."""
+    """Return the result of a function and its seconds."""
     begin = time.perf_counter()
     found = function()
     return found, time.perf_counter() - begin
 
 
 def evidence_of(network: bn.DiscreteNetwork) -> dict[str, str]:
-    """Values that occur together, of every sixth node."""
+    """Values of every sixth node that occur together."""
     codes = bn.sample(network, 1, seed=0).codes[0]
     return {node: network.levels[node][codes[i]] for i, node in enumerate(network.nodes) if i % 6 == 5}
 
@@ -45,7 +46,7 @@ def evidence_of(network: bn.DiscreteNetwork) -> dict[str, str]:
 def pgmpy_rows(
     name: str, network: bn.DiscreteNetwork, evidence: dict[str, str], found: bn.Marginals, ours: float
 ) -> Iterator[Row]:
-    """The same of pgmpy: how far apart, and how long."""
+    """Rows of pgmpy: difference of the marginals, and seconds."""
     model, reading = timed(lambda: BIFReader(str(locate(f"bayesnets/{name}.bif"))).get_model())
     free = [node for node in network.nodes if node not in evidence]
     engine = VariableElimination(model)
@@ -60,7 +61,7 @@ def pgmpy_rows(
 
 
 def marginal_rows(name: str) -> Iterator[Row]:
-    """All marginals of a network given some evidence."""
+    """Rows of all marginals of a network given some evidence."""
     network, reading = timed(lambda: bn.read_bif(locate(f"bayesnets/{name}.bif")))
     evidence = evidence_of(network)
     found, seconds = timed(lambda: bn.marginals(network, given=evidence))
@@ -74,7 +75,7 @@ def marginal_rows(name: str) -> Iterator[Row]:
 
 
 def missing_rows(num_rows: int) -> Iterator[Row]:
-    """Alarm with a tenth of all values missing: their log probability, draws of them, and the tables."""
+    """Rows of Alarm with a tenth of all values missing: log probability, imputation, and estimates of the tables."""
     network = bn.read_bif(locate("bayesnets/alarm.bif"))
     data, seconds = timed(lambda: bn.sample(network, num_rows, seed=0))
     task = f"alarm, {num_rows:,} rows"
@@ -82,7 +83,7 @@ def missing_rows(num_rows: int) -> Iterator[Row]:
     holes = np.random.default_rng(0).random(data.codes.shape) < HOLES
     some = data._replace(codes=np.where(holes, -1, data.codes))
     found, seconds = timed(lambda: bn.log_prob(network, some))
-    yield row(f"{task}, {HOLES:.0%} of values missing, log probability", seconds, "s", nats_a_row=float(found.mean()))
+    yield row(f"{task}, {HOLES:.0%} of values missing, log probability", seconds, "s", nats_per_row=float(found.mean()))
     _, seconds = timed(lambda: bn.impute(network, some, seed=0))
     yield row(f"{task}, {HOLES:.0%} of values missing, imputed", seconds, "s")
     fit, seconds = timed(lambda: bn.EM(tolerance=1e-2)(network.dag, some, seed=0))
@@ -94,24 +95,14 @@ def missing_rows(num_rows: int) -> Iterator[Row]:
     truth = bn.log_prob(network, fresh).mean()
     full = truth - bn.log_prob(bn.posterior_mean(network.dag, data), fresh).mean()
     lost = truth - bn.log_prob(fit.network, fresh).mean()
-    yield row(f"{task}, complete, tables, divergence from the truth on fresh rows", float(full), "nats a row")
+    yield row(f"{task}, complete, tables, divergence from the truth on fresh rows", float(full), "nats per row")
     yield row(
-        f"{task}, {HOLES:.0%} of values missing, EM, the same", float(lost), "nats a row", at_most=2 * float(full)
+        f"{task}, {HOLES:.0%} of values missing, EM, the same", float(lost), "nats per row", at_most=2 * float(full)
     )
 
 
 def query_rows(*, quick: bool = False) -> Iterator[Row]:
-    """All networks, the large ones not at smoke size; and rows with missing values."""
+    """Rows of all networks and of missing values; a quick run leaves out the large networks."""
     for name in NETWORKS[:2] if quick else NETWORKS:
         yield from marginal_rows(name)
     yield from missing_rows(ROWS // 10 if quick else ROWS)
-
-
-def main() -> None:
-    """Print the table; write it where asked."""
-    arguments = options(__doc__).parse_args()
-    raise SystemExit(status(tabulate(query_rows(quick=arguments.quick), arguments.out)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,12 @@
-"""Bayesian networks and Boltzmann machines: scores, exact search, edges, queries, classes, partition functions, learning.
-
-    PROBMODEL_DATA=FOLDER python benchmarks/graphs.py [--quick] [--long] [--only TEXT] [--out FILE.json]
-
-Published scores and optima are bnlearn's (Scutari, 2010) and sums over all graphs; times are of one process.  Sections are in
-the files graphs_*.py beside this one; --long adds an hour of learning on MNIST.
-"""
+"""Scores of published graphs, optima over all graphs, and probabilities of edges of small Bayesian networks."""
 
 import time
 from collections.abc import Callable, Iterator
 
-import graphs_boltzmann
-import graphs_classes
-import graphs_partition
-import graphs_queries
-import graphs_structure
 import numpy as np
 import pandas as pd
-from benchmarks.rows import Row, near, options, row, status, tabulate, verdict
 
+from benchmarks.rows import Row, near, row
 from probmodel.data.locate import locate
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
@@ -61,20 +50,19 @@ PUBLISHED = {
 OPTIMA = {"BIC": -11107.2933, "BDeu(1)": -11095.7885, "BDeu(10)": -11132.1466}
 BGE = {"graph": -53258.9416, "empty": -88130.9901}
 SECONDS = {15: 10.0, 20: 600.0}
-"""For all posterior probabilities of edges between so many variables."""
+"""Number of variables → largest seconds allowed for the posterior probabilities of all edges."""
 ROWS, SEEDS = 1_000, 3
 SAMPLES = {15: 5_000, 20: 15_000}
-"""Orders of each chain."""
-NOT_QUICK = ("edges of 20", "partition functions")
+"""Number of variables → orders per chain."""
 
 
 def table(name: str) -> pd.DataFrame:
-    """A data set of bnlearn's, as text."""
+    """Data set of bnlearn, as text."""
     return pd.read_csv(locate(f"bayesnets/bnlearn_{name}.csv.gz"), dtype=str, keep_default_na=False)
 
 
 def score_rows() -> Iterator[Row]:
-    """Scores of the true graphs."""
+    """Rows of the scores of the true graphs."""
     for name, values in PUBLISHED.items():
         data, graph = CategoricalData.of(table(name)), DAG.from_string(GRAPHS[name])
         for term, expected in values.items():
@@ -88,7 +76,7 @@ def score_rows() -> Iterator[Row]:
 
 
 def search_rows() -> Iterator[Row]:
-    """Optima over all graphs."""
+    """Rows of the optima over all graphs."""
     data = CategoricalData.of(table("asia"))
     for term, expected in OPTIMA.items():
         begin = time.perf_counter()
@@ -103,7 +91,7 @@ def search_rows() -> Iterator[Row]:
 
 
 def sachs_rows() -> Iterator[Row]:
-    """Protein signalling (Sachs et al., 2005): 853 rows of eleven proteins."""
+    """Rows of protein signaling (Sachs et al., 2005): 853 cells, eleven proteins."""
     with np.load(locate("bayesnets/sachs_853_continuous.npz")) as file:
         x, truth, names = file["X"], file["DAG"], [str(name) for name in file["header"]]
     graph = DAG.from_edges(names, [(names[i], names[j]) for i, j in zip(*np.nonzero(truth), strict=True)])
@@ -121,7 +109,7 @@ def sachs_rows() -> Iterator[Row]:
 
 
 def binary(n: int) -> CategoricalData:
-    """Rows of a random network: each variable follows up to three before it."""
+    """Data of a random network, in which each variable depends on up to three before it."""
     rng = np.random.default_rng(n)
     codes = np.zeros((ROWS, n), dtype=np.int64)
     for i in range(n):
@@ -133,7 +121,7 @@ def binary(n: int) -> CategoricalData:
 
 
 def posterior_rows(n: int) -> Iterator[Row]:
-    """All edges of n binary variables."""
+    """Rows of the probabilities of all edges between n binary variables, exact and by chains."""
     data = binary(n)
     begin = time.perf_counter()
     families = family_scores(data, BDeu(1.0))
@@ -152,41 +140,12 @@ def posterior_rows(n: int) -> Iterator[Row]:
         yield row(name, apart, "", at_most=0.02, seconds=seconds, chains_apart=spread)
 
 
-def line(found: Row) -> str:
-    """A row as it is printed, scores with all their digits."""
-    low, high = found.get("at_least"), found.get("at_most")
-    bound = ("" if low is None else f" ≥ {low:.9g}") + ("" if high is None else f" ≤ {high:.9g}")
-    return f"{found['task']:<84}{found['value']:>14.9g} {found['unit']:<6}{bound} {verdict(found)}"
-
-
-def rows(*, quick: bool, long: bool, only: str) -> Iterator[Row]:
-    """All groups whose name contains the text; the largest not at smoke size."""
-    groups: dict[str, Callable[[], Iterator[Row]]] = {
+def groups() -> dict[str, Callable[[], Iterator[Row]]]:
+    """Name of a group → its rows."""
+    return {
         "scores": score_rows,
         "search": search_rows,
         "Sachs": sachs_rows,
         "edges of 15": lambda: posterior_rows(15),
         "edges of 20": lambda: posterior_rows(20),
-        "partition functions": graphs_partition.partition_rows,
-        "queries": lambda: graphs_queries.query_rows(quick=quick),
-        "classes": lambda: graphs_classes.class_rows(quick=quick),
-        **graphs_structure.groups(quick=quick),
-        **graphs_boltzmann.groups(quick=quick, long=long),
     }
-    for name, group in groups.items():
-        if only in name and not (quick and name in NOT_QUICK):
-            yield from group()
-
-
-def main() -> None:
-    """Print the table; write it where asked."""
-    parser = options(__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="groups whose name contains the text")
-    parser.add_argument("--long", action="store_true", help="the long run on MNIST too")
-    arguments = parser.parse_args()
-    found = rows(quick=arguments.quick, long=arguments.long, only=arguments.only)
-    raise SystemExit(status(tabulate(found, arguments.out, line)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,9 @@
-"""Structure learning: speed of scores, graphs of many variables beside pgmpy's hill climbing, calibration of edges.
+"""Structure learning: speed of scores, graphs of many variables compared with pgmpy's hill climbing, calibration of edges.
 
-    PROBMODEL_DATA=FOLDER python benchmarks/graphs_structure.py [--quick] [--only TEXT] [--out FILE.json]
-
-Rows are sampled from published networks, five data sets of each size; means over them.  All searches see the same rows and the
-same score: BDeu with pgmpy's own sample size, 10, and with 1.  Distances are structural Hamming distances of equivalence classes
-and of graphs; fresh rows are scored under posterior means of the tables.  A mean of ours may be worse than pgmpy's by two
-standard errors of their difference; pgmpy's graphs depend on Python's hash seed.
+The rows are sampled from published networks; values are means over five data sets of each size.  All searches have the same rows
+and the same score: BDeu with the default sample size of pgmpy, 10, and with 1.  Distances are structural Hamming distances of
+equivalence classes and of graphs; fresh rows are scored under posterior means of the tables.  Our mean may be worse than that of
+pgmpy by two standard errors of the difference; the graphs of pgmpy depend on the hash seed of Python.
 """
 
 import contextlib
@@ -19,14 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from benchmarks.rows import Row, row
 
+from benchmarks.rows import Row, row
 from probmodel.data.locate import locate
 from probmodel.families import bayesian_networks as bn
 from probmodel.families.bayesian_networks.structure.pgmpy_search import hill_climbing, refuse_without_pgmpy
 
 with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
-    warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.
+    warnings.simplefilter("ignore")  # Parts of pgmpy warn of renamed parts of pgmpy when imported.
     from pgmpy.causal_discovery import HillClimbSearch
     from pgmpy.structure_score import BDeu as PgmpyBDeu
 
@@ -40,16 +38,16 @@ MEASURES = {
     "score": ("nats", "at_least"),
     "classes": ("edges apart", "at_most"),
     "graphs": ("edges apart", "at_most"),
-    "fresh": ("nats a row", "at_least"),
+    "fresh": ("nats per row", "at_least"),
     "seconds": ("s", ""),
 }
-"""Of a search → unit, and the side on which pgmpy's bounds ours."""
+"""Measure of a search → unit, and the side on which the mean of pgmpy bounds ours."""
 SETS = 5
-"""Data sets of each size."""
+"""Number of data sets of each size."""
 
 
 class Task(NamedTuple):
-    """Rows of a published network, fresh ones, and the score's prior sample size."""
+    """Rows of a published network, fresh rows, and the prior sample size of the score."""
 
     network: bn.DiscreteNetwork
     data: bn.CategoricalData
@@ -58,17 +56,17 @@ class Task(NamedTuple):
 
 
 def published(name: str) -> bn.DiscreteNetwork:
-    """A network of the bnlearn repository."""
+    """Network of the bnlearn repository."""
     return bn.read_bif(locate(f"bayesnets/{name}.bif"))
 
 
 def log_score(dag: bn.DAG, data: bn.CategoricalData, fresh: bn.CategoricalData, sample_size: float) -> float:
-    """Mean log probability of fresh rows under the posterior means of a graph's tables, nats a row."""
+    """Mean log probability of fresh rows under the posterior means of the tables of a graph, nats per row."""
     return float(bn.log_prob(bn.posterior_mean(dag, data, sample_size), fresh).mean())
 
 
 def pgmpy_graph(data: bn.CategoricalData, sample_size: float) -> bn.DAG:
-    """By pgmpy alone: its search with its own score, as it comes."""
+    """Graph by pgmpy alone: its search with its own score and defaults."""
     frame = pd.DataFrame(
         {
             name: pd.Categorical.from_codes(data.codes[:, column], categories=list(levels))
@@ -82,7 +80,7 @@ def pgmpy_graph(data: bn.CategoricalData, sample_size: float) -> bn.DAG:
 
 
 def speed_rows() -> Iterator[Row]:
-    """Alarm's 37 nodes on 20,000 rows, nothing kept from before."""
+    """Rows of the speed of scores of Alarm, 37 nodes on 20,000 rows, with an empty cache."""
     network = published("alarm")
     data = bn.sample(network, 20_000, seed=0)
     begin = time.perf_counter()
@@ -103,7 +101,7 @@ def speed_rows() -> Iterator[Row]:
 
 
 class Searched(NamedTuple):
-    """Of one search on one data set."""
+    """Measures of one search on one data set."""
 
     score: float
     classes: int
@@ -113,7 +111,7 @@ class Searched(NamedTuple):
 
 
 def searched(dag: bn.DAG, families: bn.FamilyCache, task: Task, seconds: float) -> Searched:
-    """What a graph is worth: its score, its distances from the published one, and fresh rows."""
+    """Measures of a graph: its score, its distances from the published graph, and the log score of fresh rows."""
     network, data, fresh, sample_size = task
     return Searched(
         families.score(dag),
@@ -125,25 +123,25 @@ def searched(dag: bn.DAG, families: bn.FamilyCache, task: Task, seconds: float) 
 
 
 def all_searches(task: Task) -> dict[str, Searched]:
-    """Every search on one data set, and the published graph."""
+    """Measures of every search on one data set, and of the published graph."""
     families = bn.categorical_families(task.data, bn.BDeu(task.sample_size))
-    ways: dict[str, Callable[[], bn.DAG]] = {
+    searches: dict[str, Callable[[], bn.DAG]] = {
         OURS: lambda: bn.OrderSearch()(families, seed=0).dag,
         PGMPY: lambda: pgmpy_graph(task.data, task.sample_size),
-        # Its list of moves that must not be undone is long by default and hinders it.
+        # The default list of moves that must not be undone is long and hinders the search.
         WITHOUT_LIST: lambda: hill_climbing(families, tabu_length=0),
         TRUE: lambda: task.network.dag,
     }
     found = {}
-    for name, way in ways.items():
+    for name, search in searches.items():
         begin = time.perf_counter()
-        dag = way()
+        dag = search()
         found[name] = searched(dag, families, task, time.perf_counter() - begin)
     return found
 
 
 def _bound(ahead: np.ndarray, theirs: np.ndarray, sign: str) -> dict[str, float]:
-    """Pgmpy's mean, and two standard errors of the difference to its worse side; no room on one data set."""
+    """Mean of pgmpy as a bound, with a margin of two standard errors of the difference, which is 0 for a single data set."""
     room = 2 * _stderr(ahead)
     return {sign: float(theirs.mean()) + (room if sign == "at_most" else -room)}
 
@@ -153,7 +151,7 @@ def _stderr(ahead: np.ndarray) -> float:
 
 
 def network_rows(name: str, num_rows: int, sample_size: float, num_sets: int) -> Iterator[Row]:
-    """Search over orders beside hill climbing of the same score: means over data sets, and the means of the differences."""
+    """Rows of search over orders and of hill climbing with the same score: means over data sets, and of the differences."""
     refuse_without_pgmpy()
     network = published(name)
     sets = [
@@ -168,20 +166,20 @@ def network_rows(name: str, num_rows: int, sample_size: float, num_sets: int) ->
         for number in range(num_sets)
     ]
     for field, (unit, sign) in MEASURES.items():
-        values = {way: np.array([getattr(each[way], field) for each in sets]) for way in sets[0]}
-        for way, value in values.items():
-            if field == "seconds" and way not in (OURS, PGMPY):
-                continue  # They find the families counted.
-            task = f"{name}, {num_rows:,} rows, BDeu({sample_size:g}), {field}, {way}"
+        values = {search: np.array([getattr(each[search], field) for each in sets]) for search in sets[0]}
+        for search, value in values.items():
+            if field == "seconds" and search not in (OURS, PGMPY):
+                continue  # Their families are in the cache already.
+            task = f"{name}, {num_rows:,} rows, BDeu({sample_size:g}), {field}, {search}"
             ahead = values[OURS] - value
-            bound = _bound(values[OURS] - values[PGMPY], values[PGMPY], sign) if way == OURS and sign else {}
+            bound = _bound(values[OURS] - values[PGMPY], values[PGMPY], sign) if search == OURS and sign else {}
             yield row(
                 task, float(value.mean()), unit, ours_minus_it=float(ahead.mean()), its_stderr=_stderr(ahead), **bound
             )
 
 
 def calibration_rows() -> Iterator[Row]:
-    """Exact probabilities of edges of eight variables, on networks from the prior."""
+    """Rows of the calibration of exact probabilities of edges between eight variables, on networks from the prior."""
     begin = time.perf_counter()
     found = bn.SimulatedNetworks(num_networks=150, num_variables=8, num_rows=200)(seed=0)
     seconds = time.perf_counter() - begin
@@ -193,7 +191,7 @@ def calibration_rows() -> Iterator[Row]:
 
 
 def groups(*, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
-    """Name → its rows; the smallest data only at smoke size."""
+    """Name of a group → its rows; a quick run has the smallest data only."""
     logging.getLogger("pgmpy").setLevel(logging.ERROR)
     found: dict[str, Callable[[], Iterator[Row]]] = {"structure, speed": speed_rows}
     for name in NETWORKS[:1] if quick else NETWORKS:

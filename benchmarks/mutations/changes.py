@@ -1,37 +1,21 @@
-"""Whether the tests see a wrong sign, scale or Jacobian, in the evidence, a sampler or a step: one change at a time.
+"""Textual changes of the package that make it wrong, and the tests that should notice each."""
 
-Each mutation is one textual change of a copy of the package in a temporary folder. The test files that should see it run on
-that copy; a mutation that no test notices has survived, and the script exits with 1.
-"""
-
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
-
-from benchmarks.rows import Row, options, row, tabulate
-
-ROOT = Path(__file__).parents[1]
-TIMEOUT = 900
-"""Seconds; tests that hang on a mutation have noticed it."""
 
 
 class Mutation(NamedTuple):
-    """One change and the tests that should see it."""
+    """Textual change of one file, and the tests that should notice it."""
 
     name: str
     file: str
+    """File below `probmodel`."""
     before: str
-    """Text that has to occur exactly once."""
+    """Text that has to occur in the file exactly once."""
     after: str
     tests: tuple[str, ...]
+    """Test files below the root of the repository."""
     select: str = ""
-    """Expression for pytest's -k: the quick ones of these tests."""
+    """Expression for the option -k of pytest that selects the quick ones of these tests."""
 
 
 TEMPERING, BOUNDS = ("tests/evidence/test_annealing.py",), ("tests/evidence/test_evidence_bounds.py",)
@@ -44,15 +28,15 @@ MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test
 MUTATIONS = (
     Mutation(
         "equal draws merged",
-        "graphs.py",
+        "tracing/programs/graphs.py",
         "return graph if lost else GraphModule(graph, merged)",
         "return GraphModule(graph, merged)",
         ("tests/tracing/test_compiling.py",),
         "never_taken",
     ),
     Mutation(
-        "chains climb the density in place of a bound",
-        "inference/settling.py",
+        "warm starts ascend the density in place of a bound",
+        "inference/chains/warm_start.py",
         "bound = (above + below) / 2 + log_width.sum(-1)",
         "bound = (above + below) / 2",
         SAMPLERS,
@@ -60,7 +44,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one ill-conditioned result excuses all",
-        "rounding.py",
+        "tracing/programs/rounding_errors.py",
         "allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]",
         "allowed = [max([*allowed, *(AMPLIFIED * m for m in moved if m < math.inf)])] * len(allowed)",
         ("tests/tracing/test_compiling.py",),
@@ -68,7 +52,7 @@ MUTATIONS = (
     ),
     Mutation(
         "score-function term left out",
-        "objectives/elbo.py",
+        "inference/objectives/elbo.py",
         "return loss + _score_terms(drawn, replayed, loss)",
         "return loss",
         DESCENT,
@@ -76,7 +60,7 @@ MUTATIONS = (
     ),
     Mutation(
         "Adam without its second bias correction",
-        "inference/adam.py",
+        "inference/descent/adam.py",
         "size, root = rate / (1 - first**steps), (1 - second**steps) ** 0.5",
         "size, root = rate / (1 - first**steps), 1.0",
         DESCENT,
@@ -84,7 +68,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a gradient that is not finite moves its tensor",
-        "inference/whole_step.py",
+        "inference/descent/whole_step.py",
         "old.copy_(torch.where(good, new, old))",
         "old.copy_(new)",
         DESCENT,
@@ -92,7 +76,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a gradient that is not finite overlooked",
-        "inference/whole_step.py",
+        "inference/descent/whole_step.py",
         "return torch.where((loss + total).isfinite(), loss, torch.nan)",
         "return loss",
         DESCENT,
@@ -100,7 +84,7 @@ MUTATIONS = (
     ),
     Mutation(
         "whole steps that forget the optimizer's moments",
-        "inference/whole_step.py",
+        "inference/descent/whole_step.py",
         "self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)",
         "self.steps = adam.continued(optimizer, self.leaves)[2]",
         DESCENT,
@@ -108,7 +92,7 @@ MUTATIONS = (
     ),
     Mutation(
         "hooks of an optimizer overlooked",
-        "inference/adam.py",
+        "inference/descent/adam.py",
         "if has_step_hooks(optimizer):",
         "if False:",
         DESCENT,
@@ -116,7 +100,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ends of a trajectory counted in full",
-        "inference/tree.py",
+        "inference/chains/nuts_tree.py",
         "inner = total - 0.5 * (first + last)",
         "inner = total",
         SAMPLERS,
@@ -124,7 +108,7 @@ MUTATIONS = (
     ),
     Mutation(
         "kinetic energy with the wrong sign in a tree",
-        "inference/tree.py",
+        "inference/chains/nuts_tree.py",
         "gain = log_prob - 0.5 * momentum.square().sum(-1) - state.start",
         "gain = log_prob + 0.5 * momentum.square().sum(-1) - state.start",
         SAMPLERS,
@@ -141,14 +125,14 @@ MUTATIONS = (
     Mutation(
         "criterion without the momentum",
         "inference/chees.py",
-        "slope = (accept * gained * along).sum()",
-        "slope = (accept * gained).sum()",
+        "grad = (accept * gained * along).sum()",
+        "grad = (accept * gained).sum()",
         SAMPLERS,
         "slope_of_the_criterion",
     ),
     Mutation(
         "upper bound without its minus",
-        "evidence/bounds.py",
+        "evidence/weighing/bounds.py",
         "return -lower_bound(-log_w, level)",
         "return lower_bound(log_w, level)",
         BOUNDS,
@@ -156,23 +140,23 @@ MUTATIONS = (
     ),
     Mutation(
         "sign of a forward weight",
-        "tempering/annealing.py",
+        "evidence/annealing/schedule.py",
         "log_w = log_w + (following.beta - kernel.beta) * point.log_ratio.double()",
         "log_w = log_w - (following.beta - kernel.beta) * point.log_ratio.double()",
         TEMPERING,
         "forward_weights_are_unbiased",
     ),
     Mutation(
-        "components of a mixture without their shares",
-        "tempering/base.py",
-        "component.log_prob(theta) + math.log(share)",
+        "components of a mixture without their weights",
+        "evidence/annealing/reference.py",
+        "component.log_prob(theta) + math.log(weight)",
         "component.log_prob(theta)",
         TEMPERING,
         "mixture_has_the_weighted_density",
     ),
     Mutation(
         "sign of a backward weight",
-        "tempering/annealing.py",
+        "evidence/annealing/schedule.py",
         "log_w = log_w + (kernel.beta - previous) * point.log_ratio.double()",
         "log_w = log_w - (kernel.beta - previous) * point.log_ratio.double()",
         TEMPERING,
@@ -180,7 +164,7 @@ MUTATIONS = (
     ),
     Mutation(
         "sign of an increment of frozen populations",
-        "tempering/smc.py",
+        "evidence/annealing/population.py",
         "log_w = (kernel.beta - betas[-1]) * log_ratio",
         "log_w = (betas[-1] - kernel.beta) * log_ratio",
         TEMPERING,
@@ -188,23 +172,23 @@ MUTATIONS = (
     ),
     Mutation(
         "sign of an increment of the pilot",
-        "tempering/smc.py",
+        "evidence/annealing/population.py",
         "log_w = increment * log_ratio",
         "log_w = -increment * log_ratio",
         TEMPERING,
         "a_pilot_reaches",
     ),
     Mutation(
-        "momentum pushed up the wrong way",
-        "tempering/hmc.py",
-        "momentum = momentum + half * step * _whiten(moved.slope, kernel, index)",
-        "momentum = momentum - half * step * _whiten(moved.slope, kernel, index)",
+        "gradient added to the momentum with the wrong sign",
+        "evidence/annealing/transitions.py",
+        "momentum = momentum + half * step * _whiten(moved.grad, kernel, index)",
+        "momentum = momentum - half * step * _whiten(moved.grad, kernel, index)",
         TEMPERING,
         "transitions",
     ),
     Mutation(
         "kinetic energy left out of the acceptance",
-        "tempering/hmc.py",
+        "evidence/annealing/transitions.py",
         "gain = moved.log_prob(kernel.beta) - 0.5 * momentum.square().sum(-1) - start",
         "gain = moved.log_prob(kernel.beta) - start",
         TEMPERING,
@@ -212,23 +196,23 @@ MUTATIONS = (
     ),
     Mutation(
         "tempered density with its ends exchanged",
-        "tempering/path.py",
+        "evidence/annealing/path.py",
         "else (1 - beta) * self.log_base + beta * self.log_joint",
         "else beta * self.log_base + (1 - beta) * self.log_joint",
         TEMPERING,
         "forward_weights_are_unbiased or transitions",
     ),
     Mutation(
-        "truncated normal without its share",
-        "tempering/base.py",
-        "log_normal - math.log(self.share), -torch.inf",
+        "truncated normal without its weight",
+        "evidence/annealing/reference.py",
+        "log_normal - math.log(self.weight), -torch.inf",
         "log_normal, -torch.inf",
         TEMPERING,
         "integrates_to_one or backward",
     ),
     Mutation(
         "Student-t without the determinant of its scale",
-        "tempering/base.py",
+        "evidence/annealing/reference.py",
         "return constant - half_log_det - 0.5 * (nu + d)",
         "return constant - 0.5 * (nu + d)",
         TEMPERING,
@@ -236,7 +220,7 @@ MUTATIONS = (
     ),
     Mutation(
         "resampling that gives every block the same parents",
-        "tempering/smc.py",
+        "evidence/annealing/population.py",
         "theta[:, coordinate].gather(0, parents.T)",
         "theta[:, coordinate].gather(0, parents[:1].expand_as(parents).T)",
         TEMPERING,
@@ -244,7 +228,7 @@ MUTATIONS = (
     ),
     Mutation(
         "bound where the wealth is a tenth of 1/α in logs",
-        "evidence/bounds.py",
+        "evidence/weighing/bounds.py",
         "wanted = -math.log1p(-level)\n    log_mean",
         "wanted = -0.1 * math.log1p(-level)\n    log_mean",
         BOUNDS,
@@ -252,7 +236,7 @@ MUTATIONS = (
     ),
     Mutation(
         "price of confidence left out of the blocks' bound",
-        "evidence/bounds.py",
+        "evidence/weighing/bounds.py",
         "wanted = -math.log1p(-level)\n    high",
         "wanted = -0.1 * math.log1p(-level)\n    high",
         BOUNDS,
@@ -260,7 +244,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rows of a minibatch not scaled to the full set",
-        "sites.py",
+        "tracing/minibatch_scale.py",
         'msg["scale"] = msg["scale"] * self.factor',
         'msg["scale"] = msg["scale"] * 1.0',
         (*SITES, *TARGET),
@@ -268,7 +252,7 @@ MUTATIONS = (
     ),
     Mutation(
         "log Jacobian left out of the joint",
-        "target.py",
+        "tracing/target.py",
         "log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)",
         "log_joint(run(theta), found), start)",
         CONTRACT,
@@ -276,7 +260,7 @@ MUTATIONS = (
     ),
     Mutation(
         "labels not permuted: log K! is lost",
-        "evidence/draws.py",
+        "evidence/weighing/starting_draws.py",
         "if found is not None:",
         "if found is not None and seed < 0:",
         SANDWICH,
@@ -324,7 +308,7 @@ MUTATIONS = (
     ),
     Mutation(
         "sets of rows without their gate",
-        "gaussian_processes/assignments.py",
+        "families/gaussian_processes/mixtures/assignments.py",
         "values.append(_log_normal(sub, model.residual[:, rows]) + gate)",
         "values.append(_log_normal(sub, model.residual[:, rows]))",
         MIXTURES,
@@ -332,7 +316,7 @@ MUTATIONS = (
     ),
     Mutation(
         "particles conditioned with the wrong sign",
-        "gaussian_processes/assignments_smc.py",
+        "families/gaussian_processes/mixtures/assignments_smc.py",
         "left[at, expert] -= gain * error[:, None]",
         "left[at, expert] += gain * error[:, None]",
         MIXTURES,
@@ -340,7 +324,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a mixture predicts functions without noise",
-        "gaussian_processes/soft_assignments.py",
+        "families/gaussian_processes/mixtures/soft_assignments.py",
         "variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise",
         "variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior)",
         MIXTURES,
@@ -355,16 +339,16 @@ MUTATIONS = (
         "minibatches",
     ),
     Mutation(
-        "a slope in the variance without its half",
-        "objectives/expected_log_likelihood.py",
-        "(slope, 0.5 * curvature)",
-        "(slope, curvature)",
+        "a gradient by the variance without its half",
+        "inference/objectives/expected_log_likelihood.py",
+        "(grad, 0.5 * curvature)",
+        "(grad, curvature)",
         NATURAL,
         "slopes",
     ),
     Mutation(
-        "the guide of linked codes without its weights",
-        "gaussian_processes/codes.py",
+        "the guide of dependent rows without its weights",
+        "layers/representations/gaussian_process/codes.py",
         "precision = torch.eye(n).to(upper) + (upper * weight[:, None]) @ upper.mT",
         "precision = torch.eye(n).to(upper) + upper @ upper.mT",
         ("tests/layers/test_linked_codes.py",),
@@ -372,15 +356,15 @@ MUTATIONS = (
     ),
     Mutation(
         "the prior counted by every expert of a committee",
-        "gaussian_processes/aggregation.py",
+        "families/gaussian_processes/experts/aggregation.py",
         "joined = 1.0 / (1.0 / prior + (weights * (1.0 / variance - 1.0 / prior)).sum(0))",
         "joined = 1.0 / (weights / variance).sum(0)",
         ("tests/layers/test_gp_product.py",),
         "bcm",
     ),
     Mutation(
-        "a line search that fails ends the climb",
-        "inference/quasi_newton.py",
+        "a line search that fails ends the ascent",
+        "inference/descent/quasi_newton.py",
         "if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):",
         "if True:",
         ("tests/inference/test_quasi_newton.py",),
@@ -388,126 +372,17 @@ MUTATIONS = (
     ),
     Mutation(
         "priors of Python's numbers on the default device",
-        "placing.py",
+        "tracing/devices.py",
         "with nullcontext() if device == torch.get_default_device() else device:",
         "with nullcontext():",
         ("tests/tracing/test_devices.py",),
     ),
     Mutation(
-        "half precision held to the rounding of float32",
-        "rounding.py",
+        "half precision held to the rounding errors of float32",
+        "tracing/programs/rounding_errors.py",
         "if within.half is None else HALF_ROUNDING",
         "if within.half is None else ROUNDING[a.dtype]",
         ("tests/tracing/test_compiling.py",),
         "half_precision",
     ),
 )
-NUM_QUICK = 3
-
-
-class Outcome(NamedTuple):
-    """What the tests said."""
-
-    caught: bool
-    seconds: float
-    tail: str
-
-
-def mutate(package: Path, mutation: Mutation) -> None:
-    """Change the copy.
-
-    Raises:
-        ValueError: where the text does not occur exactly once: the code has moved on and the mutation has to follow.
-    """
-    file = package / mutation.file
-    text = file.read_text()
-    count = text.count(mutation.before)
-    if count != 1:
-        raise ValueError(f"{mutation.name}: expected the text once in {mutation.file}, got it {count} times")
-    file.write_text(text.replace(mutation.before, mutation.after))
-
-
-def run(mutation: Mutation | None, tests: tuple[str, ...], select: str) -> Outcome:
-    """Tests on a copy of the package; without a mutation they have to pass.
-
-    Raises:
-        RuntimeError: where another copy of the package would be imported, or pytest found no test.
-    """
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        ignored = shutil.ignore_patterns("__pycache__")
-        for part in ("probmodel", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=ignored)
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        if mutation is not None:
-            mutate(copy / "probmodel", mutation)
-        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        place = [sys.executable, "-c", "import probmodel; print(probmodel.__file__)"]
-        imported = subprocess.run(place, capture_output=True, text=True, cwd=copy, env=environment, check=True).stdout
-        if not Path(imported.strip()).is_relative_to(copy):
-            raise RuntimeError(f"expected the copy in {copy} to be imported, got {imported.strip()}")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", *tests, *(("-k", select) if select else ())]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, cwd=copy, env=environment, timeout=TIMEOUT, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return Outcome(True, time.perf_counter() - begin, "timed out")
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"expected pytest to run tests, got exit status {done.returncode}: {done.stdout[-2_000:]}")
-    return Outcome(done.returncode == 1, time.perf_counter() - begin, done.stdout[-2_000:])
-
-
-def check_texts() -> None:
-    """Raise ValueError at once for a mutation whose text is no longer found."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number, mutation in enumerate(MUTATIONS):
-            copy = Path(folder) / str(number) / "probmodel"
-            (copy / mutation.file).parent.mkdir(parents=True)
-            shutil.copy(ROOT / "probmodel" / mutation.file, copy / mutation.file)
-            mutate(copy, mutation)
-
-
-def rows(mutations: Iterable[Mutation]) -> Iterator[Row]:
-    """The rows of the table."""
-    sound: dict[tuple[tuple[str, ...], str], Outcome] = {}
-    for mutation in mutations:
-        key = (mutation.tests, mutation.select)
-        if key not in sound:
-            sound[key] = run(None, *key)
-        if sound[key].caught:
-            raise RuntimeError(f"{mutation.name}: its tests fail without it; mend them first\n{sound[key].tail}")
-        outcome = run(mutation, *key)
-        yield row(
-            f"mutation: {mutation.name}",
-            float(outcome.caught),
-            "caught",
-            reference=1.0,
-            at_least=1.0,
-            seconds=outcome.seconds,
-            source=f"{mutation.file}, seen by {', '.join(mutation.tests)}",
-        )
-
-
-def line(found: Row) -> str:
-    """Whether a mutation was caught."""
-    name = found["task"].removeprefix("mutation: ")
-    return f"{name:<55}{'caught' if found['value'] else 'SURVIVED':<10}{found['seconds']:>7.1f} s"
-
-
-def main() -> None:
-    """Print the table; write it where asked; exit with 1 if any mutation survives."""
-    parser = options(__doc__, f"the first {NUM_QUICK} mutations")
-    parser.add_argument("--only", default="", metavar="TEXT", help="mutations whose name contains the text")
-    arguments = parser.parse_args()
-    check_texts()
-    chosen = [each for each in MUTATIONS if arguments.only in each.name][: NUM_QUICK if arguments.quick else None]
-    table = tabulate(rows(chosen), arguments.out, line)
-    survived = [each["task"] for each in table if not each["value"]]
-    if survived:
-        sys.exit(f"{len(survived)} of {len(table)} survived: {'; '.join(survived)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,9 @@
-"""Gaussian processes: seconds beside GPyTorch's Cholesky path and scikit-learn, taken in turn in one run.
+"""Seconds of Gaussian processes over those of the Cholesky path of GPyTorch and of scikit-learn, which take turns.
 
-    python benchmarks/speed_gp.py [--quick] [--out FILE.json]
-
-Each row is the median over rounds of our seconds over theirs; the value is that ratio, to be at most the reference.
+The value of a row is the median over rounds of our seconds over theirs.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -17,11 +14,11 @@ import torch
 from gpytorch.kernels import RBFKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
-from benchmarks.rows import Row, options, row, tabulate, verdict
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as sk
 
 import probmodel as pb
+from benchmarks.rows import Row, row, verdict
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.sparse import svgp_elbo
 from probmodel.inference.descent.descent import WINDOW, descent
@@ -31,24 +28,27 @@ from probmodel.tracing.programs.gradients import Gradient
 COLUMNS = 8
 OUTPUTSCALE, NOISE = 1.7, 0.2
 SIZES = {500: 15, 1000: 9, 2000: 5, 4000: 3}
-"""Rows of the exact process, and rounds of the race."""
+"""Number of rows of the exact process → rounds."""
 
 SCIKIT_ROUNDS = 1
-"""Rounds that scikit-learn takes part in from 1,000 rows on: one takes seconds there."""
+"""Rounds of scikit-learn from 1,000 rows on, where one takes seconds."""
 
 ASLEEP = 0.3
-"""Seconds before a turn, after which the threads of the package before it wait no longer; an untimed run warms the caches."""
+"""Pause in seconds before a turn, after which the threads of the previous package no longer spin.
+
+An untimed run then warms the caches.
+"""
 
 BATCH, INDUCING, ROWS = 256, 128, 2_000
 AT_MOST = {"GPyTorch": 0.45, "scikit-learn": 0.2, "GPyTorch, sparse": 0.4}
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-5}
-"""Relative difference of values and of gradients that counts as the same number; in float32 after steps that add up."""
+"""Largest relative difference allowed of values and of gradients; in float32 after steps whose errors add up."""
 
 Run = Callable[[], tuple[float, np.ndarray]]
 
 
 class Exact(gpytorch.models.ExactGP):
-    """GPyTorch's exact process of a given kernel."""
+    """Exact process of GPyTorch with a given kernel."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, kernel: ScaleKernel, likelihood: GaussianLikelihood) -> None:
         super().__init__(x, y, likelihood)
@@ -59,7 +59,7 @@ class Exact(gpytorch.models.ExactGP):
 
 
 class Sparse(gpytorch.models.ApproximateGP):
-    """GPyTorch's sparse process of a given kernel."""
+    """Sparse process of GPyTorch with a given kernel."""
 
     def __init__(self, inducing: torch.Tensor, kernel: ScaleKernel) -> None:
         q = gpytorch.variational.CholeskyVariationalDistribution(len(inducing), mean_init_std=0.0)
@@ -71,7 +71,7 @@ class Sparse(gpytorch.models.ApproximateGP):
 
 
 def problem(n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in COLUMNS dimensions, a smooth function of three of them, and noise."""
+    """Rows in COLUMNS dimensions, and a smooth function of three of them with noise."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, COLUMNS, generator=generator, dtype=torch.float64)
     noise = torch.randn(n, generator=generator, dtype=torch.float64)
@@ -79,7 +79,7 @@ def problem(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def modules() -> tuple[ScaleKernel, GaussianLikelihood]:
-    """A scaled ARD kernel and Gaussian noise away from their defaults."""
+    """Scaled ARD kernel and Gaussian noise, with values that are not the defaults."""
     kernel, likelihood = ScaleKernel(RBFKernel(ard_num_dims=COLUMNS)).double(), GaussianLikelihood().double()
     kernel.base_kernel.lengthscale = torch.linspace(1.0, 3.0, COLUMNS, dtype=torch.float64)
     # A Python float would pass through float32.
@@ -88,7 +88,7 @@ def modules() -> tuple[ScaleKernel, GaussianLikelihood]:
 
 
 def exact_runs(n: int) -> dict[str, Run]:
-    """Value and gradient of the same parameters by each package; scikit-learn's gradient is in their logarithms."""
+    """Value and gradient at the same parameters by each package, the gradient with respect to their logarithms."""
     x, y = problem(n)
     kernel, likelihood = modules()
     model = Exact(x, y, kernel, likelihood).train()
@@ -99,8 +99,8 @@ def exact_runs(n: int) -> dict[str, Run]:
     by_log = torch.cat([(v / torch.sigmoid(r)).detach().flatten() for v, r in zip(values, wanted, strict=True)])
 
     def gradient(value: torch.Tensor) -> tuple[float, np.ndarray]:
-        slopes = torch.cat([g.flatten() for g in torch.autograd.grad(value, wanted)])
-        return value.item(), (slopes * by_log).numpy()
+        grads = torch.cat([g.flatten() for g in torch.autograd.grad(value, wanted)])
+        return value.item(), (grads * by_log).numpy()
 
     def ours() -> tuple[float, np.ndarray]:
         return gradient(gp_log_marginal(mean, kernel, likelihood, x, y))
@@ -122,7 +122,7 @@ def exact_runs(n: int) -> dict[str, Run]:
 
 
 def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
-    """A window of Adam's steps by each, which returns the last loss and no gradient; both walk the same path."""
+    """Window of Adam steps by each package, which returns the last loss and no gradient; both take the same steps."""
     x, y = (t.to(dtype) for t in problem(ROWS))
     data = pb.Dataset((x, y), size=ROWS)
 
@@ -147,9 +147,9 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
         rows = order()
         gradient = Gradient(loss, leaves, x[rows.first], y[rows.first])
         optimizer = torch.optim.Adam(leaves, 1e-3, fused=True)
-        way = descent(gradient, Batches((x, y), ROWS), rows, optimizer)
-        way.compile()
-        return lambda: (way.advance(WINDOW).losses[-1], np.zeros(0))
+        steps = descent(gradient, Batches((x, y), ROWS), rows, optimizer)
+        steps.compile()
+        return lambda: (steps.advance(WINDOW).losses[-1], np.zeros(0))
 
     def theirs() -> Run:
         model, likelihood, leaves = parts()
@@ -173,7 +173,7 @@ def sparse_runs(dtype: torch.dtype) -> dict[str, Run]:
 def race(
     task: str, runs: Mapping[str, Run], rounds: Mapping[str, int], dtype: torch.dtype = torch.float64
 ) -> Iterator[Row]:
-    """Rows of one task: the packages take turns, and must agree."""
+    """Rows of one task: the packages take turns, and their results have to agree."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     warm_up = {name: run() for name, run in runs.items()}
     for i in range(max(rounds.values())):
@@ -198,27 +198,31 @@ def race(
             seconds=statistics.median(seconds["probmodel"]),
             reference_seconds=statistics.median(seconds[name]),
             rounds=len(seconds[name]),
-            source=f"{name}, the same number in the same run, taken in turn",
+            threads=torch.get_num_threads(),
+            source=f"{name}, seconds for the same number in the same run, in turns",
         )
 
 
 def _check_agreement(task: str, found: Mapping[str, tuple[float, np.ndarray]], agreement: float) -> None:
     value, gradient = found["probmodel"]
-    for name, (other, slopes) in found.items():
-        apart = max(abs(value - other) / abs(other), np.max(np.abs(gradient - slopes), initial=0.0) / abs(other))
+    for name, (other, theirs) in found.items():
+        apart = max(abs(value - other) / abs(other), np.max(np.abs(gradient - theirs), initial=0.0) / abs(other))
         if not apart < agreement:
-            sys.exit(f"{task}: {name} and probmodel differ by {apart:.1e}, so their times say nothing")
+            raise RuntimeError(
+                f"expected equal results of {task}, got those of {name} and probmodel {apart:.1e} apart; times are comparable "
+                "for equal results only"
+            )
 
 
-def rows(*, quick: bool) -> Iterator[Row]:
-    """All races."""
+def process_rows(*, quick: bool) -> Iterator[Row]:
+    """Rows of all tasks."""
     for n, rounds in {200: 3}.items() if quick else SIZES.items():
         of_scikit = rounds if n < 1000 else SCIKIT_ROUNDS
         each = {"probmodel": rounds, "GPyTorch": rounds, "scikit-learn": of_scikit}
         yield from race(f"exact, {n} × {COLUMNS}", exact_runs(n), each)
     windows = 2 if quick else 9
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # Matrices this small run faster on one.
+    torch.set_num_threads(1)  # Matrices this small are faster on one thread.
     for dtype in (torch.float32, torch.float64):
         name = f"{WINDOW} steps, {INDUCING} inducing, batch {BATCH}, {str(dtype).removeprefix('torch.')}, 1 thread"
         yield from race(name, sparse_runs(dtype), {"probmodel": windows, "GPyTorch, sparse": windows}, dtype)
@@ -226,18 +230,8 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def line(found: Row) -> str:
-    """Milliseconds of both and their ratio."""
+    """Text of a row: milliseconds of both and their ratio."""
     return (
         f"{found['task']:<52}{1e3 * found['seconds']:>10.2f} ms{1e3 * found['reference_seconds']:>12.2f} ms"
         f"{found['value']:>8.3f}  at most {found['at_most']:g} {verdict(found)}"
     )
-
-
-def main() -> None:
-    """Print the table; write it where asked."""
-    arguments = options(__doc__).parse_args()
-    tabulate(rows(quick=arguments.quick), arguments.out, line, threads=torch.get_num_threads())
-
-
-if __name__ == "__main__":
-    main()

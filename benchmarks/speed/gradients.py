@@ -1,25 +1,25 @@
-"""Gradients a second: 256 chains of Hamiltonian Monte Carlo, ten leapfrogs a transition, on logistic regression."""
+"""Gradients per second of Hamiltonian Monte Carlo on logistic regression: 256 chains, ten leapfrog steps per transition."""
 
 from collections.abc import Iterator
 
 import numpy as np
-from benchmarks.speed import packages
 import torch
+
+import probmodel as pb
 from benchmarks.rows import Row
+from benchmarks.speed import other_packages
 from benchmarks.speed.hand_written import leapfrogs
 from benchmarks.speed.models import Contender, Run, SamplingProblem, sampling_logistic
 from benchmarks.speed.turns import slower, turns
-
-import probmodel as pb
 from probmodel.tracing.programs.gradients import Batched
 
 AT_MOST = 1.3
-"""Our time of a transition over theirs."""
+"""Largest ratio allowed of our time per transition to theirs."""
 CHAINS, LEAPFROGS, STEP_SIZE = 256, 10, 0.05
 
 
 def ours(problem: SamplingProblem) -> Run:
-    """Transitions on the traced, compiled log joint of all chains."""
+    """Our transitions, on the traced and compiled log joint of all chains."""
     target = pb.target(problem.model, problem.data)
 
     def negative(theta: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -52,14 +52,14 @@ def ours(problem: SamplingProblem) -> Run:
 
 
 def gradient_rows(*, rounds: int, peers: bool) -> Iterator[Row]:
-    """Our seconds a transition over those of each other contender."""
+    """Our seconds per transition over those of each other contender."""
     problem = sampling_logistic()
     contenders = [Contender("ours", ours(problem))]
     contenders += [Contender("hand-written", leapfrogs(problem, CHAINS, LEAPFROGS, STEP_SIZE))]
-    contenders += packages.hmc(problem, CHAINS, LEAPFROGS, STEP_SIZE) if peers else []
+    contenders += other_packages.hmc(problem, CHAINS, LEAPFROGS, STEP_SIZE) if peers else []
     seconds = turns(contenders, rounds)
     for name, found in seconds.items():
-        print(f"    {name:<46}{CHAINS * LEAPFROGS / np.median(found):>12.0f} gradients a second", flush=True)
+        print(f"    {name:<46}{CHAINS * LEAPFROGS / np.median(found):>12.0f} gradients per second", flush=True)
     mine, *others = seconds
     for other in others:
         yield slower(f"HMC logistic, {CHAINS} chains, {LEAPFROGS} leapfrogs", mine, other, seconds, AT_MOST)

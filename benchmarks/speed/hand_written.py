@@ -1,4 +1,4 @@
-"""Hand-written PyTorch for the speed tables: the step an expert would write for one model, compiled as a whole."""
+"""Hand-written PyTorch: the step that an expert would write for one model, compiled as a whole."""
 
 import math
 from collections.abc import Callable
@@ -7,17 +7,18 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.speed.models import CODE, Run, SamplingProblem, SVIProblem, batches
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+
+from benchmarks.speed.models import CODE, Run, SamplingProblem, SVIProblem, batches
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 FIRST_SCALE = 0.1
-"""Of the mean-field normal, as `AutoNormal` starts."""
+"""Initial scale of the mean-field normal, as in `AutoNormal`."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(Flat parameters, noise) → nats."""
+"""Function from flat parameters and noise to the loss in nats."""
 
 
 def small_step(problem: SVIProblem, *, cpp_wrapper: bool = True) -> Run:
@@ -25,7 +26,7 @@ def small_step(problem: SVIProblem, *, cpp_wrapper: bool = True) -> Run:
 
     Args:
         problem: logistic regression or eight schools.
-        cpp_wrapper: Inductor's wrapper in C++ instead of Python, for less time between kernels.
+        cpp_wrapper: whether the wrapper of Inductor is in C++ instead of Python, for less time between kernels.
     """
     loss, dim = _SMALL[problem.name](problem)
     phi = torch.cat([torch.zeros(dim), torch.full((dim,), math.log(FIRST_SCALE))])
@@ -56,9 +57,9 @@ def vae_step_in_graph(problem: SVIProblem, *, channels_last: bool = False, cpp_w
     """One compiled step of a VAE: rows gathered, noise, loss, gradient and Adam of each tensor in place.
 
     Args:
-        problem: of either network.
-        channels_last: keep the weights of convolutions, and with them the images, in that memory format.
-        cpp_wrapper: as in `small_step`.
+        problem: autoencoder of either network.
+        channels_last: whether the weights of convolutions, and with them the images, have that memory format.
+        cpp_wrapper: see `small_step`.
     """
     networks = _networks(problem, channels_last=channels_last)
     values = dict(networks.named_parameters())
@@ -84,7 +85,7 @@ def vae_step_in_graph(problem: SVIProblem, *, channels_last: bool = False, cpp_w
 
 
 def vae_step_fused(problem: SVIProblem, *, channels_last: bool = False, device: str = "cpu") -> Run:
-    """A compiled loss under autograd, then PyTorch's fused Adam."""
+    """Step with a compiled loss under autograd and the fused Adam of PyTorch."""
     networks = _networks(problem, channels_last=channels_last).to(device)
     optimizer = torch.optim.Adam(networks.parameters(), lr=problem.learning_rate, fused=True)
     data = problem.data.args[0].to(device)
@@ -107,7 +108,7 @@ def vae_step_fused(problem: SVIProblem, *, channels_last: bool = False, device: 
 
 
 class Settled(nn.Module):
-    """−ELBO of a batch in nats, the divergence in closed form."""
+    """Negative ELBO of a batch in nats, with the divergence in closed form."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -123,16 +124,16 @@ class Settled(nn.Module):
 
 
 def leapfrogs(problem: SamplingProblem, chains: int, steps: int, step_size: float) -> Run:
-    """Hamiltonian Monte Carlo of logistic regression, the gradient written out; one compiled graph a transition.
+    """Hamiltonian Monte Carlo of logistic regression, the gradient written out; one compiled graph per transition.
 
     Args:
         problem: logistic regression.
-        chains: at once.
-        steps: leapfrogs of a transition.
-        step_size: of a leapfrog.
+        chains: number of chains, run at once.
+        steps: leapfrog steps per transition.
+        step_size: step size of the leapfrog integrator.
 
     Returns:
-        n transitions → mean log density, without constants.
+        Function from the number of transitions to the mean log density, without constants.
     """
     features, y = problem.data.tensors()
     dim = features.shape[1]
@@ -170,7 +171,7 @@ def leapfrogs(problem: SamplingProblem, chains: int, steps: int, step_size: floa
 
 
 def _adam(phi: Tensor, gradient: Tensor, first: Tensor, second: Tensor, t: Tensor, rate: float) -> None:
-    """Kingma & Ba (2015), in place."""
+    """Step of Adam in place (Kingma & Ba, 2015)."""
     first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
     second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     scale = (second / (1 - BETAS[1] ** t)).sqrt() + EPSILON
@@ -195,7 +196,7 @@ def _networks(problem: SVIProblem, *, channels_last: bool) -> Settled:
 
 
 def _divergence(loc: Tensor, log_scale: Tensor, prior_scale: float) -> Tensor:
-    """Of normals to N(0, prior_scale²)."""
+    """Kullback–Leibler divergence of normals from N(0, prior_scale²), in nats."""
     variance = (2 * log_scale).exp()
     return (0.5 * ((variance + loc**2) / prior_scale**2 - 1) - log_scale + math.log(prior_scale)).sum()
 

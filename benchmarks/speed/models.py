@@ -1,4 +1,4 @@
-"""The problems of the speed tables, as a user of Pyro writes them: models, guides and data, all in float32."""
+"""Problems: models, guides and data as a user of Pyro writes them, all in float32."""
 
 import os
 from collections.abc import Callable
@@ -14,21 +14,24 @@ import probmodel as pb
 from probmodel.data.locate import VARIABLE, locate
 
 IMAGES = "binarized_mnist/binarized_mnist_packed.npz"
-"""Below PROBMODEL_DATA: bit-packed rows of the fixed binarization (Salakhutdinov & Murray, 2008)."""
+"""File in PROBMODEL_DATA: bit-packed rows of the fixed binarization (Salakhutdinov & Murray, 2008)."""
 PIXELS = 784
 HIDDEN = 400
 CODE = 20
 CHANNELS = (32, 64)
-"""Of the two convolutions; their images are 14 × 14 and 7 × 7."""
+"""Channels of the two convolutions, whose images are 14 × 14 and 7 × 7."""
 GROUPS = 98
 PER_GROUP = 5
 
 Run = Callable[[int], float]
-"""n steps from a kept state → their mean loss, nats a row of data (of eight schools, without rows, of all); or log density."""
+"""Function from a number of steps, taken from a kept state, to their mean loss in nats per row, or to their mean log density.
+
+The loss of eight schools, which has no rows, is that of all data.
+"""
 
 
 class Contender(NamedTuple):
-    """One way to take steps; the first run compiles, and `chunk` divides every n."""
+    """Implementation of a step; the first run compiles, and `chunk` divides every number of steps."""
 
     name: str
     run: Run
@@ -37,31 +40,31 @@ class Contender(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """Chains, and draws of each that adapt and that are kept."""
+    """Number of chains, and of warm-up and kept draws per chain."""
 
     chains: int
     warmup: int
     draws: int
 
     def label(self, name: str) -> str:
-        """A sampler's name with its settings."""
+        """Name of a sampler with its settings."""
         return f"{name}, {self.chains} chains, {self.warmup} + {self.draws}"
 
 
 class Drawn(NamedTuple):
-    """What a sampler drew and how long it took; nan where it does not say."""
+    """Draws of a sampler and its seconds; nan if the sampler does not report them."""
 
     draws: np.ndarray
-    """Unconstrained, (chain, draw, D)."""
+    """Unconstrained draws, (chain, draw, D)."""
     compile_seconds: float
     warmup_seconds: float
     sampling_seconds: float
     total_seconds: float
-    """Warm-up and sampling, without compiling."""
+    """Seconds of warm-up and sampling, without compiling."""
 
 
 class Sampler(NamedTuple):
-    """One way to draw; the first `run(seed)` compiles."""
+    """Implementation of a sampler; the first `run(seed)` compiles."""
 
     name: str
     run: Callable[[int], Drawn]
@@ -70,28 +73,28 @@ class Sampler(NamedTuple):
 
 
 class SVIProblem(NamedTuple):
-    """A model and guide to be fitted by stochastic variational inference."""
+    """Model and guide to be fitted by stochastic variational inference."""
 
     name: str
     model: Callable[..., Any]
     guide: Callable[..., Any] | None
-    """None takes a mean-field normal, `AutoNormal`."""
+    """Guide; None uses a mean-field normal, `AutoNormal`."""
     data: pb.Dataset
     batch_size: int | None
     learning_rate: float
     chunk: int
-    """Steps of one call of a compiled loop."""
+    """Steps per call of a compiled loop."""
     settle: int
-    """Steps after which contenders' losses are compared."""
+    """Steps over which the losses of the contenders are compared."""
 
     @property
     def small(self) -> bool:
-        """Whether calling costs more than computing."""
+        """Return whether calls take longer than the computation."""
         return self.batch_size is None
 
     @property
     def threads(self) -> int:
-        """Of a step: small models only lose time to a second one."""
+        """Threads of a step: a second one only slows down small models."""
         return 1 if self.small else 2
 
     @property
@@ -100,7 +103,7 @@ class SVIProblem(NamedTuple):
 
 
 class SamplingProblem(NamedTuple):
-    """A model to draw from; `sites` in the order of the flat unconstrained vector, those in `positive` by their logarithm."""
+    """Model to sample; `sites` are in the order of the flat unconstrained vector, those in `positive` as logarithms."""
 
     name: str
     model: Callable[..., Any]
@@ -109,7 +112,7 @@ class SamplingProblem(NamedTuple):
     positive: tuple[str, ...] = ()
 
     def flat(self, draws: dict[str, np.ndarray]) -> np.ndarray:
-        """Constrained draws by site, (chain, draw, *event), as one unconstrained array (chain, draw, D)."""
+        """Convert constrained draws by site, (chain, draw, *event), to one unconstrained array (chain, draw, D)."""
         parts = []
         for site in self.sites:
             value = np.asarray(draws[site], dtype=np.float64)
@@ -138,7 +141,7 @@ def eight_schools(sigma: Tensor, y: Tensor | None = None) -> None:
 
 
 def hierarchy(y: Tensor) -> None:
-    """A normal hierarchy of 98 groups with five values each: the many groups hold tau away from 0, so there is no funnel."""
+    """Normal hierarchy of 98 groups with five values each; so many groups keep tau away from 0, so that there is no funnel."""
     mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = pyro.sample("tau", dist.HalfNormal(2.0))
     with pyro.plate("groups", y.shape[1]):
@@ -157,13 +160,13 @@ def logistic_data() -> pb.Dataset:
 
 
 def schools_data() -> pb.Dataset:
-    """Rubin (1981)."""
+    """Effects and standard errors of eight schools (Rubin, 1981)."""
     y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
     return pb.Dataset((torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]),), {"y": y})
 
 
 def hierarchy_data() -> pb.Dataset:
-    """Values (5, 98) about 98 group means N(1, 1.5²)."""
+    """Values (5, 98) around 98 group means N(1, 1.5²)."""
     generator = torch.Generator().manual_seed(0)
     means = 1.0 + 1.5 * torch.randn(GROUPS, generator=generator)
     return pb.Dataset((means + torch.randn(PER_GROUP, GROUPS, generator=generator),))
@@ -252,19 +255,19 @@ class VAE(nn.Module):
 
 
 def mlp_vae() -> VAE:
-    """The network of 784-400-20 with seeded first weights."""
+    """Autoencoder of fully connected layers 784-400-20 with seeded initial weights."""
     with pb.isolated(seed=0):
         return VAE(MLPEncoder(), MLPDecoder())
 
 
 def cnn_vae() -> VAE:
-    """Two convolutions each way with seeded first weights."""
+    """Autoencoder of two convolutions each way with seeded initial weights."""
     with pb.isolated(seed=0):
         return VAE(CNNEncoder(), CNNDecoder())
 
 
 def images(rows: int = 10_000) -> pb.Dataset:
-    """Binarized MNIST where PROBMODEL_DATA is set, else seeded Bernoulli pixels: only the speed matters."""
+    """Binarized MNIST if PROBMODEL_DATA is set, else seeded Bernoulli pixels, which take the same time."""
     if os.environ.get(VARIABLE):
         with np.load(locate(IMAGES)) as file:
             x = torch.from_numpy(np.unpackbits(file["train"][:rows], axis=1)).float()

@@ -1,4 +1,4 @@
-"""What only a new process shows: seconds to the first steps of a compiled fit, and the peak memory of a step."""
+"""Measurements that need a new process: seconds to the first steps of a compiled fit, and the peak memory of a step."""
 
 import ctypes
 import gc
@@ -13,25 +13,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.rows import Row, row
+
+import probmodel as pb
+from benchmarks.rows import ROOT, Row, row
 from benchmarks.speed.hand_written import vae_step_in_graph
 from benchmarks.speed.models import SVI_PROBLEMS, Run, SVIProblem
 from benchmarks.speed.svi import ours
 
-import probmodel as pb
-
 FIRST_STEP, WARM_STEP = 20.0, 3.0
-"""Seconds at most, without and with compiled code kept by an earlier process."""
+"""Largest seconds allowed without and with compiled code kept by an earlier process."""
 MEMORY = 1.2
-"""Our bytes over the hand-written step's, at most."""
+"""Largest ratio allowed of our bytes to those of the hand-written step."""
 STEPS = 3
-"""Whose memory is watched."""
+"""Steps whose memory is measured."""
 HIGH_WATER = Path("/proc/self/clear_refs")
-"""Linux only."""
+"""File of Linux that resets the high-water mark of memory."""
 
 
 def first_step_rows(names: Sequence[str]) -> Iterator[Row]:
-    """Seconds to a compiled fit's first steps in a new process: without compiled code kept by an earlier one, then with."""
+    """Seconds to the first steps of a compiled fit in a new process, without and then with compiled code of an earlier one."""
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             for label, bound in (("first process", FIRST_STEP), ("second process", WARM_STEP)):
@@ -42,7 +42,7 @@ def first_step_rows(names: Sequence[str]) -> Iterator[Row]:
 
 
 def memory_rows(names: Sequence[str]) -> Iterator[Row]:
-    """Peak memory of a step, ours over hand-written, each in its own process."""
+    """Peak memory of our step over that of the hand-written step, each in its own process."""
     for name in names:
         mine, other = _in_new_process("memory ours", name), _in_new_process("memory hand-written", name)
         for label, size in mine.items():
@@ -53,7 +53,12 @@ def memory_rows(names: Sequence[str]) -> Iterator[Row]:
 
 
 def probe(what: str, name: str) -> dict[str, float]:
-    """One measurement in this process, which must be a new one."""
+    """Measure once in this process, which has to be a new one.
+
+    Args:
+        what: "compile", "memory ours" or "memory hand-written".
+        name: key of `SVI_PROBLEMS`.
+    """
     problem = SVI_PROBLEMS[name]()
     torch.set_num_threads(problem.threads)
     if what == "compile":
@@ -65,7 +70,7 @@ def probe(what: str, name: str) -> dict[str, float]:
 
 
 def _first_step(problem: SVIProblem) -> float:
-    """What a user waits for: ten steps of a compiled fit."""
+    """Seconds that a user waits for ten steps of a compiled fit."""
     begin = time.perf_counter()
     settings = pb.SVI(
         num_steps=10, batch_size=problem.batch_size, guide=problem.guide, compile=True, num_samples=1, progress=False
@@ -75,7 +80,7 @@ def _first_step(problem: SVIProblem) -> float:
 
 
 def _allocated_peak(run: Run, steps: int) -> float:
-    """Most bytes that tensors made within the steps held at once."""
+    """Peak bytes of the tensors allocated within the steps."""
     with torch.profiler.profile(profile_memory=True) as profile:
         run(steps)
     kineto = profile.profiler.kineto_results.events()
@@ -84,10 +89,10 @@ def _allocated_peak(run: Run, steps: int) -> float:
 
 
 def _resident_growth(run: Run, steps: int) -> float:
-    """Bytes by which the process grows at most within the steps."""
+    """Peak growth of the process in bytes within the steps."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    HIGH_WATER.write_text("5")  # Resets the high-water mark.
+    HIGH_WATER.write_text("5")
     before = _status("VmRSS")
     run(steps)
     return float(_status("VmHWM") - before)
@@ -99,8 +104,8 @@ def _status(field: str) -> int:
 
 
 def _in_new_process(what: str, name: str, **environment: str) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__).with_name("speed.py")), "--probe", what, name]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.speed", "--probe", what, name]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"expected a measurement of {what!r} on {name!r}, got:\n{done.stderr[-2_000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Effective draws a second of samplers: warm-up and sampling counted, compiling not."""
+"""Effective draws per second of samplers; warm-up and sampling count, compiling does not."""
 
 import math
 import time
@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import arviz as az
 import numpy as np
-from benchmarks.speed import packages
 import torch
+
+import probmodel as pb
 from benchmarks.rows import Row, row
+from benchmarks.speed import other_packages
 from benchmarks.speed.models import Drawn, Sampler, SamplingProblem, Settings
 from benchmarks.speed.turns import ratio
 
-import probmodel as pb
-
 SAME_MEAN = 5.0
-"""Standard errors that the means of two samplers may differ by, over all coordinates."""
+"""Standard errors by which the means of two samplers may differ, over all coordinates."""
 CHEES, NUTS = 2.0, 20.0
-"""Our effective draws a second over theirs, at least: of ChEES over the best NUTS in JAX, of NUTS over Pyro's."""
+"""Smallest ratio allowed of our effective draws per second to theirs: ChEES to the best NUTS in JAX, NUTS to that of Pyro."""
 
 
 def ours(problem: SamplingProblem, method: type[pb.NUTS] | type[pb.ChEES], threads: int, chosen: Settings) -> Sampler:
-    """A sampler as called by its users."""
+    """Our sampler, called as its users call it."""
     settings = method(
         num_samples=chosen.draws, num_warmup=chosen.warmup, num_chains=chosen.chains, compile=True, progress=False
     )
@@ -47,18 +47,18 @@ def samplers(problem: SamplingProblem, *, quick: bool, peers: bool) -> list[Samp
     found = [ours(problem, pb.ChEES, 2, many._replace(chains=chains)) for chains in ((64,) if quick else (64, 256))]
     found += [ours(problem, pb.NUTS, 1, few._replace(chains=1) if quick else few)]
     if peers:
-        found += packages.samplers(problem, few, many, Settings(1, 100 // scale, 100 // scale))
+        found += other_packages.samplers(problem, few, many, Settings(1, 100 // scale, 100 // scale))
     return found
 
 
 def sampler_rows(problem: SamplingProblem, *, rounds: int, quick: bool, peers: bool) -> Iterator[Row]:
-    """Rows of one problem: each contender's effective draws a second, whether all agree, and ours over others'."""
+    """Rows of one problem: effective draws per second of each contender, agreement of all, and ours over those of others."""
     contenders = samplers(problem, quick=quick, peers=peers)
     runs: dict[str, list[Drawn]] = {each.name: [] for each in contenders}
     for seed in range(rounds):
         for each in contenders:
             torch.set_num_threads(each.threads)
-            # A minute of Pyro says as much as three.
+            # One run of Pyro, of a minute, is precise enough.
             again = each.package == "pyro" and seed > 0
             runs[each.name].append(runs[each.name][0] if again else each.run(seed))
     sizes = {name: [min_ess(run.draws) for run in drawn] for name, drawn in runs.items()}
@@ -75,12 +75,12 @@ def sampler_rows(problem: SamplingProblem, *, rounds: int, quick: bool, peers: b
 
 
 def min_ess(draws: np.ndarray) -> float:
-    """Least bulk effective sample size of the coordinates (Vehtari et al., 2021)."""
+    """Smallest bulk effective sample size over the coordinates (Vehtari et al., 2021)."""
     return min(float(az.ess(draws[:, :, each])) for each in range(draws.shape[2]))
 
 
 def _alone(problem: SamplingProblem, name: str, drawn: list[Drawn], sizes: list[float], rate: list[float]) -> Row:
-    """The row of one contender, which has no bound."""
+    """Row of one contender, without bounds."""
     alone = float(np.median([ess / run.sampling_seconds for ess, run in zip(sizes, drawn, strict=True)]))
     total = float(np.median([run.total_seconds for run in drawn]))
     compiling = drawn[0].compile_seconds
@@ -103,7 +103,7 @@ def _alone(problem: SamplingProblem, name: str, drawn: list[Drawn], sizes: list[
 def _quickest(
     contenders: Sequence[Sampler], rate: Mapping[str, list[float]], packages: Sequence[str], method: str
 ) -> str | None:
-    """Name of the contender with most effective draws a second; None where no such package is installed."""
+    """Name of the contender with the most effective draws per second; None if no such package is installed."""
     names = [each.name for each in contenders if each.package in packages and method in each.name]
     return max(names, key=lambda name: float(np.median(rate[name])), default=None)
 
@@ -112,16 +112,16 @@ def _against(problem: SamplingProblem, mine: str, other: str, rate: Mapping[str,
     return row(
         f"draws {problem.name}: {mine} against {other}",
         ratio(rate[mine], rate[other]),
-        "times the ESS a second",
+        "times the ESS per second",
         reference=float(np.median(rate[other])),
         at_least=bound,
         seconds=1 / float(np.median(rate[mine])),
-        source=f"{other}, min bulk ESS a second; seconds: ours for one effective draw",
+        source=f"{other}, min bulk ESS per second; seconds: ours for one effective draw",
     )
 
 
 def _largest_z(runs: Mapping[str, list[Drawn]], sizes: Mapping[str, list[float]]) -> float:
-    """Largest difference of a coordinate's mean to that of the sampler with most effective draws, in standard errors."""
+    """Largest difference of a mean to that of the sampler with the most effective draws, in standard errors."""
     best = max(sizes, key=lambda name: sum(sizes[name]))
     reference = np.concatenate([run.draws.reshape(-1, run.draws.shape[2]) for run in runs[best]])
     gaps = [0.0]
@@ -129,5 +129,5 @@ def _largest_z(runs: Mapping[str, list[Drawn]], sizes: Mapping[str, list[float]]
         for run, size in zip(runs[name], sizes[name], strict=True):
             stderr = reference.std(0) * math.sqrt(1 / size + 1 / sum(sizes[best]))
             gaps.append(np.abs((run.draws.mean((0, 1)) - reference.mean(0)) / stderr).max())
-    # Python's max would pass over NaN.
+    # The built-in max would ignore NaN.
     return float(np.max(gaps))

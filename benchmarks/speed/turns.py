@@ -1,25 +1,26 @@
-"""Contenders take turns (A B A B …): a ratio is the median over neighbors in time, so that a busy machine hits both."""
+"""Timing of contenders that take turns (A B A B …): a ratio is the median over neighboring turns, so that load affects both."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+
 from benchmarks.rows import Row, row
 from benchmarks.speed.models import Contender, Run
 
 TURN_SECONDS = 0.4
-"""About how long a contender runs before the other's turn."""
+"""Approximate seconds that a contender runs before the turn of the next."""
 
 
 def built(name: str, threads: int, build: Callable[[], Run]) -> Contender:
-    """A contender compiled under the number of threads it will run with, which Inductor writes into its code."""
+    """Build a contender under the number of threads it will run with, which Inductor writes into its code."""
     torch.set_num_threads(threads)
     return Contender(f"{name}, {threads} thread{'s' if threads > 1 else ''}", build(), threads)
 
 
 def turns(contenders: Sequence[Contender], rounds: int, seconds: float = TURN_SECONDS) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round, all taking turns; the first run of each, which compiles, is left out."""
+    """Seconds per step of each contender in each round, all taking turns; the first run of each, which compiles, is left out."""
     steps = {}
     for each in contenders:
         torch.set_num_threads(each.threads)
@@ -38,7 +39,7 @@ def turns(contenders: Sequence[Contender], rounds: int, seconds: float = TURN_SE
 
 
 def fastest(contenders: Sequence[Contender], rounds: int = 3) -> Contender:
-    """The one with the least median time a step; a short race."""
+    """Contender with the smallest median time per step in a short run."""
     if len(contenders) == 1:
         return contenders[0]
     seconds = turns(contenders, rounds, 0.2)
@@ -46,19 +47,19 @@ def fastest(contenders: Sequence[Contender], rounds: int = 3) -> Contender:
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    """Median of the ratios of neighbors in time."""
+    """Median of the ratios of neighboring turns."""
     return float(np.median(np.asarray(a) / np.asarray(b)))
 
 
 def slower(task: str, mine: str, other: str, seconds: Mapping[str, list[float]], at_most: float) -> Row:
-    """Our seconds a step over another contender's."""
+    """Row with our seconds per step over those of another contender."""
     return _beside(
         task, mine, other, seconds, ratio(seconds[mine], seconds[other]), "times their time", at_most=at_most
     )
 
 
 def faster(task: str, mine: str, other: str, seconds: Mapping[str, list[float]], at_least: float) -> Row:
-    """Another contender's seconds a step over ours."""
+    """Row with the seconds per step of another contender over ours."""
     return _beside(task, mine, other, seconds, ratio(seconds[other], seconds[mine]), "times faster", at_least=at_least)
 
 
@@ -71,6 +72,6 @@ def _beside(
         unit,
         reference=float(np.median(seconds[other])),
         seconds=float(np.median(seconds[mine])),
-        source=f"{other}, seconds a step; median of {len(seconds[mine])} ratios of neighboring turns",
+        source=f"{other}, seconds per step; median of {len(seconds[mine])} ratios of neighboring turns",
         **bound,
     )

@@ -1,4 +1,4 @@
-"""blackjax in the speed tables, as its users write it."""
+"""Samplers of blackjax, written as its users write them."""
 
 from typing import Any
 
@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from blackjax.adaptation.base import get_filter_adapt_info_fn
-from benchmarks.speed.with_jax import Array, log_density, two_phases
+
 from benchmarks.speed.models import Contender, Sampler, SamplingProblem, Settings
+from benchmarks.speed.with_jax import Array, log_density, two_phases
 
 
 def nuts(problem: SamplingProblem, settings: Settings) -> Sampler:
-    """NUTS of blackjax after its window adaptation, both vmapped over chains; diagonal mass, no history kept."""
+    """NUTS of blackjax after its window adaptation, both vmapped over chains; diagonal mass matrix, no history kept."""
     density, _ = log_density(problem)
     adaptation = blackjax.window_adaptation(blackjax.nuts, density, adaptation_info_fn=get_filter_adapt_info_fn())
 
@@ -40,7 +41,7 @@ def nuts(problem: SamplingProblem, settings: Settings) -> Sampler:
 
 
 def chees(problem: SamplingProblem, settings: Settings) -> Sampler:
-    """ChEES-HMC of blackjax with a pooled diagonal mass matrix: not a target to beat, but good to know."""
+    """ChEES-HMC of blackjax with a pooled diagonal mass matrix, for information only."""
     density, _ = log_density(problem)
     adaptation = blackjax.chees_adaptation(
         density, settings.chains, mass_matrix_estimation="diagonal", adaptation_info_fn=get_filter_adapt_info_fn()
@@ -67,7 +68,7 @@ def chees(problem: SamplingProblem, settings: Settings) -> Sampler:
 
 
 def hmc(problem: SamplingProblem, chains: int, leapfrogs: int, step_size: float, transitions: int) -> Contender:
-    """Vmapped HMC, `transitions` a call; `run(n)` gives the mean log density."""
+    """Vmapped HMC, `transitions` per call; `run(n)` returns the mean log density."""
     density, dim = log_density(problem)
     kernel = blackjax.hmc(density, step_size, jnp.ones(dim), leapfrogs).step
     state = {"hmc": jax.vmap(lambda theta: blackjax.hmc.init(theta, density))(jnp.zeros((chains, dim)))}

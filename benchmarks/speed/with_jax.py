@@ -1,4 +1,4 @@
-"""What the JAX packages share in the speed tables: the problems' densities, written out, and samplers of two jitted phases."""
+"""Log densities of the problems in JAX, and samplers of two jitted phases, shared by the packages that use JAX."""
 
 import time
 from collections.abc import Callable
@@ -7,18 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from benchmarks.speed.models import Drawn, Sampler, SamplingProblem, Settings, SVIProblem
 
 Array = Any
 
 
 def arrays_of(problem: SamplingProblem | SVIProblem) -> list[Array]:
-    """The data, as JAX's arrays."""
+    """Data as arrays of JAX."""
     return [jnp.asarray(tensor.numpy()) for tensor in problem.data.tensors()]
 
 
 def log_density(problem: SamplingProblem) -> tuple[Callable[[Array], Array], int]:
-    """The log joint on flat unconstrained theta in `problem.sites` order, by hand, and its dimension."""
+    """Log joint of flat unconstrained theta in the order of `problem.sites`, hand-written, and its dimension."""
     arrays = arrays_of(problem)
 
     def normal(x: Array, loc: Any = 0.0, scale: Any = 1.0) -> Array:
@@ -50,7 +51,7 @@ def log_density(problem: SamplingProblem) -> tuple[Callable[[Array], Array], int
 
 
 def two_phases(package: str, name: str, problem: SamplingProblem, settings: Settings, warm: Any, draw: Any) -> Sampler:
-    """A sampler of two jitted functions: (keys, starts) → state, and (keys, state) → draws (chain, draw, D)."""
+    """Sampler of two jitted functions: (keys, starts) → state, and (keys, state) → draws (chain, draw, D)."""
     _, dim = log_density(problem)
     compiled: dict[str, Any] = {}
 

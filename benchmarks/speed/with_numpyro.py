@@ -1,4 +1,4 @@
-"""NumPyro in the speed tables, as its users write it."""
+"""SVI and NUTS of NumPyro, written as its users write them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +12,15 @@ import numpyro
 import numpyro.distributions as ndist
 import torch
 from numpyro.infer.autoguide import AutoNormal
-from benchmarks.speed.with_jax import Array, arrays_of, two_phases
+
 from benchmarks.speed.models import CHANNELS, CODE, Contender, Sampler, SamplingProblem, Settings, SVIProblem, batches
+from benchmarks.speed.with_jax import Array, arrays_of, two_phases
 
 
 def svi(problem: SVIProblem, chunk: int) -> Contender:
-    """`svi.update` inside one jitted `lax.scan` of `chunk` steps, minibatches gathered inside it.
+    """SVI with `svi.update` inside one jitted `lax.scan` of `chunk` steps, minibatches gathered inside it.
 
-    With chunk 1 each step is one jitted call: XLA's convolutions on a CPU are some eight times slower inside a scan.
+    With chunk 1 each step is one jitted call, since XLA's convolutions on a CPU are some eight times slower inside a scan.
     """
     arrays = arrays_of(problem)
     optimizer = numpyro.optim.Adam(problem.learning_rate)
@@ -59,12 +60,12 @@ def svi(problem: SVIProblem, chunk: int) -> Contender:
 
 
 def nuts(problem: SamplingProblem, settings: Settings, chain_method: str) -> Sampler:
-    """NumPyro's NUTS through its functional kernel: `MCMC.run` would compile for seconds again at each seed.
+    """NUTS by the functional kernel of NumPyro, since `MCMC.run` would compile for seconds again at each seed.
 
     Args:
-        problem: what to sample.
+        problem: problem to sample.
         settings: chains and draws.
-        chain_method: as NumPyro calls it: "sequential", "vectorized", or "parallel" over the two host devices.
+        chain_method: name in NumPyro: "sequential", "vectorized", or "parallel" over the two host devices.
     """
     arrays = arrays_of(problem)
     found = numpyro.infer.util.initialize_model(jax.random.PRNGKey(0), _MODELS[problem.name], model_args=tuple(arrays))
@@ -85,7 +86,7 @@ def nuts(problem: SamplingProblem, settings: Settings, chain_method: str) -> Sam
             state = sample(state)
             return state, jnp.concatenate([jnp.ravel(state.z[site]) for site in problem.sites])
 
-        del key  # The kernel's state holds it.
+        del key  # The state of the kernel holds it.
         return each(lambda state: jax.lax.scan(step, state, None, settings.draws)[1], states)
 
     return two_phases("numpyro", f"NumPyro NUTS {chain_method}", problem, settings, warm, draw)
@@ -96,7 +97,7 @@ def _vmapped(function: Callable[[Any], Any], inputs: Any) -> Any:
 
 
 def _on_devices(function: Callable[[Any], Any], inputs: Any) -> Any:
-    """One chain after the other on each host device."""
+    """Apply the function to one chain after the other on each host device."""
     mesh = jax.make_mesh((len(jax.devices()),), ("chain",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("chain")
     mapped = jax.shard_map(
@@ -139,7 +140,7 @@ def _dense(parameters: Array, x: Array) -> Array:
 
 
 def _convolve(parameters: Array, x: Array) -> Array:
-    """Stride 2, kernel 4, padding 1, channels last."""
+    """Convolution with stride 2, kernel 4 and padding 1, channels last."""
     out = jax.lax.conv_general_dilated(
         x, parameters["weight"], (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -179,7 +180,7 @@ def _decode_cnn(p: Array, z: Array) -> Array:
 
 
 def _parameters(network: torch.nn.Module) -> dict[str, dict[str, np.ndarray]]:
-    """A torch network's weights in JAX's layouts; features of a flattened image stay channels first, a mere relabelling."""
+    """Weights of a torch network in the layouts of JAX; features of a flattened image stay channels first, a relabeling only."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, layer in network.named_children():
         weight = layer.weight.detach().numpy().copy()

@@ -1,4 +1,4 @@
-"""nutpie in the speed tables, as its users write it."""
+"""NUTS of nutpie, written as its users write it."""
 
 import time
 from collections.abc import Callable
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import nutpie
 from nutpie.compiled_pyfunc import from_pyfunc
-from benchmarks.speed.with_jax import log_density
+
 from benchmarks.speed.models import Drawn, Sampler, SamplingProblem, Settings
+from benchmarks.speed.with_jax import log_density
 
 
 def nuts(problem: SamplingProblem, settings: Settings) -> Sampler:

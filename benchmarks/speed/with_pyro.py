@@ -1,4 +1,4 @@
-"""Pyro in the speed tables, as its users write it, argument checks turned off."""
+"""SVI and NUTS of Pyro, written as its users write them, with argument checks turned off."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -9,8 +9,8 @@ import pyro
 import torch
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from benchmarks.speed.models import Drawn, Run, Sampler, SamplingProblem, Settings, SVIProblem, batches
 
+from benchmarks.speed.models import Drawn, Run, Sampler, SamplingProblem, Settings, SVIProblem, batches
 from probmodel.tracing.ownership import copied_to_data
 
 
@@ -43,12 +43,12 @@ def svi(problem: SVIProblem, device: str = "cpu") -> Run:
 
 
 def _on(device: str) -> AbstractContextManager[Any]:
-    """Pyro leaves it to the caller that priors of Python's numbers are on the device; saying so costs every operation time."""
+    """Default device for priors of Python numbers, which Pyro leaves to the caller; it costs time per operation."""
     return nullcontext() if device == "cpu" else torch.device(device)
 
 
 def nuts(problem: SamplingProblem, settings: Settings) -> Sampler:
-    """Pyro's own NUTS, one thread; nothing to compile."""
+    """NUTS of Pyro on one thread, without compiling."""
 
     def run(seed: int) -> Drawn:
         stamps: list[float] = []

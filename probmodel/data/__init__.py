@@ -1,8 +1,8 @@
 """Arrays → `Dataset` (`pb.data`): load, standardize, split, one-hot, batches.
 
-Data sets: digits, mnist, iris, diabetes, motorcycle; locate finds files of your own download.
+Data sets: digits, mnist, iris, diabetes, motorcycle; locate finds downloaded files.
 Preparation: split, standardize, standardize_images, one_hot, with_one_hot, batches.
-Problems with an evidence known exactly: problems.
+Problems whose evidence is known: problems.
 """
 
 from probmodel.data import problems

@@ -15,8 +15,8 @@ def digits(*, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Dataset, D
     (torch.Size([1437, 1, 8, 8]), torch.Size([360]))
 
     Args:
-        seed: of the split.
-        dtype: of the images.
+        seed: seed of the split.
+        dtype: dtype of the images.
 
     Returns:
         (train, test), each Dataset((x,), {"y": y}) with x of shape (N, 1, 8, 8) and y (N,) int64 in 0 … 9.

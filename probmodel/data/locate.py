@@ -1,25 +1,25 @@
-"""Where data files lie: below the folder that the environment variable PROBMODEL_DATA names."""
+"""Paths of data files below the folder that the environment variable PROBMODEL_DATA names."""
 
 import os
 from pathlib import Path
 
 VARIABLE = "PROBMODEL_DATA"
-"""Environment variable with the folder of data files."""
+"""Name of the environment variable with the folder of data files."""
 
 
 def locate(relative_path: str) -> Path:
     """Path of a data file below the folder in PROBMODEL_DATA.
 
     Args:
-        relative_path: of the file within the folder, such as "mnist/mnist.npz".
+        relative_path: path of the file within the folder, such as "mnist/mnist.npz".
 
     Raises:
-        ValueError: a path that leaves the folder.
-        FileNotFoundError: the variable is not set, or the folder has no such file.
+        ValueError: for a path that leaves the folder.
+        FileNotFoundError: where the variable is not set, or the folder has no such file.
     """
     relative = Path(relative_path)
     if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"expected a path below {VARIABLE}, got {relative_path!r}; give it relative to that folder")
+        raise ValueError(f"expected a path below {VARIABLE}, got {relative_path!r}; pass it relative to that folder")
     folder = os.environ.get(VARIABLE)
     if not folder:
         remedy = f"set {VARIABLE} to the folder that holds {relative_path}"

@@ -14,27 +14,27 @@ from probmodel.data.prepare import standardize_images
 from probmodel.protocols.dataset import Dataset
 
 FILE = "mnist/mnist.npz"
-"""Where the images lie below PROBMODEL_DATA: arrays x_train, y_train, x_test, y_test."""
+"""Path of the images below PROBMODEL_DATA, with arrays x_train, y_train, x_test, y_test."""
 
 NUM_TRAIN = 60_000
-"""The first rows on OpenML are the training images."""
+"""Number of training images, which are the first rows on OpenML."""
 
 
 def mnist(dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
-    """MNIST in its own split, standardized by one mean and sd of the training images.
+    """MNIST in its original split, standardized by one mean and sd of the training images.
 
     Read from mnist/mnist.npz below PROBMODEL_DATA where that variable is set, else fetched from OpenML.
 
     Args:
-        dtype: of the images.
+        dtype: dtype of the images.
 
     Returns:
         (train, test) of 60,000 and 10,000 rows, each Dataset((x,), {"y": y}) with x of shape (N, 1, 28, 28) and
         y (N,) int64 in 0 … 9.
 
     Raises:
-        FileNotFoundError: no such file, or neither the variable nor a connection to OpenML.
-        ValueError: a file that does not hold the images.
+        FileNotFoundError: where the file is missing, or there is neither the variable nor a connection to OpenML.
+        ValueError: for a file that does not hold the images.
 
     Reference:
         LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition.

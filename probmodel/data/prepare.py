@@ -1,4 +1,4 @@
-"""From arrays to what a model is fitted on: standardized, split, one-hot and in minibatches."""
+"""Preparation of data for fitting: standardization, splits, one-hot labels and minibatches."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ CONSTANT_COLUMN = 8.0
 """A standard deviation below this many machine epsilons of the largest value is the rounding error of the mean."""
 
 SHOWN = 10
-"""Columns a warning names one by one."""
+"""Largest number of columns that a warning lists."""
 
 
 def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
@@ -30,14 +30,14 @@ def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
             [ 1.]]), tensor([[2.]]))
 
     Args:
-        train: rows that set the scale; at least two.
+        train: rows that determine the scale; at least two.
         others: further rows with the same columns, put on the scale of `train`.
 
     Returns:
         `train`, then each of `others`, in their dtype and on their device. A column constant in `train` is 0 in all.
 
     Raises:
-        ValueError: fewer than two rows, other columns, a dtype that is not floating, NaN or infinite values.
+        ValueError: for fewer than two rows, unequal columns, a dtype that is not floating-point, NaN or infinite values.
 
     Warns:
         UserWarning: naming the columns that are constant in `train`.
@@ -47,28 +47,32 @@ def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     _check_finite(sd, "the variance of train")
     constant = sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().amax(0)
     if constant.any():
-        warnings.warn(f"constant in train, scaled to zero: {_names(constant)}", UserWarning, stacklevel=2)
+        warnings.warn(
+            f"expected values that vary in train, got a constant in {_names(constant)}, scaled to zero; drop constant columns",
+            UserWarning,
+            stacklevel=2,
+        )
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
 
 
 def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor, "_ C *space"]) -> tuple[Tensor, ...]:
     """Images on the scale of `train`: (x - mean) / sd, one mean and one sd for all pixels (ddof 0).
 
-    A pixel that never changes thus stays comparable with its neighbors.
+    A constant pixel thus stays comparable with its neighbors.
 
     >>> images = torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)
     >>> standardize_images(images)[0].flatten()
     tensor([-1.,  1.])
 
     Args:
-        train: images that set the scale; at least two.
+        train: images that determine the scale; at least two.
         others: further images of the same shape.
 
     Returns:
         `train`, then each of `others`, in their dtype and on their device; all 0 where `train` is constant.
 
     Raises:
-        ValueError: fewer than two images, another shape, a dtype that is not floating, NaN or infinite values.
+        ValueError: for fewer than two images, unequal shapes, a dtype that is not floating-point, NaN or infinite values.
 
     Warns:
         UserWarning: when all pixels of `train` are equal.
@@ -77,7 +81,11 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
     sd, mean = torch.std_mean(train, correction=0)
     _check_finite(sd, "the variance of train")
     if sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().max():
-        warnings.warn("constant in train, scaled to zero: all pixels", UserWarning, stacklevel=2)
+        warnings.warn(
+            "expected values that vary in train, got a constant in all pixels, scaled to zero; check how the images were read",
+            UserWarning,
+            stacklevel=2,
+        )
         return tuple(torch.zeros_like(x) for x in (train, *others))
     return tuple((x - mean) / sd for x in (train, *others))
 
@@ -85,7 +93,7 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
 def split(
     data: Dataset, *, test_fraction: float = 0.2, seed: int, stratify: Int[Tensor, " N"] | None = None
 ) -> tuple[Dataset, Dataset]:
-    """Random split of the rows in training and test data.
+    """Random split of the rows into training and test data.
 
     >>> train, test = split(Dataset((torch.arange(10.0),), size=10), seed=0)
     >>> train.size, test.size
@@ -93,20 +101,21 @@ def split(
 
     Args:
         data: a full data set with rows.
-        test_fraction: share of the rows that go to the test data, rounded up.
-        seed: of the permutation.
+        test_fraction: fraction of the rows in the test data, rounded up to whole rows.
+        seed: seed of the permutation.
         stratify: class of each row; both parts then hold the classes in the same proportions.
 
     Returns:
         (train, test), the `size` of each being its own number of rows.
 
     Raises:
-        ValueError: data without rows, a minibatch, fewer than two rows, NaN or infinite values, a fraction that leaves
-            a part empty; when stratifying, a wrong number of labels, one class only, or a class that cannot be in both.
+        ValueError: for data without rows, a minibatch, fewer than two rows, NaN or infinite values, a fraction that
+            leaves a part empty; when stratifying, for a wrong number of labels, a single class, or a class that cannot be
+            in both parts.
     """
     num_rows, seed = _check_full(data), checked_seed(seed)
     if not 0 < test_fraction < 1:
-        raise ValueError(f"expected 0 < test_fraction < 1, got {test_fraction}; give the share of rows to hold out")
+        raise ValueError(f"expected 0 < test_fraction < 1, got {test_fraction}; pass the fraction of rows to hold out")
     num_test = math.ceil(test_fraction * num_rows)
     if num_test == num_rows:
         raise ValueError(f"expected a row left to train on, got {num_test} of {num_rows} to test; lower test_fraction")
@@ -127,14 +136,14 @@ def one_hot(labels: Int[Tensor, "*rows"], num_classes: int) -> Int[Tensor, "*row
 
     Args:
         labels: class of each row, in 0 … num_classes - 1.
-        num_classes: K.
+        num_classes: number of classes K.
 
     Returns:
-        int64, as `torch.nn.functional.one_hot`.
+        One-hot rows as int64, as from `torch.nn.functional.one_hot`.
 
     Raises:
-        ValueError: labels empty, not integers or out of range.
-        TypeError: labels that are no tensor.
+        ValueError: for labels that are empty, not integers or out of range.
+        TypeError: for labels that are not a tensor.
     """
     _check_tensor(labels, "labels")
     num_classes = integer("num_classes", num_classes)
@@ -156,20 +165,20 @@ def with_one_hot(data: Dataset, num_classes: int) -> Dataset:
     [[0, 1], [1, 0]]
 
     Raises:
-        ValueError: no `y` among the keyword arguments; labels as in `one_hot`.
+        ValueError: for data without a keyword argument `y`, and for labels that `one_hot` refuses.
     """
     check_form(data)
     if "y" not in data.kwargs:
         raise ValueError(
-            f"expected labels under the name 'y', got {sorted(data.kwargs)}; give Dataset(args, {{'y': y}})"
+            f"expected labels under the name 'y', got {sorted(data.kwargs)}; pass Dataset(args, {{'y': y}})"
         )
     return data._replace(kwargs={**data.kwargs, "y": one_hot(data.kwargs["y"], num_classes)})
 
 
 def batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " B"]]:
-    """Row numbers of one minibatch after another, without end; each epoch is a fresh permutation.
+    """Endless sequence of minibatches as row indices; each epoch is a fresh permutation.
 
-    All batches are of equal size: what is left over at the end of an epoch is dropped, other rows each time.
+    All batches are of equal size: the rows left over at the end of an epoch, different ones each time, are dropped.
 
     >>> stream = batches(5, 2, torch.Generator().manual_seed(0))
     >>> [len(next(stream)) for _ in range(4)]
@@ -178,12 +187,12 @@ def batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Itera
     tensor([0, 1, 2])
 
     Args:
-        num_rows: rows of the data set.
-        batch_size: B; from `num_rows` upward each batch is all rows in order.
-        generator: source of the permutations; its device is that of the row numbers.
+        num_rows: number of rows of the data set.
+        batch_size: rows per batch B; from `num_rows` upward each batch holds all rows in order.
+        generator: random number generator of the permutations; its device is that of the row indices.
 
     Raises:
-        ValueError: fewer than one row in the data or in a batch.
+        ValueError: for fewer than one row in the data or in a batch.
     """
     return _endless(integer("num_rows", num_rows), integer("batch_size", batch_size), generator)
 
@@ -214,7 +223,7 @@ def _check_finite(x: Tensor, name: str) -> None:
 
 def _check_tensor(x: Any, name: str) -> None:
     if not isinstance(x, Tensor):
-        remedy = "give torch.as_tensor(array), or one tensor of a Dataset at a time"
+        remedy = "pass torch.as_tensor(array), or one tensor of a Dataset at a time"
         raise TypeError(f"expected a tensor as {name}, got {type(x).__name__}; {remedy}")
 
 
@@ -223,13 +232,13 @@ def _check_scalable(train: Any, others: tuple[Any, ...]) -> None:
     for x in others:
         _check_tensor(x, "further rows")
     if train.dim() == 0 or len(train) < 2 or train.numel() == 0:
-        raise ValueError(f"expected at least two rows in train, got shape {tuple(train.shape)}; give more data")
+        raise ValueError(f"expected at least two rows in train, got shape {tuple(train.shape)}; pass more data")
     for x in (train, *others):
         if not x.is_floating_point():
             raise ValueError(f"expected floating-point values, got {x.dtype}; convert with x.to(torch.float32)")
         if x.shape[1:] != train.shape[1:] or x.dim() == 0:
             want, got = tuple(train.shape[1:]), tuple(x.shape)
-            raise ValueError(f"expected rows of shape {want} as in train, got {got}; give the same columns in all")
+            raise ValueError(f"expected rows of shape {want} as in train, got {got}; pass the same columns in all")
         _check_finite(x, "the data")
 
 
@@ -239,12 +248,12 @@ def _check_full(data: Dataset) -> int:
     if data.size is None or not tensors or tensors[0].dim() == 0:
         got = f"size={data.size} and {len(tensors)} tensors"
         rows = len(tensors[0]) if tensors and tensors[0].dim() else "number of rows"
-        raise ValueError(f"expected data with rows, got {got}; give Dataset(args, kwargs, size={rows})")
+        raise ValueError(f"expected data with rows, got {got}; pass Dataset(args, kwargs, size={rows})")
     check_rows_can_be_taken(data)
     if len(tensors[0]) != data.size:
         raise ValueError(f"expected all {data.size} rows, got {len(tensors[0])}; split before taking minibatches")
     if data.size < 2:
-        raise ValueError(f"expected at least two rows, got {data.size}; give more data")
+        raise ValueError(f"expected at least two rows, got {data.size}; pass more data")
     for index, x in enumerate(tensors):
         _check_finite(x, f"tensor {index} of the data")
     return data.size
@@ -252,7 +261,7 @@ def _check_full(data: Dataset) -> int:
 
 def _check_strata(stratify: Tensor, num_rows: int, num_test: int) -> None:
     if stratify.shape != (num_rows,):
-        remedy = "give one class a row"
+        remedy = "pass one class per row"
         raise ValueError(f"expected stratify of shape ({num_rows},), got {tuple(stratify.shape)}; {remedy}")
     if stratify.is_floating_point():
         raise ValueError(f"expected integer classes in stratify, got {stratify.dtype}; convert with .long()")
@@ -264,4 +273,4 @@ def _check_strata(stratify: Tensor, num_rows: int, num_test: int) -> None:
         raise ValueError(f"expected two rows or more of each class, got one of {rare}; drop or merge these classes")
     if min(num_test, num_rows - num_test) < len(classes):
         got = f"{num_rows - num_test} train and {num_test} test rows for {len(classes)} classes"
-        raise ValueError(f"expected each class in both parts, got {got}; change test_fraction or give more data")
+        raise ValueError(f"expected each class in both parts, got {got}; change test_fraction or pass more data")

@@ -1,4 +1,4 @@
-"""Biological networks whose graph is known or published: protein signalling (Sachs et al., 2005), gene regulation (DREAM4)."""
+"""Biological networks whose graph is known or published: protein signaling (Sachs et al., 2005), gene regulation (DREAM4)."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,16 @@ from jaxtyping import Float
 from probmodel.data.locate import locate
 
 SERIES, DISTURBED = 5, 10
-"""Trajectories of a DREAM4 network of ten genes, and after how many times (half of them) their disturbance is taken away."""
+"""Number of trajectories of a DREAM4 network of ten genes, and number of times (half of them) with the disturbance."""
 
 
 class Signalling(NamedTuple):
     """Cells in which eleven phosphorylated proteins were measured.
 
     Args:
-        frame: one row a cell, one column a protein.
+        frame: one row per cell, one column per protein.
         intervened: for each row the protein that was inhibited or activated from outside, or None.
-        published: edges (from, to) of the graph that Sachs et al. take for known.
+        published: edges (from, to) of the graph that Sachs et al. regard as known.
     """
 
     frame: pd.DataFrame
@@ -27,10 +27,10 @@ class Signalling(NamedTuple):
 
 
 def protein_signalling() -> Signalling:
-    """853 cells without interventions, levels as measured; 17 published edges.
+    """Levels as measured of 853 cells without interventions; 17 published edges.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with bayesnets/sachs_853_continuous.npz.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with bayesnets/sachs_853_continuous.npz.
     """
     with np.load(locate("bayesnets/sachs_853_continuous.npz")) as file:
         names = [str(name) for name in file["header"]]
@@ -40,10 +40,10 @@ def protein_signalling() -> Signalling:
 
 
 def protein_signalling_interventions() -> Signalling:
-    """5,400 cells, 3,600 of them with one of five proteins set from outside, levels in three classes; 20 published edges.
+    """Levels, in three classes, of 5,400 cells, 3,600 of them with one of five proteins set from outside; 20 published edges.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with the files of bayesnets.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with the files of bayesnets.
     """
     table = pd.read_csv(locate("bayesnets/sachs.interventional.discrete.csv.gz"))
     frame = table.drop(columns="INT")
@@ -59,12 +59,12 @@ class GeneNetwork(NamedTuple):
     """Simulated expression of genes that regulate each other.
 
     Args:
-        names: of the genes.
-        trajectories: (series, time, gene) from rest, through a disturbance of unknown genes, back to rest.
-        disturbed: (series, time) where the disturbance acts.
-        steady: (row, gene) levels at rest: wild type, each gene knocked out, each gene knocked down.
+        names: names of the genes.
+        trajectories: levels (series, time, gene) from rest, through a disturbance of unknown genes, back to rest.
+        disturbed: True where the disturbance acts, (series, time).
+        steady: levels at rest (row, gene): wild type, each gene knocked out, each gene knocked down.
         set_gene: for each steady state the gene that was set, or None.
-        edges: (gene, gene) 1 where the first regulates the second: what the simulation was made with.
+        edges: edges of the simulation (gene, gene), 1 where the first gene regulates the second.
     """
 
     names: tuple[str, ...]
@@ -83,23 +83,23 @@ def simulated_genes(
     From rest, unknown genes (three in ten) are driven for the first half of each series; then each gene is knocked out.
 
     Args:
-        num_genes: at least 3.
-        num_series: trajectories.
-        num_times: of each.
-        noise: standard deviation of a step and of a measured steady state; effects are about one.
-        seed: of everything.
+        num_genes: number of genes, at least 3.
+        num_series: number of trajectories.
+        num_times: number of times per trajectory.
+        noise: standard deviation of the noise per step and of a measured steady state; effects are about one.
+        seed: seed of the network and of the noise.
 
     Raises:
         ValueError: for fewer than three genes.
     """
     if num_genes < 3:
-        raise ValueError(f"expected three genes at least, got {num_genes}")
+        raise ValueError(f"expected num_genes of 3 or more, got {num_genes}; pass num_genes=3 or more")
     rng, n = np.random.default_rng(seed), num_genes
     weights = np.zeros((n, n))
     for gene in range(n):
         regulators = rng.choice(np.delete(np.arange(n), gene), size=rng.integers(1, 3), replace=False)
         weights[regulators, gene] = rng.choice([-0.8, 0.8], size=len(regulators))
-    # Levels neither grow without end nor swing: no loop gains.
+    # A spectral radius below 1: levels neither diverge nor oscillate forever.
     weights *= min(1.0, 0.8 / max(1e-12, float(np.abs(np.linalg.eigvals(weights)).max())))
     persistence, level = rng.uniform(0.2, 0.7, n), rng.normal(size=n)
     drive = (rng.random((num_series, n)) < 0.3) * rng.choice([-2.0, 2.0], (num_series, n))
@@ -126,14 +126,14 @@ def dream4(network: int) -> GeneNetwork:
     """One of DREAM4's five networks of ten genes (Marbach et al., 2010): five trajectories of 21 times, 21 steady states.
 
     Args:
-        network: 1 to 5.
+        network: number of the network, 1 to 5.
 
     Raises:
         ValueError: for another number.
-        FileNotFoundError: PROBMODEL_DATA names no folder with the files of dream4_size10.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with the files of dream4_size10.
     """
     if network not in range(1, 6):
-        raise ValueError(f"expected a network of 1 to 5, got {network}")
+        raise ValueError(f"expected a network from 1 to 5, got {network}; pass one of these")
     folder = f"dream4_size10/insilico_size10_{network}"
 
     def table(name: str) -> pd.DataFrame:

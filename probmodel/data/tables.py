@@ -1,4 +1,4 @@
-"""Small tables, in the form in which their evidence is known exactly."""
+"""Small data sets, in the form in which their evidence or likelihood is known exactly."""
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
     >>> diabetes().args[0].shape
     torch.Size([442, 11])
 
+    Args:
+        dtype: dtype of x and y.
+
     Returns:
         Dataset((x,), {"y": y}) with x of shape (442, 11) and y (442,).
 
@@ -33,10 +36,13 @@ def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
 def iris(dtype: torch.dtype = torch.float64) -> Dataset:
     """Four measurements of 150 iris flowers of three species (Fisher, 1936).
 
-    In centimetres, as measured: the log-likelihood of probabilistic PCA with two components is -404.9627802 nats.
+    In centimeters, as measured: the log-likelihood of probabilistic PCA with two components is -404.9627802 nats.
 
     >>> iris().kwargs["y"].bincount()
     tensor([50, 50, 50])
+
+    Args:
+        dtype: dtype of x.
 
     Returns:
         Dataset((x,), {"y": y}) with x of shape (150, 4) and y (150,) int64 in 0 … 2.
@@ -50,22 +56,25 @@ def iris(dtype: torch.dtype = torch.float64) -> Dataset:
 
 
 MOTORCYCLE = "evidence/mcycle.csv"
-"""Where the motorcycle data lie below PROBMODEL_DATA: columns times and accel."""
+"""Path of the motorcycle data below PROBMODEL_DATA, with columns times and accel."""
 
 
 def motorcycle(dtype: torch.dtype = torch.float64) -> Dataset:
     """Head accelerations in a simulated motorcycle accident: 133 rows whose noise changes along the input (Silverman, 1985).
 
-    In milliseconds and g, as measured.  With both standardized (ddof 0), an RBF kernel of lengthscale .3 and variance 1 and
-    noise of variance .25 the log evidence is -108.469855 nats.
+    In milliseconds and g, as measured.  With both standardized (ddof 0), an RBF kernel of lengthscale 0.3 and variance 1
+    and noise of variance 0.25 the log evidence is -108.469855 nats.
 
     Read from evidence/mcycle.csv below PROBMODEL_DATA, with the columns times and accel of `mcycle` in R's package MASS.
+
+    Args:
+        dtype: dtype of x and y.
 
     Returns:
         Dataset((x,), {"y": y}) with x of shape (133, 1) and y (133,).
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/mcycle.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/mcycle.csv.
 
     Reference:
         Silverman (1985), Some aspects of the spline smoothing approach to non-parametric regression curve fitting, Journal

@@ -1,1 +1,1 @@
-"""Numbers, files and plots of draws by ArviZ; nothing here needs torch."""
+"""Diagnostics, files and plots of draws by ArviZ; nothing here needs torch."""

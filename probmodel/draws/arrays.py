@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 Arrays = Mapping[str, np.ndarray]
-"""Site name → array; a posterior's arrays are (chain, draw, *event)."""
+"""Site name → array; the arrays of a posterior have shape (chain, draw, *event)."""
 
 
 def save_netcdf(posterior: Arrays, path: str | Path) -> None:
@@ -19,7 +19,7 @@ def save_netcdf(posterior: Arrays, path: str | Path) -> None:
 
 
 def load_netcdf(path: str | Path) -> dict[str, np.ndarray]:
-    """The draws `save_netcdf` wrote, by site, (chain, draw, *event)."""
+    """Draws by site, (chain, draw, *event), from a file that `save_netcdf` wrote."""
     dataset = xr.load_dataset(path, group="posterior", engine="h5netcdf")
     return {unquote(str(name)): values.to_numpy() for name, values in dataset.data_vars.items()}
 
@@ -37,12 +37,23 @@ def encoded_name(name: str) -> str:
 
 
 def xarray_dataset(arrays: Arrays, sample_dims: tuple[str, ...] = ("chain", "draw")) -> xr.Dataset:
+    """Arrays as an xarray data set with encoded names.
+
+    Args:
+        arrays: arrays by name, (*sample_dims, *event).
+        sample_dims: names of the leading dimensions.
+
+    Raises:
+        ValueError: for an array with fewer axes than `sample_dims`.
+    """
     variables: dict[str, Any] = {}
     coords: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
         array, safe = np.asarray(values), encoded_name(name)
         if array.ndim < len(sample_dims):
-            raise ValueError(f"{name} needs shape ({', '.join(sample_dims)}, *event), got {array.shape}; add the axes")
+            raise ValueError(
+                f"expected {name} of shape ({', '.join(sample_dims)}, *event), got {array.shape}; add the missing axes"
+            )
         dims = (*sample_dims, *(f"{safe}_dim_{i}" for i in range(array.ndim - len(sample_dims))))
         variables[safe] = (dims, array)
         coords |= {dim: np.arange(size) for dim, size in zip(dims, array.shape, strict=True)}

@@ -1,8 +1,8 @@
 """Draws as NumPy arrays ↔ ArviZ 0.23 and 1: groups, diagnostics, LOO, NetCDF, plots (Kumar et al., 2019).
 
-The only module that knows ArviZ, and it needs neither torch nor the rest of the package.  A posterior here is a mapping
-from site names to arrays (chain, draw, *event).  ArviZ and NetCDF cannot hold every site name: "/" and the few names
-that xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
+This folder alone uses ArviZ, and it needs neither torch nor the rest of the package.  A posterior here is a mapping from
+site names to arrays (chain, draw, *event).  ArviZ and NetCDF do not accept every site name: "/" and the few names that
+xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
 """
 
 from typing import Any
@@ -23,16 +23,16 @@ def from_arrays(
 
     Args:
         posterior: draws, (chain, draw, *event).
-        sample_stats: what the sampler says of each draw, (chain, draw), for example "diverging".
-        log_likelihood: nats, (chain, draw, row).
-        observed_data: any shape; no draws.
-        posterior_predictive: (chain, draw, *event).
+        sample_stats: statistics of the sampler for each draw, (chain, draw), for example "diverging".
+        log_likelihood: log-likelihood by row in nats, (chain, draw, row).
+        observed_data: observed values of any shape, without axes for draws.
+        posterior_predictive: draws of new observations, (chain, draw, *event).
 
     Returns:
         `arviz.InferenceData` under ArviZ 0.23, `xarray.DataTree` under ArviZ 1.
 
     Raises:
-        ValueError: where an array lacks the two axes, or its number of chains or draws differs from the others.
+        ValueError: where an array lacks the axes (chain, draw), or has other numbers of chains or draws than the others.
     """
     sampled = {
         "posterior": posterior,

@@ -6,13 +6,16 @@ import numpy as np
 from scipy.special import logsumexp
 
 WEIGHT_ROUNDING = 1e-6
-"""Log weights this close are equal: float32 log densities of order ten differ by as much through rounding alone."""
+"""Difference below which log weights are equal: float32 log densities of order ten have rounding errors of this size."""
 
 
 def pareto_k(log_weights: np.ndarray) -> float:
     """k-hat of importance weights: the tail shape of their generalized Pareto fit (Vehtari et al., 2024).
 
-    The weights have 1/k finite moments; above 0.7 their mean is not to be trusted.  See `pareto_smoothed`.
+    The weights have 1/k finite moments; above 0.7 their mean is not reliable.  See `pareto_smoothed`.
+
+    Args:
+        log_weights: log importance weights in nats, (S,); -inf is a weight of zero.
 
     Example:
         >>> float(pareto_k(np.zeros(100)))
@@ -22,28 +25,32 @@ def pareto_k(log_weights: np.ndarray) -> float:
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Log weights whose tail is replaced by the quantiles of its generalized Pareto fit, and its shape k-hat.
+    """Log weights whose tail is replaced by the quantiles of its generalized Pareto fit, and the tail shape k-hat.
 
-    The tail is the ceil(min(0.2 S, 3 √S)) largest weights.  Smoothed ones stay below the largest raw one and keep its
-    scale: nothing is normalized, so log mean exp of them still estimates the evidence.
+    The tail is the ceil(min(0.2 S, 3 √S)) largest weights.  Smoothed weights stay below the largest raw one and keep its
+    scale: they are not normalized, so their log mean exp still estimates the evidence.
 
     Args:
-        log_weights: nats, (S,); -inf is a weight of zero.
+        log_weights: log importance weights in nats, (S,); -inf is a weight of zero.
 
     Returns:
-        Log weights (S,) and k-hat.  The weights come back as they are with k-hat = -inf where the whole tail is one
+        Log weights (S,) and k-hat.  The weights are returned unchanged with k-hat = -inf where the whole tail is one
         number (no tail: all moments exist), and with k-hat = inf where fewer than five weights are in the tail, as with
-        fewer than 21 draws or with nearly all weights zero (nothing can be told).
+        fewer than 21 draws or with nearly all weights zero (the tail shape is unknown).
 
     Raises:
-        ValueError: for an array of another number of axes, nan or +inf.
+        ValueError: for an array that does not have one axis, or holds nan or +inf.
 
     Reference:
         Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, JMLR 25(72).
     """
     raw = np.array(log_weights, dtype=np.float64)
-    if raw.ndim != 1 or np.isnan(raw).any() or np.isposinf(raw).any():
-        raise ValueError(f"log_weights needs shape (S,) without nan or +inf, got {raw.shape}; drop the bad draws")
+    bad = int((np.isnan(raw) | np.isposinf(raw)).sum())
+    if raw.ndim != 1 or bad:
+        raise ValueError(
+            f"expected log_weights of shape (S,) without nan or +inf, got {raw.shape} with {bad} such values; drop these "
+            "draws, or pass one axis"
+        )
     size = ceil(min(0.2 * raw.size, 3 * sqrt(raw.size)))
     if size < 5 or np.isneginf(raw).all():
         return raw, float("inf")
@@ -64,7 +71,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _fit_generalized_pareto(excess: np.ndarray) -> tuple[float, float]:
-    """Shape k and scale sigma of sorted positive numbers (Zhang & Stephens, 2009), k with the weak prior of PSIS.
+    """Pareto shape k and scale sigma of sorted positive numbers (Zhang & Stephens, 2009), k with the weak prior of PSIS.
 
     The prior is worth ten observations at k = 0.5 (Vehtari et al., 2024, appendix G).
     """
@@ -81,6 +88,6 @@ def _fit_generalized_pareto(excess: np.ndarray) -> tuple[float, float]:
 
 def _generalized_pareto_quantiles(p: np.ndarray, k: float, sigma: float) -> np.ndarray:
     exponential = -np.log1p(-p)
-    # Below this the exponential distribution, the limit k → 0, is closer than the quotient's rounding.
+    # For smaller k the exponential distribution, the limit k → 0, is more accurate than the rounded quotient.
     with np.errstate(over="ignore"):  # A tail so heavy that its quantiles are infinite; the caller caps them.
         return sigma * (exponential if abs(k) < 1e-12 else np.expm1(k * exponential) / k)

@@ -18,33 +18,33 @@ from probmodel.draws.versions import ARVIZ, Overlaid
 
 
 def plot_forest(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> Figure:
-    """Intervals of each element of each site, one color a fit.
+    """Forest plot of the intervals of each element of each site, one color per fit.
 
     Args:
         posteriors: fits of one model by name; sites that only some of them have are left out.
-        max_elements: scalar elements drawn, in the order of the sites; the figure says where there are more.
+        max_elements: largest number of scalar elements, in the order of the sites; the figure states if there are more.
 
     Returns:
-        A figure that pyplot no longer holds.
+        Figure that pyplot no longer holds.
 
     Raises:
-        ValueError: where the fits share no site.
+        ValueError: where the fits have no site in common.
     """
     with _pyplot_untouched():
         return _noted(ARVIZ.forest(_overlaid(posteriors, max_elements)), posteriors, max_elements)
 
 
 def plot_densities(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> Figure:
-    """Marginal densities of each element of each site, one color a fit; see `plot_forest`."""
+    """Marginal densities of each element of each site, one color per fit; see `plot_forest`."""
     with _pyplot_untouched():
         return _noted(ARVIZ.densities(_overlaid(posteriors, max_elements)), posteriors, max_elements)
 
 
 def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Figure:
-    """Scatter plots of all pairs of elements, marginals on the diagonal, one color a fit; see `plot_forest`.
+    """Scatter plots of all pairs of elements, marginals on the diagonal, one color per fit; see `plot_forest`.
 
     Raises:
-        ValueError: where the fits share fewer than two elements.
+        ValueError: where the fits have fewer than two elements in common.
     """
     overlaid = _overlaid(posteriors, max_elements)
     if len(overlaid.labels) < 2:
@@ -57,16 +57,17 @@ def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Fi
 
 
 def plot_ranks(posterior: Arrays, *, max_elements: int = 20) -> Figure:
-    """Ranks of each chain's draws among all draws (Vehtari et al., 2021; Säilynoja et al., 2022): even if they mix.
+    """Rank plots of each chain's draws among all draws (Vehtari et al., 2021; Säilynoja et al., 2022).
 
-    A single chain is split into halves.  ArviZ 0.23 draws histograms, ArviZ 1 differences of distribution functions.
+    The ranks of mixing chains are uniform.  A single chain is split into halves.  ArviZ 0.23 draws histograms, ArviZ 1
+    differences of distribution functions.
 
     Args:
-        posterior: one fit, two draws or more.
-        max_elements: as in `plot_forest`.
+        posterior: one fit with two draws or more.
+        max_elements: largest number of scalar elements, as in `plot_forest`.
 
     Returns:
-        A figure that pyplot no longer holds.
+        Figure that pyplot no longer holds.
 
     Raises:
         ValueError: for no sites, or a single draw.
@@ -77,14 +78,14 @@ def plot_ranks(posterior: Arrays, *, max_elements: int = 20) -> Figure:
 
 
 def plot_traces(posterior: Arrays, *, max_elements: int = 20) -> Figure:
-    """Density and path of each chain, a row an element; see `plot_ranks`."""
+    """Density and trace of each chain, one row per element; see `plot_ranks`."""
     with _pyplot_untouched():
         figure = ARVIZ.traces(_single(posterior, max_elements))
         return _noted(figure, {"": posterior}, max_elements)
 
 
 def _elements(posterior: Arrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Scalar elements, (chain, draw) each: with no event axes every ArviZ lays a plot out alike."""
+    """Scalar elements with their labels, (chain, draw) each: without event axes all versions of ArviZ plot alike."""
     for name, values in posterior.items():
         for index in np.ndindex(np.shape(values)[2:]):
             label = f"{name}[{', '.join(map(str, index))}]" if index else name
@@ -92,7 +93,7 @@ def _elements(posterior: Arrays) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _shared(posteriors: Mapping[str, Arrays]) -> list[str]:
-    """Sites that every fit has, in the order of the first."""
+    """Sites that all fits have, in the order of the first fit."""
     fits = list(posteriors.values())
     sites = [name for name in fits[0] if all(name in fit for fit in fits)] if fits else []
     if not sites:
@@ -108,7 +109,7 @@ def _overlaid(posteriors: Mapping[str, Arrays], max_elements: int) -> Overlaid:
     }
     sizes = [values.size for fit in fits.values() for values in fit.values()]
     count = min((size for size in sizes if size >= FEWEST_DRAWS), default=max(sizes))
-    # ArviZ 1 fills unequal fits up with nan, so chains are joined and thinned; point estimates repeat their few draws.
+    # ArviZ 1 pads fits of unequal length with nan, so chains are joined and thinned; point estimates repeat their draws.
     equal = {name: {label: _resized(values, count) for label, values in fit.items()} for name, fit in fits.items()}
     labels = {encoded_name(label): label for label in next(iter(fits.values()))}
     return Overlaid({name: from_arrays(fit) for name, fit in equal.items()}, labels)
@@ -131,12 +132,14 @@ def _two_chains(values: np.ndarray) -> np.ndarray:
     if chains > 1:
         return values
     if draws < 2:
-        raise ValueError(f"expected two draws or more, got shape {np.shape(values)}; a point estimate has no path")
+        raise ValueError(
+            f"expected two draws or more, got shape {np.shape(values)}; draw more, since a point estimate has no path"
+        )
     return np.asarray(values)[0, : draws // 2 * 2].reshape(2, draws // 2, *event)
 
 
 def _noted(figure: Figure, posteriors: Mapping[str, Arrays], max_elements: int) -> Figure:
-    """The figure, its texts clear of each other, with a line that says what was left out, if anything."""
+    """The figure with a layout free of overlaps, and a note of the number of elements left out, if any."""
     figure.set_layout_engine("constrained")
     first = next(iter(posteriors.values()))
     count = sum(prod(np.shape(first[site])[2:]) for site in _shared(posteriors))
@@ -147,11 +150,11 @@ def _noted(figure: Figure, posteriors: Mapping[str, Arrays], max_elements: int) 
 
 @contextmanager
 def _pyplot_untouched() -> Iterator[None]:
-    """Close the figures opened inside: ArviZ draws through pyplot, which keeps every figure it makes."""
+    """Context that closes the figures opened inside: ArviZ draws through pyplot, which keeps every figure."""
     before = set(plt.get_fignums())
     try:
         with warnings.catch_warnings():
-            # A point estimate has no density, and the plot shows that.
+            # A point estimate has no density, as the plot shows.
             warnings.filterwarnings("ignore", "Your data appears to have a single value", UserWarning)
             yield
     finally:

@@ -1,4 +1,4 @@
-"""The two generations of ArviZ, 0.23 and 1, behind one set of functions (Kumar et al., 2019)."""
+"""One interface to the two generations of ArviZ, 0.23 and 1 (Kumar et al., 2019)."""
 
 import warnings
 from collections.abc import Mapping
@@ -11,27 +11,28 @@ from matplotlib.figure import Figure
 
 from probmodel.draws.arrays import xarray_dataset
 
-az: Any = arviz  # Its two generations have different functions, which a type checker sees one of.
+az: Any = arviz  # A type checker sees the functions of one of the two generations only.
 
 
 class Overlaid(NamedTuple):
-    """Containers by fit, and the scalar elements each of them holds, by encoded name."""
+    """ArviZ containers by fit, and the labels of their scalar elements by encoded name."""
 
     trees: dict[str, Any]
     labels: dict[str, str]
 
     def labeller(self) -> Any:
+        """ArviZ's labeller, which shows the labels in place of the encoded names."""
         return az.labels.MapLabeller(var_name_map=self.labels)
 
 
 def _pointwise_loo(tree: Any, **settings: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # The caller gets k-hat itself.
+        warnings.simplefilter("ignore", UserWarning)  # The caller receives k-hat.
         return az.loo(tree, pointwise=True, reff=1.0, **settings)
 
 
 class _ArviZ0:
-    """ArviZ before 1: InferenceData, and plots that return arrays of axes."""
+    """ArviZ before version 1: InferenceData, and plots that return arrays of axes."""
 
     def tree(self, groups: Mapping[str, xr.Dataset]) -> Any:
         return az.InferenceData(**groups)
@@ -90,7 +91,7 @@ class _ArviZ0:
 
 
 class _ArviZ1:
-    """ArviZ from 1 on: DataTree, and plots that return a PlotCollection."""
+    """ArviZ from version 1 on: DataTree, and plots that return a PlotCollection."""
 
     def tree(self, groups: Mapping[str, xr.Dataset]) -> Any:
         return xr.DataTree.from_dict(dict(groups))

@@ -1,11 +1,11 @@
-"""Posterior or target → Evidence in nats (`pb.evidence`): one estimator a file, and `sandwich`, which makes them agree.
+"""Estimators of the evidence of a fit or target, in nats (`pb.evidence`): one per file; `sandwich` compares them.
 
-For every model: best, sandwich, ais, reverse_ais, smc, bridge, importance, elbo, iwae, laplace, exact, nested, harmonic,
-thermodynamic, stepping_stone; proposals for importance: from_draws, from_mode.
+For every model: best, sandwich, ais, reverse_ais, smc, bridge, importance, elbo, iwae, laplace, exact, nested,
+harmonic, thermodynamic, stepping_stone; proposals for importance: from_draws, from_mode.
 Criteria: bic, wbic.
-For one family: assignments, assignments_ais, assignments_smc (mixtures of Gaussian processes), inducing_bounds (sparse ones);
-structures, gaussian_structures (Bayesian networks); log_partition, log_partition_ais, log_partition_sandwich,
-log_likelihood, log_odds (Boltzmann machines).
+For one family: assignments, assignments_ais, assignments_smc (mixtures of Gaussian processes), inducing_bounds
+(Gaussian processes); structures, gaussian_structures (Bayesian networks); log_partition, log_partition_ais,
+log_partition_sandwich, log_likelihood, log_odds (Boltzmann machines).
 Values and plots: Agreement, Estimate, plot.
 """
 

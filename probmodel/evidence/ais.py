@@ -24,7 +24,8 @@ def ais(
 ) -> Evidence:
     """Log mean weight of chains annealed from a defensive Student-t into the posterior, in nats.
 
-    Temperatures and kernels (Hamiltonian Monte Carlo) are frozen after a pilot run, so that every chain is unbiased for Z.
+    Temperatures and kernels (Hamiltonian Monte Carlo) are frozen after a pilot run, so that every chain is unbiased for
+    Z.
 
     Args:
         subject: a fit, or a target.
@@ -68,7 +69,9 @@ def ais(
 
 
 def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None, level: float = 0.95) -> Evidence:
-    """Reverse annealing −log mean exp(−log weight) from posterior draws into a truncated normal inside the posterior, in nats.
+    """Reverse annealing estimate −log mean exp(−log weight), in nats.
+
+    Chains are annealed from posterior draws into a truncated normal inside the posterior.
 
     Args:
         subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.

@@ -1,4 +1,4 @@
-"""The estimator to take when none is named."""
+"""Default estimator of the evidence."""
 
 from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.importance import importance
@@ -9,9 +9,13 @@ from probmodel.protocols.posterior import Subject
 
 
 def best(subject: Subject, *, seed: int = 0) -> Evidence:
-    """`iwae` where a fit has a guide (exact for an exact one), else `importance` from posterior draws; nats.
+    """Log evidence by `iwae` if a fit has a guide (exact for an exact guide), else by `importance` from draws, in nats.
 
-    A mixture of Gaussian processes is enumerated, or takes `assignments_smc` where its rows are many.
+    A mixture of Gaussian processes is enumerated, or estimated by `assignments_smc` if its rows are many.
+
+    Args:
+        subject: a fit, or a target.
+        seed: random seed of the estimator.
     """
     own = own_estimators(subject)
     if own is not None:

@@ -25,8 +25,9 @@ TOLERANCE = 1e-10
 def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> Evidence:
     """Log Z as the fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, in nats.
 
-    Draws are standardized by the mean and covariance of their first half; the bridge uses the second half.  Warp-3 reflects
-    the posterior about its mean, p̃(z) = ½ |L| (p(m + Lz) + p(m − Lz)), which removes its skewness and leaves Z unchanged.
+    Draws are standardized by the mean and covariance of their first half; the bridge uses the second half.  Warp-3
+    reflects the posterior about its mean, p̃(z) = ½ |L| (p(m + Lz) + p(m − Lz)), which removes its skewness and leaves
+    Z unchanged.
 
     Args:
         subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.

@@ -1,4 +1,4 @@
-"""Exact evidence of conjugate models."""
+"""Exact evidence of models with a closed form."""
 
 from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.weighing.closed_form import closed_form
@@ -8,16 +8,22 @@ from probmodel.tracing.target import target_of
 
 
 def exact(subject: Subject, *, seed: int = 0) -> Evidence:
-    """Log Z in closed form, in nats: linear Gaussian models (also one code a row), beta, Dirichlet and gamma sites, and any
-    model that knows its own.
+    """Exact log Z, in nats.
 
-    Of a mixture of Gaussian processes it is the sum over assignments, where the rows are few enough to enumerate.
+    It is in closed form for linear Gaussian models (also with one code per row), beta, Dirichlet and gamma sites, and
+    any model that supplies its own.  For a mixture of Gaussian processes it is the sum over assignments, if the rows
+    are few enough to enumerate.  For a target, which comes without its model, only normal posteriors are recognized.
 
-    Of a target without its model only normal posteriors are recognized.
+    Args:
+        subject: a fit, or a target.
+        seed: unused by a closed form; every estimator takes one.
+
+    Returns:
+        Evidence with both bounds at level 1.
 
     Raises:
-        NotConjugateError: where there is no closed form.
-        ValueError: for a mixture of Gaussian processes of too many rows.
+        NotConjugateError: if there is no closed form.
+        ValueError: if a mixture of Gaussian processes has too many rows.
     """
     own = own_estimators(subject)
     if own is not None:

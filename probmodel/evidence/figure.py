@@ -1,4 +1,4 @@
-"""Figure of the evidence: every estimate with its error bar, and the bounds as a band that should contain the true value."""
+"""Figure of the evidence: every estimate with its error bar, and the bounds as a band."""
 
 import math
 import textwrap
@@ -17,16 +17,16 @@ WIDTH = 8.0
 CAPTION = 130
 """Characters per line of the caption, at its font size."""
 NEAR = 1.0
-"""Distance within which an estimate with a caveat or a long error bar still widens the axis, in units of the width of the
-other estimates or of a typical error bar."""
+"""Distance within which an estimate with a caveat or a long error bar still widens the axis, in units of the width of
+the other estimates or of a typical error bar."""
 
 
 def plot(evidence: Evidence) -> Figure:
     """Figure with one row per estimator and ± 1.96 standard errors, the two-sided bound as a band and log Z as a line.
 
-    Hollow markers have no standard error; gray ones have a caveat, which is written beneath.  An estimate far outside is an
-    arrow with its value, so that it does not compress the others.  A refused evidence shows the unchecked bounds, hatched,
-    and the first check that failed.
+    Hollow markers have no standard error; gray ones have a caveat, which is written beneath.  An estimate far outside
+    is an arrow with its value, so that it does not compress the others.  A refused evidence shows the unchecked bounds,
+    hatched, and the first check that failed.
 
     Args:
         evidence: result of `sandwich`; that of any other estimator gives a single row.
@@ -133,7 +133,7 @@ def _first_failure(evidence: Evidence) -> str:
 
 
 def _window(evidence: Evidence, rows: tuple[Estimate, ...], band: tuple[float, float]) -> tuple[float, float]:
-    """Limits of the axis: around all trusted estimates, and those of the others that are near enough not to compress them."""
+    """Limits of the axis: they include all trusted estimates, and others that are near enough not to compress them."""
     trusted = [each for each in rows if not each.caveat]
     points = [value for value in (evidence.log_z, *band, *(each.log_z for each in trusted)) if math.isfinite(value)]
     points = points or [each.log_z for each in rows if math.isfinite(each.log_z)] or [0.0]

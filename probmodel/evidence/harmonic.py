@@ -1,4 +1,4 @@
-"""Learned harmonic mean estimate of the evidence (McEwen et al., 2021) with a normalizing flow (Polanska et al., 2024)."""
+"""Learned harmonic mean estimate of the evidence (McEwen et al., 2021) by normalizing flows (Polanska et al., 2024)."""
 
 import math
 from typing import Any, NamedTuple
@@ -96,8 +96,8 @@ def harmonic(
         num_steps: largest number of Adam steps; training stops earlier if the loss of held-out draws stops falling.
 
     Returns:
-        Evidence with `upper` at 95 %: the estimate of 1/Z is unbiased, so that of log Z is biased upwards.  `info` holds
-        the number of draws in the mean, the relative ESS of their weights, and k-hat.
+        Evidence with `upper` at 95 %: the estimate of 1/Z is unbiased, so that of log Z is biased upwards.  `info`
+        holds the number of draws in the mean, the relative ESS of their weights, and k-hat.
 
     Raises:
         ImportError: if the package zuko is not installed.
@@ -148,7 +148,7 @@ def _chain_error(log_w: Float[Tensor, " S"], log_mean: float) -> float:
 def _fit(
     theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int, num_steps: int
 ) -> tuple[nn.Module, Matched]:
-    """Flow of highest held-out likelihood along the training from the identity: never worse there than a matched normal."""
+    """Flow of highest held-out likelihood in a training from the identity: never worse there than a matched normal."""
     held_out = max(1, int(HELD_OUT_FRACTION * len(theta)))
     affine = matched(theta[held_out:])
     test, train = affine.inverse(theta).split([held_out, len(theta) - held_out])
@@ -176,7 +176,7 @@ def _identity(theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int
     flow = zuko.flows.NSF(dim, transforms=num_layers, hidden_features=(hidden_features,) * 2, bins=8)
     for layer in flow.transform.transforms:
         leaves = list(layer.parameters())
-        # With one coordinate the spline's knots are parameters; with more, a network's last weight and bias produce them.
+        # With one coordinate the spline's knots are parameters; with more, a network's last layer produces them.
         for leaf in leaves if dim == 1 else leaves[-2:]:
             nn.init.zeros_(leaf)
     return flow.to(theta)

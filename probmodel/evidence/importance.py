@@ -1,4 +1,4 @@
-"""Importance sampling from a Student-t matched to the posterior and a wider, defensive one (Geweke, 1989; Hesterberg, 1995)."""
+"""Importance sampling from a Student-t at the posterior and a wider, defensive one (Geweke, 1989; Hesterberg, 1995)."""
 
 import math
 
@@ -42,8 +42,8 @@ def importance(
         level: probability that the bound holds.
 
     Returns:
-        Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat and relative ESS,
-        both of the worst row, and the estimate from Pareto-smoothed weights (nan for several rows).
+        Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat and relative
+        ESS, both of the worst row, and the estimate from Pareto-smoothed weights (nan for several rows).
 
     Raises:
         ValueError: if there are no draws and the prior cannot be sampled, the draws do not fit the model, or `level` is

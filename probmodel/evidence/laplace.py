@@ -13,8 +13,9 @@ from probmodel.tracing.target import target_of
 def laplace(subject: Subject, *, seed: int = 0) -> Evidence:
     """Laplace's approximation log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), in nats.
 
-    θ̂ is the mode that an ascent reaches from the mean of a fit's draws, or from the best particle of a target.  The value is
-    exact for a normal posterior in unconstrained coordinates; elsewhere no draws show its error, so `stderr` is nan.
+    θ̂ is the mode that an ascent reaches from the mean of a fit's draws, or from the best particle of a target.  The
+    value is exact for a normal posterior in unconstrained coordinates; elsewhere no draws show its error, so `stderr`
+    is nan.
 
     Args:
         subject: a fit, or a target.

@@ -32,7 +32,7 @@ except ImportError:
     HAS_DYNESTY = False
 
 DEGREES_OF_FREEDOM = 3.0
-"""Degrees of freedom of the base: heavier tails than a posterior's, so that the density relative to it has a maximum."""
+"""Degrees of freedom of the base: heavier tails than a posterior's, so that the density ratio has a maximum."""
 WIDTH = 1.5
 """Scale of the base density relative to the posterior's standard deviations."""
 LOWEST = -1e300
@@ -62,8 +62,8 @@ def nested(
         max_calls: number of evaluations of the log joint after which sampling stops in any case.
 
     Returns:
-        Evidence with the standard error √(H / num_live) of Skilling (2006); `info` holds the information H, the number of
-        evaluations `ncall`, `seconds` and `nlive`.
+        Evidence with the standard error √(H / num_live) of Skilling (2006); `info` holds the information H, the number
+        of evaluations `ncall`, `seconds` and `nlive`.
 
     Raises:
         ImportError: if the package dynesty is not installed.
@@ -135,7 +135,7 @@ def _likelihood(target: Target, base: Matched) -> Callable[[Float[np.ndarray, "S
 
 
 class _Request(NamedTuple):
-    """Message of a thread of the pool: a point to evaluate and a queue for the answer, or no point once its call has ended."""
+    """Message of a thread: a point to evaluate and a queue for the answer, or no point at the end of its call."""
 
     position: int
     point: np.ndarray | None

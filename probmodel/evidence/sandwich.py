@@ -46,17 +46,17 @@ from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 
 MORE_STEPS = (8, 32)
-"""Temperatures of further attempts, where the weights of the first cannot be trusted."""
+"""Temperatures of further attempts, if the weights of the first cannot be trusted."""
 
 BET = 8
-"""Weights without temperatures whose mean is one bet."""
+"""Number of weights whose mean is one bet, for chains without temperatures."""
 
 NUM_CHAINS = 4_000
 
 NUM_PROPOSALS = 5_000
 
 MAX_LAPLACE = 200
-"""Coordinates a block up to which a Hessian is worth its cost."""
+"""Largest number of coordinates for which a Hessian is worth its cost, unless every latent is local to a row."""
 
 
 def sandwich(
@@ -68,33 +68,38 @@ def sandwich(
     num_steps: int | None = None,
     max_chains: int | None = None,
 ) -> Evidence:
-    """Log Z in nats between two bounds, with the estimators that agree on it.
+    """Log Z in nats between two bounds, with the estimators that must agree on it.
 
-    Below: annealed importance sampling from a defensive Student-t, temperatures and kernels frozen after a pilot run, so
-    that every chain is unbiased for Z.  Above: the same in reverse, from posterior draws into a truncated normal, unbiased
-    for 1/Z.  Both bounds hold at finite sample size by betting (`evidence.bounds`), half of 1 − level on each side.
-    A mixture of Gaussian processes is summed over assignments, or estimated by `assignments_smc` and `assignments_ais`, with a
-    bound below alone; `seed` and `level` are all it takes.
+    The lower bound is by annealed importance sampling from a defensive Student-t, with temperatures and kernels frozen
+    after a pilot run, so that every chain is unbiased for Z.  The upper bound is by the same in reverse, from posterior
+    draws into a truncated normal, unbiased for 1/Z.  Both hold at finite sample size by betting
+    (`evidence.weighing.bounds`), half of 1 − level on each side.
 
-    Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the guide's
-    weights or a closed form where there are any, are computed beside them.
+    Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the
+    weights of a guide or a closed form, if there is one, are computed for comparison.
+
+    A model with estimators of its own uses these instead, with `seed` and `level` alone.  A mixture of Gaussian
+    processes is summed over assignments, or estimated by `assignments_smc` and `assignments_ais`, with a lower bound
+    alone.
 
     Args:
-        subject: any fit, of an own Pyro model too; or `target(model, data)`, which needs no fit.
-        seed: of everything.
+        subject: any fit, also of a Pyro model of your own; or `target(model, data)`, which needs no fit.
+        seed: random seed of the whole computation.
         level: probability that both bounds hold.
-        precision: standard error of the forward estimate to sample for, nats.
-        num_steps: temperatures; None takes the number that buys most for its cost.
-        max_chains: forward chains at most; None for 256,000, or 8,000 where chains anneal.
+        precision: standard error of the forward estimate to reach, in nats.
+        num_steps: number of temperatures; None for the most efficient number.
+        max_chains: largest number of forward chains; None for 256,000, or 8,000 if chains anneal.
 
     Returns:
-        Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces both),
-        `agreement` is the table of all, `certified` says which side holds under what condition.  Where estimators disagree,
-        the bounds cross, the effective share of draws is below 1 % or k-hat above 0.7, `lower` and `upper` are infinite, a
-        warning names the check and what to try, and `info["failed"]` lists it; the numbers are returned all the same.
+        Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces
+        both), `agreement` is the table of all estimates, `certified` states which side holds under what condition.  If
+        estimators disagree, the bounds cross, relative ESS is below 1 % or k-hat above 0.7, `lower` and `upper` are
+        infinite, a warning names the check and a remedy, and `info["failed"]` lists it; the estimates are returned all
+        the same.
 
     Raises:
-        ValueError: for draws that do not fit the model, or where neither draws nor a prior to sample from exist.
+        ValueError: if the draws do not fit the model, there are neither draws nor a prior that can be sampled, or
+            `level` is outside (0, 1).
 
     Reference:
         Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
@@ -106,7 +111,7 @@ def sandwich(
     if target.dim == 0:
         return plain_evidence(target, "sandwich")
     if not 0 < level < 1:
-        raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")
     begin = time.perf_counter()
     first, seen = start(subject, seed), _explored(target, seed)
     side_level = 1 - (1 - level) / 2
@@ -116,7 +121,7 @@ def sandwich(
     above = _backward(first, spawn(seed, 52), num_steps)
     estimates = [below.estimate, above.estimate, *_others(subject, first, seen, below.estimate, seed)]
     agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
-    # Chains stopped at a precision were counted by what had been seen: the groups must not depend on their number.
+    # The number of chains stopped at a precision depends on their weights: the size of groups must not depend on it.
     group_size = max(BET, -(-(max_chains or 0) // MANY)) if below.num_steps == 1 else 1
     lower = lower_bound(below.log_w, side_level, group_size=group_size)
     upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
@@ -154,7 +159,7 @@ def sandwich(
 
 
 def _explored(target: Target, seed: int) -> Explored | None:
-    """The run from the prior; None where the prior cannot be sampled."""
+    """Run from the prior; None if the prior cannot be sampled."""
     try:
         return explored(target, seed)
     except ValueError:
@@ -191,7 +196,7 @@ def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
 
 
 def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Side:
-    """The weights as they come, or those of more temperatures while they cannot be trusted."""
+    """Result of the first attempt, or of ones with more temperatures while its weights cannot be trusted."""
     best = attempt(num_steps)
     for steps in MORE_STEPS:
         if not best.estimate.caveat or num_steps is not None:
@@ -202,7 +207,7 @@ def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Si
 
 
 def _others(subject: Subject, first: Start, seen: Explored | None, forward: Estimate, seed: int) -> list[Estimate]:
-    """Estimates that stand beside the two sides."""
+    """Estimates by other methods, for comparison with the two sides."""
     found = []
     if seen is not None:
         found.append(_of(smc, subject, seed))
@@ -223,7 +228,7 @@ def _others(subject: Subject, first: Start, seen: Explored | None, forward: Esti
 def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Estimate:
     begin = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EvidenceWarning)  # The table says it.
+        warnings.simplefilter("ignore", EvidenceWarning)  # The table shows it.
         found = estimator(subject, seed=seed)
     relative_ess, k_hat = found.info.get("relative_ess", math.nan), found.info.get("k_hat", math.nan)
     caveat = "" if found.method == "smc" else untrusted(relative_ess, k_hat)
@@ -232,7 +237,7 @@ def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Esti
 
 
 def _importance(first: Start, seed: int) -> Estimate:
-    """Plain importance sampling from the Student-t around the draws."""
+    """Estimate by importance sampling from the defensive Student-t around the draws, without temperatures."""
     begin = time.perf_counter()
     proposal = matched(first.target, first.flat)
     mean = weighted_mean(proposal_weights(first.target, proposal, NUM_PROPOSALS, spawn(seed, 53)))

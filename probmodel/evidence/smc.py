@@ -22,8 +22,9 @@ def smc(
 ) -> Evidence:
     """Log Z by sequential Monte Carlo from the prior to the posterior, in nats.
 
-    A pilot run adapts temperatures and kernels.  The estimate is from a second run with both frozen, in independent groups
-    of particles, each unbiased for Z.  It starts from the prior even for a fit, and so finds modes that a chain has missed.
+    A pilot run adapts temperatures and kernels.  The estimate is from a second run with both frozen, in independent
+    groups of particles, each unbiased for Z.  It starts from the prior even for a fit, and so finds modes that a chain
+    has missed.
 
     Args:
         subject: a fit, or a target.

@@ -1,4 +1,4 @@
-"""Thermodynamic integration (Gelman & Meng, 1998) and the stepping stone (Xie et al., 2011) along one frozen schedule."""
+"""Thermodynamic integration (Gelman & Meng, 1998) and the stepping stone (Xie et al., 2011) on one frozen schedule."""
 
 import time
 from collections.abc import Callable

@@ -105,7 +105,7 @@ def quantiles(
 
 
 def by_number(distribution: Distribution) -> Distribution:
-    """Marginal distribution of each output: mixtures of independent normals as one mixture per output, others unchanged.
+    """Marginal distribution of each output: mixtures of independent normals become one mixture per output.
 
     Raises:
         TypeError: for discrete distributions, dependent vectors, and distributions without a support.
@@ -129,9 +129,10 @@ def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tenso
     """Local maxima of each density, the highest first, by mean shift from every component's mean.
 
     Args:
-        distribution: mixture of normals, a `NormalMixture` or the `distribution` of a `Prediction`, of batch shape (n,).
-        least: fraction of the highest maximum's density below which other maxima are left out, in [0, 1); 0 keeps all, also
-            those of components with negligible weight.
+        distribution: mixture of normals, a `NormalMixture` or the `distribution` of a `Prediction`, of batch shape
+            (n,).
+        least: fraction of the highest maximum's density below which other maxima are left out, in [0, 1); 0 keeps all,
+            also those of components with negligible weight.
 
     Returns:
         One tensor of modes per row, or per row and output where there are several outputs.
@@ -171,7 +172,7 @@ def _log_density(logits: Tensor, loc: Tensor, scale: Tensor, at: Float[Tensor, "
 def _distinct(
     at: Tensor, height: Tensor, resolution: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, *, least: float
 ) -> Tensor:
-    """Distinct modes, the highest first: the density dips between any two, since mean shift is slow where modes merge."""
+    """Distinct modes, the highest first, with a dip of the density between any two: mean shift is slow where modes merge."""
     kept: list[Tensor] = []
     steps = torch.linspace(0, 1, PATH, dtype=at.dtype, device=at.device)
     order = height.argsort(descending=True)

@@ -1,7 +1,8 @@
-"""Learning of Boltzmann machines by stochastic ascent of the likelihood (Ackley, Hinton & Sejnowski, 1985; Hinton, 2002).
+"""Learning of Boltzmann machines by stochastic gradient ascent (Ackley, Hinton & Sejnowski, 1985; Hinton, 2002).
 
-With free energy F and p(v) = exp(−F(v)) / Z, the slope of the mean log likelihood is E_model ∂F(v) − E_data ∂F(v); the model's
-half is taken at states of Markov chains.  Of a deep machine the data's half is that of a bound, the model's one of hidden states.
+With free energy F and p(v) = exp(−F(v)) / Z, the gradient of the mean log likelihood is E_model ∂F(v) − E_data ∂F(v);
+the negative phase, E_model, is estimated at states of Markov chains.  For a deep machine the positive phase, E_data, is
+that of a bound, and the negative phase is estimated at hidden states.
 """
 
 import math
@@ -48,21 +49,21 @@ from probmodel.tracing.randomness import isolated, spawn
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the negative phase sampled.
 
-    Where the machine names its `layer_couplings` (all machines of this package do), the gradient is that of the machine written
-    in units less their means over data and model, which makes it independent of which of its two values a unit calls 0.  For
-    a `DeepBoltzmannMachine` it is the gradient of the mean-field bound of its likelihood (Salakhutdinov & Hinton, 2009), and
-    chains run over the first hidden layer.
+    Where the machine names its `layer_couplings` (all machines of this package do), the gradient is centered: that of
+    the machine written in units minus their means over data and model, which makes it independent of which of its two
+    values a unit codes as 0.  For a `DeepBoltzmannMachine` it is the gradient of the mean-field bound on its likelihood
+    (Salakhutdinov & Hinton, 2009), and chains run over the first hidden layer.
 
     >>> settings = BoltzmannLearning(Persistent(num_chains=500), GradientAscent(num_steps=20_000, learning_rate=0.05))
 
     Args:
         phase: how states of the negative phase are drawn: Contrastive (CD-k), Persistent (PCD) or Tempered.
-        ascent: number and size of the steps.
-        batch_size: rows per step, without replacement within an epoch; None takes all.
+        ascent: number, size and averaging of the steps.
+        batch_size: number of rows per step, drawn without replacement within an epoch; None takes all rows.
         monitor: evaluations of the likelihood and the criterion for early stopping; None evaluates nothing.
-        precision: of matrix products (`torch.autocast`), such as torch.bfloat16, which some processors multiply faster;
-            None takes that of the data.
-        progress: show a progress bar.
+        precision: dtype of matrix products (`torch.autocast`), such as torch.bfloat16, which some processors multiply
+            faster; None uses that of the data.
+        progress: whether to show a progress bar.
 
     Reference:
         Hinton (2012), "A practical guide to training restricted Boltzmann machines"; Cho, Raiko & Ilin (2011), "Enhanced
@@ -70,7 +71,7 @@ class BoltzmannLearning:
         deep Boltzmann machines".
     """
 
-    phase: Phase = Persistent()  # noqa: RUF009 - a value that nothing changes
+    phase: Phase = Persistent()  # noqa: RUF009 - immutable
     ascent: GradientAscent = GradientAscent()  # noqa: RUF009
     batch_size: int | None = 100
     monitor: Monitor | None = Monitor()  # noqa: RUF009
@@ -78,15 +79,16 @@ class BoltzmannLearning:
     progress: bool = True
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Fit a copy of the machine on the device and in the dtype of the data; the one passed in stays as it was.
+        """Fit a copy of the machine on the device and in the dtype of the data; the one passed in is left unchanged.
 
         Returns:
-            Posterior without latents.  `info["log_likelihood"]` has the mean a row at the steps `info["evaluations"]`, and
-            `info["diverged"]` says whether training stopped early; the best parameters seen are returned then.
+            Posterior without latents.  `info["log_likelihood"]` has the mean log likelihood, in nats per row, at the
+            steps `info["evaluations"]`, and `info["diverged"]` states whether training stopped early, in which case the
+            parameters are those of the highest evaluation.
 
         Raises:
-            ValueError: for rows or settings that do not fit, or a model that is no Boltzmann machine.
-            NonFiniteError: when the free energy or its slope stops being finite.
+            ValueError: for unsuitable rows or settings, or a model that is not a Boltzmann machine.
+            NonFiniteError: where the free energy or its gradient is not finite.
         """
         rows, seed = _checked(self, model, data), checked_seed(seed)
         begin = time.perf_counter()
@@ -111,7 +113,7 @@ class BoltzmannLearning:
 
 
 def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations: Evaluations) -> int:
-    """Move the machine's parameters in place; the number of steps taken."""
+    """Update the machine's parameters in place, and return the number of steps taken."""
     ascent, leaves, rows = settings.ascent, evaluations.leaves, data.tensors()[0]
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
@@ -166,14 +168,14 @@ def _step(leaves: Mapping[str, Tensor], gradient: Mapping[str, Tensor], learning
             # A sum is not finite where any of its terms is not.
             if not math.isfinite(float(gradient[name].sum())):
                 raise NonFiniteError(
-                    f"expected a finite slope, got NaN or infinity at step {step} in {name}; lower the rate, draw more "
-                    "chains, or scale the data"
+                    f"expected a finite gradient, got NaN or infinity at step {step} in {name}; lower the learning "
+                    "rate, draw more chains, or scale the data"
                 )
             leaf.add_(gradient[name], alpha=learning_rate)
 
 
 def _precision(settings: BoltzmannLearning, rows: Tensor) -> torch.autocast:
-    # Without the cache: weights cast where no slope is wanted would be taken where one is.
+    # Without the cache, which would reuse weights that were cast without gradients where gradients are needed.
     on = settings.precision is not None
     return torch.autocast(rows.device.type, settings.precision or torch.bfloat16, enabled=on, cache_enabled=False)
 
@@ -187,16 +189,16 @@ def _taken(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B
 
 
 def _checked(settings: BoltzmannLearning, model: Model, data: Dataset) -> Float[Tensor, "N V"]:
-    """The rows, once data and model are known to fit."""
+    """Rows of the data, after checks that data, model and settings suit each other."""
     if not isinstance(model, nn.Module) or not isinstance(model, LearnableMachine | LearnableDeepMachine):
         raise ValueError(
-            f"expected a Boltzmann machine with free_energy and gibbs, got {type(model).__name__}; build an RBM, or fit a "
-            "directed model by SVI"
+            f"expected a Boltzmann machine with free_energy and gibbs, got {type(model).__name__}; build an RBM, or fit "
+            "a directed model by SVI"
         )
     if settings.batch_size is not None:
         integer("batch_size", settings.batch_size)
     if not _leaves(model):
-        raise ValueError("expected a machine with parameters to fit, got none; requires_grad_(True) frees them")
+        raise ValueError("expected a machine with parameters to fit, got none; free them by requires_grad_(True)")
     tensors = data.tensors()
     if not tensors or not tensors[0].is_floating_point() or tensors[0].dim() != 2 or data.num_rows is None:
         got = f"{tensors[0].dtype} {tuple(tensors[0].shape)}" if tensors else "none"

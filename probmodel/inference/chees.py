@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo of many chains that set their step and trajectory together (Hoffman, Radul & Sountsov, 2021)."""
+"""Hamiltonian Monte Carlo with step and trajectory adapted over many chains (Hoffman, Radul & Sountsov, 2021)."""
 
 import math
 import time
@@ -29,34 +29,37 @@ from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.programs.compiling import Tensors, repeat
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
-"""Of Adam on the logarithm of the trajectory's length: the paper's rate and decay, a bound on one update."""
+"""Settings of Adam on the log trajectory length: the paper's rate and decay, and a bound on one update."""
 MEMORY_FRACTION = 5.0
-"""Variances average over about a fifth of the draws so far, so that the way to the typical set is forgotten."""
+"""Inverse fraction of the draws so far that variances average over, so that the transient phase is forgotten."""
 LEAST_ACCEPTED, MOST_ACCEPTED = 0.01, 0.9999
-"""Chains that are stuck shorten the step for all, but not once the median chain is accepted this often: its step is then
-about a sixtieth of what suits it, since rejections grow as the square of the step."""
+"""Lower bound on a chain's acceptance, and median acceptance above which the step is not shortened further.
+
+Chains that are stuck shorten the step for all; at this median the step is about a sixtieth of what suits the median
+chain, since rejections grow as the square of the step.
+"""
 SHORTEST, LONGEST = 0.1, 100.0
-"""Standard deviations that a trajectory may cover."""
+"""Range of the trajectory length, in standard deviations."""
 HALTON_BITS = 24
 SMALL_STEP = 1e-3
-"""Of the example that the loop is compiled for: chains that hardly move are finite whatever the model."""
+"""Step size of the example that the loop is compiled for: chains that hardly move are finite whatever the model."""
 
 
 @dataclass(frozen=True)
 class ChEES:
     """Many short chains that adapt together by the Change in the Estimator of the Expected Square criterion.
 
-    All chains share a step size, a diagonal mass matrix and a trajectory length, learnt from all of them at once, so the
-    warm-up is short; nothing is shared afterwards.  Trajectories are jittered by a Halton sequence.
+    All chains share a step size, a diagonal mass matrix and a trajectory length, adapted to all of them at once, so the
+    warm-up is short; afterwards the chains are independent.  Trajectories are jittered by a Halton sequence.
 
     Args:
-        num_samples: draws kept a chain.
-        num_warmup: draws that adapt the sampler and are dropped.
-        num_chains: chains; the criterion is an average over them and wants some tens.
+        num_samples: number of draws to keep per chain.
+        num_warmup: number of draws per chain that adapt the sampler and are dropped.
+        num_chains: number of chains; the criterion is an average over them and needs some tens.
         target_accept: harmonic mean of the chains' acceptance probabilities (0.651, optimal for HMC; Beskos et al., 2013).
-        max_leapfrogs: steps of a trajectory at most.
-        compile: compile the loop; None compiles where the first steps say that it pays.
-        progress: show a progress bar.
+        max_leapfrogs: number of leapfrog steps per trajectory, at most.
+        compile: whether to compile the loop; None compiles where the time of the first steps shows that it pays.
+        progress: whether to show a progress bar.
 
     Reference:
         Hoffman, Radul & Sountsov (2021), "An adaptive MCMC scheme for setting trajectory lengths in HMC".
@@ -71,10 +74,13 @@ class ChEES:
     progress: bool = True
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Sample the model's latents.
+        """Sample the model's continuous latents; discrete ones are summed out.
+
+        Returns:
+            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.
 
         Raises:
-            ValueError: for settings that cannot work, a model without latents, or one for which too few prior draws have
+            ValueError: for settings out of range, a model without latents, or one for which too few prior draws have
                 a finite density and gradient.
         """
         settings = replace(
@@ -87,13 +93,13 @@ class ChEES:
         check_acceptance(self.target_accept)
         if settings.num_chains < 2:
             raise ValueError(
-                "expected num_chains 2 or more, got 1; the criterion is an average over some tens of chains"
+                "expected num_chains 2 or more, got 1; pass some tens, over which the criterion is averaged"
             )
         return posterior("ChEES", partial(_sample, settings), model, data, settings.num_chains, checked_seed(seed))
 
 
 class ChEESState(NamedTuple):
-    """C chains and what they have learnt together."""
+    """State of C chains and of their joint adaptation."""
 
     theta: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
@@ -106,23 +112,23 @@ class ChEESState(NamedTuple):
     log_length: Float[Tensor, ""]
     log_length_mean: Float[Tensor, ""]
     square: Float[Tensor, ""]
-    """Adam's running mean square of the criterion's slope."""
+    """Adam's running mean square of the criterion's gradient."""
     variance: Float[Tensor, " D"]
 
 
 class Trajectory(NamedTuple):
-    """A proposal of each chain."""
+    """Proposals, one per chain, with the momentum at the end of the trajectory."""
 
     theta: Float[Tensor, "C D"]
     momentum: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
     grad: Float[Tensor, "C D"]
     gain: Float[Tensor, " C"]
-    """Log density of position and momentum at its end less that at its start, in nats; nan where it broke off."""
+    """Log density of position and momentum at the end minus that at the start, in nats; NaN where it is undefined."""
 
     @property
     def accept(self) -> Float[Tensor, " C"]:
-        """Its acceptance probability."""
+        """Acceptance probability of the proposal."""
         return torch.nan_to_num(self.gain, -torch.inf, torch.inf, -torch.inf).clamp(max=0).exp()
 
 
@@ -138,7 +144,7 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
         fields, constants = tensors[: len(Ascent._fields)], tensors[len(Ascent._fields) :]
         return tuple(ascent_step(Ascent(*fields), partial(gradient.at, constants)))
 
-    # Compiled code is checked by its numbers here, so that the step has to be one that does not diverge.
+    # Compiled code is checked by its numbers on this example, so that its step must not diverge.
     small = torch.full_like(theta[0, 0], math.log(SMALL_STEP))
     example = tuple(_first(theta, torch.ones_like(theta[0]), small, gradient.here)._replace(log_length=small))
     outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(ascent, tuple(initial_state(theta)))
@@ -199,7 +205,7 @@ def _transition(
     jitter = _halton(state.draw, step)
     length = torch.where(warm, state.log_length, state.log_length_mean).exp()
     leapfrogs = (2 * jitter * length / step).ceil().clamp(1, settings.max_leapfrogs)
-    # Many steps that lead nowhere would only take time until the step has grown again.
+    # Many steps too small to move the chains would only take time until the step has grown again.
     leapfrogs = torch.where(step < SMALLEST_STEP, 1.0, leapfrogs)
     kind: dict[str, Any] = {"dtype": state.theta.dtype, "device": state.theta.device}
     noise = torch.randn(state.theta.shape, **kind)
@@ -211,7 +217,7 @@ def _transition(
     after = state._replace(**chosen._asdict(), draw=state.draw + 1)
     after = choose(warm, _learnt(settings, state, after, moved, jitter), after)
     steps = leapfrogs.expand_as(moved.gain).to(moved.gain.dtype)
-    diverged = (~(moved.gain > -DIVERGENT)).to(moved.gain.dtype)  # Where it is nan, too.
+    diverged = (~(moved.gain > -DIVERGENT)).to(moved.gain.dtype)  # NaN counts as divergent.
     return after, torch.stack([diverged, moved.accept, steps, after.log_prob], -1)
 
 
@@ -223,7 +229,7 @@ def _integrated(
     leapfrogs: Float[Tensor, ""],
     step: Float[Tensor, ""],
 ) -> Trajectory:
-    """Leapfrog steps in units of the mass matrix, where momenta are standard normal."""
+    """Trajectory by leapfrog steps in units of the mass matrix, where momenta are standard normal."""
     scale = state.variance.sqrt()
 
     def leapfrog(i: Tensor, *tensors: Tensor) -> Tensors:
@@ -242,7 +248,7 @@ def _integrated(
 def _learnt(
     settings: ChEES, before: ChEESState, after: ChEESState, moved: Trajectory, jitter: Float[Tensor, ""]
 ) -> ChEESState:
-    """Step by dual averaging on the harmonic mean acceptance, length by Adam on the criterion, variances over chains."""
+    """Adapt the step by dual averaging of the harmonic mean acceptance, length by Adam, and variances over chains."""
     number = after.draw.to(before.log_step.dtype)
     shortfall = settings.target_accept - _harmonic_mean(moved.accept.clamp(min=LEAST_ACCEPTED))
     short_enough = moved.accept.median() > MOST_ACCEPTED
@@ -286,7 +292,7 @@ def _criterion_gradient(before: ChEESState, moved: Trajectory, jitter: Float[Ten
 
 
 def _halton(number: Int[Tensor, ""], like: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Van der Corput's sequence in base 2 at number + 1: even cover of (0, 1) whatever its length."""
+    """Van der Corput sequence in base 2 at number + 1, which covers (0, 1) evenly whatever its length."""
     bits = torch.arange(HALTON_BITS, device=number.device)
     digits = ((number + 1) >> bits) & 1
     return (digits * 0.5 ** (bits + 1).to(like.dtype)).sum()

@@ -1,4 +1,4 @@
-"""Sparse Gaussian processes by natural gradients in q(u), all else by Adam (Salimbeni, Eleftheriadis & Hensman, 2018)."""
+"""Natural gradients for q(u) of sparse Gaussian processes, Adam for the rest (Salimbeni et al., 2018)."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,15 +31,13 @@ from probmodel.tracing.ownership import own
 from probmodel.tracing.randomness import isolated, spawn
 
 ADAM = partial(Adam, lr=0.01)
-"""Rate of Adam beside natural steps in Salimbeni, Eleftheriadis & Hensman (2018), sec. 5."""
+"""Adam with the learning rate that Salimbeni, Eleftheriadis & Hensman (2018), sec. 5, use along with natural steps."""
 WARM_STEPS = 20
-"""Natural steps over which the rate rises to its full value: far from the optimum a full step may leave the normals."""
-
-
+"""Number of natural steps over which the rate rises: far from the optimum a full step may leave the normals."""
 ROWS_AT_A_TIME = 1_000
-"""Whose features are computed together for the draws: images of all rows would not fit."""
+"""Number of rows whose features are computed together for the draws: images of all rows would not fit into memory."""
 MOST_HALVINGS = 10
-"""Of the rate of a step."""
+"""Largest number of times that the rate of one step is halved."""
 
 
 class SampledHyperparameter(Protocol):
@@ -50,7 +48,7 @@ class SampledHyperparameter(Protocol):
 
 @runtime_checkable
 class NormalInducing(Protocol, metaclass=Structural):
-    """A representation by whitened inducing values with a normal q(u)."""
+    """A representation by whitened inducing values u with a normal q(u)."""
 
     q_loc: Tensor
     q_raw_scale: Tensor
@@ -69,7 +67,7 @@ class NormalInducing(Protocol, metaclass=Structural):
 
 @runtime_checkable
 class Coded(Protocol, metaclass=Structural):
-    """A pipeline that ends in such a representation and a decision."""
+    """A pipeline that ends in a representation by inducing values and a decision."""
 
     features: Callable[[Tensor], Tensor]
     representation: NormalInducing
@@ -78,20 +76,21 @@ class Coded(Protocol, metaclass=Structural):
 
 @dataclass(frozen=True)
 class NaturalGradients:
-    """Fit `Pipeline(features, SparseGP, decision)`: natural steps for q(u), an optimizer for features, kernel and decision.
+    """Fit `Pipeline(features, SparseGP, decision)` by natural steps for q(u) and an optimizer for all other parameters.
 
-    The bound is the one of `SVI`, with its expectations taken row by row: the codes' own normal marginals are integrated by
-    quadrature where a row has one code, and drawn where it has several, in place of one draw of u for all rows.  Its noise
-    is far lower, and q(u) follows the kernel within a few steps instead of hundreds.
+    The bound is the one of `SVI`, with its expectations taken per row: the normal marginals of the latent function
+    values are integrated by quadrature where a row has one value, and sampled where it has several, in place of one
+    draw of u for all rows.  The noise of its gradient is far lower, and q(u) follows the kernel within a few steps
+    instead of hundreds.
 
     Args:
-        num_steps: steps; each moves q(u) and everything else by one gradient.
-        batch_size: rows a step, without replacement within an epoch; None takes all rows.
-        rate: of the natural steps, in (0, 1]; it rises to this over the first twenty.
-        optimizer: parameters but those of q(u) → torch optimizer; Adam with rate 0.01 by default.
-        num_particles: draws of a row's codes, where it has several.
-        num_samples: draws of q(u), and of every row's codes given them, to keep.
-        progress: show a progress bar.
+        num_steps: number of steps; each updates q(u) and all other parameters by one gradient.
+        batch_size: number of rows per step, drawn without replacement within an epoch; None takes all rows.
+        rate: size of the natural steps, in (0, 1]; it rises to this value over the first twenty.
+        optimizer: parameters other than those of q(u) → torch optimizer; Adam with learning rate 0.01 by default.
+        num_particles: number of draws of a row's latent function values, where it has several.
+        num_samples: number of draws to keep of q(u), and of every row's latent function values given them.
+        progress: whether to show a progress bar.
 
     Reference:
         Salimbeni, Eleftheriadis & Hensman (2018), "Natural gradients in practice: non-conjugate variational inference in
@@ -109,10 +108,14 @@ class NaturalGradients:
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the pipeline.
 
+        Returns:
+            Posterior with draws of u and of the rows' latent function values z; `info["losses"]` has the negative bound
+            per step, in nats over the whole data set.
+
         Raises:
-            ValueError: for a model that is no pipeline of a `SparseGP`, hyperparameters that are latents, a rate outside
-                (0, 1], or a natural step that leaves the normals.
-            NonFiniteError: when the bound or a gradient stops being finite.
+            ValueError: for a model that is not a pipeline with a `SparseGP`, hyperparameters that are latents, a rate
+                outside (0, 1], or a natural step that leaves the normal distributions.
+            NonFiniteError: where the bound or a gradient is not finite.
         """
         _check(model, self.rate)
         integer("num_particles", self.num_particles)
@@ -146,17 +149,19 @@ def _check(model: Any, rate: float) -> None:
     if latents:
         raise ValueError(f"expected hyperparameters that are point estimates, got latents {latents}; fit them by SVI")
     if not 0.0 < rate <= 1.0:
-        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; .1 is usual for minibatches")
+        raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; pass 0.1, which is usual for minibatches")
 
 
 def _check_codes(model: Any, data: Dataset) -> None:
-    """Before the first step: features of some rows against the inducing inputs."""
+    """Check the features of some rows against the inducing inputs, before the first step."""
     x = data.named("x", "y")["x"]
     with torch.no_grad():
         model.representation.check_codes(model.features(x[:: max(1, len(x) // ROWS_AT_A_TIME)]))
 
 
 class _Slopes(NamedTuple):
+    """Loss in nats over all rows, and its gradients by the mean and scale of q(u) and by the other parameters."""
+
     loss: float
     loc: Tensor
     scale: Tensor
@@ -171,7 +176,7 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
     optimizer, order = optimizer_of(settings.optimizer, others) if others else None, minibatches(data, size)
     losses: list[float] = []
     loc, scale = (each.detach() for each in model.representation.q)
-    with tqdm(total=num_steps, desc="natural gradients", disable=not settings.progress, mininterval=0.5) as bar:
+    with tqdm(total=num_steps, desc="NaturalGradients", disable=not settings.progress, mininterval=0.5) as bar:
         for step in range(num_steps):
             rows = next(order)
             batch = data if rows is None else data.rows(rows)
@@ -199,7 +204,10 @@ def _step(optimizer: Optimizer, leaves: Iterable[Tensor], grads: Sequence[Tensor
 
 
 def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[Tensor, Tensor]:
-    """A natural step; a shorter one where the whole would leave the normals, as it may for noise that depends on the code."""
+    """Mean and scale of q(u) after a natural step, whose rate is halved where the whole step would leave the normals.
+
+    It may do so where the noise depends on the latent function values.
+    """
     for _ in range(MOST_HALVINGS):
         try:
             return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
@@ -211,7 +219,7 @@ def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[T
 def _gradients(
     settings: NaturalGradients, model: Any, batch: Dataset, loc: Tensor, scale: Tensor, others: list[Tensor]
 ) -> _Slopes:
-    """The loss in nats over all rows, and its gradient."""
+    """Loss in nats over all rows, and its gradients."""
     loc, scale = loc.detach().requires_grad_(), scale.detach().requires_grad_()
     values = batch.named("x", "y")
     h = model.features(values["x"])

@@ -21,24 +21,24 @@ from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.programs.compiling import Tensors
 
 LEAPFROGS = 10
-"""Gradient calls a draw, a cautious guess for deciding whether to compile."""
+"""Number of gradients per draw: a cautious guess for the decision whether to compile."""
 
 
 @dataclass(frozen=True)
 class NUTS:
     """No-U-turn sampling with Stan's adaptation of step size and diagonal mass matrix.
 
-    Every chain makes a leapfrog step at each turn of one loop, wherever its tree stands, so that a batched gradient
-    serves all chains and none waits for another.
+    Every chain makes a leapfrog step at each iteration of one loop, whatever the state of its tree, so that a batched
+    gradient serves all chains and none waits for another.
 
     Args:
-        num_samples: draws kept a chain.
-        num_warmup: draws that adapt the sampler and are dropped.
-        num_chains: independent chains, each from its own prior draw; convergence shows only between several.
-        target_accept: acceptance probability the step size aims at (Stan's default 0.8).
-        max_tree_depth: doublings of a trajectory at most (Stan's default 10).
-        compile: compile the loop; None compiles where the first steps say that it pays.
-        progress: show a progress bar.
+        num_samples: number of draws to keep per chain.
+        num_warmup: number of draws per chain that adapt the sampler and are dropped.
+        num_chains: number of independent chains, each from its own prior draw; convergence shows only between several.
+        target_accept: acceptance probability that the step size aims at (Stan's default 0.8).
+        max_tree_depth: number of doublings of a trajectory, at most (Stan's default 10).
+        compile: whether to compile the loop; None compiles where the time of the first steps shows that it pays.
+        progress: whether to show a progress bar.
     """
 
     num_samples: int = 1_000
@@ -50,10 +50,13 @@ class NUTS:
     progress: bool = True
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
-        """Sample the model's latents.
+        """Sample the model's continuous latents; discrete ones are summed out.
+
+        Returns:
+            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.
 
         Raises:
-            ValueError: for settings that cannot work, a model without latents, or one for which no prior draw has a
+            ValueError: for settings out of range, a model without latents, or one for which too few prior draws have a
                 finite density and gradient.
         """
         settings = replace(
@@ -104,7 +107,11 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
 def _collected(
     settings: NUTS, recording: Recording, state: Tensors, theta: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C N D"], Float[Tensor, "C N 6"], Tensors]:
-    """Windows until every chain has its draws; which ends when depends on the trees, so each draw says its number."""
+    """Draws, statistics and last state, from windows of steps until every chain has its draws.
+
+    Chains end at different times, depending on their trees, so that draws are stored by the number that they have in
+    their chain.
+    """
     warmup, total = settings.num_warmup, settings.num_warmup + settings.num_samples
     kept = theta.new_zeros(len(theta), settings.num_samples, theta.shape[1])
     numbers = theta.new_zeros(len(theta), settings.num_samples, 6)

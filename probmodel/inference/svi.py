@@ -133,7 +133,7 @@ class Outcome(NamedTuple):
     compiled: bool
     fallback: str | None
     execution: str
-    """How the steps were executed, and the reason."""
+    """Mode in which the steps were executed, and the reason."""
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
@@ -224,8 +224,8 @@ def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
     by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
     if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
         raise ValueError(
-            f"expected latents that all rows share, got {by_row} with one value per row, which an automatic guide cannot hold "
-            "for minibatches; leave out batch_size, or write a guide that computes them from the row"
+            f"expected latents that all rows share, got {by_row} with one value per row, which an automatic guide cannot "
+            "hold for minibatches; leave out batch_size, or write a guide that computes them from the row"
         )
     return settings.autoguide(poutine.block(model, hide=list(found.discrete)) if found.discrete else model)
 

@@ -110,7 +110,7 @@ class Lifted(nn.Module):
         """The module's decision layer."""
         return self.module.decision  # type: ignore[return-value]
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"module": self.module, "prior": self.prior, "where": self.where, "spread": self.spread}
 

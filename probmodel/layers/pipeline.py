@@ -134,7 +134,7 @@ class Pipeline(nn.Module):
         """Number of trainable parameters, the guide's included."""
         return sum(p.numel() for p in self.parameters())
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"features": self.features, "representation": self.representation, "decision": self.decision}
 

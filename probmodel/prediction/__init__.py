@@ -1,4 +1,4 @@
-"""Posterior + new rows → predictive distribution; how good it is."""
+"""Predictive distribution of new rows given a posterior, and scores of its quality."""
 
 from probmodel.prediction.predictive import Prediction, predict
 

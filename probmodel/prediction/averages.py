@@ -1,4 +1,4 @@
-"""The average of a predictive distribution over posterior draws, in closed form or as a mixture."""
+"""Average of a predictive distribution over posterior draws, in closed form or as a mixture."""
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -23,13 +23,19 @@ from probmodel.families.normal_mixture import NormalMixture
 
 
 def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = None) -> Distribution:
-    """The mixture over the first batch axis; a Categorical stays one, its probabilities averaged.
+    """Mixture over the first batch axis; a Categorical or Bernoulli stays one, with its probabilities averaged.
 
     Normals, and mixtures of them, make a `NormalMixture`, whose quantiles and modes are known.
 
     Args:
-        by_draw: one distribution a draw and row.
-        log_weights: of the draws at each row, up to a constant; equal parts by default.
+        by_draw: one distribution per draw and row, batch shape (S, N).
+        log_weights: log weights of the draws at each row, up to a constant; equal weights by default.
+
+    Returns:
+        Distribution of batch shape (N,).
+
+    Raises:
+        ValueError: for a distribution without parameters to average.
     """
     weights = (
         torch.zeros(by_draw.batch_shape).to(distribution_parameters(by_draw)[0]) if log_weights is None else log_weights
@@ -51,15 +57,17 @@ def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = No
 
 
 def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
-    """Draws of shape (S, N, *event) as (N, S, *event), which is where a mixture keeps its components."""
+    """Parameter of shape (S, N, *event) as (N, S, *event), the axis order in which a mixture keeps its components."""
     return parameter.movedim(0, len(distribution.batch_shape) - 1)
 
 
 def has_finite_support(distribution: Distribution) -> bool:
+    """Whether the distribution is a Categorical or a Bernoulli."""
     return isinstance(distribution, Categorical | Bernoulli)
 
 
 def distribution_parameters(distribution: Distribution) -> list[Tensor]:
+    """Parameters of a distribution, each in one parametrization: logits, and the Cholesky factor of a covariance."""
     if isinstance(distribution, Independent):
         return distribution_parameters(distribution.base_dist)
     return [attrgetter(name)(distribution) for name in _names(distribution)]
@@ -82,9 +90,10 @@ def _names(distribution: Distribution) -> Sequence[str]:
 
 
 def with_parameters(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
+    """Distribution of the same family with these values of its `distribution_parameters`, in their order."""
     if isinstance(distribution, Independent):
         return Independent(with_parameters(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, Multinomial):  # The number of trials is no parameter to PyTorch.
+    if isinstance(distribution, Multinomial):  # PyTorch does not list the number of trials as a parameter.
         return type(distribution)(distribution.total_count, logits=values[0])
     family: Callable[..., Any] = type(distribution)
     return cast(Distribution, family(**dict(zip(_names(distribution), values, strict=True))))

@@ -1,10 +1,12 @@
-"""Checks of new rows, and the call of a model without its observations."""
+"""Checks of new rows, and the data set with which a model is called without its observations."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from probmodel.protocols.arrays import as_tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form
 from probmodel.protocols.layers import Deciding
@@ -13,11 +15,23 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 
 
+def rows_as_trained(posterior: Posterior, args: Sequence[Any]) -> tuple[Any, ...]:
+    """New rows as tensors; arrays and frames take the dtype of the training rows in their place."""
+
+    def converted(position: int, value: Any) -> Any:
+        tensor = as_tensor(f"args[{position}]", value)
+        known: Any = posterior.data.args[position] if position < len(posterior.data.args) else None
+        is_converted = tensor is not value and torch.is_tensor(known) and known.is_floating_point()
+        return tensor.to(known.dtype) if is_converted else tensor
+
+    return tuple(converted(position, value) for position, value in enumerate(args))
+
+
 def check_columns(posterior: Posterior, data: Dataset) -> None:
-    """Raise ValueError unless the rows in data are finite, at least one, and of the columns that the fit has seen."""
+    """Raise ValueError unless there are new rows, they are finite, and their columns are those of the training rows."""
     check_form(data)
     if not data.tensors():
-        raise ValueError("expected the model's arguments for the new rows, got none; pass test.args[0]")
+        raise ValueError("expected the model's arguments for the new rows, got none; pass those, such as test.args[0]")
     if len(data.args) > len(posterior.data.args):
         raise ValueError(
             f"expected at most {len(posterior.data.args)} positional arguments as in training, got {len(data.args)}; pass "
@@ -29,7 +43,7 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
         by_row = posterior.data.size is not None or isinstance(posterior.model, Marginal)
         if by_row and old.shape[1:] != new.shape[1:]:
             raise ValueError(
-                f"new rows need columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
+                f"expected new rows with columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
                 "prepare them as the training rows were"
             )
         if new.is_floating_point() and not torch.isfinite(new).all():
@@ -39,7 +53,7 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
 
 
 def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> Dataset:
-    """The call with None in place of what the training call observed, so that the model draws it."""
+    """Data set with None in place of the arguments that training observed, so that the model draws them."""
     trained = posterior.data
 
     def observed(value: object, seen: Tensor) -> bool:
@@ -53,7 +67,7 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
     left = [seen for seen in found.observations if not any(observed(value, seen) for value in trained.kwargs.values())]
     args = [None if matches(old, left) else new for old, new in zip(trained.args, data.args, strict=False)]
     if isinstance(posterior.model, Deciding):
-        # Codes that are observed may be x itself, which stays.
+        # Observed latent values may be x itself, which has to stay.
         names, args = names | {"y"}, [*data.args[:1], *args[1:]]
     return Dataset(tuple(args), {k: None if k in names else v for k, v in data.kwargs.items()}, None)
 

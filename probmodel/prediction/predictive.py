@@ -1,4 +1,4 @@
-"""Posterior + new rows → predictive distribution and action."""
+"""Predictive distribution of new rows given a posterior, and the actions of least expected loss."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from probmodel.prediction.averages import average, distribution_parameters, has_finite_support, with_parameters
-from probmodel.prediction.new_rows import check_columns, shared_arguments, without_observations
+from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer
 from probmodel.protocols.layers import Deciding
 from probmodel.protocols.model import NOISE_VARIANCE, Marginal
@@ -25,12 +26,13 @@ from probmodel.tracing.target import target_of
 
 
 class Prediction(NamedTuple):
-    """Predictive distribution of new rows, and what to do about them.
+    """Predictive distribution of new rows, and the action for each.
 
-    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood a draw.  A Gaussian
-    process integrates its function inside each draw: `noise_by_draw` (S, N) is the part of that variance that is not the
-    function's, None for other models.  A model that is a density of the new rows' features too makes some draws likelier
-    than others there: `log_weights` (S, N), whose exponentials sum to 1 over the draws, None for other models.
+    `distribution` has batch shape (N,) and integrates the latents; `by_draw` has (S, N), one likelihood per draw.  A
+    Gaussian process integrates its function inside each draw: `noise_by_draw` (S, N) is the part of that variance that
+    is not the function's, None for other models.  A model that is also a density of the new rows' features makes some
+    draws likelier than others there: `log_weights` (S, N), whose exponentials sum to 1 over the draws, None for other
+    models.
     """
 
     distribution: Distribution
@@ -41,7 +43,7 @@ class Prediction(NamedTuple):
 
     @property
     def aleatoric(self) -> Tensor:
-        """Uncertainty that stays when the latents are known: mean over draws of the variance, or of the entropy in nats."""
+        """Uncertainty left when the latents are known: mean over draws of the variance, or of the entropy in nats."""
         return self._mean(self._spread(self.by_draw) if self.noise_by_draw is None else self.noise_by_draw)
 
     @property
@@ -59,35 +61,62 @@ class Prediction(NamedTuple):
         weights = self.log_weights.exp()
         return (weights.reshape(*weights.shape, *(1,) * (by_draw.dim() - 2)) * by_draw).sum(0)
 
+    def _repr_html_(self) -> str:
+        action = self.action.detach().reshape(len(self.action), -1)
+        aleatoric, epistemic = self.aleatoric.detach(), self.epistemic.detach()
+
+        def cell(value: Tensor) -> str:
+            return ", ".join(f"{float(number):.4g}" for number in value.flatten())
+
+        count = min(ROWS_SHOWN, len(action))
+        rows = [[i, cell(action[i]), cell(aleatoric[i]), cell(epistemic[i])] for i in range(count)]
+        unit = "entropy, nats" if has_finite_support(self.by_draw) else "variance"
+        head = ["row", "action", f"aleatoric ({unit})", f"epistemic ({unit})"]
+        shown = f"{len(action):,} rows" if len(action) == count else f"the first {count} of {len(action):,} rows"
+        return html_table(head, rows, f"Prediction by {type(self.distribution).__name__}: {shown}")
+
     @staticmethod
     def _spread(distribution: Distribution) -> Tensor:
         return distribution.entropy() if has_finite_support(distribution) else distribution.variance
 
 
-def predict(posterior: Posterior, *args: Tensor, num_samples: int = 200, seed: int = 0) -> Prediction:
-    """p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
+ROWS_SHOWN = 10
+"""Rows of a prediction in its HTML table."""
 
-    Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new row,
-    since nothing has been observed there.  Where the model is a density of the new rows' features too, as a `ClassNetwork` is,
-    each draw of the latents counts by the density that it gives to them: p(y | h, data) ∝ E_posterior[p(h, y | latents)].
+
+def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int = 0) -> Prediction:
+    """Predictive distribution p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
+
+    Latents shared by rows take the posterior's draws; latents local to a row are drawn from the model given the new
+    row, since nothing has been observed there.  Where the model is also a density of the new rows' features, as a
+    `ClassNetwork` is, each draw of the latents is weighted by the density that it gives to them:
+
+        p(y | h, data) ∝ E_posterior[p(h, y | latents)].
 
     Args:
-        posterior: from any inference.
-        args: the model's positional arguments for the new rows, without the observations; on any device.
-        num_samples: draws to average; all that the posterior has where it has fewer.
-        seed: of the local draws.
+        posterior: posterior from any inference method.
+        args: one Dataset, whose observations are ignored, or the positional arguments of the model for the new rows,
+            without the observations: tensors on any device, NumPy arrays or data frames, which take the dtype of the
+            training rows.
+        num_samples: number of draws to average; all draws of the posterior where it has fewer.
+        seed: seed of the draws of latents that are local to a row.
 
     Returns:
-        Prediction.
+        Prediction with one entry per new row.
 
     Raises:
+        TypeError: for arrays of text, and lists.
         ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
     """
-    return predict_rows(posterior, Dataset(args, shared_arguments(posterior), None), num_samples=num_samples, seed=seed)
+    if len(args) == 1 and type(args[0]) is Dataset:
+        data = args[0]._replace(kwargs={**shared_arguments(posterior), **args[0].kwargs}, size=None)
+    else:
+        data = Dataset(rows_as_trained(posterior, args), shared_arguments(posterior), None)
+    return predict_rows(posterior, data, num_samples=num_samples, seed=seed)
 
 
 def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200, seed: int = 0) -> Prediction:
-    """As `predict`, for rows given as a data set; observations in it are not looked at."""
+    """Predictive distribution as by `predict`, for rows given as a data set whose observations are ignored."""
     check_columns(posterior, data)
     data = on_device_of(data, posterior.data)
     num_samples = integer("num_samples", num_samples)
@@ -106,7 +135,7 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
                 template = likelihood(draws.flat[0])
             if len(draws.flat) > 1 or draws.flat.shape[1]:
                 packed = Density(lambda theta: likelihood(theta).packed, draws.flat[0])(draws.flat)
-            else:  # Nothing is drawn, and one evaluation is all there is.
+            else:  # Without draws, one evaluation gives the predictive.
                 packed = template.packed[None]
     shapes = [parameter.shape for parameter in template.tensors]
     pieces = packed.split([shape.numel() for shape in shapes], -1)
@@ -119,13 +148,13 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
 
 
 class _Likelihood(NamedTuple):
-    """Of the new rows at one draw."""
+    """Likelihood of the new rows at one draw."""
 
     distribution: Distribution
     log_density: Tensor | None
-    """Of what stays observed of the new rows, (N,); None where nothing does."""
+    """Log density of what stays observed of the new rows, (N,), in nats; None where nothing does."""
     noise: Tensor | None
-    """Variance of the noise alone where the model says so."""
+    """Variance of the noise alone, where the model states it."""
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -138,12 +167,12 @@ class _Likelihood(NamedTuple):
 
 
 def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
-    """Raise ValueError for several sites to predict."""
+    """Likelihood at the one site to predict; raises ValueError for several."""
     open_sites = [name for name in observed if len(observed) == 1 or not run.nodes[name]["is_observed"]]
     if len(open_sites) != 1:
         raise ValueError(
             f"expected one observed site, got {list(observed)}; predict each with its own model, score whole rows by diagnose "
-            "or compare, or ask a discrete network by bayesian_networks.query"
+            "or compare, or use pb.bn.query for a discrete network"
         )
     node: Any = run.nodes[open_sites[0]]
     noise = cast(Any, run.nodes.get(NOISE_VARIANCE))
@@ -154,12 +183,12 @@ def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
 
 
 class _SharedDraws:
-    """Draws of the latents that rows share, side by side in one matrix (S, D); D = 0 where there are none."""
+    """Draws of the latents that rows share, concatenated in one matrix (S, D); D = 0 where there are none."""
 
     def __init__(self, posterior: Posterior, found: Sites, num_samples: int) -> None:
         self.latents = [latent for latent in found.latents if latent.row_dim is None]
         values = [_thinned(posterior.draws[latent.name], num_samples) for latent in self.latents]
-        # Without any latent one evaluation is the predictive; with local ones alone each draw draws them anew.
+        # Without latents one evaluation gives the predictive; row-local latents are drawn anew at each draw.
         count = len(values[0]) if values else (num_samples if found.latents else 1)
         floating = [t for t in posterior.data.tensors() if t.is_floating_point()]
         like = found.latents[0].value if found.latents else floating[0] if floating else torch.zeros(())

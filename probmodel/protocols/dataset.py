@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probmodel.protocols.arrays import as_tensor
+from probmodel.protocols.html_tables import html_table
+
 
 class Dataset(NamedTuple):
     """Data as the arguments of a model: `model(*args, **kwargs)`.
@@ -25,6 +28,58 @@ class Dataset(NamedTuple):
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = {}
     size: int | None = None
+
+    @classmethod
+    def of_rows(cls, *args: Any, **kwargs: Any) -> "Dataset":
+        """A full data set with `size` set to its number of rows, over which the first axis of the first argument runs.
+
+        >>> import numpy as np
+        >>> Dataset.of_rows(np.zeros((12, 3)), y=np.zeros(12))
+        Dataset of 12 rows: args[0] (12, 3) float64, y (12,) float64
+
+        Args:
+            args: positional arguments of the model: tensors, NumPy arrays or data frames; anything else passes through.
+            kwargs: keyword arguments of the model, likewise.
+
+        Returns:
+            Dataset with `size` set; arrays and frames become tensors of their own dtype.
+
+        Raises:
+            TypeError: for arrays of text or objects, and for lists.
+            ValueError: where no argument is an array or tensor with rows, or the first one is a single number.
+        """
+        positional = tuple(as_tensor(f"args[{i}]", value) for i, value in enumerate(args))
+        data = cls(positional, {name: as_tensor(name, value) for name, value in kwargs.items()})
+        with_rows = [tensor for tensor in data.tensors() if tensor.dim()]
+        if not with_rows:
+            raise ValueError(
+                "expected an array, data frame or tensor with rows, got none; pass Dataset.of_rows(x, y=y)"
+            )
+        if not data.tensors()[0].dim():
+            raise ValueError(
+                "expected rows in the first argument, got a single number; pass it by name, after the rows"
+            )
+        return data._replace(size=len(with_rows[0]))
+
+    def __repr__(self) -> str:
+        rows = "without rows" if self.size is None else f"of {self.size:,} rows"
+        batch = "" if self.num_rows == self.size else f" ({self.num_rows:,} of them here)"
+        return f"Dataset {rows}{batch}: " + (", ".join(" ".join(line) for line in self._lines()) or "no arguments")
+
+    def _repr_html_(self) -> str:
+        head = ["argument", "shape", "dtype"]
+        return html_table(head, self._lines(), "Dataset without rows" if self.size is None else f"{self.size:,} rows")
+
+    def _lines(self) -> list[tuple[str, str, str]]:
+        """Name, shape and dtype of each argument; the type of those that are not tensors."""
+        named = {f"args[{i}]": value for i, value in enumerate(self.args)} | dict(self.kwargs)
+
+        def line(name: str, value: Any) -> tuple[str, str, str]:
+            if not torch.is_tensor(value):
+                return name, "", type(value).__name__
+            return name, str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")
+
+        return [line(name, value) for name, value in named.items()]
 
     @property
     def num_rows(self) -> int | None:

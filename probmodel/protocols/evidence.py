@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.structural import Structural
 
 
@@ -107,20 +108,41 @@ class Evidence:
         error = "" if math.isnan(self.stderr) else f" ± {self.stderr:.2g}"
         return f"log Z = {self.log_z:.4f}{error} nats ({self.method}{given})"
 
+    def _repr_html_(self) -> str:
+        rows = [
+            ("log Z, nats", f"{self.log_z:.4f}"),
+            ("standard error", "–" if math.isnan(self.stderr) else f"{self.stderr:.2g}"),
+            (f"bounds at {self.level:.0%}", f"{_bound(self.lower)} … {_bound(self.upper)}"),
+            ("method", self.method),
+            (
+                "conditional on",
+                f"{len(self.given)} point-estimated tensors" if self.given else "no point estimates",
+            ),
+            ("certified", self.certified or "–"),
+        ]
+        table = html_table(["evidence", ""], rows)
+        return table + (self.agreement._repr_html_() if len(self.agreement) else "")
+
+
+def _bound(value: float) -> str:
+    return "none" if math.isinf(value) else f"{value:.4f}"
+
 
 class OwnEstimators(NamedTuple):
-    """Estimators of the evidence that are right for one model, in place of those for every model."""
+    """Estimators of the evidence made for one model, used instead of the general ones."""
 
     exact: Callable[..., Evidence]
     """(fit, seed) → the evidence in closed form or by enumeration."""
     best: Callable[..., Evidence]
-    """(fit, seed) → the estimate to take when no estimator is named."""
+    """(fit, seed) → the estimate that is used when no estimator is named."""
     sandwich: Callable[..., Evidence]
     """(fit, seed, level) → the evidence with its bounds, several estimators side by side."""
 
 
 @runtime_checkable
 class BringsEstimators(Protocol, metaclass=Structural):
-    """A model that brings its own estimators of the evidence, such as a sum over discrete structures."""
+    """A model with its own estimators of the evidence, such as a sum over discrete structures."""
 
-    def evidence_estimators(self) -> OwnEstimators: ...
+    def evidence_estimators(self) -> OwnEstimators:
+        """Estimators that are used instead of the general ones."""
+        ...

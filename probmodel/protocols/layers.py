@@ -18,9 +18,13 @@ class Representation(Protocol, metaclass=Structural):
 
     out_features: int
 
-    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]: ...
+    def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Sample the codes from their prior, and return them."""
+        ...
 
-    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None: ...
+    def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Sample the latents of `model` from the variational distribution."""
+        ...
 
 
 def brings_guide(model: Model) -> TypeGuard[Guided]:
@@ -32,9 +36,13 @@ def brings_guide(model: Model) -> TypeGuard[Guided]:
 class Decision(Protocol, metaclass=Structural):
     """Layer with the likelihood of y given the code, and the action of least expected loss."""
 
-    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin: ...
+    def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
+        """Distribution of y given the codes."""
+        ...
 
-    def act(self, predictive: Distribution) -> Tensor: ...
+    def act(self, predictive: Distribution) -> Tensor:
+        """Action of least expected loss under the predictive distribution."""
+        ...
 
     def observed(self, y: Tensor) -> Tensor:
         """Observations y in the form that the likelihood scores (class indices for one-hot rows)."""
@@ -62,14 +70,18 @@ class DependentRows(Protocol, metaclass=Structural):
 
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
-    ) -> Float[Tensor, "m K"]: ...
+    ) -> Float[Tensor, "m K"]:
+        """Sample the codes of the new rows given those of the known rows."""
+        ...
 
 
 @runtime_checkable
 class Generative(Protocol, metaclass=Structural):
     """A representation that is a joint density of its features and the class, so that the features may not be trained."""
 
-    def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior: ...
+    def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior:
+        """Evidence and posterior in closed form, given features and classes."""
+        ...
 
     def check_codes(self, h: Float[Tensor, "N D"]) -> None:
         """Raise ValueError for features on which the density is not defined."""
@@ -80,4 +92,6 @@ class Generative(Protocol, metaclass=Structural):
 class CodesByProcess(Protocol, metaclass=Structural):
     """A Gaussian process representation that remains a Gaussian process under an affine decision with normal noise."""
 
-    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any: ...
+    def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any:
+        """Gaussian process of the observations y under the decision."""
+        ...

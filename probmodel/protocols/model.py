@@ -20,21 +20,27 @@ class Model(Protocol, metaclass=Structural):
 class Guided(Protocol, metaclass=Structural):
     """A model with its own guide, called with the model's arguments."""
 
-    def guide(self, *args: Any, **kwargs: Any) -> Any: ...
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        """Sample the model's latents from the variational distribution."""
+        ...
 
 
 @runtime_checkable
 class Checked(Protocol, metaclass=Structural):
     """A model that detects invalid data before anything runs: `check` raises a ValueError with expected, got, remedy."""
 
-    def check(self, data: Dataset) -> None: ...
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError for invalid data."""
+        ...
 
 
 @runtime_checkable
 class ChecksTrainingData(Protocol, metaclass=Structural):
     """A model that detects data it could score but learn nothing from: `check_training` raises as `check` does."""
 
-    def check_training(self, data: Dataset) -> None: ...
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError for data from which nothing can be learned."""
+        ...
 
 
 NOISE_VARIANCE = "variance of the noise"

@@ -1,4 +1,4 @@
-"""A model as one density, and what inference found of it."""
+"""A model and its data as one density (`Target`), and the result of inference (`Posterior`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
 
@@ -17,21 +18,21 @@ Draws = Mapping[str, Tensor]
 
 
 class Traced(NamedTuple):
-    """What recording a model's log joint as a graph has shown."""
+    """Properties of a model that are known once its log joint is recorded as a graph."""
 
     bytes_per_draw: int
-    """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
+    """Memory of one evaluation of the log joint, in bytes, which decides how many draws are evaluated at once."""
     fallback: str | None
-    """Why the model could not be traced and runs eagerly; None for a traced model."""
+    """Reason why the model could not be traced and runs eagerly; None for a traced model."""
     given: tuple[str, ...]
-    """Parameters that the density is conditional on: point estimates that are not integrated."""
+    """Names of the parameters that the density is conditional on: point estimates that are not integrated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A model and its data as one density on R^D; S draws at once, everything in nats.
+    """A model and its data as one density on R^D, vectorized over S draws, in nats.
 
-    `log_prior` includes the log-Jacobian of the map from R^D to the support, so the three add up:
+    `log_prior` includes the log-Jacobian of the map from R^D to the support, so that
     log_joint = log_prior + log_likelihood.  Discrete latents are summed out.
     """
 
@@ -49,13 +50,13 @@ class Target:
     constrain: Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]
     unconstrain: Callable[[Mapping[str, Tensor]], Float[Tensor, "S D"]]
     by_row: Int[Tensor, "N d"] | None
-    """Which coordinates belong to which row, when every latent is local to a row: the evidence is then a sum over rows."""
+    """Coordinates of each row, where every latent is local to a row and the evidence is a sum over rows; else None."""
     dtype: torch.dtype
     device: torch.device
     sites: Sites
-    """The latents and observations that one run of the model has shown."""
+    """Latents and observations, from one run of the model."""
     traced: Callable[[], Traced]
-    """Records the log joint on its first call."""
+    """Function that records the log joint on its first call."""
 
     @property
     def digest(self) -> str:
@@ -64,7 +65,7 @@ class Target:
 
     @property
     def improper(self) -> tuple[str, ...]:
-        """Sites whose prior does not integrate to one: the evidence is defined up to a constant then."""
+        """Sites whose prior does not integrate to one, so that the evidence is defined up to a constant."""
         return self.sites.improper
 
     @property
@@ -74,23 +75,23 @@ class Target:
 
     @property
     def bytes_per_draw(self) -> int:
-        """Memory that one evaluation of the log joint needs: what decides how many draws run at once."""
+        """Memory of one evaluation of the log joint, in bytes, which decides how many draws are evaluated at once."""
         return self.traced().bytes_per_draw
 
     @property
     def fallback(self) -> str | None:
-        """Why the model could not be traced and runs eagerly; None for a traced model."""
+        """Reason why the model could not be traced and runs eagerly; None for a traced model."""
         return self.traced().fallback
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Parameters that the density is conditional on: point estimates that are not integrated."""
+        """Names of the parameters that the density is conditional on: point estimates that are not integrated."""
         return self.traced().given
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What inference found: the fitted model, the data, draws of its latents, how it went, and the guide if any.
+    """Result of inference: the fitted model, the data, draws of its latents, diagnostics, and the guide if any.
 
     `info` holds plain numbers and lists: method, seconds, seed, losses, diagnostics of the sampler.
     """
@@ -106,6 +107,17 @@ class Posterior:
         seconds = float(self.info.get("seconds", 0.0))
         return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s: {sites}"
 
+    def _repr_html_(self) -> str:
+        def line(site: str, draws: Tensor) -> tuple[str, str, str, str]:
+            flat = draws.detach().double().flatten(0, 1)
+            single = flat.numel() == len(flat)
+            mean, deviation = (f"{float(v):.4g}" if single else "" for v in (flat.mean(), flat.std(correction=0)))
+            return site, str(tuple(draws.shape)), mean, deviation
+
+        head = ["site", "draws (chain, draw, *event)", "mean", "standard deviation"]
+        caption = f"Posterior by {self.info.get('method', '?')} in {float(self.info.get('seconds', 0.0)):.1f} s"
+        return html_table(head, [line(site, draws) for site, draws in self.draws.items()], caption)
+
 
 Subject = Posterior | Target
-"""What an estimator of the evidence works on: a fit, or a model and its data without one."""
+"""Input of an estimator of the evidence: a fit, or a model and its data without one."""

@@ -9,7 +9,7 @@ from torch.distributions.constraints import Constraint
 
 
 class Latent(NamedTuple):
-    """A continuous latent: its place in R^D and the map from there to its support."""
+    """A continuous latent: its shape in R^D and the map from R^D to its support."""
 
     name: str
     shape: torch.Size
@@ -32,19 +32,23 @@ class Sites(NamedTuple):
     max_plate_nesting: int
     num_rows: int | None
     other_plates: frozenset[str]
-    """Plates that are as long as the data have rows, by chance: over features, groups, components …"""
+    """Plates whose size happens to equal the number of rows: over features, groups, components …"""
     digest: str
     observations: tuple[Tensor, ...]
     improper: tuple[str, ...] = ()
-    """Sites without a normalized prior, of which no draw can be made."""
+    """Sites without a normalized prior, which cannot be drawn."""
     factors: tuple[str, ...] = ()
-    """`pyro.factor` statements: terms that nobody has normalized."""
+    """`pyro.factor` statements: terms that need not be normalized."""
 
     def is_joint(self, num_terms: int) -> bool:
-        """Whether so many terms are one of many observations, so that no row can be left out."""
+        """Return whether the likelihood has one term for many observations, so that no row can be left out.
+
+        Args:
+            num_terms: number of terms of the log-likelihood by row.
+        """
         return num_terms == 1 < sum(each.numel() for each in self.observations)
 
     @property
     def row_local(self) -> bool:
-        """Every latent belongs to one row, so that the evidence is a sum over rows."""
+        """True where every latent belongs to one row, so that the evidence is a sum over rows."""
         return self.num_rows is not None and bool(self.latents) and all(s.row_dim is not None for s in self.latents)

@@ -12,7 +12,7 @@ class Structural(ProtocolMeta):
     """Metaclass of runtime-checkable protocols: an instance is any object that has all members.
 
     From Python 3.12 on `isinstance` looks members up without `__getattr__`, through which modules expose their submodules,
-    so that a guide that is a module would silently be ignored.
+    so that a guide that is a module would not be recognized.
     """
 
     def __instancecheck__(self, instance: Any) -> bool:

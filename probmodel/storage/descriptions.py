@@ -1,7 +1,7 @@
-"""Plain values, tensors and the package's own pieces ↔ JSON: a closed list of names, so nothing else can be built.
+"""Plain values, tensors and the package's own components ↔ JSON, by a closed list of names: nothing else can be built.
 
-A piece is described by its name in `COMPONENTS` and the settings that build it again.  Numbers, strings, None, lists and
-dictionaries stand for themselves; everything JSON lacks is an object with one key that starts with "$".
+A component is described by its name in `COMPONENTS` and its constructor arguments.  Numbers, strings, None, lists and
+dictionaries are stored as they are; everything that JSON lacks is an object with one key that starts with "$".
 """
 
 import math
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from probmodel.protocols.errors import UndescribableError
-from probmodel.storage.components.layers import COMPONENT_NAMES, COMPONENTS, FUNCTION_NAMES, FUNCTIONS
+from probmodel.storage.components.table import COMPONENT_NAMES, COMPONENTS, FUNCTION_NAMES, FUNCTIONS
 
 Json = Any
-"""What the json module reads and writes."""
+"""A value that the json module reads and writes."""
 
 Fetch = Callable[[str], Tensor]
 """Name of a stored tensor → the tensor."""
@@ -38,28 +38,43 @@ DTYPES = frozenset(
         torch.complex64,
     }
 )
-"""What safetensors holds of PyTorch's dtypes."""
+"""Dtypes of PyTorch that safetensors can store."""
 
+
+RENAMED = {
+    "Standardise": "Standardize",
+    "Discretise": "Discretize",
+    "generalised_product_of_experts": "generalized_product_of_experts",
+    "generalised_robust_bayesian_committee": "generalized_robust_bayesian_committee",
+}
+"""Name of a component or function in folders saved by release 0.1 → its current name."""
+
+RENAMED_ARGUMENTS = {"centre": "center"}
+"""Name of a constructor argument in folders saved by release 0.1 → its current name."""
 
 _FLOATS: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Kept:
-    """Tensors met while describing: each once, on the CPU, under the path where it was first met."""
+    """Tensors collected while describing values: each once, on the CPU, under the path where it was first found."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.strides: dict[str, list[int]] = {}
-        # The tensors are held so that no other can take their identity.
+        # The tensors are kept alive so that no other tensor can have their id.
         self._seen: dict[int, tuple[Tensor, str]] = {}
 
     def __call__(self, path: str, tensor: Tensor) -> str:
-        """Keep a tensor and return its name."""
+        """Keep a tensor and return its name.
+
+        Raises:
+            UndescribableError: for a sparse tensor, or a dtype that safetensors cannot store.
+        """
         if id(tensor) in self._seen:
             return self._seen[id(tensor)][1]
         if tensor.layout is not torch.strided or tensor.dtype not in DTYPES:
             raise UndescribableError(
-                f"{path} needs a dense tensor of numbers, got {tensor.layout} of {tensor.dtype}; convert it"
+                f"expected a dense tensor of numbers at {path}, got {tensor.layout} of {tensor.dtype}; convert it or leave it out"
             )
         name = path
         while name in self.tensors:
@@ -72,7 +87,7 @@ class Kept:
 
 
 def laid_out(values: Tensor, stride: Sequence[int] | None) -> Tensor:
-    """A copy with the given strides: sums run in the order of memory, so rounding depends on them.
+    """A copy with the given strides: sums run in the order of memory, so rounding errors depend on them.
 
     Raises:
         ValueError: for strides that leave gaps or overlap.
@@ -95,12 +110,12 @@ def _is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 @singledispatch
 def describe(value: object, path: str, kept: Kept) -> Json:
-    """JSON of a value; tensors go to `kept`.
+    """JSON description of a value, whose tensors are added to `kept`.
 
     Args:
-        value: what to describe.
-        path: where it was found, for errors and as the names of tensors.
-        kept: collects tensors.
+        value: value to describe.
+        path: where it was found, for errors and the names of tensors.
+        kept: collection of tensors.
 
     Raises:
         UndescribableError: naming the path of the first value that is neither plain, a tensor, nor in `COMPONENTS`.
@@ -108,13 +123,13 @@ def describe(value: object, path: str, kept: Kept) -> Json:
     name = COMPONENT_NAMES.get(type(value))
     if name is None:
         raise _undescribable(value, path)
-    return {"$piece": [name, describe(dict(COMPONENTS[name].settings(value)), path, kept)]}
+    return {"$piece": [name, describe(dict(COMPONENTS[name].arguments(value)), path, kept)]}
 
 
 def _undescribable(value: object, path: str) -> UndescribableError:
     got = type(value)
     return UndescribableError(
-        f"{path} needs a number, string, None, tensor, or a list or dictionary of them, got {got.__module__}."
+        f"expected a number, string, None, tensor, or a list or dictionary of them at {path}, got {got.__module__}."
         f"{got.__qualname__}; convert it to one of these or leave it out"
     )
 
@@ -151,7 +166,7 @@ def _(value: tuple, path: str, kept: Kept) -> Json:
 def _(value: Mapping[Any, Any], path: str, kept: Kept) -> Json:
     unexpected = [key for key in value if not isinstance(key, str)]
     if unexpected:
-        raise UndescribableError(f"{path} needs strings as keys, got {unexpected[0]!r}; convert the keys")
+        raise UndescribableError(f"expected strings as keys of {path}, got {unexpected[0]!r}; convert the keys")
     items = {str(key): describe(item, f"{path}.{key}".removeprefix("."), kept) for key, item in value.items()}
     return {"$dict": items} if any(key.startswith("$") for key in items) else items
 
@@ -208,8 +223,9 @@ def _entries(node: dict, fetch: Fetch) -> dict[str, Any]:
 
 
 def _component(node: list, fetch: Fetch) -> Any:
-    name, settings = node
-    return COMPONENTS[name].build(**rebuild(settings, fetch))
+    name, arguments = node
+    values = {RENAMED_ARGUMENTS.get(key, key): value for key, value in rebuild(arguments, fetch).items()}
+    return COMPONENTS[RENAMED.get(name, name)].build(**values)
 
 
 _TAGS: Mapping[str, Callable[[Json, Fetch], Any]] = {
@@ -219,6 +235,6 @@ _TAGS: Mapping[str, Callable[[Json, Fetch], Any]] = {
     "$tensor": lambda node, fetch: fetch(node),
     "$parameter": lambda node, fetch: nn.Parameter(fetch(node)),
     "$array": lambda node, fetch: fetch(node).numpy(),
-    "$function": lambda node, fetch: FUNCTIONS[node],
+    "$function": lambda node, fetch: FUNCTIONS[RENAMED.get(str(node), str(node))],
     "$piece": _component,
 }

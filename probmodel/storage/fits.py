@@ -1,7 +1,7 @@
 """Posterior ↔ folder: JSON for the structure, safetensors for tensors, NetCDF for draws; no file can carry code.
 
-Layers of this package are rebuilt from their settings.  A model or guide of one's own is code, and code is not stored:
-`load` takes the function again, rebuilds the parameters around it, and puts the fitted values in.
+Layers of this package are rebuilt from their constructor arguments.  A user's own model or guide is code, and code is not
+stored: `load` takes the function again, rebuilds its parameters, and sets them to the fitted values.
 """
 
 import json
@@ -19,24 +19,25 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.storage.descriptions import Kept, describe, laid_out, rebuild
-from probmodel.storage.fitted_pair import FittedPair, describe_pair, needs_code, rebuild_pair
+from probmodel.storage.fitted_pair import describe_pair, needs_code, rebuild_pair, stored_pair
 from probmodel.storage.folder import DRAWS_FILE, STRUCTURE, TENSORS, read, refusing, write
 from probmodel.tracing.randomness import isolated
 
 
 def save(posterior: Posterior, folder: str | Path) -> Path:
-    """Write a posterior; a fit that is there already is replaced once the new one is complete.
+    """Write a posterior to a folder; an earlier fit in it is replaced once the new one is complete.
 
     Args:
-        posterior: from any inference, on any device.
-        folder: of this fit alone.
+        posterior: result of any inference, on any device.
+        folder: folder for this fit alone.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: where the folder holds anything but a fit.
-        ValueError: naming an argument of the data, or an entry of `info`, that is no number, string, None or tensor.
+        ValueError: naming an argument of the data, or an entry of `info`, that is not a number, string, None, tensor, or
+            a list or dictionary of them.
     """
     folder, kept = Path(folder), Kept()
     data = posterior.data
@@ -64,14 +65,14 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path, model: Model | None = None, guide: Model | None = None) -> Posterior:
-    """Read a posterior, onto the CPU; it predicts bit for bit what the saved one did.
+    """Read a posterior, onto the CPU; its predictions equal those of the saved one bit for bit.
 
     Args:
-        folder: what `save` wrote.
+        folder: folder that `save` wrote.
         model: the function that was fitted, where it is not made of this package's layers and
             GPyTorch's usual kernels, means, priors and constraints; it is copied.
-        guide: the guide that was fitted, where it is a function of one's own; for an automatic guide other than Pyro's
-            normal and delta ones, what `SVI(autoguide=...)` was given.
+        guide: the guide that was fitted, where it is the user's own function; for an automatic guide other than Pyro's
+            normal and delta ones, the argument of `SVI(autoguide=...)`.
 
     Returns:
         Posterior.
@@ -79,7 +80,7 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
     Raises:
         FileNotFoundError: where there is no folder.
         CorruptFitError: naming the file that is not as it was written.
-        ValueError: where `model` or `guide` is needed, or is another one than was fitted.
+        ValueError: where `model` or `guide` is needed, or is not the one that was fitted.
     """
     folder = Path(folder)
     files = read(folder)
@@ -89,11 +90,11 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
         draws = {name: torch.from_numpy(values).clone() for name, values in load_netcdf(folder / DRAWS_FILE).items()}
     with refusing(folder / STRUCTURE, "the structure of a fit"):
         content = _parse(files[STRUCTURE], tensors)
-        pair, info = FittedPair(**content["pair"]), dict(content["info"])
+        pair, info = stored_pair(content["pair"]), dict(content["info"])
         data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"])
         draws = {name: draws[name] for name in content["sites"]}
         alone = model is None and guide is None and not needs_code(pair)
-    # Code of the caller's may fail for reasons of its own; without any, a failure is the folder's.
+    # The caller's code may fail for its own reasons; without any, a failure means a corrupt folder.
     blame = refusing(folder / STRUCTURE, "a model with its parameters") if alone else nullcontext()
     with blame, isolated(seed=0):
         fitted, fitted_guide = rebuild_pair(pair, data, draws, model, guide)

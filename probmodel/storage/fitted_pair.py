@@ -1,7 +1,7 @@
-"""A fitted model and its guide ↔ values: what kinds they are, their parameters by name, and the way back.
+"""A fitted model and its guide ↔ storable values: their kinds, and their parameters by name.
 
-What is code of the user's comes back through the same door as it went in: `own` rebuilds the pair around the function
-that `load` is given, and the stored parameters take the place of the initial ones.
+User code is rebuilt in the way it was fitted: `own` rebuilds the pair around the function that is passed to `load`, and
+the stored parameters replace the initial ones.
 """
 
 import math
@@ -23,7 +23,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import UndescribableError
 from probmodel.protocols.model import ExactGuide, Model
 from probmodel.protocols.posterior import Draws, Posterior
-from probmodel.storage.descriptions import Kept, describe, rebuild
+from probmodel.storage.descriptions import RENAMED_ARGUMENTS, Kept, describe, rebuild
 from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.ownership import Owned, own
@@ -33,34 +33,45 @@ from probmodel.tracing.sites import sites
 AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
     guide.__name__: guide for guide in (AutoNormal, AutoDiagonalNormal, AutoMultivariateNormal, AutoDelta)
 }
-"""Automatic guides whose parameters have one shape, whatever their settings."""
+"""Automatic guides whose parameters have the same shapes for all settings."""
 
 SAME_MODEL = 1e-3
-"""Relative difference of a log joint that rounding on another machine explains; another model differs by more."""
+"""Largest relative difference of a log joint that rounding on another machine explains; another model differs by more."""
 
 
 ASSIGNMENTS = "model.responsibilities"
-"""What a mixture of experts finds out about the rows: a model that was not fitted has none."""
+"""Name of the responsibilities that a mixture of experts learns when it is fitted; before that it has none."""
 
 
 class FittedPair(NamedTuple):
-    """A posterior's model and guide as values."""
+    """The model and guide of a posterior as storable values."""
 
     model: Any
-    """The model, its parameters not set; None where it is code of the user's."""
+    """The model without its fitted parameters; None where it is user code."""
     model_name: str
     owned: bool
-    """Whether inference wrapped the model to own its parameters."""
+    """True where inference wrapped the model to own its parameters."""
     guide: dict[str, Any]
     state: dict[str, Tensor]
     frozen: list[str]
-    """Names of the parameters that are no point estimates of this fit."""
+    """Names of the parameters that are not point estimates of this fit."""
     log_joint: float
-    """Of a model that is not stored, in nats, to tell whether `load` is given the same one; else nan."""
+    """Log joint, in nats, of a model that is not stored, by which `load` recognizes the same model; else nan."""
+
+
+def stored_pair(content: Mapping[str, Any]) -> FittedPair:
+    """The pair from the contents of a folder, with the current names of parameters that release 0.1 named differently."""
+    pair = FittedPair(**content)
+    state = {_renamed(name): value for name, value in pair.state.items()}
+    return pair._replace(state=state, frozen=[_renamed(name) for name in pair.frozen])
+
+
+def _renamed(name: str) -> str:
+    return ".".join(RENAMED_ARGUMENTS.get(part, part) for part in name.split("."))
 
 
 def describe_pair(posterior: Posterior) -> FittedPair:
-    """Take a posterior's model and guide apart."""
+    """The model and guide of a posterior as storable values."""
     model, guide = posterior.model, posterior.guide
     function = model.function if isinstance(model, Owned) else model
     known, state = _is_describable(function), _state(model, guide)
@@ -68,7 +79,7 @@ def describe_pair(posterior: Posterior) -> FittedPair:
         model=function if known else None,
         model_name=_name(function),
         owned=isinstance(model, Owned),
-        # The seed finds the same latents again, also where a support depends on another latent's value.
+        # With the same seed the same latents are found, also where a support depends on another latent's value.
         guide=_guide_content(guide, function) | {"seed": posterior.info.get("seed", 0)},
         state=state,
         frozen=[name for name, t in state.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
@@ -77,24 +88,24 @@ def describe_pair(posterior: Posterior) -> FittedPair:
 
 
 def needs_code(pair: FittedPair) -> bool:
-    """Whether the model or its guide is code of the user's, which `load` has to be given."""
+    """Return whether the model or its guide is user code, which has to be passed to `load`."""
     return pair.model is None or _needs_guide(pair)
 
 
 def rebuild_pair(
     pair: FittedPair, data: Dataset, draws: Draws, model: Model | None, guide: Model | None
 ) -> tuple[Model, Model | None]:
-    """Model and guide as inference left them; call it inside `isolated`.
+    """Model and guide as inference returned them; call it inside `isolated`.
 
     Args:
-        pair: from `describe_pair`.
-        data: of the posterior.
-        draws: of the posterior.
+        pair: result of `describe_pair`.
+        data: data of the posterior.
+        draws: draws of the posterior.
         model: the user's function where `pair` has none.
-        guide: the user's guide, or what makes an automatic one.
+        guide: the user's guide, or a function that makes an automatic one.
 
     Raises:
-        ValueError: where a function is needed and not given, or is another one than was fitted.
+        ValueError: where a function is needed and not passed, or is not the one that was fitted.
     """
     _check_code(pair, model, guide)
     kind = pair.guide["kind"]
@@ -114,7 +125,7 @@ def rebuild_pair(
 
 
 def _is_describable(function: Model) -> bool:
-    """Whether the settings of a model build one with the same parameters: not where its author has changed a layer."""
+    """Return whether a model's constructor arguments reproduce its parameters: not where a layer was changed by hand."""
     kept = Kept()
     try:
         node = describe(function, "model", kept)
@@ -203,7 +214,7 @@ def _needs_guide(pair: FittedPair) -> bool:
 def _check_code(pair: FittedPair, model: Model | None, guide: Model | None) -> None:
     kind = pair.guide["kind"]
     if kind not in _CODE and kind not in _GUIDES:
-        raise ValueError(f"expected a guide of kind {[*_GUIDES, *_CODE]}, got {kind!r}")
+        raise ValueError(f"expected a guide of kind {[*_GUIDES, *_CODE]}, got {kind!r}; fit and save again")
     if model is None and pair.model is None:
         raise ValueError(f"expected model=, the function that was fitted ({pair.model_name}), got none; pass it")
     if guide is None and _needs_guide(pair):
@@ -213,7 +224,7 @@ def _check_code(pair: FittedPair, model: Model | None, guide: Model | None) -> N
 
 
 def _beside(pair: FittedPair, guide: Any) -> tuple[Model | None, Callable[[Model], Model]]:
-    """What `own` takes beside the model: a guide, or None and what makes one."""
+    """Arguments of `own` besides the model: a guide, or None and a function that makes one."""
     if pair.guide["kind"] == "automatic":
         return None, guide or AUTOGUIDES[pair.guide["name"]]
     if pair.guide["kind"] == "own":
@@ -222,7 +233,7 @@ def _beside(pair: FittedPair, guide: Any) -> tuple[Model | None, Callable[[Model
 
 
 def _no_guide(*args: Any, **kwargs: Any) -> None:
-    """For a model whose guide has no parameters that belong to the model."""
+    """Placeholder guide for a model whose own guide has no parameters in common with it."""
 
 
 def _gaussian(pair: FittedPair, model: Model, data: Dataset) -> Model:
@@ -239,17 +250,17 @@ _GUIDES: Mapping[str, Callable[[FittedPair, Any, Dataset], Model | None]] = {
     "by_site": lambda pair, model, data: SiteGuide(pair.guide["by_site"]),
     "exact": lambda pair, model, data: pair.guide["guide"],
 }
-"""Guides that need no code of the caller's."""
+"""Kinds of guides that need no user code → function that builds the guide."""
 
 _CODE = ("automatic", "foreign")
-"""Guides that are made by calling code: Pyro's or the user's."""
+"""Kinds of guides that are made by calling code: Pyro's or the user's."""
 
 _STANDALONE = ("none", "gaussian", "by_site", "exact")
-"""Guides that share no parameters with their model."""
+"""Kinds of guides that share no parameters with their model."""
 
 
 def _restore(pair: FittedPair, model: Model, guide: Model | None) -> None:
-    """Put the stored values into fresh copies, which nobody else holds; those of the model alone without a guide."""
+    """Set the parameters of newly made copies to the stored values; without a guide, those of the model alone."""
     fresh = _state(model, guide)
     parts = ("model.", "guide.") if guide is not None else ("model.",)
     saved = {name: tuple(value.shape) for name, value in pair.state.items() if name.startswith(parts)}
@@ -260,7 +271,7 @@ def _restore(pair: FittedPair, model: Model, guide: Model | None) -> None:
             "the model and guide that were fitted"
         )
     for name, value in fresh.items():
-        # Through .data, so that parameters shared by model and guide stay shared.
+        # By .data, so that parameters shared by model and guide stay shared.
         value.data = pair.state[name]
         if isinstance(value, nn.Parameter):
             value.requires_grad_(name not in pair.frozen)

@@ -1,4 +1,4 @@
-"""A fit's folder on disk: written all at once or not at all, with a manifest that shows any later change."""
+"""Folder of a fit on disk: written completely or not at all, with a manifest that reveals any later change."""
 
 import hashlib
 import json
@@ -31,12 +31,12 @@ _PARSING = (
     OSError,
     SafetensorError,
 )
-"""What parsers raise at bytes that are not theirs."""
+"""Errors that parsers raise for malformed bytes."""
 
 
 @contextmanager
 def refusing(path: Path, expected: str) -> Iterator[None]:
-    """Turn any failure to read `path` into a CorruptFitError that says what was expected there."""
+    """Context that turns any failure to read `path` into a CorruptFitError that states what was expected there."""
     try:
         yield
     except CorruptFitError:
@@ -50,13 +50,13 @@ def _corrupt(path: Path, expected: str, got: str, remedy: str = _REMEDY) -> Corr
 
 
 def write(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
-    """Write all files of a fit, then put them in the place of an older fit, if any, by renaming.
+    """Write all files of a fit, then replace an earlier fit, if any, by renaming.
 
-    The parent folder holds a `.fit-*.part` meanwhile, and for a moment the older fit as `.fit-*.old`; a killed process
+    The parent folder holds a `.fit-*.part` meanwhile, and for a moment the earlier fit as `.fit-*.old`; a killed process
     leaves them there.
 
     Args:
-        folder: where; nothing, an empty folder, or a fit.
+        folder: target folder: absent, empty, or an earlier fit.
         writers: file name → function that writes that file to a path; one for each of `FILES`.
 
     Raises:
@@ -82,11 +82,11 @@ def write(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """The files of a fit by name, each as its manifest says.
+    """Contents of the files of a fit by name, verified by its manifest.
 
     Raises:
         FileNotFoundError: where there is no folder.
-        CorruptFitError: naming the file that is missing, changed, too much, a link, or of an unknown format.
+        CorruptFitError: naming the file that is missing, changed, unexpected, a link, or of an unknown format.
     """
     if folder.is_symlink():
         raise _corrupt(folder, "a folder", "a symbolic link", "pass the folder it points to")
@@ -95,7 +95,7 @@ def read(folder: Path) -> dict[str, bytes]:
     entries = _manifest(folder)
     surplus = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *FILES})
     if surplus:
-        raise _corrupt(folder / surplus[0], "no such file in a fit", "one", "remove it, and ask who put it there")
+        raise _corrupt(folder / surplus[0], "only the files of a fit", "this one as well", "remove it")
     return {name: _contents(folder / name, entries[name]) for name in FILES}
 
 
@@ -125,7 +125,7 @@ def _contents(path: Path, entry: Mapping[str, Any]) -> bytes:
 
 
 def _check_regular(path: Path) -> int:
-    """Size of a file that is neither a link nor a device."""
+    """Size in bytes of a file that is neither a link nor a device."""
     if not path.is_symlink() and not path.exists():
         raise _corrupt(path, "a file", "none: the folder is incomplete")
     status = path.lstat()
@@ -142,7 +142,7 @@ def _check_replaceable(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_symlink() or not folder.is_dir():
-        raise FileExistsError(f"expected a fit or a free place, got a file or link at {folder}; choose another folder")
+        raise FileExistsError(f"expected a fit or a new folder, got a file or link at {folder}; choose another folder")
     paths = list(folder.iterdir())
     unexpected = sorted(path.name for path in paths if path.name not in (MANIFEST, *FILES) or not path.is_file())
     try:
@@ -152,7 +152,7 @@ def _check_replaceable(folder: Path) -> None:
             _manifest(folder)
     except CorruptFitError as error:
         raise FileExistsError(
-            f"expected a fit or a free place, got a folder with other things at {folder} ({error}); choose another "
+            f"expected a fit or a new folder, got a folder with other contents at {folder} ({error}); choose another "
             "folder, or empty this one"
         ) from error
 
@@ -172,7 +172,7 @@ def _put_in_place(part: Path, folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a fit's files and their folder, if it is there."""
+    """Remove the files of a fit and their folder, if it exists."""
     if not folder.exists():
         return
     for name in (MANIFEST, *FILES):

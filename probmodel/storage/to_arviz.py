@@ -12,14 +12,14 @@ from probmodel.tracing.target import target_of
 
 
 def to_arviz(posterior: Posterior) -> Any:
-    """ArviZ's container of a posterior, for ArviZ's own plots, summaries and comparisons.
+    """Posterior as a container of ArviZ, for ArviZ's own plots, summaries and comparisons.
 
     Groups: "posterior"; "log_likelihood" in nats by row (chain, draw, row), where the draws hold every latent of the
-    model and its rows have terms of their own; "observed_data" with the tensors among the model's keyword arguments;
-    "sample_stats" from `posterior.info["sample_stats"]`, lists of shape (chain, draw), where inference left some.
+    model and each row has a likelihood of its own; "observed_data" with the tensors among the model's keyword arguments;
+    "sample_stats" from `posterior.info["sample_stats"]`, lists of shape (chain, draw), where inference recorded some.
 
     Args:
-        posterior: what inference found; all draws are kept.
+        posterior: result of inference; all draws are kept.
 
     Returns:
         `arviz.InferenceData` under ArviZ 0.23, `xarray.DataTree` under ArviZ 1.
@@ -29,7 +29,7 @@ def to_arviz(posterior: Posterior) -> Any:
     """
     stats = posterior.info.get("sample_stats", {})
     observed = {name: value for name, value in posterior.data.kwargs.items() if isinstance(value, Tensor)}
-    # ArviZ pairs a likelihood with its data by name; several observed tensors share one likelihood by row.
+    # ArviZ matches a likelihood with its data by name; several observed tensors have one likelihood by row.
     name = next(iter(observed)) if len(observed) == 1 else "log_likelihood"
     by_row = _log_likelihood_by_row(posterior)
     return from_arrays(
@@ -41,7 +41,7 @@ def to_arviz(posterior: Posterior) -> Any:
 
 
 def _log_likelihood_by_row(posterior: Posterior) -> Tensor | None:
-    """(chain, draw, row) in nats; None where latents or observations are missing."""
+    """Log-likelihood (chain, draw, row) in nats; None where latents or separate terms of the rows are missing."""
     if not posterior.draws:
         return None
     density = target_of(posterior)

@@ -1,4 +1,4 @@
-"""Grids of fits and estimates (`pb.studies`): runs over problems, estimators and seeds, resumable.
+"""Resumable grids of runs over problems, estimators and seeds (`pb.studies`).
 
 Estimators of the evidence on problems whose answer is known: benchmark, Benchmark.
 """

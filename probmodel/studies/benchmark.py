@@ -1,4 +1,4 @@
-"""How near estimators of the evidence come on many problems and seeds, in what time, and whether their errors are honest."""
+"""Benchmark of estimators of the evidence on many problems and seeds: error, time, calibration of standard errors."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,29 +25,31 @@ from probmodel.studies.table import coverage_plot, error_plot, judged, summarize
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
-    """What each run found, nats, and what that says of the estimators.
+    """Results of all runs, in nats, with their summary per estimator.
 
     Args:
-        frame: a row a run: problem, estimator, seed, log_z, stderr, lower, upper, level, seconds, failure (message of
-            the exception, empty for none), warnings, exact, error (log_z − exact), covered (exact within log_z ± 1.96
-            stderr) and bounded (exact within [lower, upper]); a verdict is missing where it cannot be told.
+        frame: one row per run: problem, estimator, seed, log_z, stderr, lower, upper, level, seconds, failure (message
+            of the exception, empty for none), warnings, exact, error (log_z − exact), covered (exact within log_z ±
+            1.96 stderr) and bounded (exact within [lower, upper]); the last two are missing where they cannot be
+            decided.
     """
 
     frame: pd.DataFrame
 
     @property
     def summary(self) -> pd.DataFrame:
-        """A row for each problem and estimator, over seeds.
+        """Table with one row per problem and estimator, over seeds.
 
-        median_error (of |error|), rms_error, rms_z (of error / stderr; 1 where the error bars are honest), coverage,
-        bounded, violations (number of runs whose bounds exclude the exact value), seconds (median), runs, failed, warned;
-        mean, spread (standard deviation over seeds), difference (mean − precision-weighted mean of all estimators) and
-        agreement (the difference in its standard error), which need no exact value.
+        Its columns are median_error (of |error|), rms_error, rms_z (of error / stderr; 1 if standard errors are
+        calibrated), coverage, bounded, violations (number of runs whose bounds exclude the exact value), judged (number
+        of runs in coverage), seconds (median), runs, failed, warned; and, without need of an exact value, mean, spread
+        (standard deviation over seeds), difference (mean − precision-weighted mean of all estimators) and agreement
+        (the difference in units of its standard error).
         """
         return summarized(self.frame)
 
     def plot(self) -> Figure:
-        """|Error| against seconds, and coverage with binomial errors; without exact values spread and agreement."""
+        """Plot |error| against seconds, and coverage with binomial errors, or spread and agreement without exact values."""
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         left, right = figure.subplots(1, 2)
         summary = self.summary
@@ -82,33 +84,33 @@ def benchmark(
     num_jobs: int = 1,
     progress: bool = True,
 ) -> Benchmark:
-    """Every estimator on every problem with every seed.
+    """Run every estimator on every problem with every seed.
 
-    A run that raises is recorded with its message and stops no other; an EvidenceWarning is recorded.  The numbers do
-    not depend on `num_jobs`: each run has its own seed, and PyTorch one thread, since the number of threads decides the
-    order of sums.  `joblib.parallel_config` chooses another back end, say a cluster's; in one that works by threads
-    runs follow one another, for the random state belongs to the process.
+    A run that raises is recorded with its message and stops no other; an EvidenceWarning is recorded.  The results do
+    not depend on `num_jobs`: each run has its own seed, and PyTorch one thread, since the number of threads determines
+    the order of sums.  `joblib.parallel_config` chooses another backend, such as that of a cluster; in one that uses
+    threads runs follow one another, since the random state belongs to the process.
 
     Args:
-        subjects: problem → posterior, or target.
+        subjects: problem → fit, or target.
         estimators: functions, or `functools.partial`s of them, whose settings become part of the name.
-        seeds: one run each.
+        seeds: random seeds, one run per seed.
         exact: problem → log evidence in nats, where it is known.
-        folder: where each finished run is kept as a file of JSON and found again; failed ones run anew.
-        num_jobs: worker processes; −1 for all cores.
-        progress: whether to show a bar.
+        folder: folder in which each finished run is kept as a JSON file and found again; failed ones run anew.
+        num_jobs: number of worker processes; −1 for all cores.
+        progress: whether to show a progress bar.
 
     Returns:
-        Benchmark; rows in the order problem, estimator, seed, however the runs were spread.
+        Benchmark with rows in the order problem, estimator, seed, however the runs were distributed.
 
     Raises:
-        ValueError: for two estimators of one name, an exact value of no problem, or nothing to run; with a `folder`, for
-            an estimator whose name does not say what it does (a lambda, or a function with variables of its surroundings).
+        ValueError: if two estimators have one name, an exact value belongs to no problem, or there is nothing to run;
+            with a `folder`, if an estimator's name does not determine what it does (a lambda, or a closure).
     """
     named = _named(estimators, keeps=folder is not None)
     unknown = sorted(set(exact or {}) - set(subjects))
     if unknown:
-        raise ValueError(f"expected exact values of {sorted(subjects)}, got some of {unknown}; leave them out")
+        raise ValueError(f"expected exact values of {sorted(subjects)}, got some of {unknown}; leave those out")
     numbers = list(dict.fromkeys(seeds))
     if not (subjects and named and numbers):
         raise ValueError("expected at least one problem, estimator and seed, got none; add one")
@@ -141,12 +143,12 @@ def _named(estimators: Sequence[Estimator], *, keeps: bool) -> dict[str, Estimat
     twice = sorted({name for name in labels if labels.count(name) > 1})
     if twice:
         raise ValueError(
-            f"expected estimators of different names, got {twice} more than once; give them other settings"
+            f"expected estimators of different names, got {twice} more than once; give them different settings"
         )
     for estimator in estimators if keeps else ():
         if not label_is_complete(estimator):
             raise ValueError(
-                f"expected estimators that a file can be named after, got {label(estimator)}, whose work depends on more "
+                f"expected estimators that a file can be named after, got {label(estimator)}, whose result depends on more "
                 "than its name; write a function of a module and set its arguments with functools.partial"
             )
     return dict(zip(labels, estimators, strict=True))

@@ -1,4 +1,4 @@
-"""One run of an estimator on a problem: in this process or another one, its record kept on disk."""
+"""Runs of an estimator on a problem, in this process or another one, with their records on disk."""
 
 import hashlib
 import json
@@ -27,10 +27,12 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Random states and Pyro's parameter store belong to the process: its threads run one estimator after the other."""
+"""Lock: random states and Pyro's parameter store belong to the process, so its threads run one estimator at a time."""
 
 
 class Job(NamedTuple):
+    """One run to do: an estimator on a problem with a seed, and the file of its record."""
+
     problem: str
     label: str
     estimator: Estimator
@@ -43,7 +45,7 @@ class Job(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one call gave, in nats; `failure` is empty where it gave something."""
+    """Result of one call of an estimator, in nats; `failure` is empty if it succeeded."""
 
     log_z: float = math.nan
     stderr: float = math.nan
@@ -56,7 +58,7 @@ class Run(NamedTuple):
 
 
 def run_jobs(jobs: list[Job], subjects: Mapping[str, Subject], num_jobs: int) -> Iterator[tuple[Job, Run]]:
-    """Each job with its run, as they finish in order."""
+    """Yield each job with its run: first those of worker processes, in order, then those that must stay in this one."""
     if num_jobs == 1:
         yield from ((job, _run(partial(subjects.__getitem__, job.problem), job)) for job in jobs)
         return
@@ -69,13 +71,14 @@ def run_jobs(jobs: list[Job], subjects: Mapping[str, Subject], num_jobs: int) ->
 
 
 def _packed(problem: str, subject: Subject) -> bytes | None:
-    """The subject as bytes for another process; None, with a warning, where it cannot leave this one."""
+    """Subject as bytes for another process; None, with a warning, if it cannot be serialized."""
     try:
         return cloudpickle.dumps(subject)
     except Exception as error:  # noqa: BLE001 - whatever a user's model holds may refuse in its own way
         warnings.warn(
             f"benchmark: expected a problem that can be sent to another process, got {type(error).__name__} from {problem!r}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}; it runs in this process, one run after the other",
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}; it runs in this process, one run at a "
+            "time; make its model picklable",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -84,7 +87,7 @@ def _packed(problem: str, subject: Subject) -> bytes | None:
 
 @lru_cache(maxsize=8)
 def _unpacked(packed: bytes) -> Subject:
-    """Kept, so that a worker traces each problem's model once."""
+    """Subject from its bytes, cached so that a worker traces each problem's model once."""
     return cloudpickle.loads(packed)
 
 
@@ -125,7 +128,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def label(estimator: Callable[..., Any]) -> str:
-    """Name and settings of an estimator: `importance(num_samples=1000)`; that of a callable object is its repr.
+    """Name and settings of an estimator, as `importance(num_samples=1000)`; the repr of a callable object.
 
     Example:
         >>> label(partial(benchmark, num_jobs=2, progress=False))
@@ -143,6 +146,7 @@ def _setting(value: Any) -> str:
 
 
 def label_is_complete(estimator: Callable[..., Any]) -> bool:
+    """Return whether the label determines what the estimator does, as those of lambdas and closures do not."""
     if isinstance(estimator, partial):
         return all(label_is_complete(each) for each in (estimator.func, *estimator.keywords.values()) if callable(each))
     is_function = isinstance(estimator, FunctionType)
@@ -152,7 +156,7 @@ def label_is_complete(estimator: Callable[..., Any]) -> bool:
 
 
 def subject_fingerprint(subject: Subject) -> str:
-    """Of the data, the density at three points (rounding aside), and a posterior's draws."""
+    """Fingerprint of the data, of the density at three points (up to rounding errors), and of a posterior's draws."""
     target = target_of(subject)
     points = torch.linspace(-0.5, 0.5, 3, dtype=target.dtype, device=target.device)[:, None].expand(3, target.dim)
     density = [f"{float(value):.5e}" for value in target.log_joint(points.contiguous())]
@@ -161,6 +165,7 @@ def subject_fingerprint(subject: Subject) -> str:
 
 
 def record_path(folder: str | Path | None, fingerprint: str, problem: str, name: str, seed: int) -> Path | None:
+    """File of a run's record in `folder`; None without a folder."""
     if folder is None:
         return None
     key = hashlib.sha256(json.dumps([fingerprint, problem, name, seed]).encode()).hexdigest()[:24]
@@ -168,7 +173,7 @@ def record_path(folder: str | Path | None, fingerprint: str, problem: str, name:
 
 
 def read_record(path: Path | None) -> Run | None:
-    """A finished run from its file; None where there is none, it failed, or the file is no run."""
+    """Finished run from its file; None if there is none, the run failed, or the file holds no run."""
     if path is None or not path.is_file():
         return None
     try:
@@ -179,7 +184,7 @@ def read_record(path: Path | None) -> Run | None:
 
 
 def _keep(path: Path, job: Job, run: Run) -> None:
-    """Write all of the file or nothing of it."""
+    """Write the record atomically: all of the file or nothing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}-{uuid4().hex}.part")
     record = {"problem": job.problem, "estimator": job.label, "seed": job.seed, "run": run._asdict()}

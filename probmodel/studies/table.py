@@ -8,15 +8,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 NORMAL_95 = 1.959963984540054
-"""Two-sided quantile of the error bars whose coverage is counted."""
+"""Normal quantile of the two-sided 95 % intervals whose coverage is counted."""
 MARKERS = "osD^v"
-"""One for every ten estimators, where the colors begin again."""
+"""Plot markers, one per ten estimators, after which the colors repeat."""
 TABLE_ROUNDING = 1e-6
-"""In nats: how near an estimate without error has to come, and the least standard error that is believed."""
+"""Tolerance in nats for an estimate without standard error, and the least standard error that counts."""
 
 
 def judged(frame: pd.DataFrame, exact: Mapping[str, float]) -> pd.DataFrame:
-    """The runs with exact, error, covered and bounded; a verdict is missing where it cannot be told."""
+    """Runs with columns exact, error, covered and bounded, of which the last two are missing where undecidable."""
     frame = frame.assign(exact=frame["problem"].map(dict(exact)).astype(float))
     frame = frame.assign(error=frame["log_z"] - frame["exact"])
     told = frame["error"].notna() & frame["stderr"].notna()
@@ -30,7 +30,7 @@ def judged(frame: pd.DataFrame, exact: Mapping[str, float]) -> pd.DataFrame:
 
 
 def summarized(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each problem and estimator, in the order of the runs."""
+    """Table with one row per problem and estimator, in the order of the runs."""
     rows = [
         {"problem": problem, "estimator": estimator, **_over_seeds(runs)}
         for (problem, estimator), runs in frame.groupby(["problem", "estimator"], sort=False)
@@ -45,7 +45,7 @@ def _over_seeds(runs: pd.DataFrame) -> dict[str, float]:
     error, z = good["error"], (good["error"] / good["stderr"])[good["stderr"] > 0]
     spread = float(good["log_z"].std())
     reported = _rms(good["stderr"])
-    # Seeds may share a posterior's draws, which hides part of the spread; an error bar may be too small: the larger counts.
+    # Seeds may share draws, which hides part of the spread, and standard errors may be too small: the larger counts.
     single = reported if math.isnan(spread) else max(spread, reported)
     return {
         "median_error": float(error.abs().median()),
@@ -66,10 +66,10 @@ def _over_seeds(runs: pd.DataFrame) -> dict[str, float]:
 
 
 def _agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Difference of each mean from the precision-weighted mean of all, and the same in its standard error.
+    """Table with each mean's difference from the precision-weighted mean of all, also in units of its standard error.
 
-    An estimator is part of the mean it is compared with, so the variance of the difference is its own less the mean's.
-    Estimators without a standard error take no part.
+    An estimator is part of the mean it is compared with, so that the variance of the difference is its own minus that
+    of the mean.  Estimators without a standard error are left out.
     """
     error = table["mean_error"].clip(lower=TABLE_ROUNDING)
     precision = (1 / error**2).fillna(0.0)
@@ -95,7 +95,7 @@ def _share(verdicts: pd.Series) -> float:
 
 
 def error_plot(axes: Axes, summary: pd.DataFrame) -> None:
-    """Median |error| against median seconds, a mark a problem; spread over seeds where nothing is exact."""
+    """Plot median |error| against median seconds, one marker per problem; spread over seeds without exact values."""
     known = summary["median_error"].notna().any()
     column = "median_error" if known else "spread"
     for position, (name, part) in enumerate(summary.groupby("estimator", sort=False)):
@@ -107,7 +107,7 @@ def error_plot(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
-    """Coverage of log Z ± 1.96 stderr with its binomial 95 % interval; agreement where nothing is exact."""
+    """Plot coverage of log Z ± 1.96 stderr with its binomial 95 % interval; without exact values the agreement."""
     known = summary["coverage"].notna().any()
     for position, (_, part) in enumerate(summary.groupby("estimator", sort=False)):
         offset = position + np.linspace(-0.2, 0.2, len(part)) * (len(part) > 1)
@@ -125,7 +125,7 @@ def coverage_plot(axes: Axes, summary: pd.DataFrame) -> None:
 
 
 def _wilson(fraction: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Center and half length of the 95 % interval of a share of `count` trials; nan for none."""
+    """Center and half length of the 95 % interval of a fraction of `count` trials; nan for no trials."""
     count = np.where(count > 0, count, np.nan)
     z2 = NORMAL_95**2
     scale = 1 + z2 / count

@@ -1,4 +1,4 @@
-"""What a model and its data have to satisfy before anything runs."""
+"""Checks of a model and its data before anything runs."""
 
 import torch
 
@@ -9,11 +9,11 @@ from probmodel.tracing.ownership import copied_to_data
 
 
 def check(model: Model, data: Dataset) -> None:
-    """Raise for data no model can use: no rows, or numbers that are not finite; then ask the model itself.
+    """Raise for data that no model can use (no rows, or numbers that are not finite), and run the model's own check.
 
     Raises:
         TypeError: for anything but a Dataset of tensors.
-        ValueError: for everything else.
+        ValueError: for all other invalid data.
     """
     check_form(data)
     for position, tensor in enumerate(data.tensors()):
@@ -28,22 +28,22 @@ def check(model: Model, data: Dataset) -> None:
                 f"{tuple(tensor.shape)}; drop or impute those rows"
             )
     if data.size is not None and not data.tensors():
-        raise ValueError(f"expected tensors with {data.size} rows, got none; give the data as PyTorch tensors")
+        raise ValueError(f"expected tensors with {data.size} rows, got none; pass the data as PyTorch tensors")
     if data.size is not None and data.tensors()[0].dim() == 0:
         raise ValueError(
-            f"expected rows in the first tensor, got one number with size={data.size}; pass it by name, after the rows"
+            f"expected rows in the first tensor, got a scalar with size={data.size}; pass it as a keyword argument after the rows"
         )
     rows = data.num_rows
     if rows is not None and data.size is not None and rows > data.size:
         raise ValueError(
-            f"size needs to be the rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
+            f"expected size to be the number of rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
         )
     if isinstance(model, Checked):
         model.check(data)
 
 
 def check_training(model: Model, data: Dataset) -> None:
-    """As `check`, and raise ValueError for data from which the model says that nothing can be learnt."""
+    """Run `check`, and raise ValueError for data from which the model states that nothing can be learned."""
     check_form(data)
     if isinstance(model, Checked | ChecksTrainingData):
         model = copied_to_data(model, data)

@@ -205,7 +205,7 @@ def _family(latent: Latent) -> _Beta | _Gamma | _Dirichlet:
     }
     if latent.support not in families:
         raise NotConjugateError(
-            f"expected normal latents alone, or beta, gamma and Dirichlet ones, got site {latent.name!r} on {latent.support}"
-            " beside them; use NUTS, SVI or Laplace"
+            f"expected normal latents alone, or beta, gamma and Dirichlet ones alone, got site {latent.name!r} on "
+            f"{latent.support}; use NUTS, SVI or Laplace"
         )
     return families[latent.support]

@@ -37,6 +37,7 @@ class Density:
 
     @cached_property
     def program(self) -> Program:
+        """Traced function, or the reason why it runs eagerly."""
         if self.like is not None and self.like.program.run is None:
             return self.like.program
         return trace(self.function, self.start)

@@ -70,9 +70,10 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     # Weights of rows are unscaled: a power N/B of a weight is not the weight of N/B rows.
     drawn, replayed, _ = _guided_runs(model, guide, data._replace(size=rows), found)
     scored = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
-    log_p = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
-    log_q = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
-    return LogWeights(torch.stack(log_p).sum(0) - torch.stack(log_q).sum(0), size / rows, tuple(unreparametrized(drawn)))
+    model_terms = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
+    guide_terms = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]
+    values = torch.stack(model_terms).sum(0) - torch.stack(guide_terms).sum(0)
+    return LogWeights(values, size / rows, tuple(unreparametrized(drawn)))
 
 
 def _is_latent(node: Mapping[str, Any]) -> bool:

@@ -1,8 +1,4 @@
-"""What a Pyro model samples, and the log-probabilities of its sites: plates, rows, discrete latents summed out.
-
-Discrete sites are enumerated in parallel and contracted by Pyro's tensor variable elimination (Obermeyer et al., 2019,
-"Tensor variable elimination for plated factor graphs").
-"""
+"""The sites of a Pyro model, found by one run: latents, observations, plates and rows."""
 
 import warnings
 from collections.abc import Mapping
@@ -25,7 +21,7 @@ from probmodel.tracing.internals import is_subsample
 
 
 class _Supplied(Messenger):
-    """Gives latents without a normalized prior a value: the image of 0, since nothing can be drawn."""
+    """Sets latents without a normalized prior, which cannot be drawn, to the image of 0."""
 
     def __init__(self, data: Dataset) -> None:
         super().__init__()
@@ -51,7 +47,11 @@ def _full_size(frame: Any) -> int:
 
 
 def sites(model: Model, data: Dataset) -> Sites:
-    """Run the model once (call it inside `isolated`) and list what it samples.
+    """Sites of a model, found by running it once; call it inside `isolated`.
+
+    Args:
+        model: any Pyro model.
+        data: data set for its call.
 
     Raises:
         ValueError: naming the site, for a discrete latent that cannot be summed out or a model that subsamples itself.
@@ -62,7 +62,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         if is_subsample(fn) and fn.subsample_size is not None and fn.subsample_size < fn.size:
             raise ValueError(
                 f"expected the whole data set, got plate {name!r} that draws {fn.subsample_size} of {fn.size} rows at "
-                "each call; pass an explicit subsample= or let SVI(batch_size=...) take the minibatches"
+                "each call; pass an explicit subsample=, or let SVI(batch_size=...) draw the minibatches"
             )
     nodes = {name: node for name, node in nodes.items() if not is_subsample(node["fn"])}
     free = {name: node for name, node in nodes.items() if not node["is_observed"]}
@@ -91,7 +91,7 @@ def sites(model: Model, data: Dataset) -> Sites:
 
 
 def _observed_values(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
-    """What was observed, and where a mask leaves some of it out, which."""
+    """Observed values, joined with their mask where some of them are masked out."""
     return [_digested(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
 
 
@@ -104,7 +104,7 @@ def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
     with translated_errors(data), torch.no_grad(), _Supplied(data):
         run = traced_run(model, data)
         with warnings.catch_warnings():
-            # What kind of sites there are shows without their densities: NaN is for the target to report.
+            # The kinds of the sites do not depend on their densities, of which the target reports NaN.
             warnings.filterwarnings("ignore", "Encountered NaN")
             run.compute_log_prob(lambda _, node: node["is_observed"])
         _check_observations(run)
@@ -112,13 +112,14 @@ def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
 
 
 def _check_observations(run: poutine.Trace) -> None:
-    """Raise ValueError where an observation has more axes or rows than its site, which broadcasting would let pass."""
+    """Raise ValueError where an observation has more axes or rows than its site, which broadcasting would accept."""
     for name in run.observation_nodes:
         node: Any = run.nodes[name]
         batch = node["fn"].batch_shape
         if torch.broadcast_shapes(node["log_prob"].shape, batch) != batch:
             raise ValueError(
-                f"site {name!r} has shape {tuple(node['fn'].shape())}, got an observation of {tuple(node['value'].shape)}"
+                f"expected an observation of shape {tuple(node['fn'].shape())} at site {name!r}, got "
+                f"{tuple(node['value'].shape)}; reshape it"
             )
 
 
@@ -127,7 +128,7 @@ def _frames(nodes: Mapping[str, Mapping[str, Any]]) -> list[Any]:
 
 
 def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
-    """Plates of the rows' length that keep it when a row is left out; asked only where observations leave a doubt."""
+    """Plates of the size of the rows that keep it without a row; tested only where the observations are ambiguous."""
     rows = data.num_rows
     candidates = frozenset(frame.name for frame in _frames(nodes) if _full_size(frame) == rows)
     around = [
@@ -140,7 +141,7 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
         return frozenset()
     try:
         shorter = _frames(_run(model, data.rows(slice(rows - 1))))
-    except Exception:  # noqa: BLE001 - a model written for this very number of rows; its observations must tell
+    except Exception:  # noqa: BLE001 - a model written for exactly this number of rows; its observations decide
         return candidates - over_rows
     return candidates - over_rows - {frame.name for frame in shorter if _full_size(frame) == rows - 1}
 
@@ -177,6 +178,7 @@ def row_axis(node: Mapping[str, Any], found: Sites) -> int | None:
 
 
 def is_over_rows(frame: Any, found: Sites) -> bool:
+    """Return whether a plate runs over the rows of the data."""
     if found.num_rows is None or not frame.vectorized or frame.name in found.other_plates:
         return False
     return _full_size(frame) == found.num_rows

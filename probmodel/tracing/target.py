@@ -35,10 +35,10 @@ def target(model: Model, data: Dataset) -> Target:
 
     Args:
         model: any Pyro model whose latents are continuous or can be summed out.
-        data: how to call it.
+        data: data set for its call.
 
     Returns:
-        Target; its functions take draws of shape (S, D), return nats, and split into chunks that fit the memory.
+        Target; its functions take draws of shape (S, D), return nats, and split the draws into chunks that fit the memory.
 
     Raises:
         ValueError: naming the site, where a discrete latent cannot be summed out or the model subsamples itself; naming
@@ -51,7 +51,7 @@ def target(model: Model, data: Dataset) -> Target:
 
 
 def density_of(model: Model, data: Dataset) -> Target:
-    """Builds the target of a model and data that have been checked; its graph is recorded on first use."""
+    """Target of a model and data that are checked already; its graph is recorded on first use."""
     with isolated(seed=0):
         found = sites(model, data)
     layout = Coordinates(found.latents)
@@ -65,7 +65,9 @@ def density_of(model: Model, data: Dataset) -> Target:
 
     def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
-            raise ValueError("expected a model whose every latent is local to a row, got latents that rows share")
+            raise ValueError(
+                "expected a model whose every latent is local to a row, got latents that rows share; use log_prior or log_joint"
+            )
         return log_prior_by_row(run(theta), found) + layout.log_jacobian(theta, by_row=True)
 
     def joint_by_row(theta: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def density_of(model: Model, data: Dataset) -> Target:
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
         with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
-            # A sampler that rejects cannot be traced; its draws come one by one, which is slow and no reason to warn.
+            # A rejection sampler cannot be traced; drawing one by one is slow but no reason to warn.
             warnings.simplefilter("ignore", TracingWarning)
             nothing = start.new_zeros(num_samples)
             try:
@@ -117,12 +119,14 @@ def density_of(model: Model, data: Dataset) -> Target:
 
 @singledispatch
 def target_of(subject: Subject) -> Target:
-    """The target itself, or that of a posterior's model and data, kept for a few posteriors: to record it costs seconds.
+    """The target itself, or that of a posterior's model and data, cached for a few posteriors, as recording takes seconds.
 
     Raises:
         TypeError: for anything else.
     """
-    raise TypeError(f"expected a fit or a target, got {type(subject).__name__}; pass a Posterior, or target(model, data)")
+    raise TypeError(
+        f"expected a fit or a target, got {type(subject).__name__}; pass a Posterior, or target(model, data)"
+    )
 
 
 @target_of.register
@@ -142,7 +146,7 @@ def _traced(model: Model, program: Program) -> Traced:
 
 
 def _given(model: Model, program: Program) -> tuple[str, ...]:
-    """Names of the point estimates that the log joint reads; all of the model's where no graph can tell."""
+    """Names of the point estimates that the log joint reads; those of the whole model where it has no graph."""
     named = parameters(model)
     read = {id(leaf) for leaf in program.leaves}
     return tuple(name for name, value in named.items() if program.run is None or id(value) in read)

@@ -1,4 +1,4 @@
-"""One contract for every decision, and what `predict` owes whoever acts on it."""
+"""One contract for every decision, and what `predict` guarantees for acting on it."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def built(name: str) -> Any:
 
 def rebuilt(decision: Any) -> Any:
     with isolated(seed=3):
-        return type(decision)(**decision.settings()).double()
+        return type(decision)(**decision.constructor_arguments()).double()
 
 
 def two_classes(loss: Tensor | None = None) -> Classify:
@@ -125,12 +125,12 @@ def test_one_hot_rows_and_class_numbers_are_the_same_observation():
 
 
 BAD_LABELS = {
-    "a negative label": (torch.tensor([0, -1, 2]), "labels need to lie in 0 … 3, got -1 … 2"),
-    "a label too large": (torch.tensor([0, 4, 2]), "labels need to lie in 0 … 3, got 0 … 4"),
-    "real labels": (torch.tensor([0.0, 1.0]), "y needs whole class numbers"),
-    "too few columns": (torch.eye(3).long(), "one-hot y needs 4 columns, got 3"),
-    "two ones in a row": (torch.tensor([[1, 1, 0, 0]]), "a single 1 in each row"),
-    "three axes": (torch.zeros(2, 2, 4).long(), "y needs shape"),
+    "a negative label": (torch.tensor([0, -1, 2]), "expected labels in 0 … 3, got -1 … 2"),
+    "a label too large": (torch.tensor([0, 4, 2]), "expected labels in 0 … 3, got 0 … 4"),
+    "real labels": (torch.tensor([0.0, 1.0]), "expected integer class numbers in y"),
+    "too few columns": (torch.eye(3).long(), "expected one-hot y with 4 columns, got 3; set num_classes=3"),
+    "two ones in a row": (torch.tensor([[1, 1, 0, 0]]), "one-hot y with a single 1 in each row"),
+    "three axes": (torch.zeros(2, 2, 4).long(), "expected y of shape"),
 }
 
 
@@ -142,9 +142,9 @@ def test_classify_refuses_bad_labels(kind):
 
 
 BAD_NUMBERS = {
-    "too many columns": (torch.zeros(5, 3), r"y needs shape \(N, 2\), got \(5, 3\)"),
-    "one axis": (torch.zeros(5), r"y needs shape \(N, 2\), got \(5,\)"),
-    "whole numbers": (torch.zeros(5, 2).long(), "y needs real numbers"),
+    "too many columns": (torch.zeros(5, 3), r"expected y of shape \(N, 2\), got \(5, 3\)"),
+    "one axis": (torch.zeros(5), r"expected y of shape \(N, 2\), got \(5,\)"),
+    "integers": (torch.zeros(5, 2).long(), "expected floating-point numbers in y"),
 }
 
 
@@ -157,7 +157,9 @@ def test_regress_refuses_bad_numbers(kind):
 
 @pytest.mark.parametrize("noise_scale", [0.0, -1.0, math.nan])
 def test_regress_refuses_a_noise_that_is_no_scale(noise_scale):
-    with pytest.raises(ValueError, match="positive standard deviation"):
+    with pytest.raises(
+        ValueError, match=r"expected noise as a positive standard deviation, got .+; 1\.0 is the default"
+    ):
         Regress(3, noise=noise_scale)
 
 
@@ -180,7 +182,10 @@ def test_one_noise_may_be_for_all_numbers_of_a_row():
 
 
 def test_regress_says_how_wide_its_noise_needs_to_be():
-    with isolated(seed=0), pytest.raises(ValueError, match=r"noise needs 2 outputs \(log scales\), got 3"):
+    with (
+        isolated(seed=0),
+        pytest.raises(ValueError, match=r"expected noise with 2 outputs \(log scales\), got 3; change"),
+    ):
         Regress(WIDE, 2, noise=nn.Linear(WIDE, 3)).double().likelihood(noise(0, N, WIDE))
 
 
@@ -199,7 +204,7 @@ def test_a_zero_one_loss_changes_nothing():
 
 
 def test_a_missed_case_that_costs_more_moves_the_threshold():
-    # Action 0 where class 1 is true costs 30: act 1 as soon as p(1) > 1 / 31 = .032.
+    # Action 0 where class 1 is true costs 30: act 1 as soon as p(1) > 1 / 31 = 0.032.
     loss = torch.tensor([[0.0, 30.0], [1.0, 0.0]])
     assert two_classes(loss).act(Categorical(PROBS)).tolist() == [1, 1, 1, 0]
     # The transposed loss punishes the other mistake; rows are actions and columns classes.
@@ -212,7 +217,9 @@ def test_a_third_action_rejects_where_both_mistakes_are_likely():
 
 
 def test_a_loss_needs_one_column_a_class():
-    with pytest.raises(ValueError, match=r"loss needs shape \(actions, 2\), got \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"expected a loss of shape \(actions, 2\), got \(2, 3\); give one column per class"
+    ):
         two_classes(torch.zeros(2, 3))
 
 
@@ -235,7 +242,7 @@ def test_a_linear_regression_predicts_its_closed_form():
     assert (abs(prediction.action.numpy() - new @ loc) < 4 * np.sqrt(epistemic / 4_000)).all()
     assert (abs(prediction.epistemic.numpy() / epistemic - 1) < 4 * math.sqrt(2 / 4_000)).all()
     assert torch.allclose(prediction.aleatoric, torch.full((7,), 0.5).double())
-    # The density against the normal it should be, at its mean and two deviations away.
+    # The density against the exact normal, at its mean and two standard deviations away.
     scale = np.sqrt(epistemic + 0.5)
     for shift in (-2, 0, 2):
         exact = -0.5 * shift**2 - np.log(scale * math.sqrt(2 * math.pi))
@@ -287,7 +294,7 @@ def test_total_entropy_is_aleatoric_plus_epistemic():
     total = -(prediction.distribution.probs * prediction.distribution.probs.log()).sum(-1)
     assert torch.allclose(prediction.aleatoric + prediction.epistemic, total)
     assert (prediction.epistemic > 0).all()
-    # Draws that agree leave nothing to learn.
+    # Draws that agree leave no epistemic uncertainty.
     same = {"weight": posterior.draws["weight"][:1, :1].expand(2, 50, 2, 3)}
     agreed = predict(Posterior(_logistic, posterior.data, same, {}), x)
     assert torch.allclose(agreed.epistemic, torch.zeros(8).double(), atol=1e-12)

@@ -28,9 +28,9 @@ from probmodel.tracing.target import target
 
 NAMED = {problem.name: problem for problem in (build() for build in PROBLEMS)}
 ROUNDING = 1e-6
-"""Allowed of an exact path, in nats over the data set."""
+"""Allowed error of an exact computation, in nats over the data set."""
 CLOSE = 0.02
-"""Allowed of a stochastic path, in nats; a row where the reference is quoted an image."""
+"""Allowed error of a stochastic computation, in nats; per row where the reference is quoted per image."""
 
 GUIDED = {"elbo": partial(evidence.elbo, num_samples=200), "iwae": partial(evidence.iwae, num_samples=200)}
 ESTIMATORS = {
@@ -47,7 +47,7 @@ PROPOSALS = {
     "linear CNN": 30_000,
     "digits": 1_000,
 }
-"""Draws that bring the standard error of importance sampling below .02, in all or a row; 10,000 elsewhere."""
+"""Draws that bring the standard error of importance sampling below 0.02, in all or per row; 10,000 elsewhere."""
 
 
 ELSEWHERE = {
@@ -64,8 +64,8 @@ ELSEWHERE = {
         "evidence/test_evidence_boltzmann.py",
     ),
 }
-"""Estimators that are not under this contract and the file that tests them: oracles that repeat others by routes of their
-own, criteria that claim no accuracy, and the harness that runs all.
+"""Estimators that are not under this contract, and the files that test them: oracles that repeat others by independent
+computations, and criteria that claim no accuracy.
 """
 
 
@@ -74,7 +74,7 @@ def is_digits_function(problem: Problem) -> bool:
 
 
 def why_not(estimator: str, problem: Problem) -> str | None:
-    """Reason why an estimator has no exact answer to meet on a problem; the tests below cover each of them."""
+    """Reason why an estimator has no exact answer to match on a problem; the tests below cover each of these pairs."""
     if estimator == "exact" and "conjugate" not in problem.tags:
         return f"{problem.name} has no closed form, exact refuses it"
     if estimator == "laplace" and "normal" not in problem.tags:
@@ -148,7 +148,7 @@ def test_estimator_recovers_the_exact_evidence(name, estimator):
     problem, found = NAMED[name], estimate(name, estimator)
     error = found.log_z - problem.log_z
     if estimator != "importance":
-        # The guide of an exact posterior leaves weights without any variance, so its bounds are tight.
+        # With the exact posterior as the guide the weights have no variance, so that bounds are tight.
         assert abs(error) < ROUNDING
         return
     rows = problem.data.size if "row-local" in problem.tags else 1
@@ -203,7 +203,7 @@ def test_another_seed_gives_another_number(name):
 def test_the_standard_error_is_the_spread_over_seeds(name):
     found = [evidence.importance(posterior(name), seed=seed, num_samples=1_000) for seed in range(60)]
     spread = np.std([e.log_z for e in found], ddof=1)
-    # A standard deviation of 60 normal numbers has a relative error of 1 / sqrt(118) = .09.
+    # A standard deviation of 60 normal numbers has a relative error of 1 / sqrt(118) = 0.09.
     assert 1 - 4 * 0.09 < spread / np.mean([e.stderr for e in found]) < 1 + 4 * 0.09
 
 
@@ -322,7 +322,7 @@ def _with_guide(problem: Problem, guide) -> Posterior:
 
 
 MEAN_FIELD_GAP = 3.805531
-"""Of the diabetes regression: ½ Σ log Λ_jj − ½ log det Λ, Λ the posterior's precision."""
+"""Gap of the diabetes regression: ½ Σ log Λ_jj − ½ log det Λ, Λ the posterior's precision."""
 
 
 def _mean_field_diabetes(x, y=None):
@@ -349,7 +349,7 @@ def test_svi_finds_the_best_mean_field_guide():
 
 
 ROTATED_GAP = {1: 0.7916, 5: 0.505, 50: 0.304, 500: 0.194}
-"""Iris, two codes, axes rotated by π/4: draws k → gap of the importance-weighted bound, nats a row."""
+"""Iris, two codes, axes rotated by π/4: draws k → gap of the importance-weighted bound, nats per row."""
 
 
 @pytest.mark.parametrize("num_samples", ROTATED_GAP)
@@ -414,14 +414,14 @@ def _standard_normal(anchor):
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("scale", "k_hat"), [(0.5, 0.75), (0.7, 0.51), (0.8, 0.36), (0.9, 0.19)])
 def test_k_hat_of_a_narrow_guide_is_one_minus_its_variance(scale, k_hat):
-    """From below: the weights' tail w^(-1/k) / sqrt(log w) looks lighter than its limit at a finite number of draws."""
+    """k-hat is below its limit: the weights' tail w^(-1/k) / sqrt(log w) is lighter at a finite number of draws."""
 
     def guide(anchor):
         pyro.sample("theta", dist.Normal(anchor, scale))
 
     narrow = Posterior(_standard_normal, Dataset((tensor(0.0),)), {"theta": torch.zeros(1, 1).double()}, {}, guide)
     found = [evidence.iwae(narrow, seed=seed, num_samples=200_000) for seed in range(4)]
-    # One estimate has a standard deviation of .03.
+    # One estimate has a standard deviation of 0.03.
     assert abs(np.mean([e.info["k_hat"] for e in found]) - k_hat) < 0.1
     # With s² ≤ ½ the weights have no variance, and their standard error means nothing.
     assert k_hat > 0.5 or abs(found[0].log_z) < 4 * found[0].stderr
@@ -484,7 +484,7 @@ def test_best_is_iwae_with_a_guide_and_importance_without():
 def test_importance_warns_where_few_proposals_matter():
     wide = {"theta": 1e3 * torch.linspace(-1, 1, 500).double()[None]}
     poor = Posterior(_standard_normal, Dataset((tensor(0.0),)), wide, {})
-    with pytest.warns(EvidenceWarning, match="effective share"):
+    with pytest.warns(EvidenceWarning, match="relative ESS"):
         evidence.importance(poor, num_samples=5_000)
 
 
@@ -507,8 +507,8 @@ LESS_PRECISE = {
     ("eight schools", "reverse_ais", "fit"): 0.1,
     **{(name, "reverse_ais", "target"): 0.08 for name in FAST},
 }
-"""Nats allowed where a standard error below .005 would take minutes: sixteen temperatures from a prior far away, and draws
-that are given once and for all (400 a chain by NUTS, a thousand particles of a bare target).
+"""Nats allowed where a standard error below 0.005 would take minutes: sixteen temperatures from a prior far away, and
+draws that are fixed in advance (400 per chain by NUTS, a thousand particles of a bare target).
 """
 
 
@@ -519,7 +519,7 @@ def why_not_annealed(name: str, estimator: str, subject: str) -> str | None:
             return f"{name} has hundreds of coordinates and more: annealing it takes minutes"
         return f"{name} is as {IRIS}, which is tested"
     if name == "linear CNN" and estimator in {"smc", "thermodynamic", "stepping_stone", "sandwich"}:
-        return "a thousand convolutions a temperature take minutes; the same density without them is diabetes'"
+        return "a thousand convolutions per temperature take minutes; the same density without them is diabetes"
     if name == IRIS and (estimator == "stepping_stone" or (estimator, subject) == ("thermodynamic", "fit")):
         return "the same run of 150 rows as that of the integral from a target, which is tested"
     if name == IRIS and (estimator, subject) == ("sandwich", "target"):
@@ -555,7 +555,7 @@ def annealed(name: str, estimator: str, subject: str) -> Evidence:
     return chosen(subject_of(name, subject), seed=1)
 
 
-# A k-hat near its limit is told; whether the numbers hold is what the test asks.
+# A k-hat near its limit gives a warning; the test checks the numbers themselves.
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("name", "estimator", "subject"), triples())
 def test_annealing_recovers_the_exact_evidence_from_a_fit_and_from_a_bare_target(name, estimator, subject):
@@ -564,11 +564,11 @@ def test_annealing_recovers_the_exact_evidence_from_a_fit_and_from_a_bare_target
     rows = problem.data.size if "row-local" in problem.tags else 1
     assert error < 4 * found.stderr + ROUNDING
     assert error < LESS_PRECISE.get((name, estimator, subject), CLOSE) * rows
-    # Two bounds cost what they cost; an estimate that claims less than it knows would pass any test.
+    # An estimate with too large a standard error would pass any test.
     assert found.stderr < LESS_PRECISE.get((name, estimator, subject), CLOSE) * rows
 
 
-# A k-hat near its limit is told; whether the numbers hold is what the test asks.
+# A k-hat near its limit gives a warning; the test checks the numbers themselves.
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize(("name", "estimator", "subject"), triples())
 def test_bounds_of_annealing_enclose_the_exact_evidence_and_say_when_they_hold(name, estimator, subject):
@@ -594,7 +594,7 @@ def test_sequential_monte_carlo_from_the_prior_forgets_which_fit_it_was_given(na
     assert abs(found[0].stderr - found[1].stderr) < 1e-9
 
 
-# A k-hat near its limit is told; whether the numbers hold is what the test asks.
+# A k-hat near its limit gives a warning; the test checks the numbers themselves.
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.EvidenceWarning")
 @pytest.mark.parametrize("estimator", ANNEALED)
 def test_annealing_repeats_itself_and_changes_no_global_state(estimator):
@@ -633,5 +633,5 @@ def test_the_standard_error_of_annealing_is_the_spread_over_seeds(estimator):
     density = subject_of("Gamma-Poisson", "target")
     found = [getattr(evidence, estimator)(density, seed=seed, **small) for seed in range(16)]
     scores = np.array([(e.log_z - NAMED["Gamma-Poisson"].log_z) / e.stderr for e in found])
-    # The root mean square of 16 normal scores is 1 ± .18.
+    # The root mean square of 16 normal scores is 1 ± 0.18.
     assert 1 - 4 * 0.18 < np.sqrt(np.mean(scores**2)) < 1 + 4 * 0.18

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.Trac
 
 
 class Case(NamedTuple):
-    """A one-number posterior, its moments, those of Laplace's approximation, and a guide whose family holds it."""
+    """A posterior of one variable, its moments, those of Laplace's approximation, and a guide of its family."""
 
     problem: Problem
     site: str
@@ -167,7 +167,7 @@ def test_draws_have_the_known_mean_and_standard_deviation(method, case):
     # SVI ends a random step away from the optimum: some 3 % of a standard deviation after annealing.
     walk = 0.03 * sd if method == "SVI" else 0.0
     assert abs(draws.mean() - mean) < 4 * sd / math.sqrt(effective) + walk
-    # Of a squared deviation; ESS for it is at most a few times smaller than for the mean.
+    # The ESS of squared deviations is at most a few times smaller than that of the mean.
     deviations = (draws - mean) ** 2
     spread = float(arviz_data.ess_bulk({"x": deviations})["x"]) if method in CHAINS else draws.size
     assert abs(deviations.mean() - sd**2) < 4 * deviations.std() / math.sqrt(spread) + 2 * walk * sd
@@ -229,7 +229,7 @@ def test_chains_of_neighboring_seeds_are_independent():
     first, second = (sampler(case.problem.model, case.problem.data, seed=seed).draws["mu"] for seed in (0, 1))
     for chain in first:
         for other in second:
-            # The correlation of 150 independent pairs has a standard error of .08.
+            # The correlation of 150 independent pairs has a standard error of 0.08.
             assert abs(np.corrcoef(chain, other)[0, 1]) < 0.35
 
 
@@ -296,7 +296,7 @@ def test_bad_data_raise_a_clear_error(method, kind, where):
 
 
 class Particular(NamedTuple):
-    """An inference of one kind of model: settings that are quick, and a model that it takes."""
+    """An inference method for one kind of model: quick settings, and a model that it accepts."""
 
     settings: Any
     model: Callable[[], nn.Module]
@@ -321,7 +321,7 @@ PARTICULAR: dict[str, Particular] = {
     "VariationalEM": Particular(VariationalEM(num_restarts=2, num_rounds=2), _mixture),
     "CollapsedGibbs": Particular(CollapsedGibbs(num_samples=5, num_warmup=2, num_chains=2), _mixture),
 }
-"""Their numbers are held to exact answers in the tests of each."""
+"""Inference methods for particular models; their own tests compare them with exact answers."""
 each_particular = pytest.mark.parametrize("name", PARTICULAR)
 
 
@@ -347,7 +347,7 @@ def test_a_particular_inference_changes_nothing_that_the_caller_holds(name):
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(old, new) for old, new in zip(arrays, data.tensors(), strict=True))
     moved = any(not torch.equal(value, state[key]) for key, value in fit.model.state_dict().items() if key in state)
-    assert moved == (name != "CollapsedGibbs")  # That one draws assignments at the hyperparameters there are.
+    assert moved == (name != "CollapsedGibbs")  # It draws assignments at the present hyperparameters.
 
 
 @each_particular
@@ -521,7 +521,7 @@ def _tight(model):
 
 
 def test_the_mean_loss_of_minibatches_is_the_full_loss():
-    """A wrong scale size / rows shows at once: the guide hardly varies, and it does not move."""
+    """A wrong scale size / rows is visible: the guide is narrow, and its parameters do not change."""
     problem = problems.diabetes_regression()
     still = partial(torch.optim.SGD, lr=0.0)
     run = SVI(num_steps=34, autoguide=_tight, optimizer=still, patience=None, num_samples=1, progress=False)

@@ -56,7 +56,7 @@ def inducing_inputs() -> Tensor:
 
 
 def wide() -> ScaleKernel:
-    """A kernel under which standard normal rows of five columns are related."""
+    """A kernel under which standard normal rows of five columns are correlated."""
     kernel = ScaleKernel(MaternKernel(nu=1.5))
     kernel.base_kernel.lengthscale = 2.0
     return kernel
@@ -99,7 +99,7 @@ DECISIONS: dict[str, Callable[[], Any]] = {
     "Classify": lambda: Classify(CODES, 4),
     "ClassifyJoint": lambda: ClassifyJoint(CODES),
     "Regress": lambda: Regress(CODES, 2),
-    # Bounded: so few rows would be interpolated, with a noise that vanishes.
+    # Bounded, since so few rows would be interpolated with noise that tends to 0.
     "Regress with noise of each row": lambda: Regress(CODES, 2, noise=nn.Sequential(nn.Linear(CODES, 2), nn.Tanh())),
 }
 NO_CODE = {
@@ -109,9 +109,9 @@ NO_CODE = {
     "LinearGaussianNetwork",
     "NonlinearNetwork",
 }
-"""A prior of codes, and models of all columns together, which have no code."""
+"""A prior of codes, and joint models of all columns, which have no code."""
 LINKED = [name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")]
-"""Codes of rows that depend on each other: data without a size, and no minibatches."""
+"""Representations of dependent rows: data without a size, and no minibatches."""
 
 LOCAL, SHARED = {"z": (N, CODES)}, {"u": (CODES, INDUCING)}
 BY_SHARD = {f"u.{k}": (CODES, N // 3) for k in range(3)}
@@ -124,7 +124,7 @@ FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
     "GaussianProcess": {"u": (CODES, N)},
     "GPProduct": BY_SHARD,
     "GPMixture": BY_EXPERT,
-    # A node's regression is one for each class where the class is among its parents.
+    # A node has one regression per class where the class is among its parents.
     "ClassNetwork": {
         "class.probabilities": (1, CODES),
         "a.variance": (CODES,),
@@ -145,7 +145,7 @@ FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
 GENERATIVE = ("ClassNetwork",)
 """Densities of their codes: the codes are observed too, and features of trainable parameters are refused."""
 LATENTS = {name: FAMILIES[name.split()[0]] for name in REPRESENTATIONS}
-"""Each site in the order it is drawn, with the shape of a draw; those in LOCAL have one code a row."""
+"""Each site in the order it is drawn, with the shape of a draw; those in LOCAL have one code per row."""
 LATENTS["SparseGP with a prior"] = {"kernel.lengthscale": (1, 1), **SHARED, **LOCAL}
 
 LATENTS["GaussianProcess with a prior"] = {"kernel.lengthscale": (1, 1), **FAMILIES["GaussianProcess"]}
@@ -155,13 +155,13 @@ for coupled in ("GPMixture", "GPMixture by stick breaking"):
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
 by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
 VARIANTS = ("GPMixture by", "GPProduct of", "RBM", "BoltzmannMachine", "DeepBoltzmannMachine", "ClassRBM")
-"""Of a piece that meets every decision, or deterministic as one that does; one decision is enough for them."""
+"""Variants of a representation that is tested with every decision, or deterministic ones; one decision is enough."""
 
 
 def meet(name: str, decision: str) -> bool:
-    if name == "ClassNetwork":  # Its code are log densities of each class, which one decision is for.
+    if name == "ClassNetwork":  # Its codes are log densities of the classes, for one decision alone.
         return decision == "ClassifyJoint"
-    if decision == "ClassifyJoint":  # Logits that are the code itself are logits as any others.
+    if decision == "ClassifyJoint":  # The codes are logits themselves, which need few tests.
         return name in ("DNN", "VAE", "ClassRBM")
     return decision == "Classify" or not name.startswith(VARIANTS)
 
@@ -228,7 +228,7 @@ def test_the_guide_samples_exactly_the_models_latents(name):
         pyro.clear_param_store()
 
     def drawn(trace: poutine.Trace) -> dict[str, torch.Size]:
-        # An expert is summed out, not guided.
+        # Experts are summed out, so that the guide has no such site.
         apart = ("rows", "expert")
         found = {n: node for n, node in trace.nodes.items() if node["type"] == "sample" and n not in apart}
         return {n: node["value"].shape for n, node in found.items() if not node["is_observed"]}
@@ -253,13 +253,13 @@ def test_a_row_is_coded_by_its_own_features_alone(name):
 @each
 def test_settings_build_the_same_piece_again(name):
     representation, h = built(REPRESENTATIONS[name]), rows_of(0, N, WIDE)
-    copied = built(lambda: type(representation)(**representation.settings()))
+    copied = built(lambda: type(representation)(**representation.constructor_arguments()))
     copied.load_state_dict(representation.state_dict())
     assert torch.equal(code(representation, h)[0], code(copied, h)[0])
 
 
 OF_THE_DENSITY = (".visible_bias", ".upper")
-"""Parameters of what a Boltzmann machine says of its features; its code, the hidden units given them, has no use for these."""
+"""Parameters of a Boltzmann machine's density of the features, on which its code, the hidden units, does not depend."""
 
 
 @each_pair
@@ -268,8 +268,8 @@ def test_gradients_reach_every_parameter(name, decision):
     with isolated(seed=0):
         elbo(model, model.guide, dataset(decision, linked=name in LINKED)).backward()
         pyro.clear_param_store()
-    # The prior of a StandardNormal has no parameters, the noise of a process alone is the decision's in a pipeline, and the
-    # means of an affine decision and of a process move the same numbers; everything else is fitted.
+    # A StandardNormal has no parameters, the noise of a process is replaced by the decision's in a pipeline, and the means
+    # of an affine decision and of a process have the same effect; everything else is fitted.
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0
         for n, p in model.named_parameters()
@@ -310,7 +310,7 @@ def test_a_pipeline_of_linked_rows_refuses_minibatches_and_a_size(name):
     model = pipeline(name, "Regress")
     with pytest.raises(ValueError, match="expected data with rows for batch_size, got size=None; "):
         SVI(num_steps=1, batch_size=6, progress=False)(model, dataset("Regress", linked=True), seed=0)
-    with pytest.raises(ValueError, match=f"expected size=None, since {name.split()[0]} links the rows"):
+    with pytest.raises(ValueError, match=f"expected size=None, since {name.split()[0]} makes the rows dependent"):
         SVI(num_steps=1, progress=False)(model, dataset("Regress"), seed=0)
 
 
@@ -334,14 +334,14 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     assert sum(losses[-20:]) < sum(losses[:20])
     shapes = {site: tuple(draws.shape) for site, draws in posterior.draws.items()}
     assert shapes == {site: (1, 30, *shape) for site, shape in LATENTS[name].items()}
-    # A guide of linked rows has numbers for each of them, which the model alone does not know.
+    # A guide of dependent rows has parameters for each row, which the model does not have.
     assert (posterior.info["num_parameters"] > model.num_parameters) == (name in LINKED)
     new = rows_of(9, 7, WIDE)
     prediction = predict(posterior, new, num_samples=50, seed=3)
     again = predict(posterior, new, num_samples=50, seed=3)
     assert torch.equal(prediction.action, again.action)
     assert prediction.distribution.batch_shape == (7,)
-    # Codes are drawn anew for each new row; what rows share takes the draws that there are.
+    # Codes are drawn anew for each new row; latents that rows share take the draws of the posterior.
     draws = 30 if LATENTS[name].keys() - LOCAL.keys() else 50 if LATENTS[name] else 1
     assert prediction.by_draw.batch_shape == (draws, 7)
     weights = torch.full((draws, 7), 1 / draws).double()
@@ -367,7 +367,7 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
 @pytest.mark.parametrize("piece", ["encoder", "prior"])
 def test_a_vae_says_how_wide_its_networks_need_to_be(piece):
     vae = built(lambda: VAE(WIDE, CODES, **{piece: nn.Linear(WIDE, CODES)}))
-    with isolated(seed=0), pytest.raises(ValueError, match=r"need 6 outputs \(means, log scales\), got 3"):
+    with isolated(seed=0), pytest.raises(ValueError, match=r"with 6 outputs \(means, log scales\), got 3; change"):
         (vae.guide if piece == "encoder" else vae.model)(rows_of(0, N, WIDE), pyro.plate("rows", N, dim=-1))
 
 

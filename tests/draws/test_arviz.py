@@ -159,9 +159,9 @@ def test_bad_arrays_are_refused_with_their_shape():
         pareto_k(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="without nan"):
         pareto_k(np.array([0.0, np.nan]))
-    with pytest.raises(ValueError, match=r"needs shape \(chain, draw, row\), got \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"of shape \(chain, draw, row\), got \(4, 5\)"):
         loo(np.zeros((4, 5)))
-    with pytest.raises(ValueError, match=r"z needs shape \(chain, draw, \*event\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"z of shape \(chain, draw, \*event\), got \(4,\); add"):
         from_arrays({"z": np.zeros(4)})
     with pytest.raises(ValueError, match="conflicting sizes"):
         from_arrays({"a": np.zeros((2, 4)), "b": np.zeros((2, 5))})

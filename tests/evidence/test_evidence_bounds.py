@@ -232,7 +232,7 @@ def test_zero_weights_lower_the_bound_and_leave_it_finite():
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 1.5, math.nan])
 @pytest.mark.parametrize("bound", [lower_bound, upper_bound])
 def test_a_level_outside_zero_and_one_is_refused(bound, level):
-    with pytest.raises(ValueError, match=r"level needs to lie between 0 and 1, got .*; \.95 is usual"):
+    with pytest.raises(ValueError, match=r"expected a level between 0 and 1, got .*; 0\.95 is usual"):
         bound(torch.zeros(5, 1), level)
 
 

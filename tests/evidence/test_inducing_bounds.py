@@ -177,10 +177,10 @@ def test_blocks_of_rows_change_nothing():
 @pytest.mark.parametrize(
     ("fit", "message"),
     [
-        (lambda: pipeline(4, outputs=2), "one number a row"),
+        (lambda: pipeline(4, outputs=2), "one response per row"),
         (lambda: pipeline(4, prior=GammaPrior(2.0, 2.0)), "point estimates"),
         (by_linear_noise, "one noise for all rows"),
-        (lambda: fitted(RBFKernel(lengthscale_prior=GammaPrior(2.0, 2.0))), "take evidence.sandwich"),
+        (lambda: fitted(RBFKernel(lengthscale_prior=GammaPrior(2.0, 2.0))), "use evidence.sandwich"),
     ],
 )
 def test_what_is_no_single_process_is_refused(fit, message):
@@ -242,5 +242,5 @@ def test_inducing_inputs_that_the_kernel_does_not_take_are_refused(inducing):
 def test_a_product_of_experts_is_refused_by_name():
     x, y = problem(20)
     fit = pb.Posterior(pb.gp.GPProduct(RBFKernel(), shards=2).double(), pb.Dataset((x,), {"y": y}), {}, {})
-    with pytest.raises(ValueError, match="got one of GPProduct"):
+    with pytest.raises(ValueError, match="got a fit of GPProduct"):
         evidence.inducing_bounds(fit)

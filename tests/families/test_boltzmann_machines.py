@@ -543,7 +543,7 @@ def test_representations_give_probabilities_of_hidden_units():
         with pytest.raises(ValueError, match="visible units, got 2"):
             machine.model(rows[:, :2], pyro.plate("rows", 7, dim=-1))
         with isolated(seed=0):
-            copied = type(machine)(**machine.settings()).double()
+            copied = type(machine)(**machine.constructor_arguments()).double()
         copied.load_state_dict(machine.state_dict())
         assert torch.equal(copied.model(rows, pyro.plate("rows", 7, dim=-1)), z)
 
@@ -637,7 +637,7 @@ def test_values_that_the_units_do_not_take_are_refused(family, bad, said):
 def test_machines_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="in_features to be an integer"):
         RBM(0, 3)
-    with pytest.raises(ValueError, match="unit or more a layer"):
+    with pytest.raises(ValueError, match="1 or more units per layer"):
         DeepBoltzmannMachine(3, 0, 2)
     with pytest.raises(ValueError, match="cardinality to be an integer, 2 or more"):
         CategoricalUnits([3, 1])

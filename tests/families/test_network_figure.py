@@ -104,7 +104,7 @@ def test_every_arrow_joins_the_borders_of_its_nodes(both_ways, num_nodes):
 @pytest.mark.parametrize(
     ("edges", "names", "known", "words"),
     [
-        (EDGES, NAMES[:3], None, "one row and column a name"),
+        (EDGES, NAMES[:3], None, "one row and column per name"),
         (EDGES * 2, NAMES, None, "between 0 and 1"),
         (EDGES, NAMES, {("rain", "snow")}, "snow"),
     ],

@@ -362,7 +362,7 @@ def test_a_criterion_is_no_evidence():
     for term in (bic, log_likelihood):
         with pytest.raises(ValueError, match="expected the evidence of a family"):
             structures(rows_of(3, 20), posterior_over_dags, term)
-    with pytest.raises(ValueError, match="take BGe"):
+    with pytest.raises(ValueError, match="pass BGe"):
         gaussian_structures(gaussian_rows(3, 20), "abc", posterior_over_dags, gaussian_bic)
     with pytest.raises(ValueError, match="expected 3 names"):
         gaussian_structures(gaussian_rows(3, 20), "ab", posterior_over_dags)

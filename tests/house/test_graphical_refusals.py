@@ -273,7 +273,7 @@ def test_pictures_of_what_are_no_probabilities_are_refused() -> None:
     edges = np.array([[0.0, 0.5], [np.nan, 0.0]])
     with pytest.raises(ValueError, match="between 0 and 1"):
         bn.plot(edges, ["a", "b"])
-    with pytest.raises(ValueError, match="one row and column a name"):
+    with pytest.raises(ValueError, match="one row and column per name"):
         bn.plot(np.zeros((3, 3)), ["a", "b"])
     with pytest.raises(ValueError, match="different names"):
         bn.plot(np.zeros((2, 2)), ["a", "a"])

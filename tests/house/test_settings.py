@@ -105,7 +105,9 @@ def test_a_budget_is_bytes_and_no_text():
 
 
 def test_more_rows_a_batch_than_there_are_is_the_full_batch_and_is_said():
-    with pytest.warns(UserWarning, match=r"expected batch_size up to the 12 rows, got 40, so that every step takes all; pass None"):
+    with pytest.warns(
+        UserWarning, match=r"batch_size up to the 12 rows, got 40, so that every step takes all; pass None"
+    ):
         above = fit("SVI", batch_size=40)
     assert above.info["losses"] == fit("SVI", batch_size=ROWS).info["losses"]
 
@@ -167,7 +169,7 @@ def test_a_fit_refuses_data_of_another_form(name):
 
 
 def test_one_number_is_no_row():
-    with pytest.raises(ValueError, match=r"got one number with size=12; pass it by name"):
+    with pytest.raises(ValueError, match=r"got a scalar with size=12; pass it as a keyword argument"):
         check(line, pb.Dataset((torch.tensor(1.0), X), {"y": Y}, ROWS))
 
 

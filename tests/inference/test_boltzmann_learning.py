@@ -331,7 +331,7 @@ def test_a_likelihood_that_falls_stops_contrastive_divergence_and_keeps_the_best
         batch_size=None,
         monitor=Monitor(every=25),
     )
-    with pytest.warns(ConvergenceWarning, match=r"lower the rate, raise num_sweeps"):
+    with pytest.warns(ConvergenceWarning, match=r"lower learning_rate, raise num_sweeps"):
         fit = settings(rbm, data(rows), seed=1)
     values = fit.info["log_likelihood"]
     fitted = fit.model
@@ -427,7 +427,7 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
         rows = 100 * torch.randn(50, 3)
         rbm = RBM(3, 2, units=GaussianUnits(3, learn_scale=True))
     settings = quietly(ascent=GradientAscent(num_steps=100, learning_rate=1e6), batch_size=None, monitor=None)
-    with pytest.raises(NonFiniteError, match=r"lower the rate"):
+    with pytest.raises(NonFiniteError, match=r"expected a finite gradient, .+; lower the learning rate, draw"):
         settings(rbm, data(rows), seed=0)
 
 
@@ -441,7 +441,7 @@ def test_a_slope_that_is_not_finite_says_what_to_try() -> None:
         (lambda: GradientAscent(learning_rate=-1.0), "rate"),
         (lambda: GradientAscent(averaged_fraction=2.0), "averaged"),
         (lambda: Monitor(every=0), "every"),
-        (lambda: Monitor(fraction=0.0), "share"),
+        (lambda: Monitor(fraction=0.0), "expected fraction"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make: object, message: str) -> None:

@@ -76,7 +76,7 @@ def test_a_cnn_of_an_image_of_one_row_is_that_of_a_signal():
         image.convolutions[0].bias.copy_(signal.convolutions[0].bias)
         weight = signal.connected[-1].weight.reshape(5, 3, -1)
         grid = weight.shape[-1]
-        # Every cell of the image's grid sees the same single row.
+        # Every cell of the image's grid averages the same single row.
         image.connected[-1].weight.copy_((weight[:, :, None].expand(5, 3, grid, grid) / grid).reshape(5, -1))
         image.connected[-1].bias.copy_(signal.connected[-1].bias)
     x = noise(4, 2, 8)
@@ -95,7 +95,7 @@ def test_any_input_size_of_the_same_rank_fits():
 
 @pytest.mark.parametrize("shape", [(4, 2, 8), (4, 3, 8, 8), (4, 2, 8, 8, 8)])
 def test_a_cnn_says_which_shape_it_needs(shape):
-    with pytest.raises(ValueError, match=r"x needs shape \(N, 2, size, size\), got .*; reshape"):
+    with pytest.raises(ValueError, match=r"expected x of shape \(N, 2, size, size\), got .*; reshape"):
         cnn()(noise(*shape))
 
 
@@ -111,7 +111,7 @@ def test_an_mlp_is_its_linear_layers_with_rectifiers():
     x = noise(3, 2, 3)
     first, last = net.connected[0], net.connected[2]
     torch.testing.assert_close(net(x), last(torch.relu(first(x.flatten(1)))))
-    with pytest.raises(ValueError, match="x needs 6 numbers a row, got 7; set in_features=7"):
+    with pytest.raises(ValueError, match="expected x with 6 values per row, got 7; set in_features=7"):
         net(noise(3, 7))
 
 
@@ -124,7 +124,7 @@ def test_identity_flattens():
 def test_settings_build_the_same_piece_again(build):
     with isolated(seed=0):
         piece = build()
-        twin = type(piece)(**piece.settings())
+        twin = type(piece)(**piece.constructor_arguments())
     assert repr(twin) == repr(piece)
     twin.load_state_dict(piece.state_dict())
 

@@ -1,4 +1,4 @@
-"""The exact process against GPyTorch, refits and known evidences; priors become latents; what does not fit is refused."""
+"""The exact process against GPyTorch, refits and known evidences; priors become latents; bad input is refused."""
 
 import os
 from functools import partial
@@ -158,7 +158,7 @@ def test_prior_hyperparameters_are_sites_of_their_dotted_names_and_densities():
 
 
 def without(module):
-    """The module with its priors taken off."""
+    """The module without its priors."""
     for each in module.modules():
         each._priors.clear() if isinstance(each, gpytorch.Module) else None
     return module.double()
@@ -240,12 +240,12 @@ def test_the_evidence_fits_the_network_of_a_deep_kernel():
     before, after = dict(model.named_parameters()), dict(fit.model.named_parameters())
     assert all(not torch.equal(before[name], after[name]) for name in before if "features" in name)
     assert any("features" in name for name in before)
-    again = pb.GaussianProcess(**fit.model.settings())
+    again = pb.GaussianProcess(**fit.model.constructor_arguments())
     assert log_likelihood(again, images, y) == pytest.approx(fit.info["log_likelihood"], abs=1e-9)
 
 
 def test_images_need_features():
-    with pytest.raises(ValueError, match="give features that make numbers of images"):
+    with pytest.raises(ValueError, match="give features that map images to vectors"):
         pb.MaximumLikelihood()(process(), dataset(torch.zeros(4, 1, 8, 8), torch.zeros(4)), seed=0)
 
 
@@ -368,7 +368,7 @@ def test_laplace_without_latents_says_what_to_take():
 
 def test_a_bounded_parameter_takes_a_prior_on_its_interval_alone():
     interval = gpytorch.constraints.Interval(0.1, 1.0)
-    with pytest.raises(ValueError, match="expected no upper bound of lengthscale beside a prior"):
+    with pytest.raises(ValueError, match="expected no upper bound of lengthscale together with a prior"):
         pb.GaussianProcess(RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0), lengthscale_constraint=interval))
 
 
@@ -408,7 +408,7 @@ def test_a_kernel_of_another_width_is_named():
 
 
 def test_svi_of_a_process_by_itself_integrates_its_hyperparameters():
-    """Its own guide is for its codes in a pipeline; alone it has an automatic one."""
+    """Its own guide is for its codes in a pipeline; outside a pipeline it has an automatic one."""
     x = torch.linspace(-2, 2, 25, dtype=torch.float64)[:, None]
     data = pb.Dataset((x,), {"y": (2 * x[:, 0]).sin()})
     process = pb.GaussianProcess(RBFKernel(lengthscale_prior=GammaPrior(3.0, 3.0)), mean=ZeroMean()).double()

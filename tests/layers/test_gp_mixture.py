@@ -65,7 +65,7 @@ ASYMMETRIC = (expert(), expert(0.7, 2.0, 0.1), expert(0.15, 0.5, 0.03))
 
 
 def opened(gate: Gate) -> Gate:
-    """The gate with parameters away from where they start."""
+    """The gate with parameters away from their initial values."""
     torch.nn.utils.vector_to_parameters(
         torch.linspace(-0.7, 0.9, sum(p.numel() for p in gate.parameters()), dtype=DOUBLE), gate.parameters()
     )
@@ -287,7 +287,7 @@ def test_the_bound_rises_with_each_e_step_and_stays_below_the_evidence(gate):
 
 
 def crossing(num_rows: int = 200) -> tuple[pb.Dataset, Tensor, Tensor]:
-    """Two smooth functions that cross, which of them each row is of, and where they are apart."""
+    """Two smooth functions that cross, the function of each row, and the rows where the two differ."""
     with pb.isolated(3):
         x = torch.rand(num_rows, 1, dtype=DOUBLE) * 2 - 1
         c = (torch.rand(num_rows) < 0.5).long()
@@ -378,7 +378,7 @@ def test_modes_and_quantiles_of_a_known_mixture():
     two, one = modes(mixture)
     assert torch.allclose(two, torch.tensor([3.0, -3.0], dtype=DOUBLE), atol=1e-6)
     assert torch.allclose(one, torch.zeros(1, dtype=DOUBLE), atol=1e-2)
-    # The lower one is .3 × .5 / (.7 × 1) = .214 of the higher.
+    # The lower one is 0.3 × 0.5 / (0.7 × 1) = 0.214 of the higher.
     assert len(modes(mixture, least=0.2)[0]) == 2 and torch.equal(modes(mixture, least=0.23)[0], two[:1])
     with pytest.raises(ValueError, match=r"expected least in \[0, 1\)"):
         modes(mixture, least=1.0)
@@ -477,7 +477,7 @@ def test_what_a_mixture_predicts_has_modes_quantiles_and_two_kinds_of_uncertaint
     assert torch.allclose((density * inside).sum(0), torch.full((3,), 0.9, dtype=DOUBLE), atol=5e-3)
     total = prediction.aleatoric + prediction.epistemic
     assert torch.allclose(total, prediction.distribution.variance, atol=1e-9)
-    # Which function a row is of no other row tells.
+    # No other row identifies the function of a row.
     noises = [float(each.likelihood.noise.detach()) for each in fitted_to_forty.model.experts]
     assert float(prediction.aleatoric[0]) > max(noises) + 0.1
 

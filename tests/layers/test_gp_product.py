@@ -1,4 +1,4 @@
-"""Experts on shards: one is the exact process, several are independent, and where they run changes no number."""
+"""Experts on shards: one is the exact process, several are independent, and the number of processes changes no result."""
 
 import inspect
 import math
@@ -62,7 +62,7 @@ def dataset(x, y):
 
 
 def log_marginal(model, x, y):
-    """Value and gradient in every parameter."""
+    """Value and gradient with respect to every parameter."""
     with isolated(seed=0):
         value = poutine.trace(model).get_trace(x, y).log_prob_sum()
     return value.detach(), *torch.autograd.grad(value, list(model.parameters()))
@@ -89,7 +89,7 @@ def joint(seed=0, experts=4, rows=5):
 
 
 def test_bcm_is_exact_for_experts_that_are_independent_given_f():
-    """Expert k has seen f + e_k: its posterior is known, and so is that of all."""
+    """Expert k observes f + e_k: its posterior is known, and so is that of all experts together."""
     generator = torch.Generator().manual_seed(0)
     prior, errors = torch.tensor([1.5, 0.4]).double(), torch.rand(6, 2, generator=generator).double() + 0.1
     seen = torch.randn(6, 2, generator=generator).double()
@@ -121,13 +121,13 @@ def test_generalized_product_weighs_by_the_entropy_taken_from_the_prior():
 
 @pytest.mark.parametrize("first", [0, 1], ids=["robust", "generalized"])
 def test_robust_machines_follow_their_papers_sums(first):
-    """Expert by expert as Deisenroth & Ng (2015) and Liu et al. (2018) write them."""
+    """Aggregation expert by expert, as written by Deisenroth & Ng (2015) and Liu et al. (2018)."""
     mean, variance, prior = joint()
     found = (robust_bcm, generalized_robust_bcm)[first](mean, variance, prior)
     for row in range(len(prior)):
         base, center = (variance[0, row], mean[0, row]) if first else (prior[row], torch.zeros(()))
         pairs = list(zip(mean[first:, row], variance[first:, row], strict=True))
-        # Entropy that rounding, or here chance, would make negative is none.
+        # An entropy that rounding, or here chance, would make negative counts as 0.
         weights = [max(0.0, 0.5 * math.log(base / v)) for _, v in pairs]
         weights = [1.0, *weights[1:]] if first else weights
         precision = sum(b / v for b, (_, v) in zip(weights, pairs, strict=True)) + (1 - sum(weights)) / base
@@ -382,5 +382,5 @@ def test_an_aggregation_by_its_name_is_refused():
     with pytest.raises((TypeError, TypeCheckError)):
         pb.gp.GPProduct(RBFKernel(), shards=2, aggregation="poe")
     bare = inspect.unwrap(pb.gp.GPProduct.__init__)
-    with pytest.raises(TypeError, match=r"pass pb\.poe"):
+    with pytest.raises(TypeError, match=r"pass pb\.gp\.poe"):
         bare(pb.gp.GPProduct(RBFKernel(), shards=2), RBFKernel(), shards=2, aggregation="poe")

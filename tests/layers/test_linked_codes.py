@@ -1,4 +1,4 @@
-"""Codes of processes, products and mixtures in a pipeline: equal to the models that integrate the function out."""
+"""Latent function values of processes, products and mixtures in a pipeline, against models that integrate them out."""
 
 import math
 from functools import partial
@@ -25,7 +25,7 @@ ALL_BUT_COMMUNICATING = (pb.gp.poe, pb.gp.gpoe, pb.gp.bcm, pb.gp.robust_bcm)
 
 @pytest.fixture(autouse=True)
 def _little_jitter():
-    """As little as these well-spread rows allow, where it would show beside an exact answer."""
+    """Jitter as small as these well-spread rows allow, since it would be visible against an exact answer."""
     with gpytorch.settings.variational_cholesky_jitter(double_value=1e-11):
         yield
 
@@ -51,7 +51,7 @@ def mean() -> ConstantMean:
 
 
 def pipeline(representation, decision=None):
-    """With a decision that passes the code on and adds noise."""
+    """Pipeline with a decision that returns the code itself and adds noise."""
     with pb.isolated(0):
         made = pb.Regress(1, 1, noise=NOISE) if decision is None else decision()
         model = pb.Pipeline(pb.Identity(), representation, made).double()
@@ -107,14 +107,14 @@ def test_predictions_average_to_those_of_the_exact_process(shards, aggregation):
     exact = pb.predict(pb.Posterior(alone(), data(), {}, {}), NEW).distribution
     means = found.mean[..., 0]
     assert ((means.mean(0) - exact.mean).abs() < 4 * means.std(0) / math.sqrt(4_000)).all()
-    # A code is drawn: its spread and that of u are both in the draws, the noise beside them.
+    # Codes are drawn: the variances of the code and of u are both in the draws, that of the noise is not.
     total = means.var(0) + NOISE**2
     assert ((total / exact.variance - 1).abs() < 4 * math.sqrt(2 / 4_000)).all()
 
 
 @pytest.mark.parametrize("aggregation", ALL_BUT_COMMUNICATING)
 def test_experts_say_of_new_rows_what_they_say_given_their_functions(aggregation):
-    """With hardly any noise what the experts see and their functions are the same."""
+    """With hardly any noise the observations of the experts equal their functions."""
     model, rows = alone(3, aggregation), data()
     model.expert.likelihood.noise_covar.raw_noise_constraint = gpytorch.constraints.GreaterThan(1e-12)
     model.expert.likelihood.noise = torch.tensor(1e-9, dtype=DOUBLE)
@@ -137,7 +137,7 @@ def test_experts_say_of_new_rows_what_they_say_given_their_functions(aggregation
 
 
 def test_the_guide_holds_the_exact_posterior_of_a_linear_decision():
-    """One weight a row, 1 / σ², and the posterior's mean: the bound is then the evidence, without Monte Carlo error."""
+    """One weight per row, 1 / σ², and the posterior's mean: the bound is then the evidence, without Monte Carlo error."""
     model, rows = pipeline(coded()), data()
     x, y = rows.args[0], rows.kwargs["y"]
     lower = torch.linalg.cholesky(kernel()(x).to_dense())
@@ -222,7 +222,7 @@ def test_shares_are_drawn_where_the_gate_couples_rows():
     model = pipeline(mixture(pb.gp.DirichletGate(2, concentration=1.7)))
     found = pb.target(model, data())
     draws = found.constrain(found.sample_prior(4_000, 0))["sticks"][:, 0]
-    # The first of two shares under Dirichlet(1.7, 1.7).
+    # The first of two proportions under Dirichlet(1.7, 1.7).
     assert abs(float(draws.mean()) - 0.5) < 4 * float(draws.std()) / math.sqrt(4_000)
     assert abs(float(draws.var()) / (0.25 / 4.4) - 1) < 0.15
 

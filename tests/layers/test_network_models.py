@@ -42,7 +42,7 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
 
 
 def whole(seed: int, rows: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """CategoricalData that depend on each other."""
+    """Categorical columns that depend on each other."""
     values = numbers(seed, rows, 1) + numbers(seed + 1, rows, len(sizes))
     return np.stack(
         [np.searchsorted(np.quantile(v, np.arange(1, r) / r), v) for v, r in zip(values.T, sizes, strict=True)], 1
@@ -127,7 +127,7 @@ def test_the_exact_evidence_of_real_variables_is_their_score(text):
 
 
 def student(y: np.ndarray, parents: np.ndarray, center: float, at: np.ndarray, p: int) -> float:
-    """Log p of one regression's rows, its parameters integrated: a multivariate Student t."""
+    """Log density of one regression's rows, with its parameters integrated out: a multivariate Student t."""
     a, b = 0.5 * (PRIOR.extra_rows + p + 1), 0.5 * PRIOR.scale
     design = parents - at
     spread = np.eye(len(y)) + 1 / PRIOR.mean_rows + design @ design.T / PRIOR.scale
@@ -150,7 +150,7 @@ def test_the_exact_evidence_of_mixed_variables_is_a_student_density_for_each_com
 
 @each_exact
 def test_every_draw_of_the_exact_posterior_weighs_the_evidence(name):
-    """log p(data, θ) − log q(θ) is one number for all θ exactly where q is the posterior."""
+    """log p(data, θ) − log q(θ) is constant in θ exactly where q is the posterior."""
     network, data = EXACT[name]()
     fit = pb.Exact(num_samples=200)(network, data, seed=0)
     exact = pb.evidence.exact(fit)
@@ -174,7 +174,7 @@ def test_draws_have_the_moments_of_the_posterior(name):
         table = np.array([[((x == (u, v)).all(1)).sum() + 1.0 for v in range(3)] for u in range(2)])
         expected["v.probabilities"] = table / table.sum(1, keepdims=True)
     else:
-        # Ridge regression of b on a, centered where the prior is.
+        # Ridge regression of b on a, centered at the prior's mean.
         a, b = (x - x.mean(0))[:, -2:].T
         slope = a @ b / (a @ a + PRIOR.scale)
         rate = 0.5 * (PRIOR.scale + b @ b - slope * (a @ b))
@@ -213,7 +213,7 @@ def test_values_set_from_outside_leave_their_own_family_out():
     fit = pb.Exact(num_samples=50)(network, data, seed=0)
     assert math.isclose(pb.evidence.exact(fit).log_z, expected, rel_tol=1e-12)
     assert abs(expected - score(dag, categories(codes, sizes), BDeu(5.0))) > 1
-    # The model leaves out what the posterior does.
+    # The model leaves out the same rows as the posterior.
     assert pb.evidence.iwae(fit, seed=0).stderr < 1e-9
 
 
@@ -260,7 +260,7 @@ def test_two_sided_bounds_hold_the_closed_form(name):
 
 
 def test_estimators_of_a_nonlinear_network_agree_with_its_integral():
-    """The prior's own draws, very many of them, are the reference."""
+    """Very many draws of the prior are the reference."""
     network, data = nonlinear()
     few = data.rows(slice(8))._replace(size=8)
     target = pb.target(network, few)
@@ -284,7 +284,7 @@ def test_svi_bounds_the_evidence_from_below(name):
         exact = pb.evidence.exact(fit)
         assert exact.log_z - bound.log_z < 2.0
     else:
-        # Hidden units of one node can be exchanged, or their signs: a normal guide holds one of many equal modes.
+        # Hidden units of a node, and their signs, are exchangeable: a normal guide covers one of many equal modes.
         exact = pb.evidence.smc(pb.target(network, data), seed=0)
     assert bound.log_z < exact.log_z + 4 * math.hypot(bound.stderr, exact.stderr)
 
@@ -350,7 +350,7 @@ def test_bad_input_is_named():
     x = data.args[0]
     for bad, message in (
         (x[:, :2], r"rows \(N, 3\), columns \['u', 'a', 'b'\]"),
-        (x + 0.5, "whole numbers 0 … 1 of 'u'"),
+        (x + 0.5, "integers 0 … 1 of 'u'"),
         (x.long(), "real numbers of 'a'"),
         (x / 0, "finite"),
         (torch.cat([x[:, :2], torch.ones(ROWS, 1)], 1), "'b' that differ"),
@@ -358,7 +358,7 @@ def test_bad_input_is_named():
         with pytest.raises(ValueError, match=message):
             pb.Exact()(network, Dataset((bad,), {}, ROWS), seed=0)
     table, codes = categorical()
-    with pytest.raises(ValueError, match="whole numbers 0 … 2 of 'v', got values from 1 to 3"):
+    with pytest.raises(ValueError, match="integers 0 … 2 of 'v', got values from 1 to 3"):
         pb.target(table, Dataset((codes.args[0] + torch.tensor([0, 1]),), {}, ROWS))
     with pytest.raises(ValueError, match=r"intervened of shape \(24, 2\) and dtype bool"):
         pb.target(table, Dataset(codes.args, {"intervened": codes.args[0]}, ROWS))
@@ -432,7 +432,7 @@ def test_classes_are_predicted_by_the_joint_probability_of_code_and_class():
     weights = prediction.log_weights.exp()[..., None]
     error = (weights.square() * (prediction.by_draw.probs - expected).square()).sum(0).sqrt()
     assert ((prediction.distribution.probs - expected).abs() < 4.5 * error + 1e-9).all()
-    # Draws weighed alike answer another question.
+    # Draws with equal weights have another expectation.
     assert ((prediction.by_draw.probs.mean(0) - expected).abs() > 5 * error).any()
     assert torch.equal(prediction.action, prediction.distribution.probs.argmax(-1))
     assert float((prediction.action == y).double().mean()) > 0.7
@@ -471,15 +471,15 @@ def test_trainable_features_of_a_density_of_codes_are_refused():
 def test_codes_that_a_class_network_is_not_for_are_refused():
     model, data = class_pipeline(discrete=True)
     wrong = pb.Pipeline(Identity(), model.representation, model.decision)
-    with pytest.raises(ValueError, match="whole numbers 0 … 2 of 'a'"):
+    with pytest.raises(ValueError, match="integers 0 … 2 of 'a'"):
         pb.Exact()(wrong, data, seed=0)
     with pytest.raises(ValueError, match=r"codes \(N, 3\)"):
         model.representation.check_codes(torch.zeros(4, 2))
     with pytest.raises(ValueError, match="the class 'class' among the nodes"):
         ClassNetwork(DAG.from_string("[a]"), 2)
-    with pytest.raises(ValueError, match="one column of z for each of 3 classes, got 2"):
+    with pytest.raises(ValueError, match="one column of z for each of 3 classes, got 2; set num_classes=2"):
         ClassifyJoint(3).likelihood(torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"loss needs shape \(actions, 3\)"):
+    with pytest.raises(ValueError, match=r"expected a loss of shape \(actions, 3\)"):
         ClassifyJoint(3, loss=torch.zeros(2, 2))
 
 

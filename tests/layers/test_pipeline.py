@@ -1,4 +1,4 @@
-"""features ∘ representation ∘ decision is a Pyro model with its guide, whatever the pieces."""
+"""A pipeline of any features, representation and decision is a Pyro model with its guide."""
 
 import math
 
@@ -74,7 +74,7 @@ def test_the_code_of_a_vae_is_local_to_a_row():
 
 
 def test_a_linear_vae_is_probabilistic_pca():
-    """z ~ N(0, I), y ~ N(W z + b, σ²): y ~ N(b, W Wᵀ + σ²), a row at a time."""
+    """z ~ N(0, I), y ~ N(W z + b, σ²): y ~ N(b, W Wᵀ + σ²) for each row."""
     with isolated(seed=0):
         model = pipeline(Identity(), VAE(3, 2, prior=StandardNormal(2)), Regress(2, 3, noise=0.7))
     data = Dataset((X,), {"y": X}, 8)
@@ -196,11 +196,11 @@ def test_the_divergence_of_a_codes_guide_from_its_prior_is_in_closed_form():
     ("data", "message"),
     [
         (Dataset((X,), {"y": LABELS}), "expected size, the number of rows, got None"),
-        (Dataset((X,), {"y": LABELS[:5]}, 8), "y needs 8 rows as x has, got 5"),
-        (Dataset((X,), {"y": LABELS + 1}, 8), "labels need to lie in 0 … 2, got 1 … 3"),
-        (Dataset((X,), {"y": LABELS - 1}, 8), "labels need to lie in 0 … 2, got -1 … 1"),
-        (Dataset((X,), {"y": LABELS.double()}, 8), "y needs whole class numbers"),
-        (Dataset((X,), {"z": LABELS}, 8), r"called with x and y, got \['x', 'z'\]"),
+        (Dataset((X,), {"y": LABELS[:5]}, 8), "expected y of 8 rows, as many as x, got 5"),
+        (Dataset((X,), {"y": LABELS + 1}, 8), "expected labels in 0 … 2, got 1 … 3"),
+        (Dataset((X,), {"y": LABELS - 1}, 8), "expected labels in 0 … 2, got -1 … 1"),
+        (Dataset((X,), {"y": LABELS.double()}, 8), "expected integer class numbers in y"),
+        (Dataset((X,), {"z": LABELS}, 8), r"expected a Pipeline to be called with x and y, got \['x', 'z'\]"),
         (Dataset((X[:1],), {"y": LABELS[:1]}, 1), "expected at least 2 rows, got 1"),
         (Dataset((X[:0],), {"y": LABELS[:0]}, 0), "expected at least one row"),
         (Dataset((X / 0,), {"y": LABELS}, 8), "expected finite numbers"),
@@ -215,7 +215,7 @@ def test_bad_data_are_refused(run, data, message):
 def test_a_wrong_width_of_the_encoder_is_named():
     with isolated(seed=0):
         model = pipeline(Identity(), VAE(3, 2, encoder=nn.Linear(3, 5)), Classify(2, 3))
-    with pytest.raises(ValueError, match=r"need 4 outputs \(means, log scales\), got 5"):
+    with pytest.raises(ValueError, match=r"with 4 outputs \(means, log scales\), got 5; change"):
         QUICK(model, CLASSES, seed=0)
 
 
@@ -232,7 +232,7 @@ def test_regression_takes_a_vector_or_a_matrix():
 
 def test_settings_build_the_same_pipeline_again():
     model = vae_classifier()
-    twin = Pipeline(**model.settings())
+    twin = Pipeline(**model.constructor_arguments())
     assert repr(twin) == repr(model)
 
 

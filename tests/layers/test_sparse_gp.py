@@ -35,7 +35,7 @@ from probmodel.tracing.randomness import isolated
 N, D, M = 30, 2, 6
 NOISE = 0.2
 EXACT = partial(gpytorch.settings.variational_cholesky_jitter, double_value=1e-11)
-"""Jitter as small as these well-spread rows allow, where it would show beside an exact answer."""
+"""Jitter as small as these well-spread rows allow, since it would be visible against an exact answer."""
 
 
 def noise(seed, *shape):
@@ -48,7 +48,7 @@ def rows():
 
 
 def parts():
-    """A mean, a kernel and a likelihood, none of whose numbers is 0 or 1."""
+    """A mean, a kernel and a likelihood, none of whose parameters is 0 or 1."""
     mean, kernel, likelihood = ConstantMean(), ScaleKernel(MaternKernel(nu=1.5, ard_num_dims=D)), GaussianLikelihood()
     for module in (mean, kernel, likelihood):
         module.double()
@@ -64,7 +64,7 @@ def any_q(seed=5):
 
 
 def with_q(sparse, loc, scale_tril):
-    """The piece with this q for each output."""
+    """The representation with this q for each output."""
     with torch.no_grad():
         sparse.q_loc.copy_(loc.expand_as(sparse.q_loc))
         raw = scale_tril.tril(-1) + torch.diag(scale_tril.diagonal().log())
@@ -79,7 +79,7 @@ def sparse(out_features, inducing):
 
 
 def codes(piece, h):
-    """The moments of z under the guide: its conditional at the center of q(u), and what the spread of q(u) adds."""
+    """Moments of z under the guide: its conditional at the mean of q(u), and the contribution of the variance of q(u)."""
     with torch.no_grad(), isolated(seed=0):
         run = poutine.trace(poutine.condition(piece.guide, {"u": piece.q.loc})).get_trace(h, pyro.plate("rows", len(h)))
         weights = interpolation(piece.kernel, piece.inducing, h).weights
@@ -270,7 +270,7 @@ def test_the_elbo_of_the_pipeline_is_the_sparse_bound(batch):
         found = -torch.stack([elbo(model, model.guide, data) for _ in range(300)])
     stderr = found.std() / math.sqrt(len(found))
     assert abs(found.mean() - exact) < 4 * stderr
-    # Small beside the divergence of q(u) from the prior and beside the scale N / rows, either of which might be lost.
+    # Small against the divergence of q(u) from the prior and against the scale N / rows, either of which might be lost.
     assert stderr < 0.04 * abs(exact)
 
 
@@ -426,12 +426,12 @@ def test_a_fit_by_svi_comes_near_the_collapsed_bound():
     loc, scale_tril = (part[0].detach() for part in fitted.q)
     bound = svgp_elbo(*modules, x[:M], loc, scale_tril, x, y, N)
     assert bound < best
-    # The start is 110 nats below.
+    # The initial value is 110 nats lower.
     assert best - bound < 0.3
 
 
 def test_predictions_average_over_inducing_values_and_codes():
-    """By the closed form: y ~ N(m + Aᵀ loc, k − Σ A² + Σ (Tᵀ A)² + noise)."""
+    """Predictive distribution in closed form: y ~ N(m + Aᵀ loc, k − Σ A² + Σ (Tᵀ A)² + noise)."""
     model, data = regression()
     piece, new, count = model.representation, noise(7, 5, D), 4_000
     loc, scale_tril = (part[0].detach() for part in piece.q)

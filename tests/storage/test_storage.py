@@ -469,7 +469,7 @@ def test_info_of_numpy_and_torch_numbers_comes_back(tmp_path):
 def test_info_that_no_file_can_hold_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"info\.sampler"):
         store(tmp_path, info={"sampler": Opaque()})
-    with pytest.raises(ValueError, match=r"info\.by_step needs strings"):
+    with pytest.raises(ValueError, match=r"expected strings as keys of info\.by_step, got 1; convert"):
         store(tmp_path, info={"by_step": {1: 2.0}})
 
 

@@ -31,12 +31,16 @@ th:first-child, td:first-child { text-align: left; } td.words { text-align: left
 
 
 def report(
-    comparisons: Mapping[str, Comparison], path: str | Path, *, held_out: Dataset | None = None, title: str = "Report"
+    comparisons: Comparison | Mapping[str, Comparison],
+    path: str | Path,
+    *,
+    held_out: Dataset | None = None,
+    title: str = "Report",
 ) -> Path:
     """Write tables, plots and every finding into one self-contained HTML file.
 
     Args:
-        comparisons: heading → comparison; fits of different observations need comparisons of their own.
+        comparisons: one comparison, or heading → comparison; fits of different observations need comparisons of their own.
         path: path of the file; its folder is created if missing.  The file is written completely or not at all.
         held_out: held-out rows used in the comparisons; images among them are shown.
         title: heading of the page.
@@ -44,10 +48,11 @@ def report(
     Returns:
         Path of the file.
     """
+    chapters = {"Models": comparisons} if isinstance(comparisons, Comparison) else comparisons
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(_page(comparisons, held_out, title), encoding="utf-8")
+    part.write_text(_page(chapters, held_out, title), encoding="utf-8")
     os.replace(part, path)
     return path
 

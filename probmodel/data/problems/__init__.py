@@ -1,4 +1,4 @@
-"""Problems whose log evidence is known: a model, its data, and the number an estimator has to return."""
+"""Problems whose log evidence is known: a model, its data, and the value that an estimator has to return."""
 
 from probmodel.data.problems.boltzmann import (
     BoltzmannProblem,

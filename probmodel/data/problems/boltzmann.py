@@ -13,18 +13,18 @@ from probmodel.data.locate import locate
 
 DIGITS_FILE = "evidence/rbm_digits64x16.csv"
 NUM_TRAIN = 1500
-"""Rows of the digits that the trained machine has seen."""
+"""Number of digits on which the machine of `boltzmann_digits` was trained."""
 
 
 class BoltzmannProblem(NamedTuple):
     """A machine p(v, h) ∝ exp(v W h + b v + c h) of {0, 1} units, and its log partition function.
 
     Args:
-        weight: W, float64.
-        visible_bias: b.
-        hidden_bias: c.
-        log_z: log Σ exp(v W h + b v + c h) over all states, nats; exact to the digits given.
-        source: where machine and number come from.
+        weight: couplings W of visible and hidden units, float64.
+        visible_bias: bias b of the visible units.
+        hidden_bias: bias c of the hidden units.
+        log_z: log Σ exp(v W h + b v + c h) over all states, in nats; exact to the digits given.
+        source: origin of the machine, and how log_z was found.
     """
 
     weight: Float[Tensor, "V H"]
@@ -38,11 +38,11 @@ class CoupledProblem(NamedTuple):
     """A machine p(v) ∝ exp(½ v J v + b v) of {0, 1} units, and its log partition function.
 
     Args:
-        couplings: J, float64, symmetric with an empty diagonal.
-        bias: b.
-        log_z: log Σ exp(½ v J v + b v) over all states, nats; exact to the digits given.
-        shift: what to add for the log partition function as published, of −1 and +1 spins; 0 where it is of {0, 1} units.
-        source: where machine and number come from.
+        couplings: couplings J of the units, float64, symmetric with a zero diagonal.
+        bias: bias b of the units.
+        log_z: log Σ exp(½ v J v + b v) over all states, in nats; exact to the digits given.
+        shift: difference to add to log_z for the published value with −1 and +1 spins; 0 where that is for {0, 1} units.
+        source: origin of the machine, and how log_z was found.
     """
 
     couplings: Float[Tensor, "V V"]
@@ -53,7 +53,7 @@ class CoupledProblem(NamedTuple):
 
 
 def boltzmann_16x10() -> BoltzmannProblem:
-    """Strong couplings by formula, W_ij = sin(ij + i/2), b_i = .2 cos i, c_j = −.3 sin j, i and j from 1.
+    """A machine of strong couplings by formula, W_ij = sin(ij + i/2), b_i = 0.2 cos i, c_j = −0.3 sin j, i and j from 1.
 
     Log partition function 25.3724456889 nats.
     """
@@ -61,7 +61,7 @@ def boltzmann_16x10() -> BoltzmannProblem:
 
 
 def boltzmann_64x16() -> BoltzmannProblem:
-    """The formula of `boltzmann_16x10` with couplings half as strong and 64 × 16 units.
+    """A machine by the formula of `boltzmann_16x10` with couplings half as strong and 64 × 16 units.
 
     Log partition function 63.0630576167 nats.
     """
@@ -71,10 +71,10 @@ def boltzmann_64x16() -> BoltzmannProblem:
 def boltzmann_digits() -> BoltzmannProblem:
     """A machine of 64 × 16 units trained by persistent contrastive divergence on the rows of `binary_digits`.
 
-    Log partition function 62.432891 nats; exact log likelihood −18.7881 nats a training image, −19.0051 a test image.
+    Log partition function 62.432891 nats; exact log likelihood −18.7881 nats per training image, −19.0051 per test image.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/rbm_digits64x16.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/rbm_digits64x16.csv.
     """
     table = torch.as_tensor(np.loadtxt(locate(DIGITS_FILE), delimiter=","))
     source = "trained by persistent contrastive divergence; log Z by enumeration of the hidden units"
@@ -82,7 +82,7 @@ def boltzmann_digits() -> BoltzmannProblem:
 
 
 def boltzmann_12() -> CoupledProblem:
-    """Twelve units, all of them coupled by formula, J_ij = sin(ij) for i < j and b_i = .1 cos i, i and j from 1.
+    """A machine of twelve units, all coupled by formula, J_ij = sin(ij) for i < j and b_i = 0.1 cos i, i and j from 1.
 
     Log partition function 10.0725495811 nats.
     """
@@ -94,11 +94,15 @@ def boltzmann_12() -> CoupledProblem:
 def ising_torus(side: int) -> CoupledProblem:
     """Ising's model on a torus of side × side spins at its critical point, K = ½ log(1 + √2), as {0, 1} units v = (s + 1) / 2.
 
-    K s s' = 4 K v v' − 2 K (v + v') + K on each of 2 side² bonds, so that J = 4 K between neighbors and b = −8 K; the published
-    log Σ exp(K Σ s s') is log_z + 2 side² K: 60.1417808 of 8 × 8, 238.6422566 of 16 × 16, 952.6480795 of 32 × 32.
+    K s s' = 4 K v v' − 2 K (v + v') + K for each of 2 side² pairs of neighbors, so that J = 4 K between neighbors and
+    b = −8 K; the published log Σ exp(K Σ s s') is log_z + 2 side² K: 60.1417808 nats for 8 × 8, 238.6422566 for 16 × 16,
+    952.6480795 for 32 × 32.
+
+    Args:
+        side: number of spins per side, at least 3.
 
     Raises:
-        ValueError: for a side below 3, on which two bonds join the same spins.
+        ValueError: for a side below 3, where two neighbors would be coupled twice.
 
     Reference:
         Kaufman (1949), "Crystal statistics II: partition function evaluated by spinor analysis".
@@ -116,7 +120,7 @@ def ising_torus(side: int) -> CoupledProblem:
 
 
 def binary_digits() -> tuple[Float[Tensor, "N 64"], Float[Tensor, "M 64"]]:
-    """scikit-learn's 8 × 8 digits as {0, 1} (a pixel is on from 8 of 16 upwards): the first 1500 rows, the last 297."""
+    """scikit-learn's 8 × 8 digits as {0, 1} (a pixel is 1 from 8 of 16 upwards): the first 1500 rows, and the last 297."""
     rows = torch.as_tensor(load_digits().data >= 8).double()
     return rows[:NUM_TRAIN], rows[NUM_TRAIN:]
 
@@ -130,9 +134,9 @@ def _by_formula(visible: int, hidden: int, scale: float, log_z: float) -> Boltzm
 
 
 def _kaufman(side: int, coupling: float) -> float:
-    """Log Σ exp(K Σ s s') on the torus at the critical point, nats: three of Kaufman's products over wave numbers.
+    """Log Σ exp(K Σ s s') on the torus at the critical point, in nats: three of Kaufman's products over wave numbers.
 
-    The fourth one, of sinh over even wave numbers, is 0 there, since γ of wave number 0 is.
+    The fourth product, of sinh over even wave numbers, is 0 there, since γ is 0 at wave number 0.
     """
     wave = torch.arange(2 * side, dtype=torch.float64) * math.pi / side
     base = math.cosh(2 * coupling) ** 2 / math.sinh(2 * coupling)

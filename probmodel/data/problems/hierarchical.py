@@ -1,4 +1,4 @@
-"""Hierarchical normal models: given the scale of the groups all else is normal, so one quadrature gives the evidence."""
+"""Hierarchical normal models: all is normal given the scale of the groups, so that one quadrature gives the evidence."""
 
 import numpy as np
 import pyro
@@ -26,7 +26,7 @@ def hierarchical_normal_h0() -> Problem:
     Log evidence -37.5341313 nats.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/bridgesampling_hiernormal_y.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/bridgesampling_hiernormal_y.csv.
 
     Reference:
         Gronau, Singmann & Wagenmakers (2020), bridgesampling: an R package for estimating normalizing constants,
@@ -44,7 +44,7 @@ def hierarchical_normal_h1() -> Problem:
     Log evidence -37.7983064 nats.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/bridgesampling_hiernormal_y.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/bridgesampling_hiernormal_y.csv.
 
     Reference:
         Gronau, Singmann & Wagenmakers (2020), bridgesampling: an R package for estimating normalizing constants,
@@ -54,7 +54,7 @@ def hierarchical_normal_h1() -> Problem:
 
 
 def eight_schools() -> Problem:
-    """Coaching for a test in eight schools, the classic of partial pooling.
+    """Effects of coaching for a test in eight schools, the classic example of partial pooling.
 
     y_j ~ N(theta_j, sigma_j²), theta_j ~ N(mu, tau²), mu ~ N(0, 5²), tau ~ HalfCauchy(5). Latents are mu, tau and
     eta_j = (theta_j - mu) / tau: 10 dimensions.

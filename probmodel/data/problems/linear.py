@@ -19,15 +19,15 @@ from probmodel.protocols.dataset import Dataset
 def radiata_pine_m1() -> Problem:
     """Strength of 42 specimens of radiata pine, explained by their density x.
 
-    y_i ~ N(a + b (x_i - mean x), 1 / tau), tau ~ Gamma(shape 3, rate 2 · 300²), a given tau ~ N(3000, 1 / (.06 tau)),
-    b given tau ~ N(185, 1 / (6 tau)). Latents are tau, (a - 3000) √(.06 tau) and (b - 185) √(6 tau), all of order one
+    y_i ~ N(a + b (x_i - mean x), 1 / tau), tau ~ Gamma(shape 3, rate 2 · 300²), a given tau ~ N(3000, 1 / (0.06 tau)),
+    b given tau ~ N(185, 1 / (6 tau)). Latents are tau, (a - 3000) √(0.06 tau) and (b - 185) √(6 tau), all of order one
     but tau; the evidence does not depend on that choice.
 
     Log evidence -310.1282855 nats: y is Student with 6 degrees of freedom. With the rate 300², also found in print,
     it would be -311.306.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/radiata_pine.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/radiata_pine.csv.
 
     Reference:
         Williams (1959), Regression Analysis; Friel & Wyse (2012), Estimating the evidence: a review, Statistica
@@ -37,12 +37,12 @@ def radiata_pine_m1() -> Problem:
 
 
 def radiata_pine_m2() -> Problem:
-    """The strength of radiata pine explained by z, the density adjusted for resin: `radiata_pine_m1` with z for x.
+    """Strength of radiata pine explained by z, the density adjusted for resin: `radiata_pine_m1` with z for x.
 
     Log evidence -301.7046021 nats, so the Bayes factor of M2 against M1 is exp(8.4237) = 4553.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/radiata_pine.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/radiata_pine.csv.
 
     Reference:
         Williams (1959), Regression Analysis; Friel & Wyse (2012), Estimating the evidence: a review, Statistica
@@ -52,11 +52,11 @@ def radiata_pine_m2() -> Problem:
 
 
 def diabetes_regression() -> Problem:
-    """Progression of diabetes in 442 patients on a constant and ten measurements, the noise known.
+    """Regression of the progression of diabetes in 442 patients on a constant and ten measurements, with known noise.
 
-    b ~ N(0, I) in 11 dimensions, y ~ N([1, X] b, .5 I), .5 the variance, X and y standardized (ddof 0).
+    b ~ N(0, I) in 11 dimensions, y ~ N([1, X] b, 0.5 I), 0.5 the variance, X and y standardized (ddof 0).
 
-    Log evidence -499.9919838 nats, log N(y; 0, .5 I + [1, X] [1, X]ᵀ); the posterior is normal, so Laplace's method
+    Log evidence -499.9919838 nats, log N(y; 0, 0.5 I + [1, X] [1, X]ᵀ); the posterior is normal, so Laplace's method
     is exact.
 
     Reference:
@@ -69,7 +69,7 @@ def diabetes_regression() -> Problem:
 def linear_cnn() -> Problem:
     """A Bayesian convolutional network with an evidence in closed form: one 3 × 3 filter, mean pool and a bias.
 
-    y ~ N(mean of (w * x) + c, .25 I), .25 the variance, w_jk ~ N(0, 1), c ~ N(0, 1); x are the 360 digits 0 and 1 of
+    y ~ N(mean of (w * x) + c, 0.25 I), 0.25 the variance, w_jk ~ N(0, 1), c ~ N(0, 1); x are the 360 digits 0 and 1 of
     scikit-learn, 8 × 8 pixels divided by 16, and y is -1 or 1.
 
     Log evidence -494.1147803 nats: filter and pool are linear in the nine weights.

@@ -21,10 +21,10 @@ def pima_m1() -> Problem:
     y_i ~ Bernoulli(logit⁻¹(x_i · theta)), theta ~ N(0, 100 I) in 5 dimensions, x_i = (1, NP, PGC, BMI, DP), covariates
     standardized.
 
-    Log evidence -257.2325 ± .0003 nats (Laplace's method: -257.2516).
+    Log evidence -257.2325 ± 0.0003 nats (Laplace's method: -257.2516).
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/pima_indian.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/pima_indian.csv.
 
     Reference:
         Smith et al. (1988), Using the ADAP learning algorithm; Friel & Wyse (2012), Estimating the evidence: a review,
@@ -34,12 +34,12 @@ def pima_m1() -> Problem:
 
 
 def pima_m2() -> Problem:
-    """Diabetes of the Pima women with age as one more covariate: x_i = (1, NP, PGC, BMI, DP, AGE), else `pima_m1`.
+    """Diabetes of the Pima women with age as a further covariate: `pima_m1` with x_i = (1, NP, PGC, BMI, DP, AGE).
 
-    Log evidence -259.8573 ± .0002 nats (Laplace's method: -259.8858); M1 is favored by a factor of 13.8.
+    Log evidence -259.8573 ± 0.0002 nats (Laplace's method: -259.8858); M1 is favored by a factor of 13.8.
 
     Raises:
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/pima_indian.csv.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/pima_indian.csv.
 
     Reference:
         Smith et al. (1988), Using the ADAP learning algorithm; Friel & Wyse (2012), Estimating the evidence: a review,
@@ -49,16 +49,17 @@ def pima_m2() -> Problem:
 
 
 def sonar() -> Problem:
-    """Mines told from rocks by 60 bands of sonar: 208 rows for 61 coefficients, where Laplace's method fails by 3 nats.
+    """Mines and rocks by 60 bands of sonar: 208 rows for 61 coefficients, where Laplace's method is off by 3 nats.
 
     y_i ~ Bernoulli(logit⁻¹(x_i · theta)), theta ~ N(0, I) in 61 dimensions, x_i a constant and the bands, standardized;
     y = 1 for a mine. Read from evidence/sonar_std.csv below PROBMODEL_DATA where that variable is set, else fetched from
     OpenML.
 
-    Log evidence -108.385 ± .002 nats (Laplace's method: -111.43).
+    Log evidence -108.385 ± 0.002 nats (Laplace's method: -111.43).
 
     Raises:
-        FileNotFoundError: no such file below PROBMODEL_DATA; or the variable is not set and OpenML cannot be reached.
+        FileNotFoundError: where the file is not below PROBMODEL_DATA, or the variable is not set, and OpenML cannot be
+            reached.
 
     Reference:
         Gorman & Sejnowski (1988), Analysis of hidden units in a layered network, Neural Networks 1; Chopin & Ridgway

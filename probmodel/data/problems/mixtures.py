@@ -11,26 +11,26 @@ from probmodel.data.problems.problem import Problem
 from probmodel.protocols.dataset import Dataset
 
 GALAXY_LOG_Z = {2: (-239.761, 0.001), 3: (-226.812, 0.001)}
-"""Components → log evidence and its standard error, nats."""
+"""Number of components → log evidence and its standard error, in nats."""
 MISPRINTED, CORRECTED = 77, 26.960
-"""Index from 0 of the velocity that the common data file gives as 26.690, and its value in the literature."""
+"""Index, from 0, of the velocity that the common data file gives as 26.690, and its value in the literature."""
 
 
 def galaxy(num_components: int = 2) -> Problem:
-    """Velocities of 82 galaxies as a mixture of normals with one variance: K! modes, of which none may be lost.
+    """Velocities of 82 galaxies as a mixture of normals with one variance: K! modes, none of which may be missed.
 
     y_i ~ Σ_k weights_k N(mu_k, sigma2), in 1000 km/s; mu_k ~ N(20, 100), 100 the variance, sigma2 ~ InvGamma(3, 20),
     weights ~ Dirichlet(1, …, 1); labels are not ordered, assignments are summed out. The 78th velocity is 26.960.
 
-    Log evidence -239.761 ± .001 nats for K = 2 and -226.812 ± .001 for K = 3. The value of Chib (1995)
+    Log evidence -239.761 ± 0.001 nats for K = 2 and -226.812 ± 0.001 for K = 3. The value of Chib (1995)
     for K = 2, -240.464, is that of one labeling alone, too low by log 2.
 
     Args:
-        num_components: K, a key of `GALAXY_LOG_Z`.
+        num_components: number of components K, a key of `GALAXY_LOG_Z`.
 
     Raises:
-        ValueError: the evidence for that K is not known.
-        FileNotFoundError: PROBMODEL_DATA names no folder with evidence/galaxies.csv.
+        ValueError: where the evidence for that K is not known.
+        FileNotFoundError: where PROBMODEL_DATA names no folder with evidence/galaxies.csv.
 
     Reference:
         Roeder (1990), JASA 85; Chib (1995), Marginal likelihood from the Gibbs output, JASA 90; Neal (1999), Erroneous
@@ -38,7 +38,7 @@ def galaxy(num_components: int = 2) -> Problem:
     """
     if num_components not in GALAXY_LOG_Z:
         known = sorted(GALAXY_LOG_Z)
-        raise ValueError(f"expected num_components in {known}, got {num_components}; no other evidence is known")
+        raise ValueError(f"expected num_components in {known}, got {num_components}; pass one with known evidence")
     y = torch.from_numpy(np.loadtxt(locate("evidence/galaxies.csv"), delimiter=",", skiprows=1)[:, 1] / 1000)
     y[MISPRINTED] = CORRECTED
     log_z, uncertainty = GALAXY_LOG_Z[num_components]

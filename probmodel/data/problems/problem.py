@@ -1,4 +1,4 @@
-"""The value that every problem of known evidence is."""
+"""A problem whose evidence is known, as a value."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from probmodel.protocols.model import Model
 
 
 class Problem(NamedTuple):
-    """A model, its data, and the log evidence that an estimator has to find.
+    """A model, its data, and the log evidence that an estimator has to reproduce.
 
     Args:
-        name: as a table names it.
-        model: a Pyro function; every latent is continuous, everything is float64.
-        data: how to call it.
-        log_z: log evidence, nats.
+        name: name of the problem in tables.
+        model: Pyro function; all latents are continuous, all tensors float64.
+        data: data set for its call.
+        log_z: log evidence, in nats.
         uncertainty: standard error of `log_z` in nats; 0 where it is exact to the digits given.
         source: how the value was found, and where the problem comes from.
     """

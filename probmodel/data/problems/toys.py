@@ -14,31 +14,33 @@ from probmodel.protocols.dataset import Dataset
 
 SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTER = 2.0, 0.1, 3.5
 PANELS, NODES = 100, 16
-"""Panels on each axis and Gauss-Legendre nodes in each: the integrand of a Rosenbrock step is smooth over a tenth."""
+"""Panels per axis and Gauss-Legendre nodes per panel: the integrand of a Rosenbrock step is smooth over a tenth."""
 
 
 def gaussian_shells(num_dimensions: int = 2) -> Problem:
     """Two thin spherical shells, curved and disconnected.
 
-    theta ~ U[-6, 6]^d, L = Σ_{c = ±3.5 e_1} N(‖theta - c‖; 2, .1²), the normal density of the radius.
+    theta ~ U[-6, 6]^d, L = Σ_{c = ±3.5 e_1} N(‖theta - c‖; 2, 0.1²), the normal density of the radius.
 
     Log evidence -1.7456 nats for d = 2, -5.6736 for d = 5: with S the area of the unit sphere, it is
-    log(2 S E[r^(d - 1)] / 12^d), r ~ N(2, .1²); the corner that the box cuts off is below 1e-7 up to d = 10.
+    log(2 S E[r^(d - 1)] / 12^d), r ~ N(2, 0.1²); the corner that the box cuts off is below 1e-7 up to d = 10.
 
     >>> round(gaussian_shells(5).log_z, 4)
     -5.6736
 
     Args:
-        num_dimensions: d, 2 … 10.
+        num_dimensions: number of dimensions d, 2 … 10.
 
     Raises:
-        ValueError: d out of range.
+        ValueError: for d out of range.
 
     Reference:
         Feroz, Hobson & Bridges (2009), MultiNest, Monthly Notices of the Royal Astronomical Society 398.
     """
     if not 2 <= num_dimensions <= 10:
-        raise ValueError(f"expected num_dimensions in 2 … 10, got {num_dimensions}; beyond, the box cuts the shells")
+        raise ValueError(
+            f"expected num_dimensions in 2 … 10, got {num_dimensions}; pass one of these: beyond 10 the box cuts the shells"
+        )
     d, k = num_dimensions, np.arange(0, num_dimensions, 2)
     # E[r^(d - 1)] by the binomial theorem: the moments of a standard normal are (k - 1)!! for even k, else zero.
     moment = (comb(d - 1, k) * SHELL_RADIUS ** (d - 1 - k) * SHELL_WIDTH**k * np.maximum(factorial2(k - 1), 1)).sum()
@@ -77,17 +79,17 @@ def rosenbrock(num_dimensions: int = 2) -> Problem:
     -15.10169
 
     Args:
-        num_dimensions: d, at least 2.
+        num_dimensions: number of dimensions d, at least 2.
 
     Raises:
-        ValueError: fewer than two dimensions.
+        ValueError: for fewer than two dimensions.
 
     Reference:
         Rosenbrock (1960), Computer Journal 3; Feroz & Hobson (2008), Multimodal nested sampling, Monthly Notices of the
         Royal Astronomical Society 384.
     """
     if num_dimensions < 2:
-        raise ValueError(f"expected num_dimensions of 2 or more, got {num_dimensions}; a step joins two coordinates")
+        raise ValueError(f"expected num_dimensions of 2 or more, got {num_dimensions}; pass num_dimensions=2 or more")
     log_z = _rosenbrock_chain(num_dimensions)
     source = "quadrature along the chain; Rosenbrock (1960)"
     name = f"Rosenbrock, {num_dimensions} dimensions"
@@ -105,17 +107,17 @@ def rastrigin(num_dimensions: int = 2) -> Problem:
     -11.4326
 
     Args:
-        num_dimensions: d, at least 1.
+        num_dimensions: number of dimensions d, at least 1.
 
     Raises:
-        ValueError: no dimension.
+        ValueError: for fewer than one dimension.
 
     Reference:
         Rastrigin (1974), Systems of extremal control; Handley, Hobson & Lasenby (2015), PolyChord, Monthly Notices of
         the Royal Astronomical Society 453.
     """
     if num_dimensions < 1:
-        raise ValueError(f"expected num_dimensions of 1 or more, got {num_dimensions}; give a count")
+        raise ValueError(f"expected num_dimensions of 1 or more, got {num_dimensions}; pass num_dimensions=1 or more")
     data = _box(-5.12, 5.12, num_dimensions)
     source = "quadrature; Rastrigin (1974)"
     name = f"Rastrigin, {num_dimensions} dimensions"
@@ -137,7 +139,7 @@ def _rosenbrock_chain(num_dimensions: int) -> float:
     given_first, log_scale = np.ones_like(x), 0.0
     for _ in range(num_dimensions - 1):
         given_first = step @ (prior * given_first)
-        # Each step loses about five nats: rescaled, a long chain does not underflow.
+        # Each step loses about five nats; rescaling keeps a long chain from underflow.
         log_scale += math.log(given_first.max())
         given_first /= given_first.max()
     return math.log(prior @ given_first) + log_scale

@@ -55,7 +55,7 @@ def temper(
         path: path from the base to the target.
         num_particles: number of particles.
         relative_ess: relative ESS that each temperature step keeps.
-        num_moves: number of accepted trajectories per temperature.
+        num_moves: number of trajectories with acceptance above 0.5 per temperature.
 
     Raises:
         ValueError: if no draw of the base has a finite density under the target, or β does not reach 1.
@@ -74,7 +74,7 @@ def temper(
                 f"expected to reach the target in {MAX_TEMPERATURES} temperatures, got to β = {beta:.3g}; rescale the data, "
                 "or start from a fit"
             )
-        # Rounding errors may put a draw outside the base it comes from; no other has an infinite ratio, and it gets no weight.
+        # Rounding errors may put a draw outside its own base; only such a draw has an infinite ratio, and gets no weight.
         log_ratio = point.log_ratio.double().nan_to_num(-math.inf, -math.inf, -math.inf)
         increment = _increment(log_ratio, 1 - beta, relative_ess)
         log_w = increment * log_ratio

@@ -162,7 +162,7 @@ def _squared_distance(
 
 
 def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> Float[Tensor, "R d d"]:
-    """Cholesky factors of the covariance of draws in each block; diagonal where draws are few or the covariance is singular."""
+    """Cholesky factors of the covariance of draws in each block; diagonal if the draws are too few for more."""
     blocks = theta[:, index]
     centered = blocks - blocks.mean(0)
     variance = centered.square().sum(0) / max(1, len(theta) - 1)
@@ -180,8 +180,8 @@ def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) ->
 def matched(target: Target, theta: Float[Tensor, "S D"]) -> ReferenceMixture:
     """Defensive mixture of Student-t distributions matched to draws (Hesterberg, 1995).
 
-    It has one component per cluster and, with weight 0.1, a wider one with heavier tails, so that the ratio target / base
-    stays bounded where the tails of the matched components are too light.
+    It has one component per cluster and, with weight 0.1, a wider one with heavier tails, so that the ratio target /
+    base stays bounded where the tails of the matched components are too light.
     """
     index = block_index(target)
     t_scale = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
@@ -228,7 +228,10 @@ class Cluster(NamedTuple):
 
 
 def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Cluster]:
-    """Normal mixture fitted to draws, sized by BIC; one component if rows are independent, coordinates many or draws few."""
+    """Normal mixture fitted to draws, sized by BIC.
+
+    It has one component if rows are independent, coordinates many or draws few.
+    """
     single = [Cluster(1.0, theta[:, index].mean(0), covariance_factor(theta, index))]
     rows, d = index.shape
     if rows > 1 or d > MAX_CLUSTERED or len(theta) < MIN_CLUSTERED:

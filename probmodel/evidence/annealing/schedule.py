@@ -1,4 +1,4 @@
-"""Annealed importance sampling along a frozen schedule, forward from the base and backward from the target (Neal, 2001).
+"""Annealed importance sampling along a frozen schedule, forward from the base or backward from the target (Neal, 2001).
 
 Forward weights are unbiased for Z and backward weights for 1/Z under any schedule, as long as nothing adapts.
 """
@@ -25,8 +25,8 @@ NEAR_BEST = 1.3
 def frozen(pilot: TemperedPopulation, *, num_steps: int | None = None) -> tuple[Kernel, ...]:
     """Frozen schedule: kernels at steps of equal length along the pilot's path.
 
-    T steps along a path of length Λ = Σ √variance give log weights the variance Λ² / T (Gelman & Meng, 1998), so that each
-    chain contributes the precision 1 / (exp(Λ² / T) − 1) and costs one gradient per leapfrog step.
+    T steps along a path of length Λ = Σ √variance give log weights the variance Λ² / T (Gelman & Meng, 1998), so that
+    each chain contributes the precision 1 / (exp(Λ² / T) − 1) and costs one gradient per leapfrog step.
 
     Args:
         pilot: adaptive run along the same path.
@@ -51,7 +51,7 @@ def path_length(pilot: TemperedPopulation) -> float:
 
 
 def _cheapest(length: float, leapfrogs: int) -> int:
-    """Fewest steps whose variance times cost is near its minimum; more steps reduce the variance only as fast as they cost."""
+    """Fewest steps whose variance times cost is near its minimum; beyond, cost grows as fast as variance falls."""
     counts = np.unique(np.round(np.geomspace(1, MAX_STEPS, 100)))
     log_variance = np.minimum(length**2 / counts, 100.0)
     cost = 1 + (counts - 1) * (leapfrogs + 1) * GRADIENT_COST

@@ -1,1 +1,1 @@
-"""Evidences that one family of models has beyond those of every model."""
+"""Estimators of the evidence for single families of models."""

@@ -1,6 +1,6 @@
 """Exact evidence of the class of all Bayesian networks of some variables (Koivisto & Sood, 2004; Tian & He, 2009).
 
-log Z = log Σ_G p(G) p(data | G),    p(data | G) = Π of its families' evidences.
+log Z = log Σ_G p(G) p(data | G), where p(data | G) is the product of the evidences of G's families.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ from probmodel.protocols.dataset import counted, digest
 from probmodel.protocols.evidence import Evidence
 
 StructurePrior = Callable[[FamilyScores], GraphPosterior]
-"""Scores of all families → the sum over graphs under a prior: `posterior_over_orders` or `posterior_over_dags`."""
+"""Function that sums scores of families over graphs under a prior: `posterior_over_orders` or `posterior_over_dags`."""
 
 
 def structures(
@@ -43,18 +43,21 @@ def structures(
     intervened: Sequence[str | None] = (),
     max_parents: int | None = None,
 ) -> Evidence:
-    """Of all graphs of categorical variables, in nats; comparable with that of any model of the same rows and interventions.
+    """Exact log evidence of the class of all graphs of categorical variables, in nats.
+
+    It is comparable with the evidence of any model of the same rows and interventions.
 
     Args:
-        data: rows.
-        prior: `posterior_over_orders` or `posterior_over_dags`.
-        term: evidence of a family: `BDeu`, `BDs` or `k2`; None for BDeu with one row.
-        intervened: as in `score`; what was set from outside is given, and no part of the evidence.
-        max_parents: of a family; None for the class of all graphs.
+        data: categorical data.
+        prior: prior over graphs, `posterior_over_orders` or `posterior_over_dags`.
+        term: evidence of a family, `BDeu`, `BDs` or `k2`; None for BDeu with a sample size of one row.
+        intervened: per row the variable set by intervention, or None, as in `score`; values set by intervention are
+            given and not part of the evidence.
+        max_parents: largest number of parents of a family; None for the class of all graphs.
 
     Raises:
-        MemoryError: where the families do not fit.
-        ValueError: for a term that is no evidence, and as `prior` does.
+        MemoryError: if the families do not fit in memory.
+        ValueError: if `term` is not an evidence, or `prior` raises it.
     """
     chosen = BDeu() if term is None else term
     _refuse_criteria(chosen in (log_likelihood, aic, bic), "BDeu, BDs or k2")
@@ -71,19 +74,21 @@ def gaussian_structures(
     term: GaussianScore | None = None,
     max_parents: int | None = None,
 ) -> Evidence:
-    """Of all graphs of linear Gaussian variables, in nats; comparable with that of any model of the same rows.
+    """Exact log evidence of the class of all graphs of linear Gaussian variables, in nats.
+
+    It is comparable with the evidence of any model of the same rows.
 
     Args:
-        x: rows.
-        names: of the columns.
-        prior: `posterior_over_orders` or `posterior_over_dags`.
+        x: data, one variable per column.
+        names: names of the columns.
+        prior: prior over graphs, `posterior_over_orders` or `posterior_over_dags`.
         term: evidence of a family; None for BGe with its defaults.
-        max_parents: of a family; None for the class of all graphs.
+        max_parents: largest number of parents of a family; None for the class of all graphs.
 
     Raises:
-        MemoryError: where the families do not fit.
-        ValueError: for a term that is no evidence, names of another number, numbers that are not finite, and as `prior`
-            does.
+        MemoryError: if the families do not fit in memory.
+        ValueError: if `term` is not an evidence, names and columns are of unequal number, a value is not finite, or
+            `prior` raises it.
     """
     chosen = BGe() if term is None else term
     _refuse_criteria(chosen in (gaussian_bic, gaussian_log_likelihood), "BGe")
@@ -95,13 +100,13 @@ def gaussian_structures(
 
 
 def _observed_column(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
-    """A column, with the rows in which it was not set from outside."""
+    """Column with the rows in which it was not set by intervention."""
     return column if kept is None else counted(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
 
 
 def _refuse_criteria(criterion: bool, instead: str) -> None:
     if criterion:
-        raise ValueError(f"expected the evidence of a family, got a criterion that only penalizes; take {instead}")
+        raise ValueError(f"expected the evidence of a family, got a criterion that only penalizes; pass {instead}")
 
 
 def _evidence(

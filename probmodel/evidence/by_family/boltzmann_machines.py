@@ -1,8 +1,9 @@
 """Log partition function of a Boltzmann machine (Salakhutdinov & Murray, 2008), and its likelihood.
 
-Of a restricted machine, p(v, h) = exp(v W h + b v + c h) / Z, summing out the hidden units leaves
+For a restricted machine, p(v, h) = exp(v W h + b v + c h) / Z, summing out the hidden units leaves
 f(v) = exp(b v) ∏_j (1 + exp(c_j + v W_j)), so that Z = Σ_v f(v) has as many terms as the smaller side has states, and
-annealing runs over v alone; others say by their `machine` what is left when all that can be summed has been.
+annealing runs over v alone.  The `machine` of any other model states what is left after all units that can be summed
+out.
 """
 
 import math
@@ -37,14 +38,21 @@ NUM_CHAINS = 10_000
 
 
 def log_partition(model: Undirected) -> Evidence:
-    """Log Z in nats, exactly: the sum over all states of some units, everything else summed out in closed form.
+    """Exact log Z in nats: the sum over all states of some units, with all others summed out in closed form.
 
-    These are the smaller side of a machine between two layers of {0, 1} units, the hidden side where the visible one takes
-    other values, the first hidden layer of a deep machine (or both others, if they are fewer), and all visible units where
-    these are coupled.  Costs 2^min(V, H) × max(V, H) exponentials: 64 × 16 takes .06 seconds, 784 × 25 some minutes.
+    The enumerated units are the smaller side of a machine between two layers of {0, 1} units, the hidden side where the
+    visible one takes other values, the first hidden layer of a deep machine (or both others, if they are fewer), and
+    all visible units where these are coupled.  The cost is 2^min(V, H) × max(V, H) exponentials: 0.06 seconds for 64 ×
+    16 units, some minutes for 784 × 25.
+
+    Args:
+        model: the machine, as arrays (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
+
+    Returns:
+        Evidence with both bounds at level 1.
 
     Raises:
-        ValueError: for a machine with more than 25 units to sum over, or parameters that are not finite.
+        ValueError: if there are more than 25 units to sum over, or a parameter is not finite.
     """
     machine = _checked(model)
     if machine.num_enumerated > MAX_SIDE:
@@ -80,24 +88,25 @@ def log_partition_ais(
 ) -> Evidence:
     """Log Z in nats by annealed importance sampling: the log mean weight of chains from base rates into the machine.
 
-    Of a restricted machine f_β(v) = exp(((1 − β) a + β b) v) ∏_j (1 + exp((1 − β) d_j + β (c_j + v W_j))), which has a known
-    sum at β = 0.  Each chain takes one block Gibbs step at each β.  Base and temperatures are frozen after a pilot run, so
-    that every chain is unbiased for Z.
+    For a restricted machine f_β(v) = exp(((1 − β) a + β b) v) ∏_j (1 + exp((1 − β) d_j + β (c_j + v W_j))), which has a
+    known sum at β = 0.  Each chain takes one block Gibbs step at each β.  Base and temperatures are frozen after a
+    pilot run, so that every chain is unbiased for Z.
 
     Args:
-        model: the machine, as numbers (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
-        base_bias: a, such as the `log_odds` of the training rows (d is 0 then), natural parameters where the visible units
-            are not {0, 1}; None fits a and d to a short annealed run.
-        num_chains: independent chains.
-        num_steps: temperatures; None takes the number at which the log weights have variance .5, 10,000 at most.
-        seed: of pilot and chains.
-        level: of the bound.
+        model: the machine, as arrays (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
+        base_bias: biases a of the base, such as the `log_odds` of the training rows (d is 0 then), natural parameters
+            where the visible units are not {0, 1}; None fits a and d to a short annealed run.
+        num_chains: number of independent chains.
+        num_steps: number of temperatures; None for that at which the log weights have variance 0.5, 10,000 at most.
+        seed: random seed of the pilot and of the chains.
+        level: probability that the bound holds.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size.
 
     Raises:
-        ValueError: for a base that does not fit, fewer than two chains, no step, or a level outside (0, 1).
+        ValueError: if `base_bias` does not fit, there are fewer than two chains or no step, or the level is not
+            between 0 and 1.
 
     Reference:
         Salakhutdinov & Murray (2008), "On the quantitative analysis of deep belief networks".
@@ -138,33 +147,34 @@ def log_partition_sandwich(
     level: float = 0.95,
     max_side: int = MAX_SIDE,
 ) -> Evidence:
-    """Log Z in nats between two bounds: annealing forward into the machine, and in reverse out of draws of it.
+    """Log Z in nats between two bounds: annealing forward into the machine, and in reverse from draws of it.
 
-    Where the smaller side can be enumerated the reverse chains start at exact draws, and both bounds hold at finite sample
-    size, half of 1 − level on each side; else they start at draws by parallel tempering, and the upper bound is as good as
-    those are.
+    If the smaller side can be enumerated, the reverse chains start at exact draws, and both bounds hold at finite
+    sample size, half of 1 − level on each side; else they start at draws by parallel tempering, and the upper bound is
+    as good as those draws.
 
     Args:
-        model: the machine, as numbers (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
-        visible: rows whose means make the base; None fits the base to a short annealed run.
-        num_chains: independent chains each way.
-        num_steps: temperatures; None takes the number at which the log weights have variance .5, 10,000 at most.
-        seed: of everything.
+        model: the machine, as arrays (`BinaryRBM`) or as a module (`RBM`, `BoltzmannMachine`, `DeepBoltzmannMachine`).
+        visible: rows whose means give the base; None fits the base to a short annealed run.
+        num_chains: number of independent chains per direction.
+        num_steps: number of temperatures; None for that at which the log weights have variance 0.5, 10,000 at most.
+        seed: random seed of the whole computation.
         level: probability that both bounds hold.
-        max_side: units of the smaller side up to which its states are enumerated; 0 never enumerates.
+        max_side: largest number of units of the smaller side whose states are enumerated; 0 never enumerates.
 
     Returns:
-        Evidence: `log_z` is exact where enumerated (the bounds remain those of sampling), else
-        Bennett's acceptance ratio of both ways, or forward annealing alone where a check has failed.  `agreement` is the
-        table.  Where the estimates disagree, the bounds cross, the effective share of chains is below 1 % or k-hat above
-        0.7, `lower` and `upper` are infinite, a warning names the check and what to try, and `info["failed"]` lists it.
+        Evidence: `log_z` is exact if the machine is enumerated (the bounds remain those of sampling), else Bennett's
+        acceptance ratio of both directions, or forward annealing alone if a check has failed.  `agreement` is the table
+        of estimates.  If the estimates disagree, the bounds cross, relative ESS is below 1 % or k-hat above 0.7,
+        `lower` and `upper` are infinite, a warning names the check and a remedy, and `info["failed"]` lists it.
 
     Raises:
-        ValueError: for rows that do not fit, fewer than two chains, no step, a level outside (0, 1), or max_side above 25.
+        ValueError: if the rows do not fit, there are fewer than two chains or no step, the level is outside (0, 1), or
+            max_side is above 25.
 
     Reference:
-        Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo"; Bennett
-        (1976), "Efficient estimation of free energy differences from Monte Carlo data".
+        Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo";
+        Bennett (1976), "Efficient estimation of free energy differences from Monte Carlo data".
     """
     _check_settings(num_chains, num_steps, level)
     machine = _checked(model)
@@ -208,18 +218,21 @@ def log_likelihood(model: Undirected, visible: Float[Tensor, "N V"], partition: 
     """Log likelihood of N rows in nats: Σ log f(v) − N log Z.
 
     The direction of a bound on log Z flips and its width is multiplied by N: lower = Σ log f − N·upper of log Z,
-    upper = Σ log f − N·lower.  Annealing forward alone bounds the likelihood from above, which flatters the machine.
+    upper = Σ log f − N·lower.  Forward annealing alone bounds the likelihood from above, which favors the machine.
 
-    Log f of a deep machine is exact where its smaller hidden layer has 14 units or fewer, else a mean-field bound from below;
-    `log_z` is a bound in expectation then, and `upper` infinite.
+    Log f of a deep machine is exact if its smaller hidden layer has 14 units or fewer, else a mean-field bound from
+    below; `log_z` is then a bound in expectation, and `upper` infinite.
 
     Args:
         model: the machine.
-        visible: rows of what its visible units take.
-        partition: its log partition function by any of the three functions above.
+        visible: rows of values of its visible units.
+        partition: log partition function of the same machine, by any of the three functions above.
+
+    Returns:
+        Evidence with the level and method of `partition`.
 
     Raises:
-        ValueError: for rows that do not fit, or the partition function of another machine.
+        ValueError: if the rows do not fit, or the partition function is of another machine.
     """
     machine = _checked(model)
     if partition.digest not in ("", machine.digest):
@@ -229,7 +242,7 @@ def log_likelihood(model: Undirected, visible: Float[Tensor, "N V"], partition: 
     with torch.no_grad():
         low, high = (float(each.sum()) for each in machine.double.bounds(visible.double()))
     count = len(visible)
-    turned = "the bounds of log Z, of which the lower is the upper one here"
+    turned = "the bounds of log Z, with lower and upper exchanged"
     turned = turned if low == high else f"log f of each row by mean field, from below alone; {turned}"
     return Evidence(
         low - count * partition.log_z,
@@ -246,10 +259,10 @@ def log_likelihood(model: Undirected, visible: Float[Tensor, "N V"], partition: 
 
 
 def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-    """Log odds of each unit over rows of {0, 1}, one row of each value added: the base rates of annealing.
+    """Log odds of each unit over rows of {0, 1}, with one row of each value added, as base rates of annealing.
 
     Raises:
-        ValueError: for rows that are not 0 and 1.
+        ValueError: if the rows are not of 0 and 1.
     """
     units = BernoulliUnits()
     units.check(visible)
@@ -259,7 +272,8 @@ def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
 def _checked(model: Undirected) -> Machine:
     if not isinstance(model, Undirected):
         raise ValueError(
-            f"expected a Boltzmann machine, got {type(model).__name__}; of a fit pass fit.model, of arrays BinaryRBM(W, b, c)"
+            f"expected a Boltzmann machine, got {type(model).__name__}; for a fit pass fit.model, for arrays "
+            "BinaryRBM(W, b, c)"
         )
     machine = model.machine
     machine.check()
@@ -268,6 +282,8 @@ def _checked(model: Undirected) -> Machine:
 
 def _check_settings(num_chains: int, num_steps: int | None, level: float) -> None:
     if num_chains < 2 or (num_steps is not None and num_steps < 1):
-        raise ValueError(f"expected num_chains > 1 and num_steps > 0, got {num_chains} and {num_steps}; omit them")
+        raise ValueError(
+            f"expected num_chains > 1 and num_steps > 0, got {num_chains} and {num_steps}; omit them for the defaults"
+        )
     if not 0 < level < 1:
-        raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")

@@ -1,4 +1,4 @@
-"""Annealing a Boltzmann machine forward and in reverse, and what both ways say together (Grosse et al., 2015; Bennett, 1976)."""
+"""Forward and reverse annealing of a Boltzmann machine, and both combined (Grosse et al., 2015; Bennett, 1976)."""
 
 import math
 import time
@@ -19,14 +19,14 @@ from probmodel.protocols.evidence import Agreement, Estimate
 from probmodel.tracing.randomness import spawn
 
 BISECTIONS = 100
-"""Halvings of an interval: more than a double has digits."""
+"""Number of halvings of an interval, more than the binary digits of float64."""
 ENUMERATION = "exact (enumeration)"
-MORE = "take more temperatures (num_steps) or chains"
+MORE = "raise num_steps (temperatures) or num_chains"
 LOWER_HOLDS = "the lower bound holds at finite sample size: base and temperatures were frozen after the pilot run"
 
 
 class CombinedSides(NamedTuple):
-    """Log Z and its error, nats, the bounds as they come, and whether they are to be trusted."""
+    """Log Z, its standard error and bounds, in nats, and the checks of whether they can be trusted."""
 
     log_z: float
     stderr: float
@@ -34,13 +34,13 @@ class CombinedSides(NamedTuple):
     upper: float
     agreement: Agreement
     failed: tuple[str, ...]
-    """Checks that have failed, each with what to try; where there are any the bounds are void."""
+    """Failed checks, each with a remedy; if there are any, the bounds are void."""
     certified: str
-    """Which side holds under what condition."""
+    """Statement of which side of the bound holds, and under what condition."""
 
 
 def forward_side(schedule: TemperatureSchedule, num_chains: int, seed: int) -> Side:
-    """Annealing from the base into the machine."""
+    """Log weights and estimate of annealing from the base into the machine."""
     begin = time.perf_counter()
     log_w = forward(schedule, num_chains, seed)
     mean = weighted_mean(log_w)
@@ -50,7 +50,11 @@ def forward_side(schedule: TemperatureSchedule, num_chains: int, seed: int) -> S
 
 
 def backward_side(schedule: TemperatureSchedule, known: Enumerated | None, num_chains: int, seed: int) -> Side:
-    """Annealing out of exact draws where there are any, else of tempered ones, whose weights are thinned to independent ones."""
+    """Log weights and estimate of annealing from draws of the machine to the base.
+
+    The draws are exact if the machine was enumerated, else by parallel tempering, and their weights are thinned to
+    independent ones.
+    """
     begin = time.perf_counter()
     exact, of_draws = known is not None, spawn(seed, 1)
     v = tempered_draws(schedule, num_chains, of_draws) if known is None else known.draws(num_chains, of_draws)
@@ -64,12 +68,12 @@ def backward_side(schedule: TemperatureSchedule, known: Enumerated | None, num_c
 
 
 def verdict(below: Side, above: Side, known: Enumerated | None, level: float) -> CombinedSides:
-    """Compare both ways, with each other and with the exact number where there is one.
+    """Compare both directions with each other, and with the exact value if there is one.
 
     Args:
         below: forward annealing.
         above: reverse annealing.
-        known: the machine enumerated, whose draws reverse annealing started at; None for tempered draws.
+        known: the enumerated machine, from whose draws reverse annealing started; None for parallel-tempering draws.
         level: probability that both bounds hold, half of 1 − level on each side.
     """
     exact = [] if known is None else [Estimate(ENUMERATION, known.log_z, 0.0, seconds=known.seconds)]
@@ -83,7 +87,7 @@ def verdict(below: Side, above: Side, known: Enumerated | None, level: float) ->
 
 
 def _untrusted(mean: WeightedMean) -> str:
-    failed = [f"ESS {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}"] if mean.relative_ess < ESS_LIMIT else []
+    failed = [f"relative ESS {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}"] if mean.relative_ess < ESS_LIMIT else []
     return ", ".join([*failed, f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}"] if mean.k_hat > K_HAT_LIMIT else failed)
 
 
@@ -91,7 +95,8 @@ def _failures(agreement: Agreement, lower: float, upper: float) -> tuple[str, ..
     failed = []
     if agreement.p_value < DISAGREEMENT:
         failed.append(
-            f"estimates disagree (p = {agreement.p_value:.2g}): one way misses a mode of the machine; raise num_steps"
+            f"estimates disagree (p = {agreement.p_value:.2g}): one direction misses a mode of the machine; "
+            "raise num_steps"
         )
     if lower > upper:
         failed.append(
@@ -109,7 +114,7 @@ def _combined(below: Side, above: Side, known: Enumerated | None, failed: tuple[
 
 
 def _bennett(forward: Float[Tensor, " F"], reverse: Float[Tensor, " R"]) -> tuple[float, float]:
-    """Log Z at which both ways tell the direction of a path equally well, and its standard error, nats (Bennett, 1976)."""
+    """Log Z at which both directions classify paths equally well, and its standard error, in nats (Bennett, 1976)."""
     odds = math.log(len(reverse) / len(forward))
     pooled = torch.cat([forward, reverse])
     low, high = float(pooled.min()) - abs(odds) - 1, float(pooled.max()) + abs(odds) + 1

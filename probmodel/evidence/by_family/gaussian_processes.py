@@ -26,31 +26,33 @@ def inducing_bounds(
     tolerance: float = 0.01,
     seed: int = 0,
 ) -> Evidence:
-    """Log p(y | x) of the exact process between two bounds, in nats, from M inducing inputs; n² numbers are never held.
+    """Log p(y | x) of the exact process between two bounds, in nats, from M inducing inputs; no n × n matrix is stored.
 
-    Computed in float64 whatever the data's type, and widened by what rounding may change.
+    The bounds are computed in float64 whatever the dtype of the data, and widened by the possible rounding error.
 
-    The bounds hold for any inducing inputs, and meet as M grows.  Hyperparameters are point estimates: the evidence is
-    conditional on them.  A pipeline of a `SparseGP` and a `Regress` of one number is bounded as the exact process with
-    its kernel, which is what tells whether its inducing inputs suffice.
+    They hold for any inducing inputs, and meet as M grows.  Hyperparameters are point estimates: the evidence is
+    conditional on them.  For a pipeline of a `SparseGP` and a `Regress` of one output they are those of the exact
+    process with its kernel, which shows whether its inducing inputs suffice.
 
     Args:
         subject: a fit of a `GaussianProcess`, or of `Pipeline(features, SparseGP, Regress)`.
-        inducing: inputs (of the kernel: features where there are any), or a number of rows chosen greedily by variance.
-        num_steps: of conjugate gradients at most, each n² kernel evaluations in blocks; 0 gives Titsias' bounds.
-        tolerance: nats that conjugate gradients may leave open.
-        seed: of nothing; every estimator takes one.
+        inducing: inputs of the kernel (features if there are any), or a number of rows to choose greedily by variance.
+        num_steps: largest number of conjugate gradient steps, each of n² kernel evaluations in blocks; 0 gives Titsias'
+            bounds.
+        tolerance: gap that conjugate gradients may leave between the bounds, in nats.
+        seed: unused; every estimator takes one.
 
     Returns:
-        Evidence with `lower`, `upper` at level 1; `log_z` in the middle and `stderr` half the width.
+        Evidence with `lower` and `upper` at level 1; `log_z` is their mean and `stderr` half their distance.
 
     Raises:
-        ValueError: for another subject, or hyperparameters that are latents.
-        MemoryError: where M × n numbers do not fit.
+        ValueError: if the subject is no such fit, or hyperparameters are latents.
+        MemoryError: if M × n numbers do not fit in memory.
 
     Reference:
-        Titsias (2009), Variational Learning of Inducing Variables in Sparse Gaussian Processes, AISTATS; Titsias (2014),
-        Variational Inference for Gaussian and Determinantal Point Processes; Artemev, Burt & van der Wilk (2021), ICML.
+        Titsias (2009), Variational Learning of Inducing Variables in Sparse Gaussian Processes, AISTATS; Titsias
+        (2014), Variational Inference for Gaussian and Determinantal Point Processes; Artemev, Burt & van der Wilk
+        (2021), ICML.
     """
     begin = time.perf_counter()
     point = starting_point(subject)
@@ -64,7 +66,7 @@ def inducing_bounds(
     leaves = parameters(process)
     used = _used(process.process(data), list(leaves.values()))
     with torch.no_grad():
-        # Rounding in float32 may exceed what the bounds leave open.
+        # Rounding errors in float32 may exceed the gap between the bounds.
         whole: Any = deepcopy(process)
         model = whole.double()
         observed = model.process(data.to(torch.float64))
@@ -95,7 +97,10 @@ def inducing_bounds(
 
 
 def _widened(found: Bounds, observed: ObservedValues) -> Bounds:
-    """By what rounding may change: its share of log p(y) grows with the ratio of the largest eigenvalue to the noise."""
+    """Bounds widened by the possible rounding error.
+
+    Its ratio to log p(y) grows with the ratio of the largest eigenvalue to the noise.
+    """
     ratio = float((observed.variance.sum() / observed.noise.min()).clamp(min=1.0))
     slack = torch.finfo(observed.y.dtype).eps * ratio * (1.0 + abs(found.lower))
     return found._replace(lower=found.lower - slack, upper=found.upper + slack)
@@ -105,12 +110,12 @@ def _check_inducing(inducing: Tensor, observed: ObservedValues) -> None:
     columns = observed.inputs.shape[1]
     if inducing.dim() != 2 or inducing.shape[1] != columns or not bool(inducing.isfinite().all()):
         raise ValueError(
-            f"expected finite inducing inputs (M, {columns}), got {tuple(inducing.shape)}; as the kernel takes them"
+            f"expected finite inducing inputs (M, {columns}), got {tuple(inducing.shape)}; pass inputs of the kernel"
         )
 
 
 def _used(observed: ObservedValues, leaves: Sequence[Tensor]) -> list[bool]:
-    """Which parameters the process depends on: those of a sparse code's guide do not count."""
+    """Flags of the parameters that the process depends on; those of a sparse process's guide do not count."""
     pair = observed.inputs[:2]
     total = observed.mean.sum() + observed.noise.sum() + observed.covariance(pair, pair).sum()
     found = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)

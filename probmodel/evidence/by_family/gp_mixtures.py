@@ -1,7 +1,8 @@
 """Evidence of a mixture of Gaussian processes: the sum over assignments of rows to experts, exactly or by Monte Carlo.
 
-The processes and the gate's shares are integrated out, the assignments are summed out; hyperparameters are point estimates
-that the evidence is conditional on.  Labels are part of an assignment: nothing is lost or gained by a factor K!.
+The processes and the gate's mixing proportions are integrated out, the assignments are summed out; hyperparameters are
+point estimates that the evidence is conditional on.  Labels are part of an assignment, so that no factor K! is lost or
+gained.
 """
 
 import math
@@ -41,21 +42,24 @@ from probmodel.tracing.randomness import isolated, spawn
 
 ENUMERATION, PARTICLES, ANNEALING = "enumeration of assignments", "smc over assignments", "ais over assignments"
 ENUMERATION_ROUNDING = 1e-10
-"""Share of log Z that float64 sums of a million terms may be off by."""
+"""Relative error of log Z by rounding in float64 sums of a million terms."""
 CHECK_CHAINS, CHECK_STEPS = 24, 200
-"""Of the annealing that checks particles: a sweep costs n³ operations a chain, and a tenth of a nat is enough to tell."""
+"""Settings of the annealing that checks particles: a sweep costs n³ operations per chain, and 0.1 nats suffice."""
 CERTIFIED = "lower bound at any number of independent runs"
 
 
 def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
-    """Log p(y | x) in nats, exactly, up to 16 rows of two experts and 13 of more.
+    """Exact log p(y | x) in nats by enumeration of assignments, up to 16 rows for two experts and 13 for more.
 
     Args:
-        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
-        seed: of nothing; every estimator takes one.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` for a mixture without a fit.
+        seed: unused; every estimator takes one.
+
+    Returns:
+        Evidence with both bounds at level 1.
 
     Raises:
-        ValueError: for more rows; the message names `assignments_smc`.
+        ValueError: if there are more rows; the message names `assignments_smc`.
     """
     begin = time.perf_counter()
     mixture, model, y = _evaluated(subject)
@@ -83,19 +87,23 @@ def assignments_smc(
     seed: int = 0,
     level: float = 0.95,
 ) -> Evidence:
-    """Log p(y | x) in nats by particles over the rows, each repeat with an order of its own along a direction of the inputs.
+    """Log p(y | x) in nats by sequential Monte Carlo over the rows.
 
-    Every repeat is unbiased for the evidence; the error is that of independent repeats.
+    Each repeat takes the rows in its own order along a direction of the inputs, and is unbiased for the evidence; the
+    standard error is that of independent repeats.
 
     Args:
-        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
-        num_particles: of a repeat; memory is num_particles × K × n² numbers.
-        num_repeats: independent runs.
-        seed: of all of them.
-        level: of the lower bound.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` for a mixture without a fit.
+        num_particles: number of particles per repeat; memory is num_particles × K × n² numbers.
+        num_repeats: number of independent runs.
+        seed: random seed of all repeats.
+        level: probability that the lower bound holds.
+
+    Returns:
+        Evidence whose `lower` holds with probability `level` at finite sample size.
 
     Raises:
-        ValueError: for fewer than two repeats, no particle, or a level outside (0, 1).
+        ValueError: if there are fewer than two repeats or no particle, or the level is outside (0, 1).
 
     Reference:
         Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
@@ -119,19 +127,23 @@ def assignments_ais(
     seed: int = 0,
     level: float = 0.95,
 ) -> Evidence:
-    """Log p(y | x) in nats by annealing from the gate's prior, a collapsed Gibbs sweep at each temperature.
+    """Log p(y | x) in nats by annealing from the gate's prior, with a collapsed Gibbs sweep at each temperature.
 
-    Slower than `assignments_smc` and of another kind, so that the two check each other.
+    It is slower than `assignments_smc` and of another kind, so that the two check each other.
 
     Args:
-        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` of one as it stands.
-        num_chains: independent chains; memory is num_chains × K × n² numbers.
-        num_steps: sweeps of each, at powers that a pilot run spaces so that every step is as hard.
-        seed: of pilot and chains.
-        level: of the lower bound.
+        subject: a fit of a `GPMixture`, or `Posterior(mixture, data, {}, {})` for a mixture without a fit.
+        num_chains: number of independent chains; memory is num_chains × K × n² numbers.
+        num_steps: number of sweeps per chain, at inverse temperatures that a pilot run spaces to steps of equal
+            difficulty.
+        seed: random seed of the pilot and of the chains.
+        level: probability that the lower bound holds.
+
+    Returns:
+        Evidence whose `lower` holds with probability `level` at finite sample size.
 
     Raises:
-        ValueError: for fewer than two chains, no step, or a level outside (0, 1).
+        ValueError: if there are fewer than two chains or no step, or the level is outside (0, 1).
 
     Reference:
         Neal (2001), "Annealed importance sampling".
@@ -146,17 +158,17 @@ def assignments_ais(
 
 
 def by_size(subject: Any, *, seed: int = 0) -> Evidence:
-    """Log p(y | x) of a mixture in nats: by enumeration where the rows are few enough, else by particles."""
+    """Log p(y | x) of a mixture, in nats: by enumeration if the rows are few enough, else by `assignments_smc`."""
     return assignments(subject, seed=seed) if _is_small(subject) else assignments_smc(subject, seed=seed)
 
 
 def checked(subject: Any, *, seed: int, level: float) -> Evidence:
-    """As `by_size`, with annealing beside the particles; refused where the two disagree."""
+    """Log p(y | x) of a mixture as by `by_size`, checked by annealing, in nats; no lower bound if the two disagree."""
     if _is_small(subject):
         return assignments(subject, seed=seed)
     first = assignments_smc(subject, seed=seed, level=level)
     with warnings.catch_warnings():
-        # So few chains are a check, whose own k-hat stands in the table.
+        # So few chains are only a check, whose k-hat is in the table.
         warnings.simplefilter("ignore", EvidenceWarning)
         second = assignments_ais(
             subject, seed=spawn(checked_seed(seed), 1), num_chains=CHECK_CHAINS, num_steps=CHECK_STEPS
@@ -216,8 +228,8 @@ def _evaluated(subject: Posterior) -> tuple[ProcessMixture, Assigned, Tensor]:
     mixture = starting_point(subject).model
     if not isinstance(mixture, ProcessMixture):
         raise ValueError(
-            f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one as it stands give "
-            "Posterior(mixture, data, {}, {})"
+            f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one without a fit "
+            "pass Posterior(mixture, data, {}, {})"
         )
     x, y = inputs_and_observations(subject.data)
     with torch.no_grad():

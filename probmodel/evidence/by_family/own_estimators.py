@@ -1,4 +1,4 @@
-"""Models whose evidence has estimators of its own, in place of those for every model."""
+"""Estimators of the evidence that a model or its family brings, in place of those for every model."""
 
 from probmodel.evidence.by_family.gp_mixtures import assignments, by_size, checked
 from probmodel.evidence.weighing.starting_point import starting_point
@@ -8,7 +8,7 @@ from probmodel.protocols.posterior import Subject
 
 
 def own_estimators(subject: Subject) -> OwnEstimators | None:
-    """Estimators that the model brings by `evidence_estimators()`, or that its family has; None for every other model."""
+    """Estimators that the model brings by `evidence_estimators()` or has by its family; None for every other model."""
     model = starting_point(subject).model
     if isinstance(model, BringsEstimators):
         return model.evidence_estimators()

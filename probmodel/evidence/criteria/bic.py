@@ -17,12 +17,13 @@ from probmodel.tracing.target import target_of
 def bic(subject: Subject, *, seed: int = 0) -> Evidence:
     """Maximum log likelihood − D/2 log N, in nats; not a reliable estimate of log Z.
 
-    It omits the prior and the curvature, so that its error is O(1), the size of a Bayes factor that matters, and no draws
-    show it.  D is the number of the target's coordinates, without parameters that the evidence is conditional on.
+    It omits the prior and the curvature, so that its error is O(1), the size of a Bayes factor that matters, and no
+    draws show it.  D is the number of the target's coordinates, without parameters that the evidence is conditional on.
 
     Args:
         subject: a fit, or a target, where N is the number of its observations.
-        seed: random seed of any draws that the subject does not hold; the ascent starts at the draw of highest likelihood.
+        seed: random seed of any draws that the subject does not hold; the ascent starts at the draw of highest
+            likelihood.
 
     Returns:
         Evidence without bounds, whose `stderr` is nan; `info` holds N, D and the maximum log likelihood.

@@ -36,9 +36,9 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
     """Mean log likelihood E[log p(data | θ)] under p(θ) p(data | θ)^β, β = 1 / log N, in nats; not a reliable log Z.
 
     Its error is O(√log N), O(log log N) for a singular model, with a constant that can exceed a nat; no draws show it.
-    The mean is by importance sampling from a Student-t with 5 degrees of freedom, matched to posterior draws and then to
-    its own weighted draws, while the temperature rises from 1 to log N as fast as the weights allow.  Control variates,
-    exact for a normal tempered posterior, remove most of the Monte Carlo noise.
+    The mean is by importance sampling from a Student-t with 5 degrees of freedom, matched to posterior draws and then
+    to its own weighted draws, while the temperature rises from 1 to log N as fast as the weights allow.  Control
+    variates, exact for a normal tempered posterior, remove most of the Monte Carlo noise.
 
     Args:
         subject: a fit, or a target, where N is the number of its observations.
@@ -46,8 +46,8 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
         num_samples: number of proposals for the mean; each round of the temperature schedule takes a quarter of it.
 
     Returns:
-        Evidence without bounds, whose `stderr` is nan; `info` holds β, the Monte Carlo standard error `mc_stderr` of the
-        mean itself, and the relative ESS.
+        Evidence without bounds, whose `stderr` is nan; `info` holds β, the Monte Carlo standard error `mc_stderr` of
+        the mean itself, and the relative ESS.
 
     Raises:
         ValueError: if the data have no rows or fewer than three, or every row has latents of its own.
@@ -87,7 +87,7 @@ class _Mean(NamedTuple):
 
 
 class _Proposals(NamedTuple):
-    """Draws of the proposal, with z in its standardized coordinates, and all log densities that enter their weights, nats."""
+    """Draws of the proposal, z in standardized coordinates, and all log densities that enter their weights, in nats."""
 
     z: Float[Tensor, "S D"]
     theta: Float[Tensor, "S D"]

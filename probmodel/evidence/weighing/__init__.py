@@ -1,1 +1,1 @@
-"""What the estimators of the evidence are made of: starting draws, proposals, weights, bounds, and whether to trust them."""
+"""Components that the estimators of the evidence share: starting draws, proposals, weights, bounds and checks."""

@@ -1,4 +1,4 @@
-"""Whether several estimates of one evidence share one value: a chi-square test of homogeneity (Cochran, 1954)."""
+"""Chi-square test of homogeneity for several estimates of one evidence (Cochran, 1954)."""
 
 import numpy as np
 from scipy.stats import chi2
@@ -6,8 +6,8 @@ from scipy.stats import chi2
 from probmodel.protocols.evidence import Estimate
 
 DISAGREEMENT = 1e-5
-"""p-value below which estimators do not share one value: their errors have heavier tails than a normal, and a mode that is
-missed, log 2 beside errors of a tenth, goes far below it."""
+"""p-value below which estimators disagree.  It is small since their errors have heavier tails than a normal; a missed
+mode, a difference of log 2 with standard errors of 0.1, goes far below it."""
 
 
 def agreement_p_value(estimates: list[Estimate]) -> float:
@@ -16,7 +16,7 @@ def agreement_p_value(estimates: list[Estimate]) -> float:
     if len(kept) < 2:
         return float("nan")
     values = np.array([each.log_z for each in kept])
-    # An error below rounding would let a closed form refute everything.
+    # A standard error below rounding errors would let a closed form refute everything.
     errors = np.array([max(each.stderr, 1e-6 * max(1.0, abs(each.log_z))) for each in kept])
     precision = errors**-2.0
     mean = (precision * values).sum() / precision.sum()

@@ -1,4 +1,4 @@
-"""Frozen annealing schedules into the posterior, from a distribution wider than it, and out of it, to one inside it."""
+"""Frozen annealing schedules: forward from a distribution wider than the posterior, and reverse to one inside it."""
 
 import math
 from typing import NamedTuple
@@ -17,24 +17,26 @@ from probmodel.evidence.weighing.weights import independent_error
 from probmodel.tracing.randomness import isolated, spawn
 
 DIRECT_FRACTION = 0.2
-"""Effective share of draws from which a single step into the posterior is cheaper than temperatures."""
+"""Relative ESS of base draws from which a single step into the posterior is cheaper than temperatures."""
 INSIDE_FRACTION = 0.9
+"""Relative ESS of base draws from which a single step in reverse suffices."""
 BACKWARD_VARIANCE = 0.05
 MAX_STEPS_OUT = 200
-"""Backward weights are few, as the draws are, and their heavy tail is on the side that samples miss: they are kept narrow."""
+"""Variance of backward log weights to aim at, and the largest number of temperatures for it.  The weights are as few as
+the draws and their heavy tail is on the side that samples miss, so their variance is kept small."""
 DIRECT_BATCH = 4
 DIRECT_GROWTH, ANNEALED_GROWTH = 64, 2
-"""Times the chains asked for that a wanted precision may take, without temperatures and with them."""
+"""Largest ratio of chains run to chains requested for a given precision, without temperatures and with them."""
 MAX_NUMBERS = 50_000_000
-"""Coordinates drawn for a wanted precision at most."""
+"""Largest number of coordinates drawn for a given precision."""
 MARGIN = 1.05
-"""On the number of chains that a wanted precision is expected to take."""
+"""Safety factor on the number of chains that a given precision is expected to take."""
 ANNEALED_PRECISION = 3.0
-"""Annealed chains cost a hundred times as much, and are asked for that much less precision."""
+"""Factor on the standard error to reach with annealed chains, which cost a hundred times as much."""
 
 
 class AnnealingSchedule(NamedTuple):
-    """A path with a schedule and kernels, fixed before any weight is computed."""
+    """Path with its schedule of kernels, frozen before any weight is computed."""
 
     path: AnnealingPath
     kernels: tuple[Kernel, ...]
@@ -43,12 +45,12 @@ class AnnealingSchedule(NamedTuple):
 def forward_schedule(
     start: Start, seed: int, num_steps: int | None = None, *, seen: Float[Tensor, "P D"] | None = None
 ) -> AnnealingSchedule:
-    """From a defensive Student-t around the draws: heavier in the tails, so that forward weights have a variance.
+    """Forward schedule from a defensive Student-t around the draws, whose heavier tails give weights a finite variance.
 
     Args:
-        start: the draws.
-        seed: of the pilot.
-        num_steps: temperatures; None takes the best number.
+        start: starting draws.
+        seed: random seed of the pilot.
+        num_steps: number of temperatures; None for the most efficient number.
         seen: particles that may have reached modes the draws have not; they widen the Student-t.
     """
     path = AnnealingPath(matched(start.target, _pooled(start.flat, seen)), start.target)
@@ -59,8 +61,9 @@ def forward_schedule(
 
 
 def reverse_schedule(start: Start, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
-    """To a truncated normal inside the first half of the draws: lighter in the tails, so that backward weights have a
-    variance.
+    """Reverse schedule to a truncated normal inside the first half of the draws.
+
+    Its lighter tails give backward weights a finite variance.
     """
     path = AnnealingPath(enclosed(start.target, start.fitted), start.target)
     with isolated(seed):
@@ -72,7 +75,7 @@ def reverse_schedule(start: Start, seed: int, num_steps: int | None = None) -> A
 
 
 def schedule_from_normal(start: Start, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
-    """From a normal around the draws: every tempered mean of the log ratio exists, as thermodynamic integration needs."""
+    """Schedule from a normal around the draws, under which the tempered means of thermodynamic integration exist."""
     path = AnnealingPath(normal(start.target, start.flat), start.target)
     with isolated(seed):
         return AnnealingSchedule(path, frozen(temper(path, population(start.target)), num_steps=num_steps))
@@ -86,19 +89,21 @@ def forward_weights(
     precision: float = math.inf,
     max_chains: int | None = None,
 ) -> Float[Tensor, "S R"]:
-    """Log weights of independent chains: `num_chains`, and more while the standard error is above `precision`.
+    """Log weights of `num_chains` independent chains, and of more while the standard error exceeds `precision`, nats.
 
-    Stopping by what has been seen leaves the bounds of `evidence.bounds` valid, which hold at any stopping time.
+    Stopping that depends on the weights leaves the bounds of `evidence.weighing.bounds` valid, which hold at any
+    stopping time.
 
     Args:
-        way: a frozen schedule.
-        num_chains: chains at least.
-        seed: of the chains.
-        precision: standard error wanted, nats; three times that where chains anneal, which costs a hundred times as much.
-        max_chains: chains at most; 64 times `num_chains` by default, twice where chains anneal.
+        schedule: frozen schedule.
+        num_chains: least number of chains.
+        seed: random seed of the chains.
+        precision: standard error to reach, in nats; three times that if chains anneal, which costs a hundred times as
+            much.
+        max_chains: largest number of chains; None for 64 times `num_chains`, or twice `num_chains` if chains anneal.
     """
     direct = len(schedule.kernels) == 1
-    # Without temperatures there is no graph of one size, and larger batches waste less.
+    # Without temperatures no compiled graph fixes the batch size, and larger batches waste less.
     size = population(schedule.path.target) * (DIRECT_BATCH if direct else 1)
     wanted = precision if direct else ANNEALED_PRECISION * precision
     growth = DIRECT_GROWTH if direct else ANNEALED_GROWTH
@@ -117,19 +122,19 @@ def forward_weights(
 
 
 def backward_weights(schedule: AnnealingSchedule, theta: Float[Tensor, "S D"], seed: int) -> Float[Tensor, "S R"]:
-    """Log weights of one chain from each draw of the posterior."""
+    """Log weights of one chain per draw of the posterior, in nats."""
     size = population(schedule.path.target)
     parts = []
     for number, part in enumerate(theta.split(size)):
         with isolated(spawn(seed, number)):
-            # A population of one size runs one graph.
+            # Populations of equal size run one compiled graph.
             filled = part[torch.arange(size, device=part.device) % len(part)]
             parts.append(backward(schedule.path, schedule.kernels, filled)[: len(part)])
     return torch.cat(parts)
 
 
 def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"] | None) -> Float[Tensor, "Q D"]:
-    """Draws, and as many of the particles."""
+    """Draws together with an equal number of particles."""
     if seen is None:
         return theta
     count = min(len(theta), len(seen))
@@ -138,11 +143,11 @@ def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"] | None) -> F
 
 
 def _whole(start: Start) -> Kernel:
-    """The only step of a schedule without temperatures; no chain moves."""
+    """Single step of a schedule without temperatures, at which no chain moves."""
     return Kernel(1.0, 1.0, torch.eye(1, dtype=start.target.dtype, device=start.target.device)[None])
 
 
 def _overlap(path: AnnealingPath) -> float:
-    """Effective share of base draws under the target, of the worst block."""
+    """Relative ESS of base draws under the target, of the worst block."""
     log_w = path.log_ratio(path.base.sample(population(path.target)))
     return float(effective_size(log_w).min()) / len(log_w)

@@ -1,9 +1,9 @@
 """Bounds on log Z at finite sample size, from unbiased estimates whose variance need not exist.
 
 Any non-negative estimates with mean Z satisfy Markov's inequality, P(Ẑ > e^b Z) ≤ e^−b.  For n independent ones
-∏ (1 − λ + λ Ẑ_k / z) is the wealth of a gambler who bets on Z > z; where Z ≤ z it is a supermartingale for every λ in [0, 1],
-so it exceeds 1/α with probability α at most, at any stopping time (Ville, 1939).  The z at which the wealth is 1/α is a
-lower bound of Z.  λ = 1 gives the mean of log Ẑ_k less log(1/α)/n, which is never below the familiar
+∏ (1 − λ + λ Ẑ_k / z) is the wealth of a gambler who bets on Z > z; where Z ≤ z it is a supermartingale for every λ in
+[0, 1], so it exceeds 1/α with probability α at most, at any stopping time (Ville, 1939).  The z at which the wealth is
+1/α is a lower bound of Z.  λ = 1 gives the mean of log Ẑ_k less log(1/α)/n, which is never below the familiar
 min_k log Ẑ_k − log(1/α)/n; smaller λ stake less where the weights vary more, and lose only √(2 Var log(1/α) / n).
 
 Reference:
@@ -20,27 +20,27 @@ from torch import Tensor
 STAKES = tuple(2.0**-power for power in range(11))
 """Values of λ; the gambler splits the stake equally among them, which costs log 11 at most."""
 RESOLUTION = 1e-6
-"""Nats to which a bound is solved for; the side that holds is returned."""
+"""Precision in nats to which a bound is solved; the end at which the bound holds is returned."""
 GROUP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
-"""Weights of several blocks in one group: fixed numbers, so that the bound holds at any stopping time."""
+"""Weights per group where there are several blocks: fixed numbers, so that the bound holds at any stopping time."""
 MANY = 50_000
-"""Bets at most, where the number of weights was fixed beforehand."""
+"""Largest number of bets, if the number of weights was fixed beforehand."""
 
 
 def lower_bound(log_w: Float[Tensor, "S R"], level: float, *, group_size: int | None = None) -> float:
     """Lower bound of log Z that holds with probability `level`, from independent log weights with E[exp log w] = Z.
 
     Args:
-        log_w: log weights, nats; R > 1 blocks whose log Z add up.
-        level: probability, say .95.
-        group_size: weights whose mean is one bet, where their number was decided by what had been seen; None groups a
-            number that was fixed beforehand.
+        log_w: log weights in nats, of R blocks whose log Z add up.
+        level: probability, such as 0.95.
+        group_size: number of weights whose mean is one bet, needed if the number of weights depended on their values;
+            None if it was fixed beforehand.
 
     Raises:
-        ValueError: for a level outside (0, 1).
+        ValueError: if the level is outside (0, 1).
     """
     if not 0 < level < 1:
-        raise ValueError(f"level needs to lie between 0 and 1, got {level}; .95 is usual")
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")
     log_w = log_w.double()
     if log_w.shape[1] > 1:
         return _sum_of_blocks(log_w, level)
@@ -48,17 +48,17 @@ def lower_bound(log_w: Float[Tensor, "S R"], level: float, *, group_size: int | 
 
 
 def upper_bound(log_w: Float[Tensor, "S R"], level: float) -> float:
-    """Upper bound of log Z that holds with probability `level`, from independent log weights with E[exp −log w] = 1/Z."""
+    """Upper bound of log Z of probability `level`, from independent log weights with E[exp −log w] = 1/Z."""
     return -lower_bound(-log_w, level)
 
 
 def lowest_of(log_w: Float[Tensor, " K"], level: float) -> float:
-    """min_k log Ẑ_k − log(1/(1 − level)) / K: holds with probability `level` and needs no more than Markov's inequality."""
+    """Lower bound min_k log Ẑ_k − log(1/(1 − level)) / K, of probability `level` by Markov's inequality alone."""
     return float(log_w.min()) + math.log1p(-level) / len(log_w)
 
 
 def _single(log_w: Float[Tensor, " S"], level: float) -> float:
-    """Solve log wealth(z) = log(1/α) for log z; the wealth falls in z."""
+    """Solve log wealth(z) = log(1/α) for log z; the wealth decreases in z."""
     wanted = -math.log1p(-level)
     log_mean = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     if not math.isfinite(log_mean):
@@ -76,7 +76,7 @@ def _single(log_w: Float[Tensor, " S"], level: float) -> float:
 
 
 def _grouped(log_w: Float[Tensor, " S"], size: int) -> Float[Tensor, " G"]:
-    """Log means of groups: unbiased as the weights are; an incomplete last group is left out."""
+    """Log mean weights of groups, as unbiased as the weights themselves; an incomplete last group is left out."""
     size = min(size, len(log_w))
     whole = log_w[: len(log_w) // size * size].reshape(-1, size)
     return torch.logsumexp(whole, 1) - math.log(size)
@@ -91,7 +91,7 @@ def _log_wealth(log_ratio: Float[Tensor, " S"]) -> float:
 
 
 def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
-    """λ = 1 over groups of draws: only then does the wealth depend on the blocks' evidences through their sum alone.
+    """Bound with λ = 1 over groups of draws: only then does the wealth depend on the sum of log evidences alone.
 
     Many small groups lose by Jensen's inequality, few large ones by log(1/α) / groups; the stake is split among sizes.
     """
@@ -111,7 +111,7 @@ def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
 
 
 def _resolution(value: float) -> float:
-    """What a bound is solved to: no finer than its own rounding."""
+    """Precision to which a bound is solved, no finer than its own rounding error."""
     return max(RESOLUTION, 1e-15 * abs(value))
 
 

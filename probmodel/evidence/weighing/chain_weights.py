@@ -1,4 +1,4 @@
-"""Thinned draws of a chain, and the standard error of weights that start from dependent draws."""
+"""Thinning and standard error of weights that start from dependent draws of chains."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from probmodel.evidence.weighing.weights import independent_error
 
 
 def chain_error(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> float:
-    """Standard error of the log of a mean weight over draws of several chains, autocorrelation included."""
+    """Standard error of the log mean weight over draws of several chains, autocorrelation included, in nats."""
     independent = independent_error(log_w)
     if exact or (num_chains == 1 and len(log_w) < 8):
         return independent
@@ -21,7 +21,7 @@ def chain_error(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) ->
 
 
 def thinned(log_w: Float[Tensor, "S R"], num_chains: int, *, exact: bool) -> Float[Tensor, "K R"]:
-    """As many weights, evenly spaced along the chains, as there are independent ones by their autocorrelation."""
+    """Weights evenly spaced along the chains, as many as there are independent ones by their autocorrelation."""
     if exact:
         return log_w
     plain = independent_error(-log_w)

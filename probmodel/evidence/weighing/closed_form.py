@@ -1,4 +1,4 @@
-"""The evidence in closed form: supplied by the model, or of a conjugate normal model."""
+"""Evidence in closed form: supplied by the model, or recognized as that of a conjugate model."""
 
 import torch
 
@@ -10,14 +10,19 @@ from probmodel.tracing.conjugate import Conjugate, conjugate_target, normal_post
 from probmodel.tracing.curvature import block_index
 
 MAX_CURVATURE = 200
-"""Coordinates a block for which a closed form is looked for: it costs a Hessian."""
+"""Largest number of coordinates per block for which a closed form is sought, at the cost of a Hessian."""
 
 
 def closed_form(subject: Subject) -> Conjugate:
-    """Exact posterior of a conjugate model, told by itself or recognized; of a bare target only where it is normal.
+    """Exact posterior of a conjugate model, supplied in closed form by the model or recognized.
+
+    For a target, which comes without its model, only a normal posterior is recognized.
+
+    Args:
+        subject: a fit, or a target.
 
     Raises:
-        NotConjugateError: where there is none, or too many coordinates to tell.
+        NotConjugateError: if there is no closed form, or there are too many coordinates to recognize one.
     """
     point = starting_point(subject)
     known = None if point.model is None or point.data is None else supplied(point.model, point.data)
@@ -28,17 +33,20 @@ def closed_form(subject: Subject) -> Conjugate:
         return Conjugate(plain(target), None, {})
     size = block_index(target).shape[1]
     if size > MAX_CURVATURE:
-        raise NotConjugateError(f"expected {MAX_CURVATURE} coordinates a block or fewer, got {size}; use ais or SVI")
+        raise NotConjugateError(
+            f"expected {MAX_CURVATURE} coordinates per block or fewer, got {size}; use evidence.ais, or evidence.iwae of "
+            "an SVI fit"
+        )
     try:
         if point.model is not None:
             return conjugate_target(target)
         if not _is_unconstrained(target):
             raise NotConjugateError(
-                "expected normal latents alone, got constrained ones; pass a fit, whose model tells their families"
+                "expected normal latents alone, got constrained ones; pass a fit, whose model states their priors"
             )
         return normal_posterior(target)
     except ArithmeticError as error:
-        raise NotConjugateError(f"expected a posterior in closed form, got: {error}") from error
+        raise NotConjugateError(f"expected a posterior in closed form, got: {error}; use evidence.sandwich") from error
 
 
 def _is_unconstrained(target: Target) -> bool:

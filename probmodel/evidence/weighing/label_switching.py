@@ -1,6 +1,6 @@
-"""Label switching: components of a mixture that may change places without changing the density.
+"""Label switching: components of a mixture that may be permuted without changing the density.
 
-K exchangeable components give the posterior K! modes.  Draws that stay in one of them miss log K! of the evidence.
+K exchangeable components give the posterior K! modes.  Draws that stay in one of them miss log K! of the log evidence.
 
 Reference:
     Frühwirth-Schnatter (2004), "Estimating marginal likelihoods for mixture and Markov switching models".
@@ -24,7 +24,7 @@ class Symmetry(NamedTuple):
     """Sites whose axis runs over exchangeable components, permuted together."""
 
     axes: tuple[tuple[str, int], ...]
-    """Site and the axis of its event that runs over the components (from the left, draws not counted)."""
+    """Name of a site and the axis of its event that runs over components (from the left, draws not counted)."""
     num_components: int
 
     def __str__(self) -> str:
@@ -33,8 +33,9 @@ class Symmetry(NamedTuple):
 
 
 def symmetry(target: Target, theta: Float[Tensor, "S D"]) -> Symmetry | None:
-    """The largest set of sites whose components can be permuted together without changing the density; None if there is
-    none.  Found by numbers, at a few draws, so it holds for any way the model may be written.
+    """Largest set of sites whose components can be permuted together without changing the density, or None.
+
+    The density is compared numerically at a few draws, so that it does not matter how the model is written.
     """
     points = theta[torch.linspace(0, len(theta) - 1, min(NUM_CHECKS, len(theta)), device=theta.device).long()]
     values = target.constrain(points)
@@ -53,7 +54,7 @@ def symmetry(target: Target, theta: Float[Tensor, "S D"]) -> Symmetry | None:
 
 
 def symmetrized(target: Target, theta: Float[Tensor, "S D"], found: Symmetry) -> Float[Tensor, "S D"]:
-    """Each draw with its components in a random order; uses the global random state, so call it inside `isolated`."""
+    """Draws with their components in random order; uses the global random state, so call it inside `isolated`."""
     order = torch.rand(len(theta), found.num_components, device=theta.device).argsort(-1)
     return _permuted(target, theta, found, order)
 
@@ -68,7 +69,7 @@ def _permuted(target: Target, theta: Float[Tensor, "S D"], found: Symmetry, orde
 
 
 def _holds(target: Target, points: Float[Tensor, "S D"], found: Symmetry) -> bool:
-    """Whether swapping components leaves the density of the constrained values as it is.
+    """Return whether permuting components leaves the density of the constrained values unchanged.
 
     Two permutations generate all: a swap of the first two and a cycle.
     """
@@ -89,6 +90,6 @@ def _holds(target: Target, points: Float[Tensor, "S D"], found: Symmetry) -> boo
 
 
 def _log_density(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
-    """Log joint on the constrained space: the Jacobian of the map to R^D taken out again."""
+    """Log joint density on the constrained space, without the Jacobian of the map to R^D."""
     with torch.no_grad():
         return target.log_joint(theta) - target.log_jacobian(theta)

@@ -1,4 +1,4 @@
-"""Where importance sampling proposes from: a Student-t at the draws or at the mode, with a wider one for defence."""
+"""Proposals of importance sampling: a Student-t at the draws or at the mode, mixed with a wider, defensive one."""
 
 from collections.abc import Callable
 
@@ -14,25 +14,35 @@ from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.target import target_of
 
 NUM_STARTS = 200
-"""Prior draws, of which the best is where the climb to the mode begins."""
+"""Number of prior draws; the ascent to the mode starts from the one of highest density."""
 
 Proposal = Callable[[Subject, int], Base]
-"""(fit or target, seed) → what to propose from."""
+"""Function (fit or target, seed) → distribution to propose from."""
 
 
 def from_draws(subject: Subject, seed: int) -> Base:
-    """Mean and covariance of a fit's draws, or of particles of sequential Monte Carlo for a bare target; one Student-t a
-    cluster of draws.
+    """Student-t proposal with the mean and covariance of draws, one component per cluster of them.
+
+    Args:
+        subject: a fit, whose own draws are taken, or a target, for which particles of sequential Monte Carlo are drawn.
+        seed: random seed of the particles; unused for a fit.
+
+    Raises:
+        ValueError: if there are no draws and the prior cannot be sampled, or the draws do not fit the model.
     """
     return matched(target_of(subject), own_draws(subject, seed))
 
 
 def from_mode(subject: Subject, seed: int) -> Base:
-    """Mode and inverse Hessian, climbed to from the best of a fit's draws, or of prior draws for a bare target: the quickest
-    proposal, for posteriors with one mode.
+    """Student-t proposal from the mode and inverse negative Hessian, the quickest for posteriors with one mode.
+
+    Args:
+        subject: a fit, or a target; the ascent starts from the draw of highest density, of a fit's draws or of prior
+            draws.
+        seed: random seed of the prior draws; unused for a fit.
 
     Raises:
-        ArithmeticError: where the climb finds no maximum.
+        ArithmeticError: if the ascent finds no maximum.
     """
     target = target_of(subject)
     fitted = starting_point(subject).model is not None
@@ -43,6 +53,6 @@ def from_mode(subject: Subject, seed: int) -> Base:
 
 
 def best_of(target: Target, theta: Float[Tensor, "S D"]) -> Float[Tensor, " D"]:
-    """The draw of highest density."""
+    """Draw of highest density."""
     with torch.no_grad():
         return theta[target.log_joint(theta).nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax()]

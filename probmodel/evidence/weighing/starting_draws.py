@@ -1,4 +1,4 @@
-"""Draws of the posterior that an estimator starts from: those of a fit, or those of a sequential Monte Carlo run."""
+"""Posterior draws that an estimator starts from: those of a fit, or particles of sequential Monte Carlo."""
 
 import time
 import warnings
@@ -28,20 +28,20 @@ PARTICLES_A_COORDINATE = 8
 BYTES = 2**24
 
 NUMBERS = 4_000_000
-"""Bytes and coordinates of a population at most; a model that costs much, or has many rows, gets fewer chains at once."""
+"""Largest number of bytes and of coordinates of a population; costly models, or ones of many rows, get fewer chains."""
 
 CALLS = 200
-"""Gradients a particle takes from the prior to the posterior, a cautious guess."""
+"""Gradients per particle from the prior to the posterior, a cautious guess."""
 
 PATIENCE = 600.0
-"""Seconds that nobody needs to be warned of."""
+"""Expected seconds of a run up to which no warning is given."""
 
 NUM_SETTLING = 10
 """Trajectories at β = 1 after which particles count as independent draws."""
 
 
 class Explored(NamedTuple):
-    """A run from the prior, which finds the modes that a chain may miss."""
+    """Result of a run from the prior, which finds the modes that a chain may miss."""
 
     path: AnnealingPath
     pilot: TemperedPopulation
@@ -54,11 +54,11 @@ class Start(NamedTuple):
 
     target: Target
     theta: Float[Tensor, "C N D"]
-    """By chain, in unconstrained coordinates; labels of exchangeable components permuted at random."""
+    """Draws by chain, in unconstrained coordinates; labels of exchangeable components permuted at random."""
     exact: bool
-    """Whether the draws are independent and of the posterior itself, not of a chain or an approximation."""
+    """True if the draws are independent and of the posterior itself, not of a chain or an approximation."""
     source: str
-    """Where the draws come from, in words."""
+    """Source of the draws, in words."""
     symmetry: Symmetry | None
 
     @property
@@ -67,17 +67,17 @@ class Start(NamedTuple):
 
     @property
     def fitted(self) -> Float[Tensor, "F D"]:
-        """First half of each chain: proposals are fitted to it."""
+        """First half of each chain, to which proposals are fitted."""
         return self.theta[:, : self.theta.shape[1] // 2].flatten(0, 1)
 
     @property
     def scored(self) -> Float[Tensor, "H D"]:
-        """Second half of each chain, which no proposal has seen."""
+        """Second half of each chain, to which no proposal is fitted."""
         return self.theta[:, self.theta.shape[1] // 2 :].flatten(0, 1)
 
 
 def population(target: Target) -> int:
-    """Chains that run side by side: fewer where one costs much or holds many numbers, enough for its covariance."""
+    """Number of chains to run at once: fewer if one needs much memory, but enough to estimate a covariance."""
     size = block_index(target).shape[1]
     few = max(NUM_PARTICLES // 2, PARTICLES_A_COORDINATE * size)
     wanted = max(few, min(NUM_PARTICLES, BYTES // max(1, target.bytes_per_draw)))
@@ -85,33 +85,35 @@ def population(target: Target) -> int:
 
 
 def posterior_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
-    """Posterior draws in unconstrained coordinates: a chain's or an exact fit's own, else those of sequential Monte Carlo."""
+    """Posterior draws in unconstrained coordinates: of a chain or an exact fit, else of sequential Monte Carlo."""
     return start(subject, seed).flat
 
 
 def own_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
-    """A fit's own draws, of a guide too: enough to place a proposal; of a bare target as `posterior_draws`."""
+    """A fit's own draws, also of a guide, which suffice to place a proposal; for a target `posterior_draws`."""
     point = starting_point(subject)
     return chain_draws(point).flatten(0, 1) if point.model is not None else posterior_draws(subject, seed)
 
 
 def chain_draws(point: StartingPoint) -> Float[Tensor, "C N D"]:
-    """A posterior's draws by chain, in unconstrained coordinates.
+    """Posterior draws by chain, in unconstrained coordinates.
 
     Raises:
-        ValueError: for draws of another model, and for draws at which the density is no finite number.
+        ValueError: if there are no draws, they are of another model, or the density is not finite at one of them.
     """
     target = point.target
     if not point.draws:
-        raise ValueError("expected draws, got a posterior without any; fit the model with draws to keep")
+        raise ValueError("expected draws, got a posterior without any; fit the model again and keep draws")
     chains = {tuple(draws.shape[:2]) for draws in point.draws.values()}
     if len(chains) > 1:
-        raise ValueError(f"expected as many chains and draws at every site, got {sorted(chains)}")
+        raise ValueError(
+            f"expected equal numbers of chains and draws at every site, got {sorted(chains)}; pass draws of one fit"
+        )
     theta = target.unconstrain({name: draws.flatten(0, 1) for name, draws in point.draws.items()})
     if theta.shape[1] != target.dim:
         raise ValueError(
-            f"expected draws of {target.dim} coordinates, got {theta.shape[1]}: draws of another model? shapes "
-            f"{ {name: tuple(draws.shape[2:]) for name, draws in point.draws.items()} }"
+            f"expected draws of {target.dim} coordinates, got {theta.shape[1]} in shapes "
+            f"{ {name: tuple(draws.shape[2:]) for name, draws in point.draws.items()} }; pass draws of the same model"
         )
     with torch.no_grad():
         bad = ~torch.isfinite(target.log_joint(theta))
@@ -126,10 +128,10 @@ def chain_draws(point: StartingPoint) -> Float[Tensor, "C N D"]:
 
 @lru_cache(maxsize=8)
 def start(subject: Subject, seed: int) -> Start:
-    """Draws of the subject's posterior: exact ones where there is a closed form, a chain's own, or particles from the prior.
+    """Posterior draws: exact ones if there is a closed form, else a fit's own, else particles from the prior.
 
     Raises:
-        ValueError: where there are no draws and the prior cannot be sampled, or the draws do not fit the model.
+        ValueError: if there are no draws and the prior cannot be sampled, or the draws do not fit the model.
     """
     point = starting_point(subject)
     target = point.target
@@ -150,15 +152,16 @@ def start(subject: Subject, seed: int) -> Start:
 
 @lru_cache(maxsize=8)
 def explored(target: Target, seed: int) -> Explored:
-    """Sequential Monte Carlo from the prior to the posterior.
+    """Result of sequential Monte Carlo from the prior to the posterior.
 
     Raises:
-        ValueError: where the prior cannot be sampled, or gives no draw a finite density.
+        ValueError: if the prior cannot be sampled, or none of its draws has a finite density.
     """
     path = AnnealingPath(Prior(target, spawn(seed, 1)), target)
     if target.improper:
         raise ValueError(
-            f"expected a prior one can sample, got improper ones of {list(target.improper)}; fit the model with NUTS first"
+            f"expected a prior that can be sampled, got improper ones of {list(target.improper)}; fit the model with NUTS "
+            "first"
         )
     _warn_if_slow(path, target)
     with isolated(spawn(seed, 2)):
@@ -167,7 +170,7 @@ def explored(target: Target, seed: int) -> Explored:
 
 
 def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
-    """Tell the time of a run whose chains are evaluated one by one, before it begins."""
+    """Warn of the expected time of a run whose chains are evaluated one by one, before it begins."""
     if not path.batched.eager:
         return
     theta = target.sample_prior(1, 0)
@@ -177,21 +180,21 @@ def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
     if expected > PATIENCE:
         warnings.warn(
             f"particles from the prior will take about {expected / 3600:.1f} hours, since this model runs one chain at a time; "
-            "evidence.iwae of an SVI fit bounds it from below in seconds, a GPU runs chains side by side",
+            "use evidence.iwae of an SVI fit, a lower bound in seconds, or a GPU, which runs chains in parallel",
             EvidenceWarning,
             stacklevel=4,
         )
 
 
 def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
-    """The particles, and as many again after further transitions: what is fitted to the first may be tried on the second."""
+    """Particles, and as many after further transitions, on which what is fitted to the first half can be evaluated."""
     with isolated(spawn(seed, 5)):
         point = found.path.at(found.theta, 1.0)
         return torch.cat([found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
 
 
 def _exact_draws(point: StartingPoint, seed: int) -> Float[Tensor, "S D"] | None:
-    """Independent draws of a posterior in closed form, or those an exact fit has kept; None where there are none."""
+    """Independent draws of a posterior in closed form, or those that an exact fit has kept; None if there are none."""
     target = point.target
     if point.has_exact_draws:
         return chain_draws(point).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The one value that every estimator starts from: a density, and what a fit brings with it."""
+"""Value that every estimator of the evidence starts from: a target density, with the contents of a fit, if any."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from probmodel.tracing.target import target_of
 
 @dataclass(frozen=True, eq=False)
 class StartingPoint:
-    """A fit, or a bare target, whose model, data and guide are then None and whose draws are empty."""
+    """Contents of a fit, or of a target alone, for which model, data and guide are None and draws are empty."""
 
     subject: Subject
     model: Model | None = None
@@ -24,31 +24,31 @@ class StartingPoint:
 
     @property
     def target(self) -> Target:
-        """The density, recorded once for each subject."""
+        """Target density, traced once per subject."""
         return target_of(self.subject)
 
     @property
     def has_exact_draws(self) -> bool:
-        """Whether the draws are independent and of the posterior itself."""
+        """True if the draws are independent and of the posterior itself."""
         return bool(self.info.get("exact_draws", False))
 
     @property
     def has_posterior_draws(self) -> bool:
-        """Whether the draws are of the posterior, not of a guide that approximates it."""
+        """True if the draws are of the posterior, not of a guide that approximates it."""
         return bool(self.draws) and (self.guide is None or self.has_exact_draws)
 
     @property
     def description(self) -> str:
-        """The kind of subject, for error messages."""
+        """Kind of subject in words, for error messages."""
         return "a target" if self.model is None else f"a fit of {type(self.model).__name__}"
 
 
 @singledispatch
 def starting_point(subject: Subject) -> StartingPoint:
-    """The starting point of a fit or a target.
+    """Return the starting point of a fit or a target.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if the subject is neither.
     """
     raise TypeError(
         f"expected a fit or a target, got {type(subject).__name__}; pass a Posterior, or target(model, data)"

@@ -1,4 +1,4 @@
-"""Whether the estimates of a sandwich may be trusted: what failed, what was found, what is certified."""
+"""Checks of the estimates of a sandwich: which of them failed, findings, and what is certified."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from probmodel.protocols.evidence import Agreement, Estimate
 
 
 def upper_condition(*, exact: bool, source: str) -> str:
-    """Under what condition the upper bound holds."""
+    """Condition under which the upper bound holds, in words."""
     if exact:
         return "the upper bound holds at finite sample size: the draws are exact"
     return f"the upper bound holds as far as the {source} are of the posterior and, thinned, independent"
@@ -26,7 +26,7 @@ CLOSED_FORM_ROUNDING = 1e-9
 
 
 class Side(NamedTuple):
-    """Log weights of one direction and what they estimate."""
+    """Log weights of one annealing direction and the estimate they give."""
 
     estimate: Estimate
     log_w: Float[Tensor, "S R"]
@@ -34,29 +34,34 @@ class Side(NamedTuple):
 
 
 def estimate_of(method: str, mean: WeightedMean, begin: float) -> Estimate:
-    """Row of the table for a weighted mean that was begun at `begin`."""
+    """Row of the table for a weighted mean whose computation began at time `begin`."""
     seconds = time.perf_counter() - begin
     caveat = untrusted(mean.relative_ess, mean.k_hat)
     return Estimate(method, mean.log_mean, mean.stderr, mean.relative_ess, mean.k_hat, seconds, caveat)
 
 
 def untrusted(relative_ess: float, k_hat: float) -> str:
+    """Caveat that names the failed checks of weights; empty if none failed."""
     failed = []
     if relative_ess < ESS_LIMIT:
-        failed.append(f"ESS {relative_ess:.2%} < {ESS_LIMIT:.0%}")
+        failed.append(f"relative ESS {relative_ess:.2%} < {ESS_LIMIT:.0%}")
     if k_hat > K_HAT_LIMIT and relative_ess < EVEN_RELATIVE_ESS:
         failed.append(f"k-hat {k_hat:.2f} > {K_HAT_LIMIT}")
     return ", ".join(failed)
 
 
 def combined_estimate(estimates: list[Estimate], failed: list[str]) -> tuple[float, float]:
-    """Closed form, else forward annealing and sequential Monte Carlo by inverse variance: independent and unbiased for Z."""
+    """Log Z and its standard error, in nats.
+
+    They come from the closed form if there is one, else from forward annealing and sequential Monte Carlo, which are
+    independent and unbiased for Z, weighted by inverse variance.
+    """
     by_method = {each.method: each for each in estimates}
     if "exact" in by_method and not failed:
         return by_method["exact"].log_z, 0.0
     ais = by_method["ais"]
     smc_estimate = by_method.get("smc")
-    # The error of a few groups is itself uncertain: it joins only where it can neither lead nor mislead.
+    # The standard error of a few groups is itself uncertain: it counts only if small, beside annealing that is trusted.
     if smc_estimate is None or smc_estimate.stderr > 0.5 or ais.caveat:
         return ais.log_z, ais.stderr
     precision = np.array([max(each.stderr, 1e-12) ** -2.0 for each in (ais, smc_estimate)])
@@ -65,6 +70,7 @@ def combined_estimate(estimates: list[Estimate], failed: list[str]) -> tuple[flo
 
 
 def failures_of(agreement: Agreement, below: Side, above: Side, lower: float, upper: float) -> list[str]:
+    """Failed checks, each with a remedy."""
     failed = []
     if agreement.p_value < DISAGREEMENT:
         failed.append(
@@ -93,7 +99,7 @@ def findings_of(first: Start, seen: Explored | None) -> list[str]:
     if first.target.factors:
         names = ", ".join(first.target.factors)
         found.append(
-            f"unnormalized: factor {names} counts as it stands; the evidence holds whatever constant it leaves out"
+            f"unnormalized: factor {names} counts as written; the evidence contains any constant that it leaves out"
         )
     if first.symmetry is not None:
         count = first.symmetry.num_components
@@ -102,11 +108,12 @@ def findings_of(first: Start, seen: Explored | None) -> list[str]:
             f"{math.lgamma(count + 1):.4f} nats are not lost"
         )
     if seen is None:
-        found.append("the prior cannot be sampled: modes that the draws have missed would go unseen")
+        found.append("the prior cannot be sampled: modes that the draws have missed would go undetected")
     return found
 
 
 def certified_sides(first: Start, is_exact: bool, failed: list[str]) -> str:
+    """Statement of which side of the bound holds, and under what condition."""
     if failed:
         return "neither side: a check has failed"
     if is_exact:

@@ -1,4 +1,4 @@
-"""Importance weights of many draws at once, and the log of their mean with its error."""
+"""Importance weights of many draws at once, and their log mean with its standard error."""
 
 import math
 import warnings
@@ -20,19 +20,19 @@ from probmodel.tracing.guided_runs import log_weights
 from probmodel.tracing.randomness import isolated
 
 ONE_SIDED = {0.95: 1.6448536269514722}
-"""Normal quantile of a one-sided bound at its level."""
+"""Level of a one-sided bound → its normal quantile."""
 K_HAT_LIMIT = 0.7
 EVEN_RELATIVE_ESS = 0.9
-"""Effective share of draws above which weights are so even that the shape of their tail says nothing."""
+"""Relative ESS above which weights are so even that the shape of their tail is uninformative."""
 ESS_LIMIT = 0.01
-"""Effective share of the draws below which a weighted mean is not to be trusted."""
+"""Relative ESS below which a weighted mean cannot be trusted."""
 
 
 _NEEDS_GUIDE = "expected a posterior with a guide, got one by {}; use evidence.importance, which needs draws only"
 
 
 class WeightedMean(NamedTuple):
-    """Σ_rows log (1/S Σ_s w_s) with its delta-method error, and the checks of its weights."""
+    """Log mean weight Σ_rows log (1/S Σ_s w_s) in nats, its delta-method standard error, and checks of the weights."""
 
     log_mean: float
     stderr: float
@@ -43,10 +43,10 @@ class WeightedMean(NamedTuple):
 
 
 def fit_with_guide(subject: Subject) -> Posterior:
-    """The subject as a fit whose guide can be drawn from.
+    """Return the subject as a fit whose guide can be sampled.
 
     Raises:
-        ValueError: for a target, or a fit without a guide.
+        ValueError: if the subject is a target, or a fit without a guide.
     """
     point = starting_point(subject)
     if point.model is None or point.data is None:
@@ -59,10 +59,12 @@ def fit_with_guide(subject: Subject) -> Posterior:
 
 
 def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
-    """Log weights log p(data, z) − log q(z) of draws of the guide; R = rows where rows are independent, else 1.
+    """Log weights log p(data, z) − log q(z) of draws of the guide, in nats.
+
+    R is the number of rows where rows are independent, else 1.
 
     Raises:
-        ValueError: for a posterior without a guide.
+        ValueError: if the posterior has no guide.
     """
     model, guide, data = posterior.model, posterior.guide, posterior.data
     if guide is None:
@@ -75,7 +77,7 @@ def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Te
 
 
 def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
-    """Log Σ over rows of the log mean weight; the errors of rows add in squares."""
+    """Sum over rows of the log mean weight, in nats; the squared standard errors of rows add up."""
     log_w = log_w.double()
     count = len(log_w)
     log_mean = torch.logsumexp(log_w, 0) - math.log(count)
@@ -88,29 +90,29 @@ def weighted_mean(log_w: Float[Tensor, "S R"]) -> WeightedMean:
 
 
 def independent_error(log_w: Float[Tensor, "S R"]) -> float:
-    """Standard error of Σ log mean weight over blocks, draws taken as independent."""
+    """Standard error of the sum over blocks of the log mean weight, in nats, for draws taken as independent."""
     relative = torch.softmax(log_w.double(), 0) * len(log_w)
     return float((relative.var(0) / len(log_w)).sum().sqrt())
 
 
 def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
-    """Warn where k-hat or the effective sample size says that the error bar is not to be trusted."""
+    """Warn if k-hat or the relative ESS shows that the standard error cannot be trusted."""
     failed = []
     if mean.k_hat > K_HAT_LIMIT and mean.relative_ess < EVEN_RELATIVE_ESS:
         failed.append(f"k-hat {mean.k_hat:.2f} > {K_HAT_LIMIT}")
     if mean.relative_ess < ESS_LIMIT:
-        failed.append(f"effective share of draws {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}")
+        failed.append(f"relative ESS {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}")
     if failed:
         warnings.warn(f"{method}: {' and '.join(failed)}; {remedy}", EvidenceWarning, stacklevel=3)
 
 
 def theta_draws(posterior: Posterior, target: Target) -> Float[Tensor, "S D"]:
-    """The posterior's draws of all chains, in unconstrained coordinates."""
+    """Posterior draws of all chains, in unconstrained coordinates."""
     return target.unconstrain({name: draws.flatten(0, 1) for name, draws in posterior.draws.items()})
 
 
 def plain_evidence(target: Target, method: str) -> Evidence:
-    """Evidence of a model without latents: its log likelihood, exactly."""
+    """Exact evidence of a model without latents: its log likelihood."""
     log_z = plain(target)
     return Evidence(
         log_z, 0.0, lower=log_z, upper=log_z, level=1.0, method=method, given=target.given, digest=target.digest
@@ -118,15 +120,15 @@ def plain_evidence(target: Target, method: str) -> Evidence:
 
 
 def plain(target: Target) -> float:
-    """Log evidence of a model without latents: its log likelihood.
+    """Log evidence of a model without latents: its log likelihood, in nats.
 
     Raises:
-        ArithmeticError: where that is NaN.
+        ArithmeticError: if the log likelihood is NaN.
     """
     log_z = float(target.log_joint_at(torch.zeros(0, dtype=target.dtype, device=target.device)).detach())
     if math.isnan(log_z):
         raise ArithmeticError(
-            "expected a log likelihood, got NaN; scale the data, or take evidence.assignments_smc for a mixture of Gaussian "
-            "processes of too many rows to enumerate"
+            "expected a number as log likelihood, got NaN; scale the data, or use evidence.assignments_smc for a mixture "
+            "of Gaussian processes of too many rows to enumerate"
         )
     return log_z

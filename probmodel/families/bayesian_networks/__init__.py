@@ -1,4 +1,4 @@
-"""Bayesian networks in numbers: graphs, scores, exact search and posteriors of edges; tables, exact queries, sampling, EM."""
+"""Bayesian networks: graphs, scores, structure search, edge posteriors, tables, exact queries, sampling and EM."""
 
 from probmodel.families.bayesian_networks.bif import read_bif, write_bif
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData

@@ -1,4 +1,4 @@
-"""Rows of categorical variables as small whole numbers, and how often their combinations occur."""
+"""Rows of categorical variables as integer codes, and counts of their combinations."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class CategoricalData(NamedTuple):
 
     Args:
         levels: variable → the values it may have, in order.
-        codes: (N, n) positions among those values; −1 for a missing one, which only some readers take.
+        codes: (N, n) positions among those values; −1 for a missing one, which only some functions accept.
     """
 
     levels: Mapping[str, tuple[str, ...]]
@@ -23,37 +23,37 @@ class CategoricalData(NamedTuple):
 
     @classmethod
     def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
-        """Columns of a frame; values are told apart by their text.
+        """Read the columns of a data frame; values are distinguished by their text.
 
         Args:
-            frame: one row an observation.
-            levels: variable → all its values; None, or a variable that is not named, takes the categories of a categorical
-                column, else the values that occur, sorted.
+            frame: one row per observation.
+            levels: variable → all its values; for None, or a variable that is not named, the categories of a
+                categorical column, else the values that occur, sorted.
 
         Raises:
-            ValueError: for missing values, a value that is not among the levels, or a variable with fewer than two values.
+            ValueError: if values are missing, a value is not among the levels, or a variable has fewer than two values.
         """
         missing = [str(name) for at, name in enumerate(frame) if frame.iloc[:, at].isna().any()]
         if missing:
             raise ValueError(
                 f"expected no missing values, got some in {missing}; drop those rows, or read them by"
-                " CategoricalData.with_missing, which queries, log_prob and EM take and scores do not"
+                " CategoricalData.with_missing, which queries, log_prob and EM accept and scores do not"
             )
         return cls.with_missing(frame, levels)
 
     @classmethod
     def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
-        """The same where values may be missing: None, NaN or pandas' NA become −1.
+        """Read the columns of a data frame with missing values: None, NaN or pandas' NA become −1.
 
-        Floats that are whole are read as whole numbers: missing ones may have made them floats.  A variable that is never
-        seen needs its levels named.
+        Floats without fractional part are read as integers, since missing values turn integers into floats.  A variable
+        that is never observed needs its levels named.
 
         Args:
             frame, levels: as in `of`.
 
         Raises:
-            ValueError: for a value that is not among the levels, a variable with fewer than two values, names that occur
-                twice, or levels of other names than the columns'.
+            ValueError: if a value is not among the levels, a variable has fewer than two values, names occur twice, or
+                levels are of other names than the columns'.
         """
         names = [str(name) for name in frame]
         _refuse_names(names, levels or {})
@@ -67,7 +67,7 @@ class CategoricalData(NamedTuple):
 
     @property
     def num_missing(self) -> int:
-        """How many values are missing."""
+        """Number of missing values."""
         return int((self.codes < 0).sum())
 
     @property
@@ -77,26 +77,26 @@ class CategoricalData(NamedTuple):
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """How many values each variable has."""
+        """Number of values of each variable."""
         return tuple(len(values) for values in self.levels.values())
 
     def ordered(self, names: Sequence[str]) -> "CategoricalData":
-        """Some or all of the variables in another order, such as that of a graph's nodes.
+        """The data with some or all variables in another order, such as that of a graph's nodes.
 
         Raises:
-            ValueError: for an unknown one, or one twice.
+            ValueError: if a variable is unknown or occurs twice.
         """
         _refuse_names(list(names), {})
         columns = [self.column(name) for name in names]
         return CategoricalData({name: self.levels[name] for name in names}, self.codes[:, columns])
 
     def frame(self) -> pd.DataFrame:
-        """The rows as a frame of categorical columns, whose categories are the levels; missing values are NaN.
+        """The rows as a data frame of categorical columns, whose categories are the levels; missing values are NaN.
 
-        `of` and `with_missing` read it back, with the levels in their order.
+        `of` and `with_missing` read it back with the same order of levels.
 
         Raises:
-            ValueError: for codes out of range.
+            ValueError: if codes are out of range.
         """
         check_codes(self)
         kinds = {name: pd.CategoricalDtype(list(values)) for name, values in self.levels.items()}
@@ -105,18 +105,20 @@ class CategoricalData(NamedTuple):
         return pd.DataFrame(found, index=range(len(self.codes)))
 
     def column(self, name: str) -> int:
-        """Position of a variable.
+        """Column of a variable.
 
         Raises:
-            ValueError: for an unknown one.
+            ValueError: if the variable is unknown.
         """
         if name not in self.levels:
-            raise ValueError(f"expected one of the variables {sorted(self.levels)}, got {name!r}")
+            raise ValueError(
+                f"expected one of the variables {sorted(self.levels)}, got {name!r}; pass one of these names"
+            )
         return self.names.index(name)
 
 
 def _seen(column: pd.Series) -> pd.Series:
-    """The values that are there."""
+    """Values that are not missing; floats without fractional part become integers."""
     seen = column.dropna()
     whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
     return seen.astype(np.int64) if whole else seen
@@ -131,9 +133,9 @@ def _own_levels(column: pd.Series, texts: pd.Series) -> tuple[str, ...]:
 def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
     refuse_twice(names)
     unknown, unnamed = sorted(set(levels) - set(names)), sorted(set(names) - set(levels))
-    # The levels of more variables than there are columns are no mistake, a misspelt name is.
+    # Levels of more variables than there are columns are allowed, a misspelled name is not.
     if unknown and unnamed:
-        raise ValueError(f"expected levels of the columns {unnamed}, got them of {unknown}; mend their names")
+        raise ValueError(f"expected levels of the columns {unnamed}, got levels of {unknown}; correct their names")
 
 
 def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
@@ -143,28 +145,29 @@ def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndar
     if len(set(levels)) < len(levels):
         raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
     if len(levels) < 2:
-        raise ValueError(f"expected two values of {name!r} at least, got {list(levels)}; drop it, or name its levels")
+        raise ValueError(f"expected two values of {name!r} or more, got {list(levels)}; drop it, or name its levels")
     return pd.Categorical(column, categories=list(levels)).codes
 
 
 def check_codes(data: CategoricalData) -> None:
-    """Raise ValueError for codes that are not positions among the levels, −1 where missing, one column a variable."""
+    """Raise ValueError unless codes are positions among the levels, −1 where missing, with one column per variable."""
     codes, sizes = data.codes, np.array(data.cardinalities, dtype=np.int64)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(
-            f"expected codes (N, {len(sizes)}) of whole numbers, one column a variable, got {codes.shape} of {codes.dtype}"
+            f"expected codes (N, {len(sizes)}) of integers, one column per variable, got {codes.shape} of {codes.dtype}; "
+            "read the rows by CategoricalData.of"
         )
     bad = (codes < -1) | (codes >= sizes)
     outside = [name for name, column in zip(data.names, bad.T, strict=True) if column.any()]
     if outside:
         raise ValueError(
-            f"expected codes from 0 below the number of levels, −1 where missing, got others in {outside}; read the rows by "
-            "CategoricalData.of"
+            f"expected codes from 0 to the number of levels − 1, or −1 where missing, got others in {outside}; read the "
+            "rows by CategoricalData.of"
         )
 
 
 def refuse_missing(data: CategoricalData) -> None:
-    """Raise ValueError where values are missing, or codes are none."""
+    """Raise ValueError if values are missing or codes are out of range."""
     check_codes(data)
     missing = [name for name, column in zip(data.names, data.codes.T, strict=True) if (column < 0).any()]
     if missing:
@@ -175,11 +178,11 @@ def refuse_missing(data: CategoricalData) -> None:
 
 
 class Counts(NamedTuple):
-    """How often combinations of parents and child occur; those of parents that never occur are left out.
+    """Counts of the values of a child and its parents; combinations of parents that never occur are left out.
 
     Args:
-        table: (J, r) by combination of parents and value of the child.
-        num_parent_states: q, all combinations of parents, those that never occur included.
+        table: (J, r) counts by combination of parents' values and value of the child.
+        num_parent_states: q, the number of all combinations of parents' values, including those that never occur.
     """
 
     table: Float[np.ndarray, "J r"]
@@ -189,7 +192,14 @@ class Counts(NamedTuple):
 def counts(
     data: CategoricalData, child: int, parents: Sequence[int], rows: Int[np.ndarray, " M"] | None = None
 ) -> Counts:
-    """Of a child and its parents, by their columns; over some rows or all."""
+    """Counts of the values of a child and its parents.
+
+    Args:
+        data: rows without missing values.
+        child: column of the child.
+        parents: columns of the parents.
+        rows: positions of the rows to count; None for all.
+    """
     codes = data.codes if rows is None else data.codes[rows]
     sizes = data.cardinalities
     label, used = np.zeros(len(codes), dtype=np.int64), 1
@@ -200,6 +210,6 @@ def counts(
 
 
 def compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
-    """The same labels without gaps, so that combinations that never occur take no memory."""
+    """Labels without gaps, so that combinations that never occur take no memory, and the number of distinct labels."""
     occurs = np.bincount(label, minlength=size) > 0
     return (np.cumsum(occurs) - 1)[label], int(occurs.sum())

@@ -13,16 +13,17 @@ _NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
 
 @dataclass(frozen=True, eq=False)
 class DAG:
-    """A directed acyclic graph: every node's parents.
+    """A directed acyclic graph, given by the parents of every node.
 
     >>> str(DAG.from_string("[A][B][C|A:B]"))
     '[A][B][C|A:B]'
 
     Args:
-        parents: node → its parents.  Graphs are equal whatever the order of nodes or parents; tables of a network follow it.
+        parents: node → its parents.  Graphs are equal if their nodes and edges are, in any order; the tables of a
+            network follow the order given here.
 
     Raises:
-        ValueError: for a parent that is no node, a node twice among parents, or a cycle.
+        ValueError: if a parent is not a node, a node occurs twice among the parents, or the graph has a cycle.
     """
 
     parents: Mapping[str, tuple[str, ...]]
@@ -31,7 +32,7 @@ class DAG:
         for node, parents in self.parents.items():
             if isinstance(parents, str):
                 raise ValueError(
-                    f"expected a tuple of parents of {node!r}, got the text {parents!r}; one parent is ({parents!r},)"
+                    f"expected a tuple of parents of {node!r}, got the text {parents!r}; pass ({parents!r},) for one"
                 )
             unknown = [parent for parent in parents if parent not in self.parents]
             if unknown:
@@ -39,7 +40,7 @@ class DAG:
                     f"expected parents among the nodes {sorted(self.parents)}, got {unknown} of {node!r}; add them as nodes"
                 )
             if len(set(parents)) != len(parents):
-                raise ValueError(f"expected each parent once, got {list(parents)} of {node!r}")
+                raise ValueError(f"expected each parent once, got {list(parents)} of {node!r}; drop the repeated ones")
         graph = nx.DiGraph(self.edges)
         if not nx.is_directed_acyclic_graph(graph):
             cycle = [edge[0] for edge in nx.find_cycle(graph)]
@@ -55,10 +56,10 @@ class DAG:
 
     @classmethod
     def from_edges(cls, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> "DAG":
-        """A graph of (parent, child) pairs.
+        """Build a graph from (parent, child) pairs.
 
         Raises:
-            ValueError: for a node twice, a child that is no node, and as the class does.
+            ValueError: if a node occurs twice, a child is not a node, or the class refuses the parents.
         """
         names = list(nodes)
         refuse_twice(names)
@@ -73,14 +74,16 @@ class DAG:
 
     @classmethod
     def from_string(cls, text: str) -> "DAG":
-        """A graph as bnlearn writes it: "[A][B|A][C|A:B]".
+        """Build a graph from the notation of bnlearn: "[A][B|A][C|A:B]".
 
         Raises:
-            ValueError: for another text, a node twice, and as the class does.
+            ValueError: if the text is not in this notation, a node occurs twice, or the class refuses the parents.
         """
         found = _NODE.findall(text)
         if "".join(f"[{node}|{parents}]" if parents else f"[{node}]" for node, parents in found) != text or not found:
-            raise ValueError(f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}")
+            raise ValueError(
+                f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}; write each in brackets, with parents after a bar"
+            )
         refuse_twice([node for node, _ in found])
         return cls({node: tuple(parents.split(":")) if parents else () for node, parents in found})
 
@@ -97,12 +100,12 @@ class DAG:
 
     @property
     def edges(self) -> frozenset[tuple[str, str]]:
-        """Pairs (parent, child)."""
+        """Edges as pairs (parent, child)."""
         return frozenset((parent, node) for node, parents in self.parents.items() for parent in parents)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
-        """Nodes after their parents."""
+        """Nodes in topological order, parents before children."""
         graph = nx.DiGraph()
         graph.add_nodes_from(self.nodes)
         graph.add_edges_from(sorted(self.edges))
@@ -110,7 +113,7 @@ class DAG:
 
     @cached_property
     def compelled(self) -> frozenset[tuple[str, str]]:
-        """Edges of one direction in all graphs of the equivalence class: colliders, and what follows from them (Meek, 1995)."""
+        """Edges with the same direction in all equivalent graphs: colliders and their consequences (Meek, 1995)."""
         adjacent = {frozenset(edge) for edge in self.edges}
         found = {
             (parent, node)
@@ -127,12 +130,16 @@ class DAG:
 
     @property
     def reversible(self) -> frozenset[frozenset[str]]:
-        """Pairs joined by an edge that some equivalent graph has the other way round."""
+        """Pairs of nodes joined by an edge that is reversed in some equivalent graph."""
         return frozenset(frozenset(edge) for edge in self.edges - self.compelled)
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {"parents": self.parents}
 
 
 def refuse_twice(names: Sequence[str]) -> None:
-    """Raise ValueError for names that occur more than once."""
+    """Raise ValueError if a name occurs more than once."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"expected different names, got {twice} more than once; rename or drop them")
@@ -144,7 +151,7 @@ def _follows(
     open_: frozenset[tuple[str, str]],
     adjacent: set[frozenset[str]],
 ) -> bool:
-    """Whether one of Meek's first three rules directs an edge a → b that is open so far."""
+    """True if one of Meek's first three rules directs an edge a → b that is still undirected."""
     a, b = edge
     undirected = {frozenset(each) for each in open_}
     into_a = [x for x, y in directed if y == a]
@@ -159,20 +166,20 @@ def _follows(
 
 
 def structural_hamming_distance(a: DAG, b: DAG) -> int:
-    """Pairs of nodes that the two graphs join in different ways: an edge missing, added, or reversed counts one.
+    """Number of node pairs that the graphs join differently: a missing, added or reversed edge counts one.
 
     Raises:
-        ValueError: for graphs of different nodes.
+        ValueError: if the graphs have different nodes.
     """
     _check_same_nodes(a, b)
     return len({frozenset(edge) for edge in a.edges ^ b.edges})
 
 
 def class_hamming_distance(a: DAG, b: DAG) -> int:
-    """The same between equivalence classes, where an edge without a compelled direction has none (Tsamardinos et al., 2006).
+    """Structural Hamming distance of equivalence classes, reversible edges undirected (Tsamardinos et al., 2006).
 
     Raises:
-        ValueError: for graphs of different nodes.
+        ValueError: if the graphs have different nodes.
     """
     _check_same_nodes(a, b)
     apart = {frozenset(edge) for edge in a.compelled ^ b.compelled} | (a.reversible ^ b.reversible)
@@ -182,4 +189,4 @@ def class_hamming_distance(a: DAG, b: DAG) -> int:
 def _check_same_nodes(a: DAG, b: DAG) -> None:
     if set(a.nodes) != set(b.nodes):
         only = sorted(set(a.nodes) ^ set(b.nodes))
-        raise ValueError(f"expected graphs of the same nodes, got {only} in one of them only")
+        raise ValueError(f"expected graphs of the same nodes, got {only} in one of them only; add or drop those nodes")

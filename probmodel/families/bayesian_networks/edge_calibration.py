@@ -1,6 +1,6 @@
-"""Whether probabilities of edges are frequencies: networks drawn from the prior, and how often their edges are there.
+"""Calibration of edge probabilities: they are compared with the frequency of edges in networks drawn from the prior.
 
-Under the prior that a posterior assumes, an edge of probability p is there in a share p of all networks (Dawid, 1982).
+Under the prior that a posterior assumes, an edge of probability p is in a fraction p of all networks (Dawid, 1982).
 """
 
 import math
@@ -20,18 +20,18 @@ from probmodel.families.bayesian_networks.structure.exact_posterior import poste
 from probmodel.protocols.integers import checked_seed, integer
 
 EdgePosterior = Callable[[CategoricalData], Float[np.ndarray, "n n"]]
-"""Data → probability of an edge from i to j."""
+"""Function of the data that returns the probability of an edge from i to j."""
 
 
 class EdgeReliability(NamedTuple):
-    """Probabilities of edges by bin, and how often the edges were there.
+    """Edge probabilities per bin, and the frequency of these edges in the true graphs.
 
     Args:
-        probability: (B,) mean of each bin; nan for empty ones.
-        frequency: (B,) share of edges that were there.
+        probability: (B,) mean probability per bin; nan for empty bins.
+        frequency: (B,) fraction of edges that are in the true graph.
         stderr: (B,) standard error of the difference; edges of one network count as one observation.
-        num_edges: (B,) pairs of nodes in each bin.
-        p_value: of the chi-square test that all bins' differences are zero; nan below 20 networks in every bin.
+        num_edges: (B,) number of pairs of nodes per bin.
+        p_value: p-value of the chi-square test that all bins' differences are zero; nan below 20 networks in every bin.
     """
 
     probability: Float[np.ndarray, " B"]
@@ -43,14 +43,14 @@ class EdgeReliability(NamedTuple):
 
 @dataclass(frozen=True)
 class SimulatedNetworks:
-    """Graphs uniform over all, tables Dirichlet as BDeu assumes, and rows from them.
+    """Networks with graphs uniform over all DAGs, tables from the Dirichlet prior of BDeu, and rows drawn from them.
 
     Args:
-        num_networks: networks.
-        num_variables: nodes of each.
-        num_rows: rows from each.
-        cardinality: values of each variable.
-        sample_size: rows that the Dirichlet priors count for.
+        num_networks: number of networks.
+        num_variables: number of nodes of each.
+        num_rows: number of rows drawn from each.
+        cardinality: number of values of each variable.
+        sample_size: equivalent sample size of the Dirichlet priors, in rows.
     """
 
     num_networks: int = 200
@@ -60,15 +60,15 @@ class SimulatedNetworks:
     sample_size: float = 4.0
 
     def __call__(self, posterior: EdgePosterior | None = None, *, seed: int, num_bins: int = 10) -> EdgeReliability:
-        """How reliable probabilities of edges are on these networks.
+        """Reliability of edge probabilities on these networks.
 
         Args:
-            posterior: to judge; None for the exact one of this prior, `posterior_over_dags` of BDeu.
-            seed: of the networks and rows.
-            num_bins: of probability, equally wide.
+            posterior: function to assess; None for the exact posterior of this prior, `posterior_over_dags` of BDeu.
+            seed: seed of the networks and rows.
+            num_bins: number of probability bins of equal width.
 
         Raises:
-            ValueError: for counts that are no whole numbers, fewer than two networks, or a sample_size not above 0.
+            ValueError: if counts are not integers, there are fewer than two networks, or sample_size is not positive.
         """
         count = integer("num_networks", self.num_networks, least=2)
         integer("num_bins", num_bins)
@@ -83,11 +83,11 @@ class SimulatedNetworks:
         return edge_reliability(np.stack(probabilities), np.stack(truths), num_bins)
 
     def posterior(self, data: CategoricalData) -> Float[np.ndarray, "n n"]:
-        """The exact one under this prior."""
+        """Exact posterior of the edges under this prior."""
         return posterior_over_dags(family_scores(data, BDeu(self.sample_size))).edges
 
     def sampled(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> CategoricalData:
-        """Rows of a network of this graph, its tables drawn."""
+        """Rows drawn from a network with this graph and tables drawn from their prior."""
         n, r = len(graph), integer("cardinality", self.cardinality, least=2)
         names = [f"x{i}" for i in range(n)]
         dag = DAG.from_edges(names, [(names[i], names[j]) for i, j in zip(*np.nonzero(graph), strict=True)])
@@ -104,23 +104,23 @@ class SimulatedNetworks:
 def edge_reliability(
     probabilities: Float[np.ndarray, "S n n"], truths: Int[np.ndarray, "S n n"], num_bins: int = 10
 ) -> EdgeReliability:
-    """Of S networks: their edges' probabilities beside the true graphs.
+    """Reliability of the edge probabilities of S networks, compared with the true graphs.
 
     Args:
-        probabilities: of an edge from i to j.
-        truths: whether it is there.
-        num_bins: equally wide.
+        probabilities: probability of an edge from i to j.
+        truths: 1 where the edge is in the true graph, else 0.
+        num_bins: number of probability bins of equal width.
 
     Raises:
-        ValueError: for probabilities outside [0, 1], shapes that differ, or fewer than two networks.
+        ValueError: if probabilities lie outside [0, 1], shapes differ, or there are fewer than two networks.
     """
     if probabilities.shape != truths.shape or len(truths) < 2:
         raise ValueError(
-            f"expected probabilities and graphs (networks, n, n) of two networks at least, got {probabilities.shape} and "
-            f"{truths.shape}; simulate more"
+            f"expected probabilities and graphs (networks, n, n) of two networks or more, got {probabilities.shape} and "
+            f"{truths.shape}; simulate more networks, with one graph each"
         )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("expected probabilities between 0 and 1, got others")
+        raise ValueError("expected probabilities between 0 and 1, got others or NaN; pass the edges of a posterior")
     pairs = ~np.eye(truths.shape[1], dtype=bool)
     p, there = probabilities[:, pairs], truths[:, pairs].astype(float)
     label = np.minimum((p * num_bins).astype(np.int64), num_bins - 1)
@@ -128,13 +128,13 @@ def edge_reliability(
     num_edges = inside.sum((0, 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean, fraction = ((inside * values[:, None]).sum((0, 2)) / num_edges for values in (p, there))
-        by_network = (inside * (there - p)[:, None]).sum(2)  # (S, B), of mean zero where calibrated
+        by_network = (inside * (there - p)[:, None]).sum(2)  # (S, B), with mean zero if calibrated
         stderr = np.sqrt((by_network**2).sum(0)) / num_edges
     return EdgeReliability(mean, fraction, stderr, num_edges, _p_value(by_network))
 
 
 def _p_value(by_network: Float[np.ndarray, "S B"]) -> float:
-    """Of Hotelling's statistic of the bins' sums; bins that few networks fall into are left out."""
+    """P-value of Hotelling's statistic of the bins' sums; bins that few networks fall into are left out."""
     used = by_network[:, (by_network != 0).sum(0) >= 20]
     if not used.shape[1]:
         return math.nan
@@ -146,9 +146,14 @@ def _p_value(by_network: Float[np.ndarray, "S B"]) -> float:
 
 
 def random_dag(n: int, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
-    """A graph uniform over all of n nodes: 1 for an edge from i to j (Kuipers & Moffa, 2015).
+    """Draw a graph uniformly from all DAGs of n nodes: 1 for an edge from i to j (Kuipers & Moffa, 2015).
 
-    The number of nodes without parents, then of those without once they are taken away, and so on, is drawn by exact counts.
+    The number of nodes without parents, then of those without parents once the former are removed, and so on, is drawn
+    by exact counts.
+
+    Args:
+        n: number of nodes.
+        rng: random generator.
     """
     counts = _counts_by_roots(n)
     sizes = [_drawn([counts[n][k] for k in range(n + 1)], rng)]
@@ -168,7 +173,7 @@ def random_dag(n: int, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
 
 
 def _counts_by_roots(n: int) -> list[list[int]]:
-    """Graphs of m nodes of which k have no parents, for all m up to n."""
+    """Number of DAGs of m nodes of which k have no parents, for all m up to n."""
     counts = [[0] * (n + 1) for _ in range(n + 1)]
     counts[0][0] = 1
     for m in range(1, n + 1):
@@ -179,18 +184,18 @@ def _counts_by_roots(n: int) -> list[list[int]]:
 
 
 def _num_dags(counts: Sequence[Sequence[int]], left: int, k: int, s: int) -> int:
-    """Graphs of the nodes that are left, s of them without parents but for the k just taken away, and edges from those."""
+    """Number of DAGs of `left` nodes with s roots, together with their edges from the k roots just removed."""
     return (2**k - 1) ** s * 2 ** (k * (left - s)) * counts[left][s]
 
 
 def _drawn(weights: Sequence[int], rng: np.random.Generator) -> int:
-    """A position by exact whole weights."""
+    """Random index with probabilities proportional to exact integer weights."""
     total = sum(weights)
     return int(rng.choice(len(weights), p=[weight / total for weight in weights]))
 
 
 def _dirichlet(alpha: float, shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "q r"]:
-    """Rows Dirichlet(α, …, α), by logs of gammas so that a small α leaves no row without mass."""
+    """Draw rows from Dirichlet(α, …, α), by logs of gammas so that a small α leaves no row without mass."""
     # Gamma(α) = Gamma(α + 1) U^{1/α}.
     log_gamma = np.log(rng.gamma(alpha + 1, size=shape)) + np.log(rng.random(shape)) / alpha
     weight = np.exp(log_gamma - log_gamma.max(1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Pictures of what is known of a Bayesian network's edges."""
+"""Reliability diagram of the edge probabilities of Bayesian networks."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,7 +7,7 @@ from probmodel.families.bayesian_networks.edge_calibration import EdgeReliabilit
 
 
 def edge_reliability_figure(found: EdgeReliability) -> Figure:
-    """How often edges are there against their probability, with two standard errors and the diagonal of calibration."""
+    """Frequency of edges against their probability, with two standard errors and the diagonal of calibration."""
     figure = Figure(figsize=(4.2, 4.0), layout="constrained")
     axes = figure.subplots()
     filled = found.num_edges > 0
@@ -19,7 +19,7 @@ def edge_reliability_figure(found: EdgeReliability) -> Figure:
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("posterior probability of an edge")
-    axes.set_ylabel("share of them that are there (± 2 standard errors)")
+    axes.set_ylabel("fraction of them in the true graph (± 2 standard errors)")
     axes.set_title(f"{found.num_edges.sum():,} pairs of nodes; calibrated: p = {found.p_value:.2g}", fontsize=10)
     axes.legend(frameon=False, loc="upper left")
     return figure

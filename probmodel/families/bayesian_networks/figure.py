@@ -1,4 +1,4 @@
-"""Picture of a network: edges as wide and dark as they are probable, beside a graph that is taken for known."""
+"""Drawing of a network with edges as wide and dark as they are probable, compared with a known graph."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -18,19 +18,19 @@ from probmodel.families.bayesian_networks.dag import refuse_twice
 PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
 BEND = 0.16
-"""Of an edge beside its reverse, or past another node."""
+"""Curvature of an edge that runs beside its reverse or past another node."""
 SHOWN = 0.1
 WIDE, HIGH, FEW = 7.2, 6.4, 10
-"""Inches of a picture of few nodes; one of more nodes grows with the root of their number."""
+"""Width and height in inches of a figure of up to FEW nodes; larger ones grow with the root of the number of nodes."""
 LETTERS, PADDING = 9, 0.35
-"""Points of a name, and what is around it, in heights of a letter."""
+"""Font size of a name in points, and the padding around it as a fraction of the font size."""
 NODE_DISTANCE, LABEL, LEGEND = 0.1, 0.35, 0.35
-"""Inches: between two nodes, more where an edge with its probability runs between them, and for the legend."""
+"""Inches between two nodes, extra inches where a labeled edge joins them, and the height of the legend."""
 UNTIED = 3.0
-"""Distance of parts that no edge joins, where an edge is 1."""
+"""Distance between connected components in the layout, where an edge has length 1."""
 
 Places = dict[str, Float[np.ndarray, " 2"]]
-"""Node → inches from the lower left corner."""
+"""Node → position in inches from the lower left corner."""
 
 
 class _Edge(NamedTuple):
@@ -48,28 +48,29 @@ def plot(
     known: Collection[tuple[str, str]] | None = None,
     least: float = SHOWN,
 ) -> Figure:
-    """Nodes on a plane, joined by arrows whose width and darkness are their probability.
+    """Draw nodes joined by arrows whose width and darkness show the probability of the edge.
 
     Args:
-        edges: probability of an edge from i to j, such as `GraphPosterior.edges`; of one graph 0 and 1.
-        names: of the nodes.
-        known: edges (from, to) taken for known: those among them are green, others red, missing ones dashed.
-        least: probability from which on an edge is drawn.
+        edges: probability of an edge from i to j, such as `GraphPosterior.edges`; 0 and 1 for a single graph.
+        names: names of the nodes.
+        known: edges (from, to) of a known graph: probable edges are green if known and red otherwise, improbable known
+            edges are dashed.
+        least: smallest probability of an edge that counts as probable and is drawn.
 
     Raises:
-        ValueError: for another number of names, values outside [0, 1], or known edges of other nodes.
+        ValueError: if the number of names differs, values lie outside [0, 1], or known edges have other nodes.
     """
     n = len(names)
     refuse_twice(list(names))
     if not n or edges.shape != (n, n):
         raise ValueError(
-            f"expected probabilities ({n}, {n}), one row and column a name, got {edges.shape}; name each node once"
+            f"expected probabilities ({n}, {n}), one row and column per name, got {edges.shape}; name each node once"
         )
     if not bool(((edges >= 0) & (edges <= 1)).all()):
         raise ValueError("expected probabilities between 0 and 1, got others or NaN; pass the edges of a posterior")
     unknown = sorted({node for edge in known or () for node in edge} - set(names))
     if unknown:
-        raise ValueError(f"expected known edges among {list(names)}, got {unknown}")
+        raise ValueError(f"expected known edges among {list(names)}, got {unknown}; drop those edges or add the names")
     drawn = _drawn(edges, names, known, least)
     larger = max(1.0, math.sqrt(n / FEW))
     half = {name: _half_size(name) for name in names}
@@ -99,7 +100,7 @@ def plot(
 def _drawn(
     edges: Float[np.ndarray, "n n"], names: Sequence[str], known: Collection[tuple[str, str]] | None, least: float
 ) -> list[_Edge]:
-    """Probable edges, and known ones that are not."""
+    """Edges to draw: the probable ones, and known ones that are not probable."""
     taken = set(known or ())
     shown = {
         (names[i], names[j])
@@ -118,19 +119,19 @@ def _drawn(
 
 
 def _half_size(name: str) -> Float[np.ndarray, " 2"]:
-    """Inches from the middle of a node to its sides and to its top."""
-    # On a screen letters are whole pixels wide, up to 8 % more than on paper.
+    """Half the width and half the height of a node, in inches."""
+    # On a screen letters are an integer number of pixels wide, up to 8 % more than on paper.
     width = 1.08 * TextPath((0, 0), name, size=LETTERS).get_extents().width if name.strip() else 0.0
     return (0.5 * np.array([width, 1.2 * LETTERS]) + PADDING * LETTERS) / 72
 
 
 def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"]) -> Places:
-    """Joined nodes near, others apart (Kamada & Kawai, 1989), from a circle in the order of names."""
+    """Positions with joined nodes close together (Kamada & Kawai, 1989), from a circle in the order of names."""
     names = list(half)
     joined = nx.Graph()
     joined.add_nodes_from(names)
     joined.add_edges_from((edge.start, edge.end) for edge in drawn)
-    # Parts that no edge joins would fly off: ties between one node of each keep them in the picture.
+    # Connected components would drift apart: edges between one node of each keep them in the figure.
     middles = [max(sorted(part), key=joined.degree) for part in nx.connected_components(joined)]
     tied = joined.copy()
     tied.add_weighted_edges_from((a, b, UNTIED) for a, b in combinations(middles, 2))
@@ -138,10 +139,10 @@ def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"])
     plane = np.array([found[name] for name in names], dtype=float)
     sides = np.array([half[name] for name in names]) + NODE_DISTANCE / 2
     extent = np.ptp(plane, axis=0)
-    straight = extent <= 0.05 * extent.max()  # A line has no breadth to stretch.
-    share = np.where(straight, 0.5, (plane - plane.min(0)) / np.where(straight, 1.0, extent))
+    straight = extent <= 0.05 * extent.max()  # A straight line has no extent across it to stretch.
+    fraction = np.where(straight, 0.5, (plane - plane.min(0)) / np.where(straight, 1.0, extent))
     extra = LABEL * nx.to_numpy_array(joined, nodelist=names)
-    placed = _apart(sides + share * (size - 2 * sides), sides, extra, size)
+    placed = _apart(sides + fraction * (size - 2 * sides), sides, extra, size)
     return dict(zip(names, placed, strict=True))
 
 
@@ -151,7 +152,7 @@ def _apart(
     extra: Float[np.ndarray, "n n"],
     size: Float[np.ndarray, " 2"],
 ) -> Float[np.ndarray, "n 2"]:
-    """Rectangles pushed off each other along the shorter way, as far as the picture has room."""
+    """Positions with overlapping rectangles pushed apart along the axis of least overlap, within the figure."""
     order = np.sign(np.arange(len(places))[:, None] - np.arange(len(places)))
     for _ in range(300):
         gap = places[:, None] - places
@@ -185,19 +186,19 @@ def _arrow(edge: _Edge, places: Places, half: Places) -> FancyArrowPatch:
 
 
 def _bend(edge: _Edge, places: Places) -> Float[np.ndarray, " 2"]:
-    """The point that an edge leaves for and comes from: the middle, aside where the edge is bent."""
+    """Control point of an edge: its midpoint, shifted sideways where the edge is bent."""
     start, end = places[edge.start], places[edge.end]
     across = np.array([end[1] - start[1], start[0] - end[0]])
     return 0.5 * (start + end) + (BEND if edge.bent else 0.0) * across
 
 
 def _to_border(half: Float[np.ndarray, " 2"], way: Float[np.ndarray, " 2"]) -> float:
-    """Points from the middle of a node to its border and a little on."""
+    """Distance from the center of a node to its border plus a margin, in points."""
     return float(72 * np.linalg.norm(way) * (half / np.maximum(np.abs(way), 1e-9)).min()) + 2
 
 
 def _label_place(edge: _Edge, places: Places, half: Places) -> Float[np.ndarray, " 2"]:
-    """On the edge (a quadratic Bézier curve), nearer to the end than to the start where no node lies over it."""
+    """Position of a label on the edge (a quadratic Bézier curve), near its middle and where no node covers it."""
     points = np.array([places[edge.start], _bend(edge, places), places[edge.end]])
     along = [np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2]) @ points for t in (0.55, 0.45, 0.65, 0.35)]
     around = np.array([0.13, 0.07])
@@ -206,7 +207,7 @@ def _label_place(edge: _Edge, places: Places, half: Places) -> Float[np.ndarray,
 
 
 def _passes_a_node(edge: _Edge, places: Places, half: Places) -> bool:
-    """Whether the straight line between two nodes runs over a third."""
+    """True if the straight line between two nodes crosses a third one."""
     start, way = places[edge.start], places[edge.end] - places[edge.start]
     way = np.where(np.abs(way) < 1e-9, 1e-9, way)
     for node, place in places.items():
@@ -218,7 +219,7 @@ def _passes_a_node(edge: _Edge, places: Places, half: Places) -> bool:
 
 
 def _text(probability: float) -> str:
-    """Two digits; nothing is certain."""
+    """Probability in two digits, never shown as 1."""
     return ">.99" if probability >= 0.995 else f"{probability:.2f}"[1:]
 
 

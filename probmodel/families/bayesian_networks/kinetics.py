@@ -1,13 +1,14 @@
-"""Regulatory networks from trajectories and steady states together: linear kinetics, summed over all sets of regulators.
+"""Gene regulatory networks from trajectories and steady states: linear kinetics, summed over all sets of regulators.
 
-Between two times a gene relaxes to the level that its regulators ask for, and a steady state is that level:
+Between two times a gene relaxes towards the level set by its regulators, and a steady state is that level:
 
     x_i(t + 1) = ρ_i x_i(t) + (1 − ρ_i) [a_i + Σ_j b_ij x_j(t) + Σ_s u_is 1(series s is disturbed at t)] + ε,   ε ~ N(0, σ_i²)
     x_i = a_i' + Σ_j b_ij x_j + ε',   ε' ~ N(0, σ_i² / w_i)                                   at rest
 
-(the form of Bonneau et al., 2006).  A row where gene i was set from outside says nothing of i's own regulators.  Regulators
-and disturbances enter or not; their coefficients, the levels and σ_i² are integrated in closed form; persistence ρ_i, the
-relative precision w_i and the size of coefficients over a grid.  Each gene has its own sum, so that feedback is no obstacle.
+(the form of Bonneau et al., 2006).  A row in which gene i was set by intervention carries no information about the
+regulators of i.  Each regulator and each disturbance is included or not; their coefficients, the levels and σ_i² are
+integrated in closed form, and persistence ρ_i, relative precision w_i and prior variance of the coefficients over a
+grid.  Each gene has its own sum, so that feedback is allowed.
 """
 
 import math
@@ -23,23 +24,23 @@ from scipy.special import gammaln, logsumexp
 from probmodel.protocols.integers import integer
 
 PERSISTENCE = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-"""ρ: from a gene that forgets between two times to one that hardly moves."""
+"""Grid of ρ: from a gene that forgets its level between two times to one that hardly changes."""
 PRECISION = (0.1, 0.3, 1.0, 3.0)
-"""w: a steady state may obey the kinetics less closely than a step of a trajectory, or more."""
+"""Grid of w: a steady state may follow the kinetics less or more closely than a step of a trajectory does."""
 SHAPE, RATE = 0.5, 0.05
-"""Of the inverse gamma prior of σ², in units of each gene's variance: one row's worth, noise of a tenth."""
+"""Shape and rate of the inverse gamma prior of σ², in units of each gene's variance: one row of noise variance 0.1."""
 COEFFICIENT_VARIANCE = (1.0, 10.0, 100.0)
-"""Of b and u in units of σ²: from effects as small as the noise to ten times it."""
+"""Grid of the prior variance of b and u, in units of σ²: from effects of the size of the noise to ten times that."""
 LEVEL_VARIANCE = 100.0
-"""Of the levels a, in units of σ²: vague beside standardized genes."""
+"""Prior variance of the levels a, in units of σ²: vague for standardized genes."""
 
 
 class Trajectories(NamedTuple):
-    """Series of equally spaced times.
+    """Time series of gene levels at equally spaced times.
 
     Args:
         x: (series, time, gene) levels.
-        disturbed: (series, time) when an unknown input acts on genes that are not known.
+        disturbed: (series, time) true where an unknown input acts on unknown genes.
     """
 
     x: Float[np.ndarray, "S T n"]
@@ -47,11 +48,11 @@ class Trajectories(NamedTuple):
 
 
 class SteadyStates(NamedTuple):
-    """Levels at rest.
+    """Gene levels in steady states.
 
     Args:
         x: (row, gene) levels.
-        set_gene: for each row the gene that was set from outside (knocked out or down), or None.
+        set_gene: for each row the column of the gene that was set by intervention (knocked out or down), or None.
     """
 
     x: Float[np.ndarray, "M n"]
@@ -59,13 +60,14 @@ class SteadyStates(NamedTuple):
 
 
 class KineticPosterior(NamedTuple):
-    """What trajectories and steady states say of the regulators.
+    """Posterior of the regulators given trajectories and steady states.
 
     Args:
         edges: (n, n) probability that gene i regulates gene j.
-        inputs: (series, n) probability that what disturbs a series acts on gene j.
+        inputs: (series, n) probability that the disturbance of a series acts on gene j.
         persistence: (n,) posterior mean of ρ.
-        log_evidence: of all genes' levels, each standardized, given those before and beside them; nats.
+        log_evidence: log density of all standardized levels, given those at the previous time (trajectories) or of the
+            other genes (steady states), summed over genes, in nats.
     """
 
     edges: Float[np.ndarray, "n n"]
@@ -79,10 +81,10 @@ class LinearKinetics:
     """Exact posterior of regulators under linear kinetics.
 
     Args:
-        num_regulators: expected number of a gene's regulators before the data: each other gene is one with probability
+        num_regulators: prior expected number of regulators per gene: each other gene is one with probability
             num_regulators / (n − 1).
-        input_fraction: probability before the data that what disturbs a series acts on a gene.
-        max_terms: regulators and inputs of a gene, at most.
+        input_fraction: prior probability that the disturbance of a series acts on a gene.
+        max_terms: largest number of regulators and inputs per gene, counted together.
     """
 
     num_regulators: float = 1.5
@@ -90,11 +92,15 @@ class LinearKinetics:
     max_terms: int = 5
 
     def __call__(self, trajectories: Trajectories, steady: SteadyStates) -> KineticPosterior:
-        """Sum over regulators of every gene.
+        """Sum over the sets of regulators of every gene.
+
+        Args:
+            trajectories: time series.
+            steady: steady states of the same genes.
 
         Raises:
-            ValueError: for shapes that do not fit, numbers that are not finite, a gene that never varies, genes set that are
-                not there, or settings out of range.
+            ValueError: if shapes do not match, levels are not finite, a gene is constant, a set gene does not exist, or
+                settings are out of range.
         """
         _check(trajectories, steady)
         series, _, n = trajectories.x.shape
@@ -114,7 +120,7 @@ class LinearKinetics:
         if not 0 < self.num_regulators < num_genes - 1:
             raise ValueError(
                 f"expected num_regulators between 0 and the {num_genes - 1} other genes, both excluded, got "
-                f"{self.num_regulators}; it is the expected number, such as {0.5 * (num_genes - 1):g}"
+                f"{self.num_regulators}; pass the prior expected number, such as {0.5 * (num_genes - 1):g}"
             )
         if not 0 < self.input_fraction < 1:
             raise ValueError(
@@ -122,7 +128,7 @@ class LinearKinetics:
             )
 
     def _of_gene(self, rows: "_StandardizedLevels", gene: int) -> "_OfGene":
-        """Average over the grid, each point weighted by its evidence."""
+        """Posterior of one gene, averaged over the grid with each point weighted by its evidence."""
         n, series = rows.steady.shape[1], rows.disturbed.shape[1]
         prior_probability = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_fraction)]
         log_odds = np.log(prior_probability) - np.log1p(-prior_probability)
@@ -150,7 +156,7 @@ class _OfGene(NamedTuple):
 
 
 class _StandardizedLevels(NamedTuple):
-    """Standardized levels: at rest, and before and after each step."""
+    """Standardized levels: in steady states, and before and after each step of the trajectories."""
 
     steady: Float[np.ndarray, "M n"]
     set_gene: np.ndarray
@@ -160,17 +166,17 @@ class _StandardizedLevels(NamedTuple):
 
 
 class _Regression(NamedTuple):
-    """Weighted moments of one gene's regression, its levels integrated out."""
+    """Weighted moments of one gene's regression, with its levels integrated out."""
 
     gram: Float[np.ndarray, "p p"]
     cross: Float[np.ndarray, " p"]
     square: float
     num_rows: int
     offset: float
-    """Log density of what no set of regulators changes."""
+    """Terms of the log density that do not depend on the set of regulators, in nats."""
 
     def log_evidence(self, members: Int[np.ndarray, "K k"], variance: float) -> Float[np.ndarray, " K"]:
-        """Of each set of regulators: a multivariate Student-t, nats."""
+        """Log evidence of each set of regulators, a multivariate Student-t density, in nats."""
         sets, size = members.shape
         explained, log_det = np.zeros(sets), np.zeros(sets)
         if size:
@@ -189,7 +195,7 @@ def _summed(
     sets: Sequence[np.ndarray],
     prior: Sequence[np.ndarray],
 ) -> _OfGene:
-    """Sum over all sets of regulators and inputs, weighted by their prior odds, and the probability that each takes part."""
+    """Sum over all sets of regulators and inputs, weighted by prior odds, and the inclusion probability of each."""
     joint = [regression.log_evidence(members, variance) + odds for members, odds in zip(sets, prior, strict=True)]
     total = float(logsumexp(np.concatenate(joint)))
     inclusion = np.zeros(num_terms)
@@ -199,7 +205,7 @@ def _summed(
 
 
 def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: float) -> _Regression:
-    """Rows of one gene at a persistence and a relative precision of the steady states."""
+    """Regression of one gene at a given persistence and relative precision of the steady states."""
     kept = np.array([each != gene for each in rows.set_gene], dtype=bool)
     others = np.arange(rows.steady.shape[1]) != gene
     at_rest, num_steps = rows.steady[kept], len(rows.before)
@@ -207,7 +213,7 @@ def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: flo
     x[: len(at_rest), : others.sum()] = at_rest[:, others]
     x[len(at_rest) :] = np.hstack([rows.before[:, others], rows.disturbed])
     y = np.r_[at_rest[:, gene], (rows.after[:, gene] - rho * rows.before[:, gene]) / (1 - rho)]
-    # A step's noise is σ / (1 − ρ) where the level is what is regressed.
+    # Dividing by 1 − ρ, so that the level is regressed, scales the noise of a step to σ / (1 − ρ).
     root = np.r_[np.full(len(at_rest), math.sqrt(precision)), np.full(num_steps, 1 - rho)]
     is_step = np.arange(len(y)) >= len(at_rest)
     levels = np.stack([~is_step, is_step], 1) * root[:, None]
@@ -215,7 +221,7 @@ def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: flo
     held = levels.T @ levels + np.eye(2) / LEVEL_VARIANCE
     x_levels, y_levels = levels.T @ x, levels.T @ y
     log_det = float(np.linalg.slogdet(held)[1]) + 2 * math.log(LEVEL_VARIANCE)
-    # The weights' Jacobian and that of dividing by 1 − ρ cancel for the steps.
+    # The Jacobian of the weights and that of dividing by 1 − ρ cancel for the steps.
     offset = (
         float(gammaln(SHAPE + 0.5 * len(y)) - gammaln(SHAPE))
         + SHAPE * math.log(RATE)
@@ -233,7 +239,7 @@ def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: flo
 
 
 def _sets(p: int, size: int) -> Int[np.ndarray, "K k"]:
-    """All sets of so many of p terms, one a row."""
+    """All sets of `size` out of p terms, one per row."""
     return np.array(list(combinations(range(p), size)), dtype=np.int64).reshape(math.comb(p, size), size)
 
 
@@ -257,13 +263,13 @@ def _check(trajectories: Trajectories, steady: SteadyStates) -> None:
     x, n = trajectories.x, steady.x.shape[-1]
     if x.ndim != 3 or steady.x.ndim != 2 or x.shape[2] != n or n < 2 or x.shape[1] < 2 or len(x) + len(steady.x) == 0:
         raise ValueError(
-            f"expected trajectories (series, time ≥ 2, gene) and steady states (row, gene) of the same two genes at least, got "
-            f"{x.shape} and {steady.x.shape}"
+            "expected trajectories (series, time ≥ 2, gene) and steady states (row, gene) of the same two genes or more, "
+            f"got {x.shape} and {steady.x.shape}; give both one column per gene"
         )
     if trajectories.disturbed.shape != x.shape[:2] or len(steady.set_gene) != len(steady.x):
         raise ValueError(
-            f"expected disturbed {x.shape[:2]} and {len(steady.x)} genes set, got {trajectories.disturbed.shape} and "
-            f"{len(steady.set_gene)}; None where no gene was set"
+            f"expected disturbed of shape {x.shape[:2]} and {len(steady.x)} entries of set_gene, got "
+            f"{trajectories.disturbed.shape} and {len(steady.set_gene)}; pass None where no gene was set"
         )
     every = np.concatenate([steady.x, x.reshape(-1, n)])
     if not np.isfinite(every).all():
@@ -275,7 +281,7 @@ def _check(trajectories: Trajectories, steady: SteadyStates) -> None:
         raise ValueError(f"expected genes that vary, got constant columns {constant}; drop them")
     named = [gene for gene in steady.set_gene if isinstance(gene, str)]
     if named:
-        raise ValueError(f"expected genes set by the number of their column, got {named[:3]}; pass names.index(gene)")
+        raise ValueError(f"expected genes set as column indices, got {named[:3]}; pass names.index(gene)")
     unknown = sorted({gene for gene in steady.set_gene if gene is not None and not 0 <= gene < n})
     if unknown:
-        raise ValueError(f"expected genes set among 0 … {n - 1}, got {unknown}")
+        raise ValueError(f"expected genes set among 0 … {n - 1}, got {unknown}; pass their column indices")

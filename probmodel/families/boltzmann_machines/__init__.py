@@ -1,1 +1,1 @@
-"""Boltzmann machines as numbers: energies, Gibbs steps, sums over states and paths to machines whose sum is known."""
+"""Boltzmann machines as parameter tensors: energies, Gibbs steps, sums over states and annealing paths."""

@@ -1,6 +1,7 @@
-"""Annealing a Boltzmann machine from independent units, and back (Salakhutdinov & Murray, 2008; Grosse et al., 2015).
+"""Annealing of a Boltzmann machine from independent units, and back (Salakhutdinov & Murray, 2008; Grosse et al., 2015).
 
-A path of densities f_β(v) starts at units whose sum is known, β = 0, and ends at the machine, β = 1.
+A path of densities f_β(v) starts at β = 0 with independent units, whose partition function is known, and ends at β = 1
+with the machine.
 """
 
 import math
@@ -21,20 +22,20 @@ PILOT_STEPS = 64
 MAX_STEPS = 10_000
 MAX_PILOTS = 12
 RUNG_GROWTH = (1.25, 8.0)
-"""Times the temperatures of a pilot that the next one takes, at least and at most."""
+"""Least and largest factor by which the number of temperatures grows from one trial to the next."""
 VARIANCE = 0.5
-"""Variance of the log weights, nats², that the number of temperatures is chosen for: more chains then beat more steps."""
+"""Variance of the log weights in nats² that sets the number of temperatures: below it more chains beat more steps."""
 
 
 class Pilot(NamedTuple):
-    """A path and how far apart, in standard deviations of the log weight, its temperatures are."""
+    """A path, and the standard deviation of the log weight over each step of its pilot run."""
 
     path: BoltzmannPath
     spread: Float[Tensor, " K"]
 
     def betas(self, num_steps: int) -> Float[Tensor, " L"]:
-        """Temperatures with steps of equal thermodynamic length."""
-        # A tenth of the mean everywhere: the pilot's spread is an estimate, and no stretch may be skipped.
+        """Inverse temperatures β with steps of equal thermodynamic length."""
+        # A tenth of the mean is added everywhere: the spread is an estimate, and no part of the path may be skipped.
         spread = (self.spread + 0.1 * self.spread.mean() + 1e-12).numpy(force=True)
         covered = np.concatenate([[0.0], np.cumsum(spread)])
         grid = np.linspace(0, 1, len(covered))
@@ -43,7 +44,7 @@ class Pilot(NamedTuple):
 
 
 class TemperatureSchedule(NamedTuple):
-    """A path, the temperatures along it, and fewer ones between which states are exchanged."""
+    """A path, the inverse temperatures for annealing, and fewer of them (rungs) for parallel tempering."""
 
     path: BoltzmannPath
     betas: Float[Tensor, " K"]
@@ -58,21 +59,22 @@ def frozen_schedule(
     draws: Callable[[int, int], Float[Tensor, "S U"]] | None,
     seed: int,
 ) -> TemperatureSchedule:
-    """Base and temperatures, fixed by a pilot run before any weight is computed.
+    """Annealing schedule: base and temperatures, fixed by a pilot run before any weight is computed.
 
     Args:
-        machine: the machine.
-        base_bias: natural parameters of the visible units at β = 0, all other units being even there; None fits the base of
-            all to a short annealed run.
-        num_steps: temperatures; None takes as many as bring the variance of the log weights to .5 nats², 10,000 at most.
-        draws: number, seed → exact draws of the machine, so that reverse weights count too; None where there are none.
-        seed: of the pilot run.
+        machine: parameters of the machine.
+        base_bias: natural parameters of the visible units at β = 0, where all other units are fair coins; None fits the
+            base of all units to a short annealed run.
+        num_steps: number of temperatures; None takes as many as bring the variance of the log weights to 0.5 nats², at
+            most 10,000.
+        draws: (number, seed) → exact draws of the machine, so that reverse weights count too; None without exact draws.
+        seed: seed of the pilot run.
 
     Raises:
-        ValueError: for a base that does not fit.
+        ValueError: for a base of wrong shape or with values that are not finite.
     """
     pilot = _pilot(machine, base_bias, spawn(seed, 61))
-    # One standard deviation of the log weight apart, about half of the exchanges are accepted.
+    # With rungs one standard deviation of the log weight apart, about half of the exchanges are accepted.
     rungs = pilot.betas(2 + math.ceil(float(pilot.spread.sum())))
     if num_steps is not None:
         return TemperatureSchedule(pilot.path, pilot.betas(num_steps), rungs)
@@ -87,19 +89,19 @@ def frozen_schedule(
 
 
 def forward(schedule: TemperatureSchedule, num_chains: int, seed: int) -> Float[Tensor, "S 1"]:
-    """Log weights with mean Z, of independent chains from the base."""
+    """Log weights of independent chains annealed from the base to the machine; the weights have mean Z."""
     with isolated(seed), torch.no_grad():
         return schedule.path.log_z0 + _annealed(schedule.path, schedule.betas, schedule.path.base(num_chains))
 
 
 def backward(schedule: TemperatureSchedule, v: Float[Tensor, "S U"], seed: int) -> Float[Tensor, "S 1"]:
-    """Log weights with E exp(−log w) = 1/Z, of chains that start at draws of the machine."""
+    """Log weights of chains annealed from draws of the machine to the base; E exp(−log w) = 1/Z."""
     with isolated(seed), torch.no_grad():
         return schedule.path.log_z0 - _annealed(schedule.path.reversed, schedule.betas.flip(0), v)
 
 
 def _pilot(machine: Machine, base_bias: Float[Tensor, " K"] | None, seed: int) -> Pilot:
-    """Fit the base to an annealed run from even units, unless it is given; then measure the path from it."""
+    """Fit the base to an annealed run from fair coins unless it is given, then measure the spread along its path."""
     bias = machine.visible_bias
     betas = torch.linspace(0, 1, PILOT_STEPS + 1, dtype=bias.dtype, device=bias.device)
     with isolated(seed), torch.no_grad():
@@ -111,9 +113,10 @@ def _pilot(machine: Machine, base_bias: Float[Tensor, " K"] | None, seed: int) -
 def _increments(
     path: BoltzmannPath, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]
 ) -> Iterator[Float[Tensor, " S"]]:
-    """Log f_after(v) − log f_before(v) from one temperature to the next, a block Gibbs step after each.
+    """Increments log f_after(v) − log f_before(v) between successive temperatures, with a block Gibbs step after each.
 
-    Their sum has E exp = Z_last / Z_first where v is drawn at the first temperature; run backwards it is the reverse chain.
+    Their sum has E exp = Z_last / Z_first where v is drawn at the first temperature; on the reversed path it is that of
+    the reverse chain.
     """
     for before, after in pairwise(betas):
         fields = path.fields(v)
@@ -122,6 +125,7 @@ def _increments(
 
 
 def _annealed(path: BoltzmannPath, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Float[Tensor, "S 1"]:
+    """Log weights of one annealed run from states v, the sum of its increments."""
     log_w = v.new_zeros(len(v))
     for increment in _increments(path, betas, v):
         log_w = log_w + increment
@@ -132,13 +136,13 @@ def _given_base(machine: Machine, base_bias: Float[Tensor, " K"]) -> BoltzmannPa
     if base_bias.shape != machine.visible_bias.shape or not bool(torch.isfinite(base_bias).all()):
         raise ValueError(
             f"expected finite base biases of shape {tuple(machine.visible_bias.shape)}, got {tuple(base_bias.shape)}; "
-            "give log_odds(training rows), or None"
+            "pass log_odds(training rows), or None"
         )
     return machine.path(base_bias.detach().to(machine.visible_bias))
 
 
 def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> BoltzmannPath:
-    """The base whose units have the means of those at the end of an annealed run from even units."""
+    """Path whose base units have the means of the units at the end of an annealed run from fair coins."""
     path = machine.path(None)
     v = path.base(PILOT_CHAINS)
     for beta in betas[1:]:
@@ -149,7 +153,7 @@ def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> BoltzmannPath:
 def _variance(
     schedule: TemperatureSchedule, draws: Callable[[int, int], Float[Tensor, "S U"]] | None, seed: int
 ) -> float:
-    """Variance of the log weights of a few chains, the larger of both ways where exact draws are to be had."""
+    """Variance of the log weights of a few chains, the larger of forward and reverse where exact draws are available."""
     variance = float(forward(schedule, PILOT_CHAINS, spawn(seed, 1)).var())
     if draws is None:
         return variance

@@ -1,4 +1,4 @@
-"""Numbers of a restricted Boltzmann machine of {0, 1} units, checked (Smolensky, 1986)."""
+"""Parameters of a restricted Boltzmann machine of {0, 1} units, checked (Smolensky, 1986)."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ class BinaryRBM:
     """Restricted Boltzmann machine of {0, 1} units, p(v, h) ∝ exp(v W h + b v + c h).
 
     Args:
-        weight: W, (V, H).
-        visible_bias: b, (V,).
-        hidden_bias: c, (H,).
+        weight: couplings W, (V, H).
+        visible_bias: biases b of the visible units, (V,).
+        hidden_bias: biases c of the hidden units, (H,).
 
     Raises:
-        ValueError: for shapes that do not fit, an empty side, or numbers that are not finite.
+        ValueError: for shapes that do not fit, V or H of 0, or values that are not finite.
     """
 
     weight: Float[Tensor, "V H"]
@@ -31,13 +31,13 @@ class BinaryRBM:
         if self.weight.dim() != 2 or 0 in got[0] or got[1:] != [got[0][:1], got[0][1:]]:
             raise ValueError(
                 f"expected weight (V, H), visible_bias (V,) and hidden_bias (H,) with V, H > 0, got {', '.join(map(str, got))}; "
-                "scikit-learn's components_ are (H, V): transpose them"
+                "transpose scikit-learn's components_, which are (H, V)"
             )
         check_finite(self.machine.tensors)
 
     @property
     def machine(self) -> Harmonium:
-        """What follows from the parameters."""
+        """The harmonium with these parameters, which computes energies, draws and sums."""
         return Harmonium(self.weight, self.visible_bias, self.hidden_bias, BernoulliUnits())
 
     @property
@@ -46,5 +46,5 @@ class BinaryRBM:
         return BinaryRBM(self.weight.T, self.hidden_bias, self.visible_bias)
 
     def log_unnormalized(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-        """Log f(v) = −free energy: b v + Σ_j log(1 + exp(c_j + v W_j)), nats a row."""
+        """Log f(v) = −free energy: b v + Σ_j log(1 + exp(c_j + v W_j)), in nats per row."""
         return self.machine.log_unnormalized(visible)

@@ -1,7 +1,7 @@
-"""Boltzmann machine of {0, 1} units whose visible ones are coupled (Ackley, Hinton & Sejnowski, 1985; Osindero & Hinton, 2008).
+"""Boltzmann machine of {0, 1} units with coupled visible units (Ackley, Hinton & Sejnowski, 1985; Osindero & Hinton, 2008).
 
-p(v, h) ∝ exp(½ v J v + v W h + b v + c h); without hidden units it is fully visible, with them semi-restricted.  The hidden
-units are summed out: f(v) = exp(½ v J v + b v) ∏_j (1 + exp(c_j + v W_j)).
+p(v, h) ∝ exp(½ v J v + v W h + b v + c h); without hidden units the machine is fully visible, with them
+semi-restricted.  The hidden units are summed out: f(v) = exp(½ v J v + b v) ∏_j (1 + exp(c_j + v W_j)).
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ UNITS = BernoulliUnits()
 
 @dataclass(frozen=True, eq=False)
 class CoupledMachine:
-    """Parameters: J (V, V), symmetric with an empty diagonal, W (V, H), b (V,), c (H,); H may be 0.
+    """Parameters J (V, V), symmetric with a zero diagonal, W (V, H), b (V,) and c (H,); H may be 0.
 
-    Of a fully visible machine the largest class of units that no coupling joins is summed out as hidden units are, so that
-    sums and annealing run over the others alone: over every second one on a lattice.
+    In a fully visible machine the largest class of mutually uncoupled units is summed out as hidden units are, so that
+    sums and annealing run over the other units alone, which are every second one on a lattice.
     """
 
     couplings: Float[Tensor, "V V"]
@@ -38,61 +38,62 @@ class CoupledMachine:
 
     @property
     def machine(self) -> "CoupledMachine":
-        """Itself: what the evidence room asks a model for."""
+        """The machine itself, as the evidence functions read a model's `machine`."""
         return self
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters by name; those of hidden units only where there are any."""
+        """Parameters by name; those of hidden units only where the machine has some."""
         own = {"couplings": self.couplings, "visible_bias": self.visible_bias}
         return own | ({"weight": self.weight, "hidden_bias": self.hidden_bias} if len(self.hidden_bias) else {})
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the parameters: what a partition function belongs to."""
+        """Fingerprint of the parameters, by which a partition function is matched to its machine."""
         return digest(list(self.tensors.values()))
 
     @property
     def double(self) -> "CoupledMachine":
-        """The machine in float64, detached."""
+        """The same machine in float64, detached."""
         own = (self.couplings, self.weight, self.visible_bias, self.hidden_bias)
         return CoupledMachine(*(each.detach().double() for each in own))
 
     def check(self) -> None:
-        """Raise ValueError for shapes that do not fit, or couplings that are not finite and symmetric with an empty diagonal."""
+        """Raise ValueError unless shapes fit, parameters are finite and couplings symmetric with a zero diagonal."""
         check_finite(self.tensors)
         got = [tuple(each.shape) for each in (self.couplings, self.weight, self.visible_bias, self.hidden_bias)]
         v, h = len(self.visible_bias), len(self.hidden_bias)
         if got[:2] != [(v, v), (v, h)]:
             raise ValueError(
-                f"expected couplings (V, V), weight (V, H), visible_bias (V,) and hidden_bias (H,), got {got}; H may be 0"
+                f"expected couplings (V, V), weight (V, H), visible_bias (V,) and hidden_bias (H,), got {got}; pass weight "
+                "(V, 0) and hidden_bias (0,) without hidden units"
             )
         j = self.couplings.detach()
         if bool((j != j.T).any()) or bool(j.diagonal().any()):
             raise ValueError(
-                "expected couplings that are symmetric with an empty diagonal, got others; an upper triangle J becomes J + J.T, "
-                "and half a diagonal belongs to visible_bias"
+                "expected symmetric couplings with a zero diagonal, got others; replace an upper triangle J by J + J.T, and add "
+                "half of a diagonal to visible_bias"
             )
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Visible and hidden units."""
+        """Numbers of visible and hidden units."""
         return tuple(self.weight.shape)
 
     @cached_property
     def parts(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " A"]]:
-        """Visible units that sums and annealing run over, and those that are summed out beside hidden units."""
+        """Indices of the visible units that sums and annealing run over, and of those that are summed out."""
         units = torch.arange(len(self.visible_bias), device=self.visible_bias.device)
         if len(self.hidden_bias):
             return units, units[:0]
         largest = max(color_classes(self.couplings), key=len)
-        # One unit stays where no coupling joins any.
+        # Without any couplings one unit is kept, so that there is one to sum over.
         out = torch.isin(units, largest) & (units > 0 if len(largest) == len(units) else units >= 0)
         return units[~out], units[out]
 
     @cached_property
     def semi_restricted(self) -> "CoupledMachine":
-        """The same machine with the units that are summed out as hidden ones."""
+        """The same machine with the summed-out visible units as hidden units."""
         kept, out = self.parts
         if not len(out):
             return self
@@ -101,7 +102,7 @@ class CoupledMachine:
 
     @property
     def num_enumerated(self) -> int:
-        """Units that an exact sum runs over: visible ones, less those that are summed out."""
+        """Number of units that an exact sum runs over: visible units that are not summed out."""
         return len(self.parts[0])
 
     def hidden_inputs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
@@ -109,12 +110,12 @@ class CoupledMachine:
         return self.hidden_bias + v @ self.weight
 
     def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """Log f(v) = −free energy, nats."""
+        """Log f(v) = −free energy, in nats."""
         pairs = 0.5 * (v @ self.couplings * v).sum(-1)
         return pairs + v @ self.visible_bias + softplus(self.hidden_inputs(v), threshold=THRESHOLD).sum(-1)
 
     def gibbs(self, v: Float[Tensor, "*S V"], classes: Sequence[Int[Tensor, " B"]]) -> Float[Tensor, "*S V"]:
-        """The next v: hidden units given v, then class after class of uncoupled visible ones; leaves f invariant."""
+        """Gibbs step from v that leaves f invariant: hidden units given v, then each class of visible units."""
         inputs = self.visible_bias + bernoulli(self.hidden_inputs(v)) @ self.weight.T
         v = v.clone()
         for units in classes:
@@ -122,7 +123,7 @@ class CoupledMachine:
         return v
 
     def log_masses(self, states: Float[Tensor, "M R"]) -> Float[Tensor, " M"]:
-        """Log f of states of the units that are not summed out, nats."""
+        """Log f of states of the units that are not summed out, in nats."""
         return self.semi_restricted.log_unnormalized(states)
 
     def given(self, states: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:
@@ -130,7 +131,7 @@ class CoupledMachine:
         return states
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> "CoupledPath":
-        """From visible units with these log odds and hidden fair coins; None takes fair coins for all."""
+        """Path from visible units with these log odds and hidden fair coins; None takes fair coins for all units."""
         visible = torch.zeros_like(self.visible_bias) if base_bias is None else base_bias
         kept, out = self.parts
         return coupled_path(
@@ -138,12 +139,12 @@ class CoupledMachine:
         )
 
     def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        """Log odds of the rows' means, one row of each value added."""
+        """Log odds of the rows' means, smoothed by one added row of zeros and one of ones."""
         UNITS.check(visible)
         return UNITS.natural(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Log f of each row, exact, twice."""
+        """Lower and upper bound of log f of each row in nats, which are equal since log f is exact."""
         check_width(visible, len(self.visible_bias))
         UNITS.check(visible)
         log_f = self.log_unnormalized(visible.to(self.visible_bias))
@@ -151,56 +152,58 @@ class CoupledMachine:
 
 
 class CoupledFields(NamedTuple):
-    """What every f_β needs of v; states and sums over neighbors have the units first."""
+    """Functions of v that every f_β uses; states and sums over neighbors have the units as first axis."""
 
     v: Float[Tensor, "V *S"]
     local: Float[Tensor, "V *S"] | None
-    """J v, where there are couplings."""
+    """J v; None without couplings."""
     hidden: Float[Tensor, "H *S"]
     """W v."""
     base: Float[Tensor, "*S"]
-    """The product with a."""
+    """a v, with the base's log odds a."""
     log_f: Float[Tensor, "*S"]
     """½ v J v + b v."""
 
 
 class CoupledPath(NamedTuple):
-    """f_β(v) from independent units with log odds a and d at β = 0 to the machine at β = 1; it draws from the global state.
+    """Path f_β(v) from independent units with log odds a and d at β = 0 to the machine at β = 1.
 
     log f_β(v) = ((1 − β) a + β b) v + β ½ v J v + Σ_j log(1 + exp((1 − β) d_j + β (c_j + v W_j))).
+    Draws use the global random state.
     """
 
     machine: CoupledMachine
     visible_base: Float[Tensor, " V"]
     hidden_base: Float[Tensor, " H"]
     classes: tuple[Int[Tensor, " B"], ...]
-    """Visible units drawn together, in the order in which a step takes them."""
+    """Classes of visible units that are drawn together, in the order of a Gibbs step."""
     blocks: tuple[SparseRows, ...]
-    """What couples to each class; none where no coupling joins visible units."""
+    """Couplings of each class; empty where no visible units are coupled."""
     upwards: SparseRows | None
-    """W by hidden unit, and by visible unit; None without hidden units."""
+    """Rows of Wᵀ, one per hidden unit; None without hidden units."""
     downwards: SparseRows | None
+    """Rows of W, one per visible unit; None without hidden units."""
 
     @property
     def log_z0(self) -> float:
-        """Log Σ_v f_0(v)."""
+        """Log Σ_v f_0(v), in nats."""
         return float(sum(softplus(base, threshold=THRESHOLD).sum() for base in (self.visible_base, self.hidden_base)))
 
     @property
     def reversed(self) -> "CoupledPath":
-        """The path whose steps are these backwards in time: hidden units first here too, then the classes from the last on."""
+        """Path whose steps are the time reversals of these: hidden units first, then the classes in reverse order."""
         return self._replace(classes=self.classes[::-1], blocks=self.blocks[::-1])
 
     def base(self, *size: int) -> Tensor:
-        """Draws at β = 0."""
+        """Independent draws at β = 0."""
         return bernoulli(self.visible_base.expand(*size, -1))
 
     def log_base(self, v: Tensor) -> Tensor:
-        """Zero: states are counted."""
+        """Log base measure, which is zero."""
         return UNITS.log_base(v)
 
     def fields(self, v: Tensor) -> CoupledFields:
-        """The products of v that every f_β needs."""
+        """Products of v with the parameters, which every f_β uses."""
         across = v.movedim(-1, 0).contiguous()
         columns, shape = across.flatten(1), across.shape[1:]
         base, log_f = (torch.stack([self.visible_base, self.machine.visible_bias]) @ columns).view(2, *shape)
@@ -214,19 +217,19 @@ class CoupledPath(NamedTuple):
         return CoupledFields(across, local.view_as(across), hidden.view(-1, *shape), base, log_f + pairs)
 
     def hidden_inputs(self, beta: Tensor, fields: CoupledFields) -> Tensor:
-        """(1 − β) d + β (c + v W), log odds of the hidden units given v, units first."""
+        """Log odds (1 − β) d + β (c + v W) of the hidden units given v, with the units as first axis."""
         column = (-1, *[1] * (fields.hidden.dim() - 1))
         return (1 - beta) * self.hidden_base.view(column) + beta * (
             self.machine.hidden_bias.view(column) + fields.hidden
         )
 
     def log_f(self, beta: Tensor, fields: CoupledFields) -> Tensor:
-        """Log f_β, nats."""
+        """Log f_β, in nats."""
         inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(0)
         return (1 - beta) * fields.base + beta * fields.log_f + inputs
 
     def gibbs(self, beta: Tensor, fields: CoupledFields) -> Tensor:
-        """The next v: hidden units given v, then class after class of visible ones; leaves f_β invariant."""
+        """Gibbs step that leaves f_β invariant: hidden units given v, then each class of visible units."""
         h, shape = bernoulli(self.hidden_inputs(beta, fields)).flatten(1), fields.v.shape
         beta = beta.expand(shape[1:]).flatten()
         inputs = self.machine.visible_bias[:, None]
@@ -240,7 +243,7 @@ class CoupledPath(NamedTuple):
         return v.view(shape).movedim(0, -1)
 
     def fitted(self, v: Float[Tensor, "N V"]) -> "CoupledPath":
-        """From units whose means are those of v and of the hidden units given v."""
+        """Path from independent units with the means of v and of the hidden units given v."""
         hidden = torch.sigmoid(self.machine.hidden_inputs(v))
         return self._replace(visible_base=logit_of_mean(v), hidden_base=logit_of_mean(hidden))
 
@@ -248,7 +251,7 @@ class CoupledPath(NamedTuple):
 def coupled_path(
     machine: CoupledMachine, visible_base: Float[Tensor, " V"], hidden_base: Float[Tensor, " H"]
 ) -> CoupledPath:
-    """The path over states of all visible units of the machine."""
+    """Path over states of all visible units of the machine, from independent units with these log odds."""
     classes = tuple(color_classes(machine.couplings))
     blocks = tuple(rows_of(machine.couplings[units]) for units in classes) if len(classes) > 1 else ()
     hidden = bool(len(machine.hidden_bias))

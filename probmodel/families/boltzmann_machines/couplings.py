@@ -1,4 +1,4 @@
-"""Couplings as sparse products, and classes of units that no coupling joins."""
+"""Products with sparse couplings, and classes of mutually uncoupled units."""
 
 from typing import NamedTuple
 
@@ -8,33 +8,33 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 SPARSE = 8
-"""A row with at most 1/8 of its numbers other than 0 is gathered; beyond that a matrix product is faster."""
+"""Inverse of the largest fraction of nonzero entries at which rows are gathered; above it a matrix product is faster."""
 
 
 class SparseRows(NamedTuple):
-    """Rows of a matrix, dense and by what is not 0 in them."""
+    """Rows of a matrix, dense and by their nonzero entries."""
 
     dense: Float[Tensor, "B V"]
     columns: Int[Tensor, "B D"]
     values: Float[Tensor, "B D"]
 
     def times(self, v: Float[Tensor, "V S"]) -> Float[Tensor, "B S"]:
-        """The product with columns v."""
+        """Product of the matrix with the columns of v."""
         if self.columns.shape[1] * SPARSE > len(v):
             return self.dense @ v
         return embedding_bag(self.columns, v, per_sample_weights=self.values, mode="sum")
 
 
 def rows_of(matrix: Float[Tensor, "B V"]) -> SparseRows:
-    """The rows of a matrix with at least one column and row."""
+    """Rows of a matrix with at least one column and row."""
     degree = max(1, int((matrix != 0).sum(1).max()))
-    # Rows with fewer numbers take some that are 0.
+    # Rows with fewer nonzero entries are filled up with zeros.
     columns = (matrix != 0).to(torch.int8).topk(degree, 1).indices
     return SparseRows(matrix, columns, matrix.gather(1, columns))
 
 
 def colors(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
-    """A number for each unit, from 0, such that no edge joins units of one number (Welsh & Powell, 1967)."""
+    """Graph coloring: an integer from 0 per unit, such that no edge joins units of one color (Welsh & Powell, 1967)."""
     joined = edges.cpu()
     found = torch.full((len(joined),), -1)
     for unit in joined.sum(1).argsort(descending=True, stable=True).tolist():
@@ -44,6 +44,6 @@ def colors(edges: Bool[Tensor, "V V"]) -> Int[Tensor, " V"]:
 
 
 def color_classes(couplings: Float[Tensor, "V V"]) -> list[Int[Tensor, " B"]]:
-    """Units in few classes without couplings inside any."""
+    """Few classes of units, by index, without couplings inside any class."""
     found = colors(couplings != 0)
     return [torch.nonzero(found == color)[:, 0] for color in range(int(found.max()) + 1)]

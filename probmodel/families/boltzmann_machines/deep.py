@@ -1,7 +1,7 @@
 """Deep Boltzmann machine with two hidden layers of {0, 1} units (Salakhutdinov & Hinton, 2009).
 
-p(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂).  No coupling joins v and h₂, so that between h₁ on one side and
-both of them on the other it is a restricted machine, whose partition function it shares.
+p(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂).  No coupling joins v and h₂, so that it is a restricted
+machine between h₁ on one side and (v, h₂) on the other, with the same partition function.
 """
 
 import math
@@ -19,11 +19,11 @@ from probmodel.protocols.dataset import digest
 
 UNITS = BernoulliUnits()
 MEAN_FIELD_STEPS = 50
-"""Rounds over both layers; they stop to move after about 25 (Salakhutdinov & Hinton, 2009)."""
+"""Number of updates of both layers; they converge after about 25 (Salakhutdinov & Hinton, 2009)."""
 MAX_ROW_SIDE = 14
-"""Units of the smaller hidden layer up to which a row's sum runs over all their states."""
+"""Largest number of units of the smaller hidden layer at which log f of a row is summed over all their states."""
 ROW_NUMBERS = 2**24
-"""Of the larger hidden layer, states and rows together, at once."""
+"""Largest number of values held at once: units of the larger hidden layer × states × rows."""
 
 
 class HiddenMeanField(NamedTuple):
@@ -34,7 +34,7 @@ class HiddenMeanField(NamedTuple):
 
 
 class DeepMachine(NamedTuple):
-    """Parameters: W₁ (V, H), W₂ (H, K), b (V,), c₁ (H,), c₂ (K,)."""
+    """Parameters W₁ (V, H), W₂ (H, K), b (V,), c₁ (H,) and c₂ (K,) of the machine."""
 
     first: Float[Tensor, "V H"]
     second: Float[Tensor, "H K"]
@@ -44,7 +44,7 @@ class DeepMachine(NamedTuple):
 
     @property
     def machine(self) -> "DeepMachine":
-        """Itself: what the evidence room asks a model for."""
+        """The machine itself, as the evidence functions read a model's `machine`."""
         return self
 
     @property
@@ -54,12 +54,12 @@ class DeepMachine(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the parameters: what a partition function belongs to."""
+        """Fingerprint of the parameters, by which a partition function is matched to its machine."""
         return digest(list(self))
 
     @property
     def double(self) -> "DeepMachine":
-        """The machine in float64, detached."""
+        """The same machine in float64, detached."""
         return DeepMachine(*(each.detach().double() for each in self))
 
     def check(self) -> None:
@@ -68,7 +68,7 @@ class DeepMachine(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Units of the three layers."""
+        """Numbers of units of the three layers."""
         return *self.first.shape, self.second.shape[1]
 
     @property
@@ -79,11 +79,11 @@ class DeepMachine(NamedTuple):
 
     @property
     def num_enumerated(self) -> int:
-        """Units that an exact sum runs over: h₁, or v and h₂ if they are fewer."""
+        """Number of units that an exact sum runs over: those of h₁, or of v and h₂ if these are fewer."""
         return self.bipartite.num_enumerated
 
     def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
-        """Log f of states of the enumerated units, the others summed out; nats."""
+        """Log f of states of the enumerated units with the others summed out, in nats."""
         return self.bipartite.log_masses(states)
 
     def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S H"]:
@@ -95,19 +95,22 @@ class DeepMachine(NamedTuple):
         return bernoulli(self.visible_bias + self.given(states) @ self.first.T)
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> HarmoniumPath:
-        """Over states of h₁, from visible units with these log odds and hidden fair coins; None takes fair coins for all."""
+        """Path over h₁ from visible units with these log odds and fair coins else; None takes fair coins for all units."""
         even = self.bipartite.path(None)
         if base_bias is None:
             return even
         return even._replace(hidden_base=torch.cat([base_bias, torch.zeros_like(self.second_bias)]))
 
     def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        """Log odds of the rows' means, one row of each value added."""
+        """Log odds of the rows' means, smoothed by one added row of zeros and one of ones."""
         UNITS.check(visible)
         return UNITS.natural(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Log f of each row: exact, twice, where the smaller hidden layer can be enumerated; else by mean field, and infinity."""
+        """Lower and upper bound of log f of each row, in nats.
+
+        They are equal where the smaller hidden layer can be enumerated, and otherwise the mean-field bound and infinity.
+        """
         check_width(visible, len(self.visible_bias))
         UNITS.check(visible)
         v = visible.to(self.visible_bias)
@@ -118,15 +121,15 @@ class DeepMachine(NamedTuple):
         return low, torch.full_like(low, math.inf)
 
     def log_unnormalized(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-        """Log f(v) = log Σ_{h₁, h₂} f(v, h₁, h₂), nats a row, over all states of the smaller hidden layer.
+        """Log f(v) = log Σ_{h₁, h₂} f(v, h₁, h₂) in nats per row, over all states of the smaller hidden layer.
 
         Raises:
-            ValueError: where that has more than 14 units.
+            ValueError: where that layer has more than 14 units.
         """
         inputs, units = self.first_bias + v @ self.first, min(self.second.shape)
         if units > MAX_ROW_SIDE:
             raise ValueError(
-                f"expected a hidden layer of at most {MAX_ROW_SIDE} units to sum over, got {tuple(self.second.shape)}; take "
+                f"expected a hidden layer of at most {MAX_ROW_SIDE} units to sum over, got {tuple(self.second.shape)}; use "
                 "the mean-field bound"
             )
         states = bits(torch.arange(2**units, device=v.device), units).to(v)
@@ -135,7 +138,7 @@ class DeepMachine(NamedTuple):
         return v @ self.visible_bias + torch.cat(sums)
 
     def mean_field(self, v: Float[Tensor, "*S V"]) -> HiddenMeanField:
-        """Probabilities of the hidden units, layer after layer given the other's, from a pass upwards with doubled weights."""
+        """Mean-field probabilities of the hidden units, by alternating updates after an upward pass with doubled weights."""
         inputs = self.first_bias + v @ self.first
         first = torch.sigmoid(self.first_bias + 2 * v @ self.first)
         for _ in range(MEAN_FIELD_STEPS):
@@ -144,14 +147,14 @@ class DeepMachine(NamedTuple):
         return HiddenMeanField(first, second)
 
     def mean_field_bound(self, v: Float[Tensor, "*S V"], q: HiddenMeanField) -> Float[Tensor, "*S"]:
-        """E_q log f(v, h₁, h₂) + the entropy of q, nats a row: at most log f(v)."""
+        """Lower bound E_q log f(v, h₁, h₂) + entropy of q of log f(v), in nats per row."""
         first, second = q
         pairs = (v @ self.first * first).sum(-1) + (first @ self.second * second).sum(-1)
         biases = v @ self.visible_bias + first @ self.first_bias + second @ self.second_bias
         return pairs + biases + _entropy(first).sum(-1) + _entropy(second).sum(-1)
 
     def _log_joint(self, inputs: Float[Tensor, "N 1 H"], states: Float[Tensor, "M U"]) -> Float[Tensor, "N M"]:
-        """Log of the sum over the larger hidden layer given the smaller, whose states these are."""
+        """Log of the sum over the larger hidden layer, given states of the smaller one."""
         if self.second.shape[1] <= self.second.shape[0]:
             open_layer = softplus(inputs + states @ self.second.T, threshold=THRESHOLD).sum(-1)
             return states @ self.second_bias + open_layer
@@ -160,5 +163,5 @@ class DeepMachine(NamedTuple):
 
 
 def _entropy(probability: Tensor) -> Tensor:
-    """Nats of {0, 1} units."""
+    """Entropy of {0, 1} units, in nats."""
     return -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability))

@@ -1,4 +1,4 @@
-"""Units of Boltzmann machines with countable values: binary, categorical, counts."""
+"""Discrete units of Boltzmann machines: binary, categorical, counts."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from probmodel.protocols.integers import integer
 
 
 class BernoulliUnits(nn.Module):
-    """{0, 1} units: η is the log odds."""
+    """Units in {0, 1}, with the log odds η as natural parameter."""
 
     binary = True
     num_units: int | None = None
@@ -44,16 +44,19 @@ class BernoulliUnits(nn.Module):
     def check(self, v: Tensor) -> None:
         check_values(v, (v == 0) | (v == 1), "0 and 1", "binarize: (x > threshold).double()")
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {}
 
 
 class CategoricalUnits(nn.Module):
-    """Groups of units of which one is on, one group a categorical variable: v is its one-hot code, group after group.
+    """Groups of units of which exactly one is on, one per categorical variable: v concatenates their one-hot codes.
 
     Args:
-        cardinalities: how many values each variable has; V is their sum.
+        cardinalities: number of values of each variable, at least 2; V is their sum.
+
+    Raises:
+        ValueError: without a variable, or for a cardinality below 2.
     """
 
     binary = False
@@ -61,7 +64,9 @@ class CategoricalUnits(nn.Module):
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
         if not cardinalities:
-            raise ValueError("expected the number of values of one variable or more, got none")
+            raise ValueError(
+                "expected cardinalities of one variable or more, got none; pass the number of values of each"
+            )
         self.cardinalities = tuple(integer("cardinality", each, least=2) for each in cardinalities)
         self.num_units: int | None = sum(self.cardinalities)
         starts = torch.tensor([0, *self.cardinalities[:-1]]).cumsum(0)
@@ -98,15 +103,13 @@ class CategoricalUnits(nn.Module):
 
     def check(self, v: Tensor) -> None:
         if v.shape[-1] != sum(self.cardinalities):
-            raise ValueError(
-                f"expected rows of {sum(self.cardinalities)} one-hot numbers, got {v.shape[-1]}; {ONE_HOT}"
-            )
+            raise ValueError(f"expected rows of {sum(self.cardinalities)} one-hot values, got {v.shape[-1]}; {ONE_HOT}")
         check_values(v, (v == 0) | (v == 1), "0 and 1", ONE_HOT)
         on = torch.where(self.inside, v[..., self.index], 0).sum(-1)
         check_values(v, on == 1, "one unit that is on in each group", ONE_HOT)
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"cardinalities": self.cardinalities}
 
     def _grouped(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S G K"]:
@@ -114,10 +117,10 @@ class CategoricalUnits(nn.Module):
 
 
 class CountUnits(nn.Module):
-    """Whole numbers from 0, v | h ~ Poisson(exp η) unit by unit.
+    """Units with values 0, 1, 2, …, independent v | h ~ Poisson(exp η).
 
-    With {0, 1} hidden units η has finitely many values, so that Z = Σ_h exp(c h + Σ_i exp(b_i + W_i h)) is finite whatever
-    the signs of W.
+    With {0, 1} hidden units η has finitely many values, so that Z = Σ_h exp(c h + Σ_i exp(b_i + W_i h)) is finite for
+    any signs of W.
     """
 
     binary = False
@@ -148,9 +151,9 @@ class CountUnits(nn.Module):
 
     def check(self, v: Tensor) -> None:
         check_values(
-            v, torch.isfinite(v) & (v >= 0) & (v == v.round()), "counts 0, 1, 2, …", "round, or take GaussianUnits"
+            v, torch.isfinite(v) & (v >= 0) & (v == v.round()), "counts 0, 1, 2, …", "round them, or use GaussianUnits"
         )
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {}

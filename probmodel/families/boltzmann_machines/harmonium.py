@@ -1,7 +1,7 @@
-"""Restricted Boltzmann machine with {0, 1} hidden units and visible ones of an exponential family (Welling et al., 2005).
+"""Restricted Boltzmann machine with {0, 1} hidden units and exponential-family visible units (Welling et al., 2005).
 
-With T the visible units' statistic and m their base measure, p(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h), and with the hidden
-units summed out f(v) = m(v) exp(b T(v)) ∏_j (1 + exp(c_j + T(v) W_j)).
+With T the visible units' sufficient statistic and m their base measure, p(v, h) ∝ m(v) exp(T(v) W h + b T(v) + c h),
+and with the hidden units summed out f(v) = m(v) exp(b T(v)) ∏_j (1 + exp(c_j + T(v) W_j)).
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from probmodel.protocols.dataset import digest
 
 
 class Harmonium(NamedTuple):
-    """Parameters of the machine: W (V, H), b (V,), c (H,), and the family of its visible units."""
+    """Parameters W (V, H), b (V,) and c (H,) of the machine, and the family of its visible units."""
 
     weight: Float[Tensor, "V H"]
     visible_bias: Float[Tensor, " V"]
@@ -28,7 +28,7 @@ class Harmonium(NamedTuple):
 
     @property
     def machine(self) -> "Harmonium":
-        """Itself: what the evidence room asks a model for."""
+        """The machine itself, as the evidence functions read a model's `machine`."""
         return self
 
     @property
@@ -39,12 +39,12 @@ class Harmonium(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the parameters: what a partition function belongs to."""
+        """Fingerprint of the parameters, by which a partition function is matched to its machine."""
         return f"{digest(list(self.tensors.values()))} {self.units}"
 
     @property
     def double(self) -> "Harmonium":
-        """The machine in float64, detached."""
+        """The same machine in float64, detached."""
         weight, visible, hidden = (
             each.detach().double() for each in (self.weight, self.visible_bias, self.hidden_bias)
         )
@@ -56,34 +56,34 @@ class Harmonium(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Visible and hidden units."""
+        """Numbers of visible and hidden units."""
         return tuple(self.weight.shape)
 
     @property
     def num_enumerated(self) -> int:
-        """Units of the side that an exact sum runs over: the smaller one, or the hidden one where it alone is {0, 1}."""
+        """Number of units that an exact sum runs over: the smaller layer, or the hidden one if only that is {0, 1}."""
         return min(self.sizes) if self.units.binary else self.sizes[1]
 
     def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
-        """Log f of states of the enumerated side, the other one summed out; nats."""
+        """Log f of states of the enumerated layer with the other one summed out, in nats."""
         return self.log_unnormalized(states) if self._over_visible else self.log_unnormalized_hidden(states)
 
     def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
-        """Visible states given those of the enumerated side."""
+        """Draw of the visible states given those of the enumerated layer."""
         return states if self._over_visible else self.units.sample(self.visible_inputs(states))
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> "HarmoniumPath":
-        """From visible units with these natural parameters and hidden fair coins; None takes 0 for all."""
+        """Path from visible units with these natural parameters and hidden fair coins; None takes parameters 0."""
         visible = torch.zeros_like(self.visible_bias) if base_bias is None else base_bias
         return HarmoniumPath(self, visible, torch.zeros_like(self.hidden_bias))
 
     def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        """Natural parameters of independent units with the rows' means."""
+        """Natural parameters of independent visible units with the rows' means."""
         self.units.check(visible)
         return self.units.natural(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Log f of each row, exact, twice."""
+        """Lower and upper bound of log f of each row in nats, which are equal since log f is exact."""
         check_width(visible, len(self.visible_bias))
         self.units.check(visible)
         log_f = self.log_unnormalized(visible.to(self.visible_bias))
@@ -102,24 +102,25 @@ class Harmonium(NamedTuple):
         return self.visible_bias + h @ self.weight.T
 
     def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """Log f(v) = −free energy, nats."""
+        """Log f(v) = −free energy, in nats."""
         statistic = self.units.statistic(v)
         inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=THRESHOLD).sum(-1)
         return self.units.log_base(v) + statistic @ self.visible_bias + inputs
 
     def log_unnormalized_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
-        """Log Σ_v f(v, h) = c h + log partition of the visible units at b + W h, nats."""
+        """Log Σ_v f(v, h) = c h + log partition function of the visible units at b + W h, in nats."""
         return h @ self.hidden_bias + self.units.log_partition(self.visible_inputs(h))
 
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """The next v: hidden units given v, then visible ones given those; reversible with respect to f."""
+        """Gibbs step from v, reversible with respect to f: hidden units given v, then visible units given those."""
         return self.units.sample(self.visible_inputs(bernoulli(self.hidden_inputs(v))))
 
 
 class HarmoniumPath(NamedTuple):
-    """f_β(v) from independent units with biases a and d at β = 0 to the machine at β = 1; it draws from the global state.
+    """Path f_β(v) from independent units with biases a and d at β = 0 to the machine at β = 1.
 
-    f_β(v) = m(v) exp(((1 − β) a + β b) T(v)) ∏_j (1 + exp((1 − β) d_j + β (c_j + T(v) W_j))).
+    f_β(v) = m(v) exp(((1 − β) a + β b) T(v)) ∏_j (1 + exp((1 − β) d_j + β (c_j + T(v) W_j))).  Draws use the global
+    random state.
     """
 
     machine: Harmonium
@@ -128,58 +129,58 @@ class HarmoniumPath(NamedTuple):
 
     @property
     def log_z0(self) -> float:
-        """Log Σ_v f_0(v)."""
+        """Log Σ_v f_0(v), in nats."""
         hidden = softplus(self.hidden_base, threshold=THRESHOLD).sum()
         return float(self.machine.units.log_partition(self.visible_base) + hidden)
 
     @property
     def reversed(self) -> "HarmoniumPath":
-        """The path whose steps are these backwards in time: itself, since each step is reversible."""
+        """Path whose steps are the time reversals of these: itself, since each step is reversible."""
         return self
 
     def base(self, *size: int) -> Tensor:
-        """Draws at β = 0."""
+        """Draws of independent visible units at β = 0."""
         return self.machine.units.sample(self.visible_base.expand(*size, -1))
 
     def log_base(self, v: Tensor) -> Tensor:
-        """Log m(v), which every f_β has."""
+        """Log base measure log m(v), which is the same for every f_β."""
         return self.machine.units.log_base(v)
 
     def fields(self, v: Tensor) -> Tensor:
-        """The products of T(v) that every f_β needs: with W, a and b, along the last axis."""
+        """Products of T(v) with W, a and b along the last axis, which every f_β uses."""
         columns = torch.stack([self.visible_base, self.machine.visible_bias], 1)
         return self.machine.units.statistic(v) @ torch.cat([self.machine.weight, columns], 1)
 
     def hidden_inputs(self, beta: Tensor, fields: Tensor) -> Tensor:
-        """(1 − β) d + β (c + T(v) W), log odds of the hidden units given v."""
+        """Log odds (1 − β) d + β (c + T(v) W) of the hidden units given v."""
         beta = beta[..., None]
         return (1 - beta) * self.hidden_base + beta * (self.machine.hidden_bias + fields[..., :-2])
 
     def log_f(self, beta: Tensor, fields: Tensor) -> Tensor:
-        """Log f_β less log m, which is the same at every β, nats."""
+        """Log f_β − log m, in nats; log m is the same at every β."""
         inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(-1)
         return (1 - beta) * fields[..., -2] + beta * fields[..., -1] + inputs
 
     def gibbs(self, beta: Tensor, fields: Tensor) -> Tensor:
-        """The next v: hidden units given v, then visible ones given those; reversible with respect to f_β."""
+        """Gibbs step that is reversible with respect to f_β: hidden units given v, then visible units given those."""
         h = bernoulli(self.hidden_inputs(beta, fields))
         beta = beta[..., None]
         return self.machine.units.sample((1 - beta) * self.visible_base + beta * self.machine.visible_inputs(h))
 
     def fitted(self, v: Float[Tensor, "N V"]) -> "HarmoniumPath":
-        """From units whose means are those of v and of the hidden units given v."""
+        """Path from independent units with the means of v and of the hidden units given v."""
         hidden = torch.sigmoid(self.machine.hidden_inputs(v))
         return HarmoniumPath(self.machine, self.machine.units.natural(v), logit_of_mean(hidden))
 
 
 class TemperedMachines(NamedTuple):
-    """Machines at several temperatures side by side: v has one more axis, one entry a temperature."""
+    """Machines at several temperatures in parallel: v has one more axis, with one entry per temperature."""
 
     path: BoltzmannPath
     betas: Float[Tensor, " T"]
 
     def free_energy(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T"]:
-        """−log f_β(v), nats; differentiable in the machine's parameters."""
+        """Free energy −log f_β(v) in nats, differentiable in the machine's parameters."""
         return -self.path.log_base(v) - self.path.log_f(self.betas, self.path.fields(v))
 
     def gibbs(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T V"]:
@@ -197,7 +198,7 @@ def check_width(visible: Tensor, num_units: int) -> None:
     """Raise ValueError unless visible is (N, num_units)."""
     if visible.dim() != 2 or visible.shape[1] != num_units:
         got = visible.shape[1] if visible.dim() == 2 else f"shape {tuple(visible.shape)}"
-        raise ValueError(f"expected rows of {num_units} visible units, got {got}; pass (N, V), one row a datum")
+        raise ValueError(f"expected rows of {num_units} visible units, got {got}; pass x of shape (N, V)")
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -206,5 +207,5 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise ValueError(
                 f"expected finite floating-point numbers in {name}, got {value.dtype} with "
-                f"{int((~torch.isfinite(value)).sum())} not finite; train with a smaller step, or convert"
+                f"{int((~torch.isfinite(value)).sum())} not finite; train with a smaller step, or convert by .double()"
             )

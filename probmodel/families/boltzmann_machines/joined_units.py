@@ -1,4 +1,4 @@
-"""Visible units of several exponential families side by side, as in a machine of features and their class."""
+"""Visible units of several exponential families in one layer, as in a machine of features and their class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,14 @@ from probmodel.families.boltzmann_machines.units import Units, frozen
 
 
 class JoinedUnits(nn.Module):
-    """Units of several families side by side, such as {0, 1} features beside the one-hot code of their class.
+    """Units of several families in one layer, such as {0, 1} features followed by the one-hot code of their class.
 
     Args:
-        parts: the families.
-        widths: how many columns each has; V is their sum.
+        parts: units of each family, in the order of their columns.
+        widths: number of columns of each family; V is their sum.
+
+    Raises:
+        ValueError: for widths that do not fit the families.
     """
 
     binary = False
@@ -23,14 +26,19 @@ class JoinedUnits(nn.Module):
     def __init__(self, parts: Sequence[Units], widths: Sequence[int]) -> None:
         super().__init__()
         if not parts or len(parts) != len(widths) or min(widths) < 1:
-            raise ValueError(f"expected a width of 1 or more for each of {len(parts)} families, got {list(widths)}")
+            raise ValueError(
+                f"expected a width of 1 or more for each of {len(parts)} families, got {list(widths)}; pass the number of "
+                "columns of each"
+            )
         wrong = [
             (part.num_units, width)
             for part, width in zip(parts, widths, strict=True)
             if part.num_units not in (None, width)
         ]
         if wrong:
-            raise ValueError(f"expected widths of the families' own numbers of units, got (own, width) {wrong}")
+            raise ValueError(
+                f"expected widths equal to the families' num_units, got (num_units, width) {wrong}; pass each num_units as width"
+            )
         self.parts, self.widths = nn.ModuleList(_modules(parts)), tuple(widths)
         self.num_units: int | None = sum(widths)
 
@@ -59,12 +67,14 @@ class JoinedUnits(nn.Module):
 
     def check(self, v: Tensor) -> None:
         if v.shape[-1] != sum(self.widths):
-            raise ValueError(f"expected rows of {sum(self.widths)} numbers, got {v.shape[-1]}; join the parts' columns")
+            raise ValueError(
+                f"expected rows of {sum(self.widths)} values, got {v.shape[-1]}; concatenate the columns of all parts"
+            )
         for part, each in self._split(v):
             part.check(each)
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"parts": list(self.parts), "widths": self.widths}
 
     def _split(self, v: Tensor) -> list[tuple[Any, Tensor]]:
@@ -72,5 +82,5 @@ class JoinedUnits(nn.Module):
 
 
 def _modules(parts: Sequence[Any]) -> list[nn.Module]:
-    """Families as the modules that hold their parameters."""
+    """The families as modules, which hold their parameters."""
     return list(parts)

@@ -1,6 +1,6 @@
-"""What the sum over a Boltzmann machine's states needs of it: states to enumerate, and a path from independent units.
+"""Interface of a Boltzmann machine for sums over its states: states to enumerate, and a path from independent units.
 
-Annealed importance sampling and parallel tempering (Salakhutdinov & Murray, 2008) know no more of a machine than this.
+Annealed importance sampling and parallel tempering (Salakhutdinov & Murray, 2008) use nothing else of a machine.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from probmodel.protocols.structural import Structural
 
 @runtime_checkable
 class BoltzmannPath(Protocol, metaclass=Structural):
-    """Densities f_β of states v, from independent units at β = 0 to the machine at β = 1; draws from the global state."""
+    """Densities f_β of states v from independent units (β = 0) to the machine (β = 1); draws use the global state."""
 
     @property
     def log_z0(self) -> float:
-        """Log Σ_v f_0(v), nats."""
+        """Log Σ_v f_0(v), in nats."""
         ...
 
     @property
     def reversed(self) -> "BoltzmannPath":
-        """The same densities, each step the time reversal of this path's."""
+        """Path of the same densities whose steps are the time reversals of these."""
         ...
 
     def base(self, *size: int) -> Tensor:
@@ -31,33 +31,33 @@ class BoltzmannPath(Protocol, metaclass=Structural):
         ...
 
     def log_base(self, v: Tensor) -> Tensor:
-        """Log base measure of v, nats, which is the same at every β."""
+        """Log base measure of v in nats, which is the same at every β."""
         ...
 
     def fields(self, v: Tensor) -> Any:
-        """What every f_β needs of v, computed once."""
+        """Products of v with the parameters that every f_β uses, computed once."""
         ...
 
     def log_f(self, beta: Tensor, fields: Any) -> Tensor:
-        """Log f_β(v) less the base measure's, nats."""
+        """Log f_β(v) less the log base measure, in nats."""
         ...
 
     def gibbs(self, beta: Tensor, fields: Any) -> Tensor:
-        """The next v, by a step that leaves f_β invariant."""
+        """Gibbs step from v that leaves f_β invariant."""
         ...
 
     def fitted(self, v: Float[Tensor, "N V"]) -> "BoltzmannPath":
-        """The path to the same machine from units whose means are those of the machine's draws v."""
+        """Path to the same machine from independent units with the means of the machine's draws v."""
         ...
 
 
 @runtime_checkable
 class Machine(Protocol, metaclass=Structural):
-    """A Boltzmann machine as numbers, p = f / Z, every unit that can be summed in closed form summed out."""
+    """Parameters of a Boltzmann machine p = f / Z, with every unit summed out that can be in closed form."""
 
     @property
     def visible_bias(self) -> Float[Tensor, " V"]:
-        """Natural parameters of the visible units alone, whose number, type and device are the machine's."""
+        """Biases of the visible units; their number, dtype and device are those of the machine."""
         ...
 
     @property
@@ -67,52 +67,60 @@ class Machine(Protocol, metaclass=Structural):
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the parameters: what a partition function belongs to."""
+        """Fingerprint of the parameters, by which a partition function is matched to its machine."""
         ...
 
     @property
     def double(self) -> "Machine":
-        """The machine in float64, detached."""
+        """The same machine in float64, detached."""
         ...
 
     def check(self) -> None:
-        """Raise ValueError for parameters that are no machine: not finite, couplings that are not symmetric."""
+        """Raise ValueError for invalid parameters: not finite, or couplings that are not symmetric."""
         ...
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Units of each layer."""
+        """Number of units of each layer."""
         ...
 
     @property
     def num_enumerated(self) -> int:
-        """Units {0, 1} over whose states an exact sum runs."""
+        """Number of {0, 1} units over whose states an exact sum runs."""
         ...
 
     def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
-        """Log of the sum over everything else, given states of the enumerated units; nats."""
+        """Log f of states of the enumerated units with all other units summed out, in nats."""
         ...
 
     def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S U"]:
-        """A draw of the states that the path runs over, given those of the enumerated units."""
+        """Draw of the states that the path runs over, given those of the enumerated units."""
         ...
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> BoltzmannPath:
-        """To the machine from visible units with these natural parameters, all else even; None: from even units alone."""
+        """Path from visible units with these natural parameters and fair coins else; None takes parameters 0."""
         ...
 
     def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        """Natural parameters of independent visible units with the rows' means; ValueError for rows that do not fit."""
+        """Natural parameters of independent visible units with the rows' means.
+
+        Raises:
+            ValueError: for rows that do not fit.
+        """
         ...
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-        """Log f of each row from below and from above, nats: equal where it is exact; ValueError for rows that do not fit."""
+        """Lower and upper bound of log f of each row in nats, which are equal where log f is exact.
+
+        Raises:
+            ValueError: for rows that do not fit.
+        """
         ...
 
 
 @runtime_checkable
 class Undirected(Protocol, metaclass=Structural):
-    """A model p = f / Z whose numbers can be had; a Pyro module, or numbers alone."""
+    """A model p = f / Z that provides its parameters as a `machine`: a Pyro module, or parameters alone."""
 
     @property
     def machine(self) -> Machine: ...

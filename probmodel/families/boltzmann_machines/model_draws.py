@@ -1,4 +1,4 @@
-"""Draws of a Boltzmann machine: exact ones by enumeration, else by parallel tempering (Desjardins et al., 2010)."""
+"""Draws of a Boltzmann machine: exact by enumeration, else by parallel tempering (Desjardins et al., 2010)."""
 
 import math
 import time
@@ -14,26 +14,26 @@ from probmodel.families.boltzmann_machines.states import bits
 from probmodel.tracing.randomness import isolated
 
 MAX_SIDE = 25
-"""Units of the smaller side up to which its 2^units states are summed."""
+"""Largest number of units of the enumerated layer, whose 2^units states are summed."""
 CHUNK = 2**13
-"""States summed at once; 64 units on the other side then take 4 MB, which stays in the cache."""
+"""Number of states summed at once; 64 units in the other layer then take 4 MB, which stays in the cache."""
 TEMPERED_CHAINS = 40
 SWEEPS_A_DRAW = 5
 LEFT_OUT = 200
-"""Sweeps of parallel tempering before its first draw, at least."""
+"""Least number of sweeps of parallel tempering before the first draw."""
 
 
 class Enumerated(NamedTuple):
-    """A machine whose sum is known: log Z in nats, and the distribution function over the states of the enumerated units."""
+    """A machine with its exact log Z in nats, and the distribution function over the states of the enumerated units."""
 
     machine: Machine
     log_z: float
     cumulative: Float[Tensor, " M"]
     seconds: float
-    """That the sum took."""
+    """Time that the sum took, in seconds."""
 
     def draws(self, count: int, seed: int) -> Float[Tensor, "S U"]:
-        """Exact states: the enumerated units by inversion of their distribution function, the others given them."""
+        """Exact draws: the enumerated units by inversion of their distribution function, the others given them."""
         with isolated(seed), torch.no_grad():
             uniform = torch.rand(count, dtype=self.cumulative.dtype, device=self.cumulative.device)
             index = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1], right=True)
@@ -41,13 +41,13 @@ class Enumerated(NamedTuple):
 
 
 def enumerated(machine: Machine, max_side: int) -> Enumerated | None:
-    """Sum over the states of the units that need it; None where these are more than `max_side`.
+    """Exact sum over the states of the machine's enumerated units; None where there are more than `max_side` of them.
 
     Raises:
-        ValueError: for max_side above 25.
+        ValueError: for `max_side` below 0 or above 25.
     """
     if not 0 <= max_side <= MAX_SIDE:
-        raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; 2^units states are summed")
+        raise ValueError(f"expected max_side between 0 and {MAX_SIDE}, got {max_side}; pass {MAX_SIDE} or less")
     if machine.num_enumerated > max_side:
         return None
     begin = time.perf_counter()
@@ -58,23 +58,24 @@ def enumerated(machine: Machine, max_side: int) -> Enumerated | None:
 
 
 def log_masses(machine: Machine) -> Float[Tensor, " M"]:
-    """Log f of all states of the enumerated units, everything else summed out; nats."""
+    """Log f of all states of the enumerated units with all other units summed out, in nats."""
     index = torch.arange(2**machine.num_enumerated, device=machine.visible_bias.device)
     with torch.no_grad():
         return torch.cat([machine.log_masses(bits(part, machine.num_enumerated)) for part in index.split(CHUNK)])
 
 
 def tempered_draws(schedule: TemperatureSchedule, count: int, seed: int) -> Float[Tensor, "S U"]:
-    """States by parallel tempering over block Gibbs, chain by chain, `count` rounded up to whole chains.
+    """Draws by parallel tempering over block Gibbs, chain after chain, with `count` rounded up to whole chains.
 
-    They start at states annealed along the way, and as many sweeps as give the draws, 200 at least, are left out first.
+    Chains start at states annealed along the schedule.  As many sweeps as give the draws, at least 200, are discarded
+    first.
     """
     with isolated(seed), torch.no_grad():
         return _tempered(schedule.path, schedule.rungs, _started(schedule), math.ceil(count / TEMPERED_CHAINS))
 
 
 def _started(schedule: TemperatureSchedule) -> Float[Tensor, "C T U"]:
-    """Chains annealed once along the way, each held fast as it passes a rung."""
+    """Initial states of all temperatures: chains annealed once along the schedule, copied at each rung."""
     v = schedule.path.base(TEMPERED_CHAINS)
     rungs = schedule.rungs.tolist()
     held: list[Tensor] = []
@@ -89,12 +90,12 @@ def _started(schedule: TemperatureSchedule) -> Float[Tensor, "C T U"]:
 def _tempered(
     path: BoltzmannPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], num_samples: int
 ) -> Float[Tensor, "S U"]:
-    """Draws of the last temperature."""
+    """Draws of the machine, β = 1, after the discarded sweeps."""
     kept = []
     left_out = max(LEFT_OUT, num_samples * SWEEPS_A_DRAW)
     for sweep in range(left_out + num_samples * SWEEPS_A_DRAW):
         v = path.gibbs(betas, path.fields(v))
-        # Independent units can be drawn afresh, so that new states keep entering at the first temperature.
+        # Independent units are drawn anew, so that new states keep entering at the first temperature.
         v = torch.cat([path.base(TEMPERED_CHAINS, 1), v[:, 1:]], 1)
         v = _exchanged(path, betas, v, sweep % 2)
         if sweep >= left_out and (sweep - left_out) % SWEEPS_A_DRAW == 0:
@@ -105,7 +106,7 @@ def _tempered(
 def _exchanged(
     path: BoltzmannPath, betas: Float[Tensor, " T"], v: Float[Tensor, "C T U"], first: int
 ) -> Float[Tensor, "C T U"]:
-    """Neighbors `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
+    """States after Metropolis exchanges between temperatures `first` and `first` + 1, and every second pair thereafter."""
     low = torch.arange(first, len(betas) - 1, 2, device=betas.device)
     cold, warm = path.fields(v[:, low + 1]), path.fields(v[:, low])
     ratio = path.log_f(betas[low + 1], warm) + path.log_f(betas[low], cold)

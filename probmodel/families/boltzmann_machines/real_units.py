@@ -1,4 +1,4 @@
-"""Units of Boltzmann machines with real values: normal, and continuous Bernoulli on [0, 1]."""
+"""Real-valued units of Boltzmann machines: normal, and continuous Bernoulli on [0, 1]."""
 
 import torch
 from jaxtyping import Float
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from probmodel.families.boltzmann_machines.units import BISECTIONS, LARGEST, check_values, frozen
 
 NEAR_ZERO = 1e-3
-"""Natural parameters of units in [0, 1] below which series are as exact as single precision."""
+"""Magnitude of natural parameters of units in [0, 1] below which series are as exact as single precision."""
 
 
 class ContinuousBernoulliUnits(nn.Module):
-    """Units in [0, 1], such as shades of gray, v | η with density ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
+    """Units in [0, 1], such as gray levels, with density of v | η ∝ exp(η v) (Loaiza-Ganem & Cunningham, 2019)."""
 
     binary = False
     num_units: int | None = None
@@ -31,9 +31,9 @@ class ContinuousBernoulliUnits(nn.Module):
         return v.new_zeros(v.shape[:-1])
 
     def log_partition(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """Log ((exp η − 1) / η), unit by unit."""
+        """Sum over units of log ((exp η − 1) / η), in nats."""
         size = eta.abs()
-        # (exp η − 1) / η = exp(η / 2) 2 sinh(η / 2) / η; near 0 by its series, where that is 0 / 0.
+        # (exp η − 1) / η = exp(η / 2) 2 sinh(η / 2) / η; near 0, where that is 0 / 0, by its series.
         far = torch.where(size < NEAR_ZERO, 1.0, size)
         log_ratio = torch.where(
             size < NEAR_ZERO, eta**2 / 24, 0.5 * far + torch.log(-torch.expm1(-far)) - torch.log(far)
@@ -41,11 +41,11 @@ class ContinuousBernoulliUnits(nn.Module):
         return (0.5 * eta + log_ratio).sum(-1)
 
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """By inversion of the distribution function (exp(η v) − 1) / (exp η − 1)."""
+        """Draws by inversion of the distribution function (exp(η v) − 1) / (exp η − 1)."""
         uniform = torch.rand_like(eta)
         size = eta.abs()
         far = torch.where(size < NEAR_ZERO, 1.0, size)
-        # Of −|η|, and mirrored where η is positive, so that no exponential overflows.
+        # Draws for −|η| are mirrored where η is positive, so that no exponential overflows.
         low = -torch.log1p(uniform * torch.expm1(-far)) / far
         v = torch.where(size < NEAR_ZERO, uniform, low).clamp(0.0, 1.0)
         return torch.where(eta > 0, 1 - v, v)
@@ -64,19 +64,19 @@ class ContinuousBernoulliUnits(nn.Module):
         return torch.where(eta.abs() < NEAR_ZERO, 0.5 + eta / 12, 1 / -torch.expm1(-far) - 1 / far)
 
     def check(self, v: Tensor) -> None:
-        check_values(v, (v >= 0) & (v <= 1), "numbers from 0 to 1", "scale: (x - low) / (high - low)")
+        check_values(v, (v >= 0) & (v <= 1), "numbers from 0 to 1", "scale them: (x - low) / (high - low)")
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {}
 
 
 class GaussianUnits(nn.Module):
-    """Real units, v | h ~ N(σ η, σ²) unit by unit; standardize the data where σ stays 1.
+    """Real-valued units, independent v | h ~ N(σ η, σ²); standardize the data where σ is fixed at 1.
 
     Args:
-        num_units: V.
-        learn_scale: whether σ is fitted, a unit each; it starts at 1.
+        num_units: number of units V.
+        learn_scale: whether to fit one σ per unit, with initial value 1, instead of fixing all at 1.
     """
 
     binary = False
@@ -118,6 +118,6 @@ class GaussianUnits(nn.Module):
     def check(self, v: Tensor) -> None:
         check_values(v, torch.isfinite(v), "finite numbers", "impute or drop rows with missing values")
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"num_units": self.num_units, "learn_scale": self.learn_scale}

@@ -1,6 +1,7 @@
 """Visible units of an exponential-family harmonium (Welling, Rosen-Zvi & Hinton, 2005).
 
-Given the hidden units, p(v | η) = exp(log_base(v) + statistic(v) · η − log_partition(η)) with η = b + W h, unit by unit.
+Given the hidden units, p(v | η) = exp(log_base(v) + statistic(v) · η − log_partition(η)) with η = b + W h,
+independently for each unit.
 """
 
 from copy import deepcopy
@@ -11,22 +12,22 @@ from torch import Tensor, nn
 
 from probmodel.protocols.structural import Structural
 
-ONE_HOT = "code each variable by torch.nn.functional.one_hot and put the codes side by side"
+ONE_HOT = "encode each variable by torch.nn.functional.one_hot and concatenate the codes"
 
 LARGEST, BISECTIONS = 200.0, 60
-"""Natural parameter of a unit whose mean lies half a hundredth from 0 or 1; halvings of the interval."""
+"""Largest natural parameter of a unit, with mean 0.005 from 0 or 1, and number of halvings of the interval."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 @runtime_checkable
 class Units(Protocol, metaclass=Structural):
-    """A layer of units of one exponential family; draws come from the global random state."""
+    """A layer of units of one exponential family; draws use the global random state."""
 
     binary: bool
-    """Whether the states are all of {0, 1}^V, so that they can be enumerated."""
+    """Whether all states are those in {0, 1}^V, so that they can be enumerated."""
     num_units: int | None
-    """V, where the family has a number of its own; None for any."""
+    """Number of units V where the family fixes it; None where any is possible."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -39,36 +40,37 @@ class Units(Protocol, metaclass=Structural):
         ...
 
     def statistic(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """What couples to the hidden units and the bias."""
+        """Sufficient statistic, which couples to the hidden units and the bias."""
         ...
 
     def log_base(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """Log base measure, nats."""
+        """Log base measure, in nats."""
         ...
 
     def log_partition(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        """Log ∫ exp(log_base(v) + statistic(v) · η) dv, nats."""
+        """Log partition function log ∫ exp(log_base(v) + statistic(v) · η) dv, in nats."""
         ...
 
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """States given their natural parameters."""
+        """Draws of the states given their natural parameters."""
         ...
 
     def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        """Natural parameters of independent units that have the rows' means, a little smoothed."""
+        """Natural parameters of independent units with the slightly smoothed means of the rows."""
         ...
 
     def check(self, v: Tensor) -> None:
-        """Raise ValueError for values that the units do not take."""
+        """Raise ValueError for values outside the support of the units."""
         ...
 
 
 def frozen(units: Module) -> Module:
-    """A copy in float64 whose parameters take no gradients."""
+    """Copy of the units in float64 with parameters that take no gradients."""
     return deepcopy(units).double().requires_grad_(False)
 
 
 def check_values(v: Tensor, valid: Bool[Tensor, "..."], expected: str, remedy: str) -> None:
+    """Raise ValueError unless v has rows and all of its values are valid."""
     if v.dim() < 2 or not v.numel() or not bool(valid.all()):
         raise ValueError(
             f"expected rows (N, V) of {expected} with N > 0, got {tuple(v.shape)} with other values or none; {remedy}"

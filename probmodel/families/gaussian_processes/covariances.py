@@ -32,8 +32,8 @@ def check_rows(kernel: Kernel, x: Tensor, y: Tensor) -> None:
     """Check inputs and observations of a kernel.
 
     Raises:
-        ValueError: unless x is (n, D) and y is (n,) with n > 0, both finite and of one floating-point dtype, and the kernel has
-            no batch dimensions.
+        ValueError: unless x is (n, D) and y is (n,) with n > 0, both finite and of one floating-point dtype, and the
+            kernel has no batch dimensions.
     """
     if x.dim() != 2 or y.shape != x.shape[:1] or len(y) == 0:
         got = f"{tuple(x.shape)} and {tuple(y.shape)}"
@@ -105,7 +105,7 @@ def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
         if functional() or not others:
             raise
         raise ValueError(
-            f"expected parameters of type {x.dtype} as the data, got {type(module).__name__} with {', '.join(others)}; "
+            f"expected parameters of type {x.dtype} as in the data, got {type(module).__name__} with {', '.join(others)}; "
             f"convert it by .to({x.dtype})"
         ) from error
 
@@ -114,8 +114,8 @@ def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
     """Dense covariance matrix of a kernel with one output per input, in the dtype of the inputs; differentiable.
 
     Raises:
-        ValueError: for a kernel with several outputs per input, or with parameters of a dtype that does not combine with that of
-            the inputs.
+        ValueError: for a kernel with several outputs per input, or with parameters of a dtype that does not combine
+            with that of the inputs.
     """
     with _explained_type(kernel, inputs[0]):
         k = kernel(*inputs).to_dense()

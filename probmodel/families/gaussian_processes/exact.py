@@ -33,7 +33,7 @@ PANEL = 256
 """Number of rows per panel: a panel of a few thousand columns stays in the cache."""
 
 BUFFERS = 3
-"""Number of n × n matrices held for an RBF or Matérn kernel: covariance, factor inverted in place, and derivatives ∂k/∂r²."""
+"""Number of n × n matrices held for an RBF or Matérn kernel: covariance, its factor inverted in place, and ∂k/∂r²."""
 
 BUFFERS_OTHER = 5
 """Number of n × n matrices held for any other kernel, two of them an allowance for what its own gradient keeps."""
@@ -48,16 +48,18 @@ def gp_log_marginal(
 ) -> Float[Tensor, ""]:
     """Log density N(y; m(x), K + Σ) in nats over the whole data set, with its gradient from the same computation.
 
-    With r = y − m(x), α = (K + Σ)⁻¹ r and G = ½ (α αᵀ − (K + Σ)⁻¹),  d log p = Σ_ij G_ij dK_ij + Σ_i G_ii dσ²_i − αᵀ dr.
+    With r = y − m(x), α = (K + Σ)⁻¹ r and G = ½ (α αᵀ − (K + Σ)⁻¹), the differential is
 
-    For an RBF or Matérn kernel, under a `ScaleKernel` or not, dK is never formed: matrix products with W_ij = G_ij ∂k/∂r²
-    give the gradient in all inputs and lengthscales.  Any other kernel is evaluated densely under autograd.  Gradients
-    flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.  Priors
-    on parameters are not added.  Parameters of another precision are converted to that of the data where GPyTorch's own code
-    allows it.
+        d log p = Σ_ij G_ij dK_ij + Σ_i G_ii dσ²_i − αᵀ dr.
 
-    In a recorded graph, or under a transform of `torch.func`, differentiable operations are used instead: they have second
-    derivatives, and give NaN where the covariance is not positive definite.
+    For an RBF or Matérn kernel, under a `ScaleKernel` or not, dK is never formed: matrix products with W_ij = G_ij
+    ∂k/∂r² give the gradient in all inputs and lengthscales.  Any other kernel is evaluated densely under autograd.
+    Gradients flow into the parameters of mean, kernel and likelihood, and into x and y; there is no second derivative.
+    Priors on parameters are not added.  Parameters of another precision are converted to that of the data where
+    GPyTorch's own code allows it.
+
+    In a recorded graph, or under a transform of `torch.func`, differentiable operations are used instead: they have
+    second derivatives, and give NaN where the covariance is not positive definite.
 
     Args:
         mean: GPyTorch mean.
@@ -70,9 +72,11 @@ def gp_log_marginal(
         Log density in nats, a scalar.
 
     Raises:
-        TypeError: for arguments that are not tensors, such as NumPy arrays, and for a likelihood without Gaussian noise.
-        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another precision that
-            cannot take x, or a covariance that is not positive definite with the largest of `JITTERS` added.
+        TypeError: for arguments that are not tensors, such as NumPy arrays, and for a likelihood without Gaussian
+            noise.
+        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another
+            precision that cannot take x, or a covariance that is not positive definite with the largest of `JITTERS`
+            added.
         MemoryError: before anything is allocated, where the n × n matrices exceed the free memory.
 
     Reference:
@@ -118,7 +122,7 @@ class _Solved(NamedTuple):
 
 
 def _solved(fill: Callable[[], Tensor], noise: Tensor, r: Tensor, with_inverse: bool) -> _Solved:
-    """Log density of r, α, and the upper triangle of the inverse; `fill` returns K's upper triangle, which is overwritten."""
+    """Log density of r, α, and the inverse's upper triangle; `fill` returns K's upper triangle, which is overwritten."""
 
     def build(jitter: float) -> Tensor:
         k = fill()
@@ -189,7 +193,7 @@ def _covariance(grads: Tensor | None, z: Tensor, shape: Shape) -> Tensor:
 
 
 def _input_gradient(inverse: Tensor, grads: Tensor, z: Tensor, alpha: Tensor) -> Tensor:
-    """Gradient 4 Σ_j W_ij (z_i − z_j) by matrix products with W = G ∂k/∂r², whose strict upper triangle counts twice."""
+    """Gradient 4 Σ_j W_ij (z_i − z_j) by matrix products with W = G ∂k/∂r², its strict upper triangle counted twice."""
     ones = torch.cat([z, torch.ones_like(z[:, :1])], 1)
     wz = torch.zeros_like(ones)
     for rows in _panels(len(z)):

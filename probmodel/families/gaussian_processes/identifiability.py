@@ -1,7 +1,7 @@
 """Identifiability of a Gaussian process from its initial hyperparameters.
 
-The kernel may neither leave all pairs of rows uncorrelated nor correlate all of them perfectly, and the lower bound of the noise
-variance has to lie well below the variance of y.
+The kernel may neither leave all pairs of rows uncorrelated nor correlate all of them perfectly, and the lower bound of
+the noise variance has to lie well below the variance of y.
 """
 
 import torch
@@ -34,7 +34,7 @@ def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) ->
 def check_related(
     kernel: Kernel, x: Float[Tensor, "n D"], others: Float[Tensor, "m D"] | None = None, *, what: str = "rows"
 ) -> None:
-    """Raise ValueError where the kernel's current parameters leave all pairs of rows uncorrelated, or correlate all perfectly.
+    """Raise ValueError where the kernel correlates all pairs of rows not at all, or all of them perfectly.
 
     Args:
         kernel: GPyTorch kernel.
@@ -58,8 +58,9 @@ def check_related(
         found = "uncorrelated" if high < NEGLIGIBLE else "perfectly correlated"
         typical = float(torch.cdist(x, y).median())
         raise ValueError(
-            f"expected {what} whose correlations under the kernel differ from 0 and 1, got all of them {found} (correlations "
-            f"{low:.3g} to {high:.3g}), so that no gradient moves it; standardize x, or start the lengthscale near {typical:.3g}"
+            f"expected {what} whose correlations under the kernel differ from 0 and 1, got all of them {found} "
+            f"(correlations {low:.3g} to {high:.3g}), so that no gradient moves them; standardize x, or start the "
+            f"lengthscale near {typical:.3g}"
         )
 
 

@@ -23,8 +23,9 @@ def natural_step(
 
         T⁺ = T F,   F Fᵀ = (I − rate (P + Pᵀ))⁻¹,   m⁺ = m + rate T⁺ T⁺ᵀ g.
 
-    Under Gaussian noise the precision moves by the fraction `rate` of its distance to the precision of `optimal_q`, so that one
-    step of rate 1 on all rows reaches it; on minibatches the steps are those of stochastic variational inference.
+    Under Gaussian noise the precision moves by the fraction `rate` of its distance to the precision of `optimal_q`, so
+    that one step of rate 1 on all rows reaches it; on minibatches the steps are those of stochastic variational
+    inference.
 
     Args:
         elbo: (m, T) → bound in nats over all rows, higher is better, summed over the K outputs.
@@ -37,8 +38,8 @@ def natural_step(
 
     Raises:
         ValueError: for a rate outside (0, 1].
-        LeavesNormalsError: for a step to a covariance that is not positive definite; a likelihood that is not log-concave needs a
-            smaller rate.
+        LeavesNormalsError: for a step to a covariance that is not positive definite; a likelihood that is not
+            log-concave needs a smaller rate.
 
     Reference:
         Hensman, Fusi & Lawrence (2013), Gaussian Processes for Big Data, UAI, sec. 3.2; Salimbeni, Eleftheriadis &
@@ -79,7 +80,7 @@ def natural_update(
 
 
 def factor_of_inverse(precision: Float[Tensor, "*K M M"]) -> Float[Tensor, "*K M M"]:
-    """Lower triangular T with T Tᵀ = precision⁻¹, which is never formed; NaN where the precision is not positive definite."""
+    """Lower triangular T with T Tᵀ = precision⁻¹, which is not formed; NaN unless the precision is positive definite."""
     # With rows and columns in reverse order Cholesky's factor is the upper U of precision = U Uᵀ, and T = U⁻ᵀ.
     factor, info = torch.linalg.cholesky_ex(precision.flip(-1, -2))
     u = torch.where((info == 0)[..., None, None], factor, math.nan).flip(-1, -2)

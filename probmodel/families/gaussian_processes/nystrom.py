@@ -1,6 +1,9 @@
 """Nyström approximation of a covariance matrix, and the bounds on log p(y) that follow from it (Burt et al., 2020).
 
-With K̃ = Σ^-½ K Σ^-½ and ỹ = Σ^-½ (y − m) a Gaussian process has −2 log p(y) = n log 2π + log|Σ| + log|I + K̃| + ỹᵀ (I + K̃)⁻¹ ỹ,
+With K̃ = Σ^-½ K Σ^-½ and ỹ = Σ^-½ (y − m) a Gaussian process has
+
+    −2 log p(y) = n log 2π + log|Σ| + log|I + K̃| + ỹᵀ (I + K̃)⁻¹ ỹ,
+
 and Q̃ = Wᵀ W ⪯ K̃ of rank M bounds the last two terms from both sides.
 """
 
@@ -122,20 +125,25 @@ class Bounds(NamedTuple):
 def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int, tolerance: float) -> Bounds:
     """Lower and upper bound of log p(y), without Monte Carlo and without n × n matrices in memory.
 
-    With t = tr(K̃ − Q̃), which is below λ_max:  log|I + Q̃| ≤ log|I + K̃| ≤ log|I + Q̃| + n log(1 + t / n),  and for any v, with
-    r = ỹ − (I + K̃) v,  ỹᵀ (I + K̃)⁻¹ ỹ = vᵀ (I + K̃) v + 2 rᵀ v + rᵀ (I + K̃)⁻¹ r, of which the last term lies between
-    rᵀ ((1 + t) I + Q̃)⁻¹ r and rᵀ (I + Q̃)⁻¹ r.  Conjugate gradients choose v, and stop once these differ by 2 `tolerance`.
-    At v = 0 the upper side is Titsias' (2014), and the lower one is above his of 2009.
+    With t = tr(K̃ − Q̃), which is below λ_max, and r = ỹ − (I + K̃) v for any v,
+
+        log|I + Q̃| ≤ log|I + K̃| ≤ log|I + Q̃| + n log(1 + t / n),
+        ỹᵀ (I + K̃)⁻¹ ỹ = vᵀ (I + K̃) v + 2 rᵀ v + rᵀ (I + K̃)⁻¹ r,
+
+    of which the last term lies between rᵀ ((1 + t) I + Q̃)⁻¹ r and rᵀ (I + Q̃)⁻¹ r.  Conjugate gradients choose v, and
+    stop once these differ by at most 2 `tolerance`.  At v = 0 the upper bound is that of Titsias (2014), and the lower
+    one is above that of Titsias (2009).
 
     Args:
         observed: the process and its observations.
         w: Nyström factor by `chosen` or `projected`.
-        num_steps: largest number of conjugate gradient steps, each a product with K̃ in n² kernel evaluations; 0 takes v = 0.
+        num_steps: largest number of conjugate gradient steps, each a product with K̃ in n² kernel evaluations; 0 takes
+            v = 0.
         tolerance: gap between the bounds that the quadratic term may leave, in nats.
 
     Reference:
-        Titsias (2009, 2014); Artemev, Burt & van der Wilk (2021), Tighter Bounds on the Log Marginal Likelihood of Gaussian
-        Process Regression Using Conjugate Gradients, ICML.
+        Titsias (2009, 2014); Artemev, Burt & van der Wilk (2021), Tighter Bounds on the Log Marginal Likelihood of
+        Gaussian Process Regression Using Conjugate Gradients, ICML.
     """
     n, white = len(observed.y), observed.residual * observed.noise.rsqrt()
     trace = float((observed.variance / observed.noise).sum() - w.square().sum())

@@ -1,4 +1,4 @@
-"""Cholesky factors and inverses of covariance matrices, in place, with a jitter schedule (Golub & Van Loan, 2013, ch. 4)."""
+"""Cholesky factors and inverses of covariance matrices, with a jitter schedule (Golub & Van Loan, 2013, ch. 4)."""
 
 import math
 import warnings
@@ -13,16 +13,17 @@ from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.tracing.programs.graphs import functional
 
 JITTERS = {torch.float64: (0.0, 1e-10, 1e-8, 1e-6), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
-"""Jitter schedule: fractions of the mean variance added to the diagonal until Cholesky succeeds; all but 0 raise a warning."""
+"""Jitter schedule: fractions of the mean variance added to the diagonal in turn; all but 0 raise a warning."""
 
 BLOCK = 128
-"""Number of rows of a block inverted by substitution; larger blocks are halved into matrix products, which run faster."""
+"""Number of rows of a block inverted by substitution; larger blocks are halved into faster matrix products."""
 
 
 def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
-    """Cholesky factor with the first jitter of a schedule for which it exists, with a warning unless that is the first one.
+    """Cholesky factor with the first jitter of a schedule for which it exists.
 
-    A recorded graph tries the first jitter only, and gives NaN where that one does not suffice.
+    Any jitter but the first raises a warning.  A recorded graph tries the first jitter only, and gives NaN where that one
+    does not suffice.
 
     Args:
         build: jitter → factor, with NaN where there is none.
@@ -81,8 +82,8 @@ def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 def inverted_in_place(u: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     """Inverse (Uᵀ U)⁻¹ = Y Yᵀ with Y = U⁻¹, its upper triangle written over that of U.
 
-    It takes 2n³/3 operations, nearly all of them in matrix products, and is twice as fast as `torch.cholesky_inverse` on the
-    CPU (MKL on AMD EPYC, n = 1000 and 2000).
+    It takes 2n³/3 operations, nearly all of them in matrix products, and is twice as fast as `torch.cholesky_inverse`
+    on the CPU (MKL on AMD EPYC, n = 1000 and 2000).
     """
     _invert_triangle(u)
     for i in range(0, len(u), BLOCK):

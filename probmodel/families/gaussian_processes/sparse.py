@@ -1,4 +1,4 @@
-"""Evidence lower bound of a sparse variational Gaussian process (Hensman, Matthews & Ghahramani, 2015), and its optimal q(u)."""
+"""Evidence lower bound of a sparse variational Gaussian process, and its optimal q(u) (Hensman et al., 2015)."""
 
 import math
 from typing import Any, NamedTuple
@@ -46,15 +46,15 @@ def svgp_elbo(
 
     As in GPyTorch's `VariationalStrategy`, `gpytorch.settings.variational_cholesky_jitter` (1e-6 in float64, 1e-4 in
     float32) is added to the diagonal of Kuu and to the variances; where Kuu needs more, the first multiple in `LADDER`
-    that suffices is added, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot warn, and
-    gives NaN where the largest does not suffice.  Priors on parameters are not added; gradients flow into the parameters of
-    mean, kernel and likelihood and into every tensor; only a recorded graph has second derivatives.
+    that suffices is added, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot
+    warn, and gives NaN where the largest does not suffice.  Priors on parameters are not added; gradients flow into the
+    parameters of mean, kernel and likelihood and into every tensor; only a recorded graph has second derivatives.
 
     Args:
         mean: GPyTorch mean.
         kernel: GPyTorch kernel without batch dimensions; RBF and Matérn kernels are evaluated by faster code.
-        likelihood: GPyTorch likelihood of one latent function; Gaussian noise is integrated in closed form, others by their
-            `expected_log_prob`, which is Gauss–Hermite quadrature where there is no closed form.
+        likelihood: GPyTorch likelihood of one latent function; Gaussian noise is integrated in closed form, others by
+            their `expected_log_prob`, which is Gauss–Hermite quadrature where there is no closed form.
         inducing: inputs (M, D) of the inducing values.
         q_loc: mean m of q(v), (M,).
         q_scale_tril: T, (M, M), of which only the lower triangle is read.
@@ -67,9 +67,10 @@ def svgp_elbo(
 
     Raises:
         TypeError: for arguments that are not tensors, such as NumPy arrays.
-        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another precision that
-            cannot take x, or a size below the number of rows passed; unless a graph is recorded, also for a zero or NaN on the
-            diagonal of T, or a Kuu that is not positive definite with the largest jitter of `LADDER`.
+        ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another
+            precision that cannot take x, or a size below the number of rows passed; unless a graph is recorded, also
+            for a zero or NaN on the diagonal of T, or a Kuu that is not positive definite with the largest jitter of
+            `LADDER`.
 
     Reference:
         Hensman, Matthews & Ghahramani (2015), Scalable Variational Gaussian Process Classification, AISTATS.
@@ -93,7 +94,7 @@ class Interpolation(NamedTuple):
 
 
 def interpolation(kernel: Kernel, inducing: Float[Tensor, "M D"], x: Float[Tensor, "B D"]) -> Interpolation:
-    """Conditional distribution of f at each row given inducing values, with the jitter of `svgp_elbo` on Kuu and the variances.
+    """Conditional distribution of f at each row given inducing values, with the jitter of `svgp_elbo`.
 
     Args:
         kernel: GPyTorch kernel without batch dimensions.
@@ -101,7 +102,8 @@ def interpolation(kernel: Kernel, inducing: Float[Tensor, "M D"], x: Float[Tenso
         x: inputs (B, D).
 
     Raises:
-        ValueError: for a Kuu that is not positive definite with the largest jitter of `LADDER`; a recorded graph gives NaN.
+        ValueError: for a Kuu that is not positive definite with the largest jitter of `LADDER`; a recorded graph gives
+            NaN.
     """
     k, prior, s = _covariances(kernel, inducing, x)
     jitter, m = settings.variational_cholesky_jitter.value(x.dtype), len(inducing)
@@ -184,13 +186,14 @@ def _marginals(
 
 
 class _Covariances(NamedTuple):
-    """Covariances divided by the outputscale s, by which only vectors of length B are multiplied; s is 1 for other kernels."""
+    """Covariances divided by the outputscale s, by which only vectors of length B are multiplied."""
 
     k: Float[Tensor, "M M+B"]
     """[Kuu, Kux], divided by s."""
     prior: Tensor
     """k(x, x) divided by s, (B,), or one number for all rows."""
     s: Float[Tensor, ""]
+    """Outputscale; 1 for kernels other than RBF and Matérn."""
 
 
 def _covariances(kernel: Kernel, inducing: Tensor, x: Tensor) -> _Covariances:
@@ -257,7 +260,7 @@ def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
     """
     chosen = kuu.new_full((), LADDER[-1])
     for multiple in LADDER[:-1]:
-        # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once, so that later multiples cost almost nothing.
+        # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once, so later multiples are almost free.
         shift = torch.where(chosen < LADDER[-1], -2.0 * kuu[0, 0], multiple * jitter)
         info = torch.linalg.cholesky_ex((kuu + torch.diag_embed(shift.expand(len(kuu)))).mT).info
         chosen = torch.where(info == 0, multiple, chosen)
@@ -267,7 +270,8 @@ def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
 class _Interpolated(torch.autograd.Function):
     """The pair (Aᵀ m, Σ A ∘ H) from [Kuu, Kux], with A = L⁻¹ Kux, H = (T Tᵀ − I) A and a gradient in M × M products.
 
-    L⁻¹ is formed explicitly: products with it run faster than substitution, and cond(L) = √cond(Kuu), which the jitter bounds.
+    L⁻¹ is formed explicitly: products with it run faster than substitution, and cond(L) = √cond(Kuu), which the jitter
+    bounds.
     """
 
     @staticmethod

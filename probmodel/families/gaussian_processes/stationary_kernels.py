@@ -1,4 +1,4 @@
-"""GPyTorch's stationary kernels as functions of squared distance, with derivatives (Rasmussen & Williams, 2006, sec. 4.2)."""
+"""GPyTorch's stationary kernels as functions of squared distance (Rasmussen & Williams, 2006, sec. 4.2)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -84,9 +84,9 @@ def matern_5_2(r2: Tensor) -> tuple[Tensor, Tensor]:
     """Twice differentiable Matérn kernel k = (1 + a + a²/3) exp(−a) with a = √5 r."""
     a = r2.mul_(5.0).sqrt_()
     decay = torch.exp(-a)
-    grad = a + 1.0
-    k = a.square_().div_(3.0).add_(grad).mul_(decay)
-    return k, grad.mul_(decay).mul_(-5.0 / 6.0)
+    derivative = a + 1.0
+    k = a.square_().div_(3.0).add_(derivative).mul_(decay)
+    return k, derivative.mul_(decay).mul_(-5.0 / 6.0)
 
 
 def _exponential(r2: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ _MATERN = {
 
 
 def squared_distances(a: Float[Tensor, "n D"], b: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
-    """Squared distances |a_i − b_j|² by one matrix product; values below its rounding error are set to 0, as for equal rows.
+    """Squared distances |a_i − b_j|² by one matrix product, set to 0 below its rounding error, as for equal rows.
 
     With few columns differences are taken column by column, which is exact and as fast.
     """
@@ -144,7 +144,8 @@ def refuse_second_derivative() -> None:
     """Refuse a backward pass that is itself to be differentiated.
 
     Raises:
-        NotImplementedError: where autograd records the pass: saved gradients are constants, so that the result would be wrong.
+        NotImplementedError: where autograd records the pass: saved gradients are constants, so that the result would be
+            wrong.
     """
     if torch.is_grad_enabled():
         raise NotImplementedError(
@@ -157,15 +158,15 @@ class _Covariance(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, shape: Shape) -> Tensor:
         center = a.mean(0)
         a, b = a - center, b - center
-        k, grad = shape.with_gradient(squared_distances(a, b))
-        ctx.save_for_backward(a, b, grad)
+        k, derivative = shape.with_gradient(squared_distances(a, b))
+        ctx.save_for_backward(a, b, derivative)
         return k
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         refuse_second_derivative()
-        a, b, grad = ctx.saved_tensors
-        w = grad * grad
+        a, b, derivative = ctx.saved_tensors
+        w = grad * derivative
         grad_a = (w.sum(1, keepdim=True) * a).addmm_(w, b, alpha=-1.0).mul_(2.0)
         grad_b = (w.sum(0)[:, None] * b).addmm_(w.mT, a, alpha=-1.0).mul_(2.0)
         return grad_a, grad_b, None

@@ -27,7 +27,8 @@ def substituted(
 
     Args:
         module: module to copy, which is left unchanged; it is returned itself where none of its values change.
-        values: values by name of the raw parameter, by `id` of the module that owns it; a module may occur in several places.
+        values: values by name of the raw parameter, by `id` of the module that owns it; a module may occur in several
+            places.
         made: copies made so far, by `id` of the module copied.
     """
     made = {} if made is None else made

@@ -1,1 +1,1 @@
-"""Markov chains: warm start, adaptation, trees, recording."""
+"""Parts of Markov chain samplers: warm start, adaptation, trajectory trees, and compiled windows of steps."""

@@ -1,4 +1,4 @@
-"""Step size by dual averaging and a diagonal mass matrix, per chain, as pure functions (Hoffman & Gelman, 2014; Stan)."""
+"""Adaptation of step size and diagonal mass matrix per chain, as pure functions (Hoffman & Gelman, 2014; Stan)."""
 
 import math
 from collections.abc import Callable
@@ -9,41 +9,44 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 FIRST_BUFFER, LAST_BUFFER, FIRST_WINDOW = 75, 50, 25
-"""Stan's warm-up: step size alone, windows of doubling length for the variances, step size alone."""
+"""Stan's warm-up, in draws: step size alone first and last, and the first of the doubling windows for variances."""
 DELAY, SHRINKAGE, FORGETTING = 10.0, 0.05, 0.75
-"""Stan's t0, gamma and kappa."""
+"""Stan's t0, gamma and kappa of dual averaging."""
 MAX_DOUBLINGS = 30
 PRIOR_DRAWS, PRIOR_VARIANCE = 5.0, 1e-3
-"""What a window's variance is shrunk by, in draws, and towards what."""
+"""Weight, in draws, of the variance that a window's variance is shrunk towards, and its value."""
 
 Gradient = Callable[[Float[Tensor, "C D"]], tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]]
-"""theta → log density in nats and its slope."""
+"""Function theta → log density in nats, and its gradient."""
 
 
 class Adaptation(NamedTuple):
-    """Where the warm-up of C chains stands."""
+    """State of the warm-up of C chains."""
 
     log_step: Float[Tensor, " C"]
     log_step_mean: Float[Tensor, " C"]
     shrunk_to: Float[Tensor, " C"]
+    """Log step size towards which dual averaging shrinks."""
     error: Float[Tensor, " C"]
+    """Running mean of how far the acceptance falls short of its target."""
     updates: Float[Tensor, " C"]
     scale: Float[Tensor, "C D"]
     """Standard deviations: square roots of the inverse mass matrix's diagonal."""
     seen: Float[Tensor, " C"]
+    """Number of draws in the present window; their mean and sum of squared deviations follow."""
     mean: Float[Tensor, "C D"]
     squares: Float[Tensor, "C D"]
 
 
 class Schedule(NamedTuple):
-    """Which draws of the warm-up estimate variances, and after which a window ends."""
+    """Masks of the warm-up's draws that estimate variances, and of those that end a window."""
 
     estimates: Bool[Tensor, " W"]
     ends: Bool[Tensor, " W"]
 
 
 def schedule(num_warmup: int, device: torch.device) -> Schedule:
-    """Stan's windows; a short warm-up keeps their proportions."""
+    """Schedule of Stan's warm-up windows; a warm-up too short for them keeps their proportions."""
     first, last, window = FIRST_BUFFER, LAST_BUFFER, FIRST_WINDOW
     if first + window + last > num_warmup:
         first, last = int(0.15 * num_warmup), int(0.1 * num_warmup)
@@ -60,7 +63,7 @@ def schedule(num_warmup: int, device: torch.device) -> Schedule:
 
 
 def reasonable_step(theta: Float[Tensor, "C D"], gradient: Gradient, scale: Float[Tensor, " D"]) -> Float[Tensor, " C"]:
-    """In units of the scale, the step whose acceptance crosses 0.8: doubled or halved until it does."""
+    """Initial step size in units of the scale: doubled or halved until the acceptance probability crosses 0.8."""
     log_prob, grad = gradient(theta)
     momentum = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
     start = log_prob - 0.5 * momentum.square().sum(-1)
@@ -82,20 +85,20 @@ def reasonable_step(theta: Float[Tensor, "C D"], gradient: Gradient, scale: Floa
 
 
 def begin(step: Float[Tensor, " C"], dim: int) -> Adaptation:
-    """Unit variances and a first step size."""
-    nothing = step.new_zeros(len(step), dim)
+    """State before the first draw, with unit variances and a first step size."""
+    zeros = step.new_zeros(len(step), dim)
     zero = torch.zeros_like(step)
     log_step = step.log()
     return Adaptation(
         log_step,
         log_step.clone(),
-        log_step + math.log(10),  # Ten times the first step: large ones are tried first.
+        log_step + math.log(10),  # Ten times the first step, so that large steps are tried first.
         zero,
         zero.clone(),
-        nothing + 1,
+        zeros + 1,
         zero.clone(),
-        nothing,
-        nothing.clone(),
+        zeros,
+        zeros.clone(),
     )
 
 
@@ -107,7 +110,16 @@ def adapt(
     plan: Schedule,
     target_accept: float,
 ) -> Adaptation:
-    """After draw `number` of each chain; chains beyond the warm-up must not be passed on."""
+    """State after one draw of each chain; it holds only for chains that are still in the warm-up.
+
+    Args:
+        before: state before the draw.
+        theta: draw of each chain.
+        accepted: mean acceptance probability of each draw's trajectory.
+        number: number of each chain's draw, from 0.
+        plan: windows of the warm-up.
+        target_accept: acceptance probability that the step size aims at.
+    """
     length = len(plan.ends)
     here = number.clamp(0, length - 1)
     estimates, ends, last = plan.estimates[here], plan.ends[here], number == length - 1
@@ -126,14 +138,14 @@ def dual_averaged(
     shrunk_to: Float[Tensor, "*C"],
     updates: Float[Tensor, "*C"],
 ) -> tuple[Float[Tensor, "*C"], Float[Tensor, "*C"]]:
-    """The next log step and mean error, after an acceptance that falls short of its target: eq. (6)."""
+    """Next log step size and mean error, after an acceptance that falls short of its target by `shortfall`: eq. (6)."""
     weight = 1 / (updates + DELAY)
     error = (1 - weight) * error + weight * shortfall
     return shrunk_to - updates.sqrt() / SHRINKAGE * error, error
 
 
 def averaged(mean: Float[Tensor, "*C"], new: Float[Tensor, "*C"], updates: Float[Tensor, "*C"]) -> Float[Tensor, "*C"]:
-    """A running mean that forgets its first values."""
+    """Running mean that forgets its first values."""
     weight = updates**-FORGETTING
     return weight * new + (1 - weight) * mean
 
@@ -146,7 +158,7 @@ def _stepped(before: Adaptation, accepted: Float[Tensor, " C"], target_accept: f
 
 
 def _estimated(before: Adaptation, theta: Float[Tensor, "C D"], estimates: Bool[Tensor, " C"]) -> Adaptation:
-    """Welford's running mean and squares."""
+    """Update of Welford's running mean and sum of squared deviations."""
     seen = before.seen + 1
     gap = theta - before.mean
     mean = before.mean + gap / seen[:, None]
@@ -158,7 +170,7 @@ Fields = TypeVar("Fields", bound=tuple)
 
 
 def choose(where: Bool[Tensor, "*C"], one: Fields, other: Fields) -> Fields:
-    """Field by field, in nested tuples too, chain by chain; what is the same in both costs nothing."""
+    """Choose per chain between two tuples, field by field and in nested ones; identical fields cost nothing."""
 
     def either(a: Any, b: Any) -> Any:
         if a is b:

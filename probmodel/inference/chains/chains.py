@@ -1,4 +1,4 @@
-"""What every Markov chain sampler begins and ends with: its settings, starting points, draws by site, and a warning."""
+"""Start and end of every Markov chain sampler: checks, initial states, draws by site, and a convergence warning."""
 
 import time
 import warnings
@@ -21,45 +21,45 @@ from probmodel.tracing.randomness import isolated, spawn
 from probmodel.tracing.target import density_of
 
 MAX_STARTS = 100
-"""Prior draws beyond the number of chains that are tried."""
+"""Number of prior draws that are tried beyond the number of chains."""
 
 REACH = 10.0
-"""Largest coordinate of a start: a heavy-tailed prior draws where no step size is right."""
+"""Largest absolute coordinate of an initial state: no step size suits the far tails of a heavy-tailed prior."""
 
 R_HAT_LIMIT = 1.05
-"""Above it even short runs are to be doubted; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
+"""R-hat above which even short runs are in doubt; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 
 DIVERGENT = 1000.0
-"""Nats of energy error that mark a divergence (Stan's)."""
+"""Energy error in nats that marks a divergence (Stan's value)."""
 
 SMALLEST_STEP = 1e-5
-"""Standard deviations: with a step below it a thousand leapfrogs cover a hundredth of one."""
+"""Smallest step size, in standard deviations: a thousand leapfrog steps of it cover a hundredth of one."""
 
 FEWEST_MOVES = 10
-"""Draws of which a chain that is not stuck accepts one at least."""
+"""Number of draws of which a chain that is not stuck accepts at least one."""
 
 NON_CENTERED = "write a centered hierarchy as a non-centered one (pyro.infer.reparam.LocScaleReparam)"
 
 
 class Sampled(NamedTuple):
-    """What the chains found."""
+    """Results of the chains."""
 
     theta: Float[Tensor, "C N D"]
     stats: dict[str, Tensor]
-    """(chain, draw) by ArviZ's names; "diverging" and "acceptance_rate" among them."""
+    """Arrays (chain, draw) under ArviZ's names, with "diverging" and "acceptance_rate" among them."""
     learnt: dict[str, Any]
-    """What the warm-up has set, as plain numbers."""
+    """Quantities that the warm-up has set, as plain numbers."""
     compiled: bool
     execution: str
-    """How the steps ran, and why."""
+    """Mode in which the steps were executed, and the reason."""
     seconds: float
-    """From the first step to the last, compiling left out."""
+    """Time from the first step to the last, without compilation."""
 
 
 def check_acceptance(target_accept: float) -> None:
     """Raise ValueError for a target outside (0, 1)."""
     if not 0 < target_accept < 1:
-        raise ValueError(f"expected target_accept between 0 and 1, got {target_accept}; the default suits most models")
+        raise ValueError(f"expected target_accept between 0 and 1, got {target_accept}; leave it at the default")
 
 
 def posterior(
@@ -70,18 +70,18 @@ def posterior(
     num_chains: int,
     seed: int,
 ) -> Posterior:
-    """Start chains, sample, and say how it went.
+    """Posterior by Markov chains, with a warning where the draws are not to be trusted.
 
     Args:
-        method: the sampler's name.
-        sample: density and starts → what the chains found.
+        method: name of the sampler.
+        sample: density and initial states → results of the chains.
         model: any Pyro model.
-        data: what it is conditioned on.
-        num_chains: independent chains.
-        seed: of all random numbers.
+        data: data set that the model is conditioned on.
+        num_chains: number of independent chains.
+        seed: seed of all random numbers.
 
     Raises:
-        ValueError: as `starting` does.
+        ValueError: as in `starting`.
     """
     begin = time.perf_counter()
     model, target, theta = starting(model, data, num_chains, seed)
@@ -109,27 +109,29 @@ def posterior(
 
 
 def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[Model, Target, Float[Tensor, "C D"]]:
-    """The model where the data are, its density, and overdispersed starts with a finite density and slope.
+    """Model on the device of the data, its density, and overdispersed initial states at which it is finite.
 
-    Starts are prior draws, or uniform on (−2, 2)^D where the prior is improper.
+    Initial states are prior draws, or uniform on (−2, 2)^D where the prior is improper; the gradient is finite there
+    too.
 
     Raises:
-        ValueError: for data no model can use, a model without latents, or one for which too few prior draws will do.
+        ValueError: for unsuitable data, a model without continuous latents, or one for which too few prior draws have a
+            finite density and gradient.
     """
     check_training(model, data)
     model = copied_to_data(model, data)
     target = density_of(model, data)
     if target.dim == 0:
         raise ValueError(
-            "expected continuous latents to sample, got a model with none (discrete ones are summed out); add pyro.sample "
-            "or use lift"
+            "expected continuous latents to sample, got a model with none (discrete ones are summed out); add "
+            "pyro.sample statements, or give parameters priors by lift"
         )
     theta = _candidates(target, MAX_STARTS + num_chains, seed)
     good = torch.cat([_is_finite(target, piece) for piece in theta.split(num_chains)])
     if int(good.sum()) < num_chains:
         raise ValueError(
             f"expected prior draws with a finite log joint and gradient, got {int(good.sum())} of {len(theta)}; "
-            "check the likelihood's domain"
+            "keep the likelihood's parameters inside their domain, or narrow the priors"
         )
     return model, target, theta[good][:num_chains]
 
@@ -137,7 +139,7 @@ def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[M
 def _candidates(target: Target, count: int, seed: int) -> Float[Tensor, "S D"]:
     if not target.improper:
         return target.sample_prior(count, seed).clamp(-REACH, REACH)
-    # Nothing can be drawn from a prior that does not integrate; Stan's starts, uniform on (−2, 2), take its place.
+    # An improper prior cannot be sampled; Stan's initial states, uniform on (−2, 2), take its place.
     with isolated(seed):
         return 4 * torch.rand(count, target.dim, dtype=target.dtype, device=target.device) - 2
 
@@ -151,20 +153,20 @@ def _is_finite(target: Target, theta: Float[Tensor, "C D"]) -> Tensor:
 
 
 def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:
-    """Constrained draws (chain, draw, *shape) by site."""
+    """Draws (chain, draw, *shape) by site, in the model's own (constrained) space."""
     flat = target.constrain(theta.reshape(-1, target.dim))
     return {name: value.reshape(*theta.shape[:2], *value.shape[1:]) for name, value in flat.items()}
 
 
 def is_stuck(found: Sampled) -> Bool[Tensor, " C"]:
-    """Chains whose draws are all the same, or whose step is too small to lead anywhere."""
+    """Mask of chains whose draws are all equal, or whose step size is too small to move them."""
     unmoved = (found.theta == found.theta[:, :1]).flatten(1).all(1)
     step = torch.as_tensor(found.learnt["step_size"], device=unmoved.device)
     return (unmoved & (found.theta.shape[1] >= FEWEST_MOVES)) | (step < SMALLEST_STEP)
 
 
 def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int) -> None:
-    """Warn where chains disagree or are stuck, one has no other to disagree with, or trajectories have diverged."""
+    """Warn where chains disagree or are stuck, where there is only one, or where trajectories have diverged."""
     arrays = {name: value.numpy(force=True) for name, value in draws.items()}
     chains = min(len(value) for value in arrays.values())
     worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(arrays).values()])))
@@ -181,14 +183,14 @@ def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int
 def _remedy(divergences: int, stuck: int, chains: int) -> str:
     if stuck:
         return (
-            "the density has places too narrow for any step, as in the neck of the funnel of a centered hierarchy: "
-            f"{NON_CENTERED}, or take pb.NUTS with a higher target_accept"
+            "the density is too narrow in places for any step size, as in the funnel of a centered hierarchy: "
+            f"{NON_CENTERED}, or use pb.NUTS with a higher target_accept"
         )
     if divergences:
         return f"raise target_accept, or {NON_CENTERED}" + ("; take more chains" if chains == 1 else "")
     if chains == 1:
         return "take more chains"
     return (
-        "take a longer warm-up and more draws, or reparametrize; where each chain keeps to a mode of its own, their shares "
-        "are not the modes' weights, which pb.evidence.smc finds"
+        "take a longer warm-up and more draws, or reparametrize; where each chain stays in one mode, the proportions "
+        "of chains are not the modes' weights, which pb.evidence.smc estimates"
     )

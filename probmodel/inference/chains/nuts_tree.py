@@ -1,7 +1,7 @@
-"""The no-U-turn sampler as a machine that makes one leapfrog step of every chain at a time.
+"""The no-U-turn sampler as a state machine that makes one leapfrog step of every chain at a time.
 
-Chains do not wait for each other: while one doubles its tree, another begins its next draw, so a step of the machine is
-one batched gradient whatever the trees look like, and the machine is a flat loop that compiles.  Multinomial sampling and
+Chains do not wait for each other: while one doubles its tree, another begins its next draw, so each step is one batched
+gradient whatever the trees look like, and the sampler is a flat loop that can be compiled.  Multinomial sampling and
 the generalized criterion as in Betancourt (2017); subtrees are checked iteratively (Phan, Pradhan & Jankowiak, 2019).
 Momenta are in units of the mass matrix, so that their distribution is standard normal.
 
@@ -21,7 +21,7 @@ from probmodel.tracing.programs.compiling import Tensors
 
 
 class Endpoint(NamedTuple):
-    """An end of a trajectory."""
+    """State at one end of a trajectory."""
 
     theta: Float[Tensor, "C D"]
     momentum: Float[Tensor, "C D"]
@@ -29,7 +29,7 @@ class Endpoint(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """A state of the chain."""
+    """A state of the chain with its log density in nats, and the gradient of that."""
 
     theta: Float[Tensor, "C D"]
     log_prob: Float[Tensor, " C"]
@@ -37,7 +37,7 @@ class Proposal(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """What a set of neighboring states is summed up by."""
+    """Summary of neighboring states: one drawn from them, the log sum of their weights, and their summed momenta."""
 
     proposal: Proposal
     log_weight: Float[Tensor, " C"]
@@ -45,39 +45,39 @@ class Tree(NamedTuple):
 
 
 class TreeState(NamedTuple):
-    """C chains, each somewhere in a tree of its own."""
+    """State of C chains, each with a tree of its own."""
 
     whole: Tree
     left: Endpoint
     right: Endpoint
     depth: Int[Tensor, " C"]
     start: Float[Tensor, " C"]
-    """Log density of position and momentum where the trajectory began."""
+    """Log density of position and momentum at the trajectory's initial state, in nats."""
     part: Tree
-    """The subtree that is growing."""
+    """Subtree that is growing."""
     end: Endpoint
-    """Its last state."""
+    """Last state of the growing subtree."""
     forward: Bool[Tensor, " C"]
     leaf: Int[Tensor, " C"]
-    """Its number of states."""
+    """Number of states of the growing subtree."""
     saved_momentum: Float[Tensor, "C K D"]
     saved_sum: Float[Tensor, "C K D"]
     accepted: Float[Tensor, " C"]
     leapfrogs: Float[Tensor, " C"]
     draws: Int[Tensor, " C"]
-    """Finished draws, warm-up included."""
+    """Number of finished draws, including the warm-up."""
 
 
 class Finished(NamedTuple):
-    """What one step of the machine may bring to an end: a draw of each chain."""
+    """Draws that one step may complete, one per chain."""
 
     theta: Float[Tensor, "C D"]
     numbers: Float[Tensor, "C 6"]
-    """Whether the draw is new, whether divergent, mean acceptance, depth, leapfrog steps, log density."""
+    """Columns: whether the draw is new, whether it diverged, mean acceptance, depth, leapfrog steps, log density."""
 
 
 def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> TreeState:
-    """Trees of one state, with fresh momenta."""
+    """Initial trees of one state each, with new momenta."""
     log_prob, grad = gradient(theta)
     noise = torch.randn(theta.shape, dtype=theta.dtype, device=theta.device)
     forward = torch.rand(len(theta), dtype=theta.dtype, device=theta.device) < 0.5
@@ -107,7 +107,7 @@ def _planted(
 def advance(
     state: TreeState, adaptation: Adaptation, gradient: Gradient, plan: Schedule, target_accept: float
 ) -> tuple[TreeState, Adaptation, Finished]:
-    """One leapfrog step of every chain, and whatever it completes."""
+    """State and adaptation after one leapfrog step of every chain, and the draws that it completes."""
     theta = state.end.theta
     kind: dict[str, Any] = {"dtype": theta.dtype, "device": theta.device}
     uniforms = torch.rand(3, len(theta), **kind)
@@ -138,7 +138,7 @@ def advance(
 def _grow(
     state: TreeState, adaptation: Adaptation, gradient: Gradient, uniform: Float[Tensor, " C"]
 ) -> tuple[TreeState, Bool[Tensor, " C"], Bool[Tensor, " C"]]:
-    """Add a state to the growing subtree; whether it diverged, and whether some subtree of it has turned."""
+    """Add a state to the growing subtree, and tell whether it diverged, and whether a subtree has made a U-turn."""
     step = torch.where(state.forward, 1.0, -1.0).to(adaptation.scale.dtype) * adaptation.log_step.exp()
     push = 0.5 * step[:, None] * adaptation.scale
     half = state.end.momentum + push * state.end.grad
@@ -167,10 +167,10 @@ def _grow(
 def _checked(
     state: TreeState, momentum: Float[Tensor, "C D"], total: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C K D"], Float[Tensor, "C K D"], Bool[Tensor, " C"]]:
-    """Even leaves are kept, one a level; odd ones close subtrees, which are checked against the kept ones.
+    """Keep even leaves, one per level, and check the subtrees that odd leaves close against the kept ones.
 
-    Leaf n closes as many subtrees as it ends in ones; their first leaves are the last kept ones, and leaf n is kept
-    at the level that counts the ones of n / 2.
+    Leaf n closes as many subtrees as its binary digits end in ones; their first leaves are those kept last, and an even
+    leaf n is kept at the level given by the number of ones in n / 2.
     """
     levels = torch.arange(state.saved_sum.shape[1], device=momentum.device)
     bits = (state.leaf[:, None] >> levels) & 1
@@ -189,7 +189,7 @@ def _checked(
 def _turned(
     first: Float[Tensor, "*#B D"], last: Float[Tensor, "*#B D"], total: Float[Tensor, "*#B D"]
 ) -> Bool[Tensor, "*_"]:
-    """Whether one end has stopped moving away from the other; the ends count half, which steadies short trajectories.
+    """Whether one end has stopped moving away from the other; the ends count half, which stabilizes short trajectories.
 
     Momenta point forward in time in both directions of growth, so which end comes first makes no difference.
     """
@@ -198,7 +198,7 @@ def _turned(
 
 
 def _join(state: TreeState, uniform: Float[Tensor, " C"]) -> tuple[TreeState, Bool[Tensor, " C"]]:
-    """The completed subtree becomes part of the tree; whether the whole has turned."""
+    """Add the completed subtree to the tree, and tell whether the whole tree has made a U-turn."""
     taken = uniform < (state.part.log_weight - state.whole.log_weight).exp()
     whole = Tree(
         choose(taken, state.part.proposal, state.whole.proposal),
@@ -212,7 +212,7 @@ def _join(state: TreeState, uniform: Float[Tensor, " C"]) -> tuple[TreeState, Bo
 
 
 def _sprout(state: TreeState, forward: Bool[Tensor, " C"]) -> TreeState:
-    """An empty subtree at one of the ends."""
+    """State with an empty subtree at one end of the tree."""
     end = choose(forward, state.right, state.left)
     empty = Tree(
         state.part.proposal,
@@ -228,7 +228,7 @@ def flatten(state: tuple) -> Tensors:
 
 
 def unflatten(tensors: Tensors) -> TreeState:
-    """The way back from `flatten`."""
+    """Inverse of `flatten`."""
     t = iter(tensors)
 
     def tree() -> Tree:

@@ -1,4 +1,4 @@
-"""Steps of many chains at once, a window of them in one compiled call, and what each step puts out."""
+"""Steps of many chains at once: a window of steps in one compiled call, and the outputs of each step."""
 
 import time
 from collections.abc import Callable
@@ -16,30 +16,30 @@ from probmodel.tracing.programs.compiling import CompilationPlan, Native, Tensor
 from probmodel.tracing.programs.gradients import batched_graph, gradient_and_outputs
 
 SAVED = 0.95
-"""Share of an uncompiled step's time that compilation saves: most of it is calling small operations."""
+"""Fraction of an uncompiled step's time that compilation saves: most of it is calling small operations."""
 SMALL = 2**20
 """Bytes of a step's intermediate tensors below which one thread is faster than several."""
 WINDOW_NUMBERS = 4_096
-"""Numbers that a window's outputs may hold: a compiled step copies them."""
+"""Largest number of elements in a window's outputs: a compiled step copies them."""
 
 
 class ChainGradient(NamedTuple):
-    """Log density of C chains, in nats, with its slope: `at(constants, theta (C, D)) → (C,), (C, D)`."""
+    """Log density of C chains, in nats, with its gradient: `at(constants, theta (C, D)) → (C,), (C, D)`."""
 
     at: Callable[[Tensors, Tensor], tuple[Tensor, Tensor]]
     constants: Tensors
     reason: str | None
-    """Why the model runs eagerly and cannot be compiled; None for a traced one."""
+    """Reason why the model runs eagerly and cannot be compiled; None for a traced model."""
     threads: int | None
-    """1 where the chains are so small that a second thread would cost more than it does."""
+    """Number of threads: 1 where the chains are so small that a second one costs more than it saves, else None."""
 
     def here(self, theta: Float[Tensor, "C D"]) -> tuple[Float[Tensor, " C"], Float[Tensor, "C D"]]:
-        """With the constants as they are."""
+        """Log density and gradient with the stored constants."""
         return self.at(self.constants, theta)
 
 
 def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient:
-    """For as many chains as theta has; a slope that is not finite counts as none, and NaN as no density."""
+    """Log density and gradient for as many chains as theta has; NaN becomes −∞, and a gradient that is not finite 0."""
 
     def density(theta: Tensor) -> tuple[Tensor, tuple[Tensor]]:
         # Pyro's handlers run one draw at a time where the model could not be traced.
@@ -47,7 +47,7 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
         return value.sum(), (value,)
 
     def eagerly(_: Tensors, theta: Tensor) -> tuple[Tensor, Tensor]:
-        # A trajectory may leave the support by rounding, which is a density of zero and no mistake of the model.
+        # A trajectory may leave the support by rounding, which means a density of zero and no error in the model.
         with pyro.validation_enabled(False):
             return _tamed(*gradient_and_outputs(density, theta))
 
@@ -63,23 +63,23 @@ def _tamed(grad: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tens
 
 
 class Prelude(NamedTuple):
-    """What is repeated before the first step, on a state of its own: `body(i, *state, *constants) → state`."""
+    """Function that is repeated before the first step, on a state of its own: `body(i, *state, *constants) → state`."""
 
     body: Callable[..., Tensors] = lambda i, *tensors: ()
     state: Tensors = ()
 
 
 class Recording:
-    """`step(state, constants) → (state, outputs)`, a window of steps a call; prelude and steps are compiled together.
+    """Repeated `step(state, constants) → (state, outputs)`, a window per call; prelude and steps are compiled together.
 
     Args:
         step: pure function of flat tuples of tensors.
-        state: a state to compile for.
-        outputs: tensors of the shapes and dtypes that a step puts out.
-        constants: what it reads and never changes.
-        reason: why it cannot be compiled; None where it can.
-        prelude: what comes before the first step.
-        threads: of the compiled code; None takes PyTorch's.
+        state: example of a state to compile for.
+        outputs: tensors with the shapes and dtypes of a step's outputs.
+        constants: tensors that the step reads and never changes.
+        reason: why the step cannot be compiled; None where it can.
+        prelude: function that is repeated before the first step.
+        threads: number of threads of the compiled code; None uses PyTorch's.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Recording:
         outputs: Tensors,
         constants: Tensors,
         reason: str | None,
-        prelude: Prelude = Prelude(),  # noqa: B008 - a value that nothing changes
+        prelude: Prelude = Prelude(),  # noqa: B008 - immutable
         threads: int | None = None,
     ) -> None:
         self.constants, self.reason, self.device = constants, reason, state[0].device
-        # One vector for all that changes: a loop passes each tensor on at every turn, which costs more than reading it.
+        # One vector for all that changes: a loop passes on each tensor at each iteration, which costs more than a read.
         self.layouts = tuple(Layout.of(part) for part in (prelude.state, state, outputs))
         first, now, told = self.layouts
         self.first, self.state = first.pack(prelude.state).to(self.device), now.pack(state)
@@ -134,18 +134,18 @@ class Recording:
 
     @property
     def execution(self) -> str:
-        """How the steps ran, and why."""
+        """Mode in which the steps were executed, and the reason."""
         uncompiled = "traced graph, uncompiled" if self.reason is None else "uncompiled, step by step"
-        way = f"compiled loop of {self.window} steps a call" if self.compiled else uncompiled
-        return f"{way}: {'refused by the compiler' if self.native.refused else self.why}"
+        mode = f"compiled loop of {self.window} steps per call" if self.compiled else uncompiled
+        return f"{mode}: {'refused by the compiler' if self.native.refused else self.why}"
 
     def compile_where_it_pays(self, remaining: int, wish: bool | None, bar: tqdm) -> None:
-        """Compile for `remaining` further steps, by the time the uncompiled ones have taken so far.
+        """Compile where that pays for the remaining steps, given the time that the uncompiled ones have taken.
 
         Args:
-            remaining: steps still to come.
-            wish: True compiles at once, False never, None decides.
-            bar: says that it compiles, which takes a while.
+            remaining: number of steps still to come.
+            wish: True compiles at once, False never, None where it pays.
+            bar: progress bar that shows when compilation runs, which takes a while.
         """
         if self.compiled or self.native.refused:
             return
@@ -163,18 +163,18 @@ class Recording:
         if self.reason is not None:
             return CompilationPlan(False, self.reason)
         if wish is not None:
-            return CompilationPlan(wish, "as asked")
+            return CompilationPlan(wish, "as requested")
         if not self.steps:
             return CompilationPlan(False, "too few steps to time")
         return plan(SAVED * remaining * self.seconds / self.steps, self.native.on_disk)
 
     def prelude(self, count: int) -> Tensors:
-        """The prelude's state after `count` repetitions."""
+        """State of the prelude after `count` repetitions."""
         ready, *_ = self._run(count, 0, self.state)
         return self.layouts[0].unpack(ready)
 
     def __call__(self, state: Tensors) -> tuple[Tensors, Tensors]:
-        """A window of steps: the state after it, and the outputs (window, …) of each."""
+        """Run a window of steps, and return the state after it and the outputs (window, …) of its steps."""
         begin = time.perf_counter()
         _, packed, rows = self._run(0, self.window, self.layouts[1].pack(state))
         self.seconds += time.perf_counter() - begin
@@ -188,28 +188,28 @@ class Recording:
 
 
 class Layout(NamedTuple):
-    """How tensors of several shapes and dtypes lie in one vector; whole numbers and truth values stay exact below 2²⁴."""
+    """Layout of tensors of several shapes and dtypes in one vector; integers and truth values stay exact below 2²⁴."""
 
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
 
     @staticmethod
     def of(tensors: Tensors) -> "Layout":
-        """That of these tensors."""
+        """Layout of these tensors."""
         return Layout(tuple(t.shape for t in tensors), tuple(t.dtype for t in tensors))
 
     @property
     def size(self) -> int:
-        """Numbers in all."""
+        """Number of elements in all."""
         return sum(shape.numel() for shape in self.shapes)
 
     def pack(self, tensors: Tensors) -> Float[Tensor, " size"]:
-        """Into one vector, of the first floating-point dtype laid out."""
+        """One vector that holds the tensors, in the first floating-point dtype among them."""
         kind = next((dtype for dtype in self.dtypes if dtype.is_floating_point), torch.get_default_dtype())
         return torch.cat([t.to(kind).reshape(-1) for t in tensors]) if tensors else torch.zeros(0)
 
     def unpack(self, packed: Float[Tensor, "*rows size"]) -> Tensors:
-        """The tensors again, each with the leading axes of `packed`."""
+        """Inverse of `pack`: the tensors, each with the leading axes of `packed`."""
         parts = packed.split([shape.numel() for shape in self.shapes], -1)
         lead = packed.shape[:-1]
         return tuple(

@@ -42,7 +42,7 @@ def refusal(optimizer: Optimizer) -> str | None:
 
 
 def settings_of(optimizer: Optimizer) -> list[float]:
-    """Learning rate, two decay factors, epsilon, coupled and decoupled weight decay of an Adam without `refusal`."""
+    """Learning rate, two decay factors, epsilon, coupled and decoupled weight decay of an Adam that is not refused."""
     group: dict[str, Any] = optimizer.param_groups[0]
     decay, decoupled = float(group["weight_decay"]), group["decoupled_weight_decay"]
     numbers = (group["lr"], *group["betas"], group["eps"], *((0.0, decay) if decoupled else (decay, 0.0)))

@@ -11,7 +11,7 @@ from probmodel.tracing.curvature import NormalApproximation
 
 
 class GaussianGuide(nn.Module):
-    """Guide theta ~ N(loc, scale_tril scale_trilᵀ), mapped to the latents; one block per row if rows are independent."""
+    """Guide theta ~ N(loc, scale_tril scale_trilᵀ), mapped to the latents; by row where rows are independent."""
 
     def __init__(self, gaussian: NormalApproximation, latents: tuple[Latent, ...]) -> None:
         super().__init__()

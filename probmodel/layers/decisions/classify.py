@@ -51,7 +51,7 @@ class Classify(nn.Module):
         """Raise ValueError if all labels are of one class: the likelihood then has no maximum."""
         check_several_classes(y, self.num_classes)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"in_features": self.in_features, "num_classes": self.num_classes, "loss": self.loss}
 

@@ -61,6 +61,6 @@ class ClassifyJoint(nn.Module):
         """Raise ValueError if all labels are of one class."""
         check_several_classes(y, self.num_classes)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"num_classes": self.num_classes, "loss": self.loss}

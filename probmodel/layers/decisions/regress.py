@@ -34,7 +34,8 @@ class Regress(nn.Module):
             number of outputs.
 
     Reference:
-        Goldberg, Williams & Bishop (1998), Regression with Input-dependent Noise: A Gaussian Process Treatment, NeurIPS.
+        Goldberg, Williams & Bishop (1998), Regression with Input-dependent Noise: A Gaussian Process Treatment,
+        NeurIPS.
     """
 
     def __init__(self, in_features: int, out_features: int = 1, *, noise: float | nn.Module = 1.0) -> None:
@@ -87,7 +88,7 @@ class Regress(nn.Module):
     def check_training(self, y: Tensor) -> None:
         """Accept any y that can be scored: even a constant response has a best fit."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         noise = self.log_noise if self.start is None else self.start
         return {"in_features": self.in_features, "out_features": self.out_features, "noise": noise}

@@ -69,7 +69,7 @@ class CNN(nn.Module):
         average = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[self.dims - 1]
         return self.connected(average(x, self.grid).flatten(1))
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {
             "in_channels": self.in_channels,

@@ -51,7 +51,7 @@ class Standardize(nn.Module):
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
         return (self.network(x) - self.mean) / self.scale
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"network": self.network, "mean": self.mean, "scale": self.scale}
 
@@ -101,7 +101,7 @@ class Discretize(nn.Module):
         codes = self.network(x)
         return (codes[..., None] >= self.edges).sum(-1).to(codes)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"network": self.network, "edges": self.edges}
 

@@ -43,6 +43,6 @@ class HalfPrecision(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
             return self.network(x).to(x.dtype)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"network": self.network}

@@ -33,7 +33,7 @@ class MLP(nn.Module):
             )
         return self.connected(x)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}
 
@@ -44,6 +44,6 @@ class Identity(nn.Module):
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
         return x.flatten(1)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {}

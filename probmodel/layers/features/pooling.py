@@ -1,6 +1,6 @@
 """Pooling functions between convolutions: maximum, average, and up-sampling."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -22,6 +22,10 @@ class MaxPool:
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.dim() - 3]
         return pool(x, self.size)
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class AveragePool:
@@ -33,6 +37,10 @@ class AveragePool:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
         return pool(x, self.size)
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class UpSample:
@@ -42,3 +50,7 @@ class UpSample:
 
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
         return F.interpolate(x, scale_factor=float(self.size), mode="nearest")
+
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return asdict(self)

@@ -25,11 +25,12 @@ class DNN(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(widths[-1], out_features), nn.ReLU())
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Codes of the rows, z = network(h)."""
         return self.network(h)
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         """Do nothing: there are no latents."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "hidden": self.hidden}

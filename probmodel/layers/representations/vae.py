@@ -30,7 +30,7 @@ class StandardNormal(nn.Module):
     def forward(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "N twoK"]:
         return h.new_zeros(len(h), 2 * self.out_features)
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"out_features": self.out_features}
 
@@ -44,10 +44,11 @@ class VAE(nn.Module):
     Args:
         in_features: width of h.
         out_features: width of z.
-        encoder: module h → (N, 2·out_features), means and log standard deviations of the guide.  None shares the prior's
-            map: a guide that does not depend on y has no better start (Sohn et al.'s Gaussian stochastic network).
+        encoder: module h → (N, 2·out_features), means and log standard deviations of the guide.  None shares the map
+            of the default prior: a guide that does not depend on y has no better start (Sohn et al.'s Gaussian
+            stochastic network).
         prior: module h → (N, 2·out_features), the same of the model: a trainable linear map by default, which makes z
-            conditional on h, or `StandardNormal(out_features)`, which needs a separate encoder, linear by default.
+            conditional on h; `StandardNormal(out_features)` needs a separate encoder, a linear map by default.
 
     Raises:
         ValueError: in `model` or `guide`, if prior or encoder has a wrong number of outputs.
@@ -72,14 +73,16 @@ class VAE(nn.Module):
         self.encoder = self.prior if shared else _linear(in_features, out_features) if encoder is None else encoder
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Draw the codes of the rows from the prior given h, at the site "z"."""
         with rows:
             return pyro.sample("z", self._normal(self.prior(h)))
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Draw the codes of the rows from the encoder's normal distribution, at the site "z"."""
         with rows:
             pyro.sample("z", self._normal(self.encoder(h)))
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {
             "in_features": self.in_features,

@@ -1,4 +1,4 @@
-"""How good a prediction is (`pb.scores`); nats are per row where the name says so.
+"""Scores of predictions (`pb.scores`); nats are per row where the name says so.
 
 Scoring rules: log_score_by_row, log_score_per_datum, brier, crps_normal_mixture, crps_samples, accuracy, rmse.
 Calibration: calibration, reliability, expected_calibration_error.

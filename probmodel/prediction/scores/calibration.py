@@ -10,7 +10,7 @@ from probmodel.prediction.scores.scoring_rules import ELEMENTS, PROBABILITY_ROUN
 
 
 class Calibration(NamedTuple):
-    """A calibration error beside its null: mean and sd under perfect calibration with the same confidences.
+    """Calibration error, and its null distribution: mean and sd under perfect calibration with the same confidences.
 
     The null's mean is above 0, as finite data never match exactly; `p_value` is the probability of an error this large.
     """
@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Rows, their mean confidence and the share that is correct (both nan without rows) by bin (lower, upper]."""
+    """Number of rows, mean confidence and fraction correct (both NaN without rows) per bin (lower, upper]."""
 
     lower: Float[Tensor, " K"]
     upper: Float[Tensor, " K"]
@@ -32,7 +32,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], *, num_bins: int = 15) -> Reliability:
-    """The table behind a reliability diagram.
+    """Table behind a reliability diagram.
 
     >>> reliability(torch.tensor([0.4, 0.9, 0.7]), torch.tensor([False, True, False]), num_bins=2).accuracy
     tensor([0.0000, 0.5000])
@@ -41,7 +41,7 @@ def reliability(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], *,
         confidence, correct, num_bins: as in `calibration`.
 
     Raises:
-        ValueError: no rows, shapes that differ, confidences outside [0, 1], or fewer than one bin.
+        ValueError: for no rows, shapes that differ, confidences outside [0, 1], or fewer than one bin.
     """
     p, hit, member = _bins(confidence, correct, num_bins)
     edges = torch.linspace(0, 1, num_bins + 1, dtype=p.dtype, device=p.device)
@@ -57,18 +57,19 @@ def calibration(
     num_samples: int = 2000,
     seed: int = 0,
 ) -> Calibration:
-    """Expected calibration error and its null.
+    """Expected calibration error and its null distribution.
 
     ECE = Σ_b (n_b / N) |accuracy_b - confidence_b| over bins of equal width. The null simulates correct_n ~
     Bernoulli(confidence_n): for N = 1000 uniform confidences in 15 bins it is 0.038 ± 0.008, not 0.
 
     Args:
-        confidence, correct: probability each row's prediction was given, and whether it came true.
-        num_bins, num_samples: bins, 15 as in Guo et al.; simulations, the p-value being at least 1 / (1 + num_samples).
-        seed: of the simulation; no global random state is touched.
+        confidence, correct: probability given to each row's prediction, and whether it came true.
+        num_bins: number of bins, 15 as in Guo et al.
+        num_samples: number of simulations; the p-value is at least 1 / (1 + num_samples).
+        seed: seed of the simulation; no global random state is touched.
 
     Raises:
-        ValueError: as `reliability`, or fewer than two simulations.
+        ValueError: as in `reliability`, or for fewer than two simulations.
 
     Reference:
         Guo, Pleiss, Sun & Weinberger (2017), On calibration of modern neural networks, ICML.
@@ -84,12 +85,15 @@ def calibration(
 def expected_calibration_error(
     probs: Float[Tensor, "N K"], y: Int[Tensor, " N"], *, num_bins: int = 15, num_samples: int = 2000, seed: int = 0
 ) -> Calibration:
-    """Calibration error, and its null, of the probability given to the most probable class.
+    """Calibration error, and its null distribution, of the probability given to the most probable class.
 
     Args:
         probs: predictive probabilities of the classes, the latents integrated out.
         y: class of each row.
-        num_bins, num_samples, seed: as in `calibration`, and so are the errors.
+        num_bins, num_samples, seed: as in `calibration`.
+
+    Raises:
+        ValueError: as in `brier` and `calibration`.
     """
     check_probs(probs, y)
     confidence, predicted = probs.max(1)
@@ -110,8 +114,8 @@ def _bins(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[Tensor, T
 
 def _simulated_hits(p: Tensor, member: Tensor, num_samples: int, seed: int) -> Float[Tensor, "S K"]:
     if num_samples < 2:
-        raise ValueError(f"expected two simulations or more, got {num_samples}; the default is 2000")
-    # Another stream than the caller's of the same seed, which the confidences may come from.
+        raise ValueError(f"expected two simulations or more, got {num_samples}; pass num_samples=2000, the default")
+    # A stream other than the caller's with the same seed, which the confidences may come from.
     generator = torch.Generator(p.device).manual_seed(seed ^ 0x9E3779B9)
     size = max(1, ELEMENTS // len(p))
     shapes = [(min(size, num_samples - start), len(p)) for start in range(0, num_samples, size)]

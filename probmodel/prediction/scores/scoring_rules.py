@@ -1,4 +1,4 @@
-"""How good a prediction is: proper scores, and calibration beside its null (Gneiting & Raftery, 2007)."""
+"""Proper scoring rules, accuracy and error of predictions (Gneiting & Raftery, 2007)."""
 
 import math
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 ELEMENTS = 2**24
-"""Numbers one intermediate tensor may hold; more rows or simulations are taken in chunks."""
+"""Largest number of elements of an intermediate tensor; more rows or simulations are processed in chunks."""
 
 PROBABILITY_ROUNDING = 1e-3
-"""Probabilities may leave [0, 1], and their sum 1, by this much: float16 keeps three digits."""
+"""Largest deviation of probabilities from [0, 1], and of their sum from 1: float16 keeps three digits."""
 
 
 def accuracy(predicted: Int[Tensor, " N"], y: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Share of rows whose class is predicted.
+    """Fraction of rows whose class is predicted correctly.
 
     >>> accuracy(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 1]))
     tensor(0.7500)
 
     Raises:
-        ValueError: no rows, or shapes that differ.
+        ValueError: for no rows, or shapes that differ.
     """
     check_rows(y, predicted.shape, "predicted")
     return (predicted == y).float().mean()
@@ -34,7 +34,7 @@ def rmse(predicted: Float[Tensor, " N"], y: Float[Tensor, " N"]) -> Float[Tensor
     tensor(3.5355)
 
     Raises:
-        ValueError: no rows, shapes that differ, NaN or infinite values.
+        ValueError: for no rows, shapes that differ, NaN or infinite values.
     """
     check_rows(y, predicted.shape, "predicted")
     _check_finite(predicted, "predicted")
@@ -42,27 +42,27 @@ def rmse(predicted: Float[Tensor, " N"], y: Float[Tensor, " N"]) -> Float[Tensor
 
 
 def log_score_by_row(predictive: Distribution, y: Tensor) -> Float[Tensor, " N"]:
-    """Log density log p(y_n) under the predictive distribution, in nats a datum; higher is better.
+    """Log density log p(y_n) under the predictive distribution, in nats per row; higher is better.
 
     >>> log_score_by_row(torch.distributions.Categorical(torch.tensor([[0.5, 0.5]])), torch.tensor([1]))
     tensor([-0.6931])
 
     Args:
-        predictive: batch of N distributions, the latents integrated out.
+        predictive: batch of N distributions, with the latents integrated out.
         y: one observation for each of them.
 
     Raises:
-        ValueError: no rows, NaN or infinite y, or a shape of y that the distributions do not have.
+        ValueError: for no rows, NaN or infinite y, or a y whose shape differs from that of the distributions.
     """
     if len(predictive.batch_shape) != 1:
         got = tuple(predictive.batch_shape)
-        raise ValueError(f"expected batch_shape (N,), got {got}; see torch.distributions.Independent")
+        raise ValueError(f"expected batch_shape (N,), got {got}; wrap other axes by Independent")
     check_rows(y, predictive.batch_shape + predictive.event_shape, "predictive")
     return predictive.log_prob(y)
 
 
 def log_score_per_datum(predictive: Distribution, y: Tensor) -> Float[Tensor, ""]:
-    """Mean over the rows of `log_score_by_row`, in nats a datum; higher is better.
+    """Mean of `log_score_by_row` over the rows, in nats per datum; higher is better.
 
     >>> log_score_per_datum(torch.distributions.Categorical(torch.tensor([[0.5, 0.5]])), torch.tensor([1]))
     tensor(-0.6931)
@@ -71,13 +71,13 @@ def log_score_per_datum(predictive: Distribution, y: Tensor) -> Float[Tensor, ""
 
 
 def brier(probs: Float[Tensor, "N K"], y: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Brier score of each row, Σ_k (p_k - 1[y = k])²: 0 is best, 2 worst.
+    """Brier score per row, Σ_k (p_k - 1[y = k])²: 0 is best, 2 worst.
 
     >>> brier(torch.tensor([[0.5, 0.5], [0.0, 1.0]]), torch.tensor([0, 1]))
     tensor([0.5000, 0.0000])
 
     Raises:
-        ValueError: no rows, shapes that differ, probabilities that are none, or labels out of range.
+        ValueError: for no rows, shapes that differ, rows of probs that are no probabilities, or labels out of range.
 
     Reference:
         Brier (1950), Verification of forecasts expressed in terms of probability, Monthly Weather Review 78.
@@ -89,7 +89,7 @@ def brier(probs: Float[Tensor, "N K"], y: Int[Tensor, " N"]) -> Float[Tensor, " 
 def crps_normal_mixture(
     means: Float[Tensor, "S N"], sds: Float[Tensor, "S N"], y: Float[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
-    """Continuous ranked probability score of each row for an equal mixture of normals, in the unit of y.
+    """Continuous ranked probability score per row, of a mixture of normals with equal weights, in the unit of y.
 
     CRPS = mean_s A(y - μ_s, σ_s²) - ½ mean_st A(μ_s - μ_t, σ_s² + σ_t²),  A(μ, σ²) = 2σ φ(μ/σ) + μ (2Φ(μ/σ) - 1).
 
@@ -97,12 +97,12 @@ def crps_normal_mixture(
     tensor([0.2337])
 
     Args:
-        means: of the S components, such as one for each posterior draw.
-        sds: their standard deviations, positive.
+        means: means of the S components, such as one per posterior draw.
+        sds: standard deviations of the components, positive.
         y: observations.
 
     Raises:
-        ValueError: no rows, shapes that differ, NaN or infinite values, or sds that are not positive.
+        ValueError: for no rows, shapes that differ, NaN or infinite values, or sds that are not positive.
 
     Reference:
         Grimit, Gneiting, Berrocal & Johnson (2006), The CRPS for circular variables, QJRMS 132.
@@ -112,25 +112,25 @@ def crps_normal_mixture(
     if sds.shape != means.shape or sds.min() <= 0:
         got = f"shape {tuple(sds.shape)}, smallest {sds.min():.4g}"
         raise ValueError(f"expected positive sds of shape {tuple(means.shape)}, got {got}; give standard deviations")
-    size = max(1, ELEMENTS // len(means) ** 2)  # Pairs of components take S² numbers a row.
+    size = max(1, ELEMENTS // len(means) ** 2)  # Pairs of components take S² elements per row.
     chunks = zip(means.split(size, 1), sds.split(size, 1), y.split(size), strict=True)
     return torch.cat([_crps_normal_mixture(*chunk) for chunk in chunks])
 
 
 def crps_samples(samples: Float[Tensor, "S N"], y: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Continuous ranked probability score of each row from draws, in the unit of y; lower is better.
+    """Continuous ranked probability score per row, from draws, in the unit of y; lower is better.
 
-    The fair estimate, unbiased at any S:  mean_s |x_s - y| - Σ_{s<t} |x_s - x_t| / (S (S - 1)).
+    The fair estimate is unbiased at any S:  mean_s |x_s - y| - Σ_{s<t} |x_s - x_t| / (S (S - 1)).
 
     >>> crps_samples(torch.tensor([[0.0], [2.0]]), torch.tensor([3.0]))
     tensor([1.])
 
     Args:
-        samples: S ≥ 2 draws of the prediction for each row.
+        samples: S ≥ 2 draws of the prediction per row.
         y: observations.
 
     Raises:
-        ValueError: no rows, fewer than two draws, shapes that differ, NaN or infinite values.
+        ValueError: for no rows, fewer than two draws, shapes that differ, NaN or infinite values.
 
     Reference:
         Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140.
@@ -151,7 +151,7 @@ def _crps_normal_mixture(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
 
 
 def _absolute(mean: Tensor, sd: Tensor) -> Tensor:
-    """A(μ, σ²) = E|x| for x ~ N(μ, σ²)."""
+    """Mean absolute value A(μ, σ²) = E|x| of x ~ N(μ, σ²)."""
     z = mean / sd
     return sd * math.sqrt(2 / math.pi) * (-z.square() / 2).exp() + mean * (z / math.sqrt(2)).erf()
 
@@ -159,10 +159,11 @@ def _absolute(mean: Tensor, sd: Tensor) -> Tensor:
 def _check_finite(x: Tensor, name: str) -> None:
     bad = x.numel() - int(x.isfinite().sum())
     if bad:
-        raise ValueError(f"expected finite {name}, got {bad} NaN or infinite of {x.numel()}; drop or mend these rows")
+        raise ValueError(f"expected finite {name}, got {bad} of {x.numel()} NaN or infinite; drop or impute these rows")
 
 
 def check_rows(y: Tensor, shape: torch.Size, name: str) -> None:
+    """Raise ValueError unless y has this shape, that of the argument `name`, and at least one row, all finite."""
     if y.shape != shape or y.dim() == 0:
         raise ValueError(f"expected shape {tuple(y.shape)}, got {tuple(shape)}; give {name} and y for the same rows")
     if y.numel() == 0:
@@ -171,6 +172,7 @@ def check_rows(y: Tensor, shape: torch.Size, name: str) -> None:
 
 
 def check_probs(probs: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless probs has a row of probabilities per label, and the labels are in range."""
     check_rows(y, probs.shape[:1], "probs")
     _check_finite(probs, "probs")
     sums = probs.reshape(len(probs), -1).sum(1)

@@ -1,1 +1,1 @@
-"""Serializable components: what a saved fit may name, and how each is built again."""
+"""Serializable components: the classes and functions that a saved fit may name, and their constructor arguments."""

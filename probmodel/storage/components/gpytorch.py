@@ -1,11 +1,11 @@
-"""How to read from GPyTorch's kernels, means, likelihoods, priors and constraints the arguments that build them again.
+"""Constructor arguments of GPyTorch's kernels, means, likelihoods, priors and constraints.
 
-Values of parameters are no part of it: they are stored with the parameters of the model.
+Values of parameters are not among them: they are stored with the parameters of the model.
 """
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from gpytorch.constraints import GreaterThan, Interval, LessThan, Positive
@@ -25,32 +25,25 @@ from gpytorch.means import ConstantMean, LinearMean, ZeroMean
 from gpytorch.priors import GammaPrior, HalfCauchyPrior, LogNormalPrior, NormalPrior
 from torch import nn
 
+from probmodel.storage.components.component import Component
 from probmodel.tracing.internals import constraint_transform
 
 Settings = Mapping[str, Any]
 
 
-class GPyTorchComponent(NamedTuple):
-    """A class, a function of keyword arguments that builds one, and how to read them."""
-
-    kind: type
-    build: Callable[..., Any]
-    settings: Callable[[Any], Settings]
-
-
 def _child(module: nn.Module, name: str) -> Any:
-    """A prior or constraint by its name; None where there is none."""
+    """Prior or constraint of a module by its name; None where there is none."""
     return dict(module.named_children()).get(name)
 
 
 def _bounded(module: nn.Module, *parameters: str) -> Settings:
-    """Prior and constraint of each parameter."""
+    """Priors and constraints of the named parameters."""
     priors = {f"{name}_prior": _child(module, f"{name}_prior") for name in parameters}
     return priors | {f"{name}_constraint": _child(module, f"raw_{name}_constraint") for name in parameters}
 
 
 def _kernel(kernel: Kernel, *parameters: str) -> Settings:
-    """What all kernels have, and prior and constraint of the named parameters."""
+    """Constructor arguments that all kernels have, and priors and constraints of the named parameters."""
     columns = None if kernel.active_dims is None else tuple(kernel.active_dims.tolist())
     common = {"ard_num_dims": kernel.ard_num_dims, "active_dims": columns, "batch_shape": tuple(kernel.batch_shape)}
     lengthscale = ("lengthscale",) if kernel.has_lengthscale else ()
@@ -58,10 +51,10 @@ def _kernel(kernel: Kernel, *parameters: str) -> Settings:
 
 
 def _with_shape(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """Batch shapes are stored as tuples."""
+    """Constructor that takes its batch shape as a tuple, as it is stored."""
 
     def build(*, batch_shape: tuple[int, ...], **settings: Any) -> Any:
-        # Some of GPyTorch's take the absence of an argument, not None.
+        # Some classes of GPyTorch accept a missing argument but not None.
         given = {name: value for name, value in settings.items() if value is not None}
         return kind(batch_shape=torch.Size(batch_shape), **given)
 
@@ -108,10 +101,10 @@ def _linear(mean: LinearMean) -> Settings:
 
 
 def _bounds(usual: Interval, *names: str) -> Callable[[Interval], Settings]:
-    """Bounds of a constraint, and its transform where that is another than usual: no file can name one."""
+    """Bounds of a constraint, and a transform other than the usual one, so that describing it fails: it has no name."""
 
     def settings(constraint: Interval) -> Settings:
-        # Copies of a module are other objects of the same text.
+        # Transforms are compared as text, since the copy of a module has other objects.
         transform = constraint_transform(constraint)
         own = {} if str(transform) == str(constraint_transform(usual)) else {"transform": transform}
         bounds = {"lower_bound": constraint.lower_bound, "upper_bound": constraint.upper_bound}
@@ -124,12 +117,12 @@ def _values(*names: str) -> Callable[[Any], Settings]:
     return lambda prior: {name: attrgetter(name)(prior).detach().clone() for name in names}
 
 
-def _plain(kind: type, settings: Callable[[Any], Settings]) -> GPyTorchComponent:
-    return GPyTorchComponent(kind, kind, settings)
+def _plain(kind: type, settings: Callable[[Any], Settings]) -> Component:
+    return Component(kind, settings)
 
 
-def _shaped(kind: type, settings: Callable[[Any], Settings]) -> GPyTorchComponent:
-    return GPyTorchComponent(kind, _with_shape(kind), settings)
+def _shaped(kind: type, settings: Callable[[Any], Settings]) -> Component:
+    return Component(kind, settings, _with_shape(kind))
 
 
 GPYTORCH_COMPONENTS = {
@@ -139,10 +132,8 @@ GPYTORCH_COMPONENTS = {
     "PeriodicKernel": _shaped(PeriodicKernel, lambda kernel: _kernel(kernel, "period_length")),
     "LinearKernel": _shaped(LinearKernel, lambda kernel: _kernel(kernel, "variance")),
     "ScaleKernel": _shaped(ScaleKernel, _scaled),
-    "AdditiveKernel": GPyTorchComponent(
-        AdditiveKernel, _summed(AdditiveKernel), lambda k: {"kernels": list(k.kernels)}
-    ),
-    "ProductKernel": GPyTorchComponent(ProductKernel, _summed(ProductKernel), lambda k: {"kernels": list(k.kernels)}),
+    "AdditiveKernel": Component(AdditiveKernel, lambda k: {"kernels": list(k.kernels)}, _summed(AdditiveKernel)),
+    "ProductKernel": Component(ProductKernel, lambda k: {"kernels": list(k.kernels)}, _summed(ProductKernel)),
     "ZeroMean": _plain(ZeroMean, lambda mean: {}),
     "ConstantMean": _shaped(ConstantMean, _constant),
     "LinearMean": _shaped(LinearMean, _linear),

@@ -1,1 +1,1 @@
-"""Tensor programs: graphs recorded, made pure, differentiated, compiled, and held to their rounding errors."""
+"""Tensor programs: graphs are recorded, made pure, differentiated, compiled, and compared up to rounding errors."""

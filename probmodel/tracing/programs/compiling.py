@@ -1,4 +1,4 @@
-"""A pure tensor function, loops included, as machine code that outlives the process.
+"""Ahead-of-time compilation of pure tensor functions, loops included, to machine code that outlives the process.
 
 PyTorch's ahead-of-time Inductor writes a graph as a shared library: calling it runs no Python, and a second process finds
 it on disk under a digest of the graph.
@@ -36,18 +36,18 @@ from probmodel.tracing.programs.rounding_errors import perturbed, relative_error
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
     "fallback_random": True,
-    # The processor's own list of its instructions is enough; compiling a test for each takes ten seconds.
+    # The processor's own list of its instructions suffices; compiling a test of each takes ten seconds.
     "cpp.vec_isa_ok": True,
 }
 
 CUDA_GRAPH_CALLS = 2
-"""The first warms up and the second records; from then on calls are replays, which are what has to be right."""
+"""Calls before a CUDA graph is checked: the first warms up, the second records, and all later calls are replays."""
 
 BUILD_SECONDS = 20.0
-"""What compiling one graph costs on a small machine."""
+"""Time to compile one graph on a small machine, in seconds."""
 
 LOAD_SECONDS = 2.0
-"""What loading a compiled graph costs, most of it the tracing that tells which graph it is."""
+"""Time to load a compiled graph, in seconds; most of it is the tracing that identifies the graph."""
 
 Tensors = tuple[Tensor, ...]
 
@@ -59,11 +59,11 @@ def repeat(
 
     Args:
         count: number of repetitions, an integer tensor.
-        body: a pure function whose results have the shapes and dtypes of the state.
-        state: what changes.
-        constants: every other tensor that the body reads.
+        body: pure function whose results have the shapes and dtypes of the state.
+        state: initial tensors, which every repetition replaces.
+        constants: all other tensors that the body reads.
     """
-    if not any(map(is_fake, (count, *state))):  # A mode alone says nothing: recorders of real tensors set one too.
+    if not any(map(is_fake, (count, *state))):  # A fake mode alone is no sign: recorders of real tensors set one too.
         for i in range(int(count)):
             state = body(torch.tensor(i, device=count.device), *state, *constants)
         return tuple(state)
@@ -81,7 +81,7 @@ def repeat(
 
 
 def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensors:
-    """The outputs, copied where they are one of the inputs or come twice: a loop's results may share no memory."""
+    """The outputs, copied where they are inputs or occur twice, since the results of a loop may not share memory."""
     seen, owned = {id(tensor) for tensor in inputs}, []
     for tensor in outputs:
         owned.append(tensor.clone() if id(tensor) in seen or tensor._is_view() else tensor)
@@ -92,14 +92,16 @@ def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensors:
 class Native:
     """A function of tensors, compiled ahead of time for the shapes, dtypes and device of its examples.
 
-    Calling it before `compile` runs the function as it is; the numbers are the same up to rounding.
+    Calling it before `compile` runs the function itself; the results are the same up to rounding errors.
 
     Args:
-        function: tensors → tensors; reads no tensor from outside.
-        examples: tensors of the shapes it will be called with.
-        threads: of the compiled code; None takes PyTorch's. Waking a second one costs more than a small kernel.
-        in_place: how many of the first arguments the function changes; on the processor only.
-        parts: results → the quantities in them, each of which is held to its own conditioning; None where they are that.
+        function: tensors → tensors; it reads no tensor from outside.
+        examples: tensors of the shapes, dtypes and device of later calls.
+        threads: number of threads of the compiled code; None takes PyTorch's. Waking a second thread costs more than a
+            small kernel.
+        in_place: number of leading arguments that the function changes; on a CPU only.
+        parts: results → the quantities in them, each compared with the tolerance of its own conditioning; None where the
+            results are these quantities.
     """
 
     def __init__(
@@ -125,12 +127,12 @@ class Native:
 
     @property
     def compiled(self) -> bool:
-        """Whether calls run machine code."""
+        """True where calls run machine code."""
         return self.run is not self.function
 
     @cached_property
     def path(self) -> Path:
-        """Where the library of this graph, these shapes, this processor and this PyTorch belongs."""
+        """Path of the library for this graph, these shapes, this processor and this version of PyTorch."""
         graph, described = self._traced(), list[str]()
         for module in (m for m in graph.modules() if isinstance(m, GraphModule)):
             described += [module.code, *_captured(module)]
@@ -145,17 +147,21 @@ class Native:
         return Path(cache_dir()) / "probmodel" / name[:2] / f"{name[2:34]}.so"
 
     def on_disk(self) -> bool:
-        """Whether it is compiled already, by this process or an earlier one; False once it is refused."""
+        """Return whether it is compiled already, by this process or an earlier one; False after a failure to compile."""
         if self.refused or self.compiled or self.examples[0].device.type != "cpu":
             return self.compiled
         try:
             return self.path.exists()
-        except Exception as error:  # noqa: BLE001 - what cannot be traced without values has the same remedy
+        except Exception as error:  # noqa: BLE001 - any failure of tracing without values has the same remedy
             self._refuse(str(error).strip().split("\n")[0])
             return False
 
     def compile(self) -> None:
-        """Compile, or load what an earlier process has compiled; warns and stays as it is where the numbers differ."""
+        """Compile, or load what an earlier process has compiled.
+
+        Warns:
+            CompilingWarning: where compiling fails or the results differ; calls then run the function itself.
+        """
         if self.compiled or self.refused:
             return None
         try:
@@ -164,7 +170,7 @@ class Native:
                 for _ in range(CUDA_GRAPH_CALLS):
                     self._once(run, self.examples)
             expected, got = (self._once(each, self.examples) for each in (self.function, run))
-        except Exception as error:  # noqa: BLE001 - whatever the compiler cannot do has the same remedy
+        except Exception as error:  # noqa: BLE001 - any failure of the compiler has the same remedy
             return self._refuse(str(error).strip().split("\n")[0])
         worst = relative_error(
             expected,
@@ -175,12 +181,12 @@ class Native:
         if worst > 1:
             if self.examples[0].device.type == "cpu":
                 self.path.unlink(missing_ok=True)
-            return self._refuse(f"its numbers are {worst:.1e} times further off than rounding explains")
+            return self._refuse(f"its results differ by {worst:.1e} times more than rounding explains")
         self.run, self.examples, self.graph = run, (), None
         return None
 
     def _once(self, run: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> Tensors:
-        """Results from one seed. What the function changes in place are copies, which follow its results."""
+        """Results under one seed, followed by copies of the tensors that the function changes in place."""
         changed = [tensor.clone() for tensor in examples[: self.in_place]]
         with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(1)
@@ -197,7 +203,7 @@ class Native:
             _build(self._traced(), self.examples, path, self.mode, self.options)
         try:
             runner = _runner(str(path))
-        except RuntimeError:  # A file that an interrupted or foreign build has left.
+        except RuntimeError:  # The file of an interrupted build or of another machine.
             path.unlink(missing_ok=True)
             _build(self._traced(), self.examples, path, self.mode, self.options)
             runner = _runner(str(path))
@@ -212,7 +218,7 @@ class Native:
     def _traced(self) -> GraphModule:
         if self.graph is None:
             with tracing(TracingContext(self.mode)), self.mode, torch.no_grad():
-                # Each its own, also where one tensor is given twice: later calls may give two.
+                # One fake tensor per example, also where a tensor is passed twice: later calls may pass two.
                 fakes = [
                     torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in self.examples
                 ]
@@ -224,14 +230,19 @@ class Native:
 
 
 class CompilationPlan(NamedTuple):
-    """Whether to compile, and why."""
+    """Decision whether to compile, and its reason."""
 
     compile: bool
     reason: str
 
 
 def plan(saving: float, on_disk: Callable[[], bool]) -> CompilationPlan:
-    """Compile where that saves more seconds than building, or loading, takes."""
+    """Plan to compile where that saves more time than building or loading the library takes.
+
+    Args:
+        saving: time that compiled code saves, in seconds.
+        on_disk: returns whether an earlier process has compiled the graph.
+    """
     if saving > BUILD_SECONDS:
         return CompilationPlan(True, f"it saves about {saving:.0f} s")
     if saving > LOAD_SECONDS and on_disk():
@@ -241,13 +252,13 @@ def plan(saving: float, on_disk: Callable[[], bool]) -> CompilationPlan:
 
 @lru_cache
 def _instructions() -> str:
-    """The vector instructions that machine code is made of here."""
+    """Name of the vector instructions that compiled code uses on this processor."""
     with config.patch("cpp.vec_isa_ok", True):
         return str(pick_vec_isa())
 
 
 def _captured(module: GraphModule) -> Iterator[str]:
-    """The values of tensors inside a graph: its code holds only their names."""
+    """Descriptions of the tensors inside a graph with their values, since its code holds only their names."""
     for node in module.graph.nodes:
         value = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
         if isinstance(value, Tensor):
@@ -256,7 +267,7 @@ def _captured(module: GraphModule) -> Iterator[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Inductor reports each operator that it leaves to PyTorch's library."""
+    """Context without Inductor's messages about each operator that it leaves to PyTorch's library."""
     logger = logging.getLogger("torch._inductor.ir")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -272,9 +283,9 @@ def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMo
         warnings.simplefilter("ignore")
         with tracing(TracingContext(mode)), torch.no_grad():
             built = aot_compile(graph, examples, options={**options, "aot_inductor.output_path": f"{folder}/graph.so"})
-        for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's library itself has to run.
+        for calls in Path(folder).glob("*.wrapper.json"):  # Operators that PyTorch's own library runs.
             os.replace(calls, path.with_suffix(".json"))
-        os.replace(str(built), path)  # Other processes see the whole library or none.
+        os.replace(str(built), path)  # Atomic, so that other processes find the whole library or none.
 
 
 @lru_cache(maxsize=64)

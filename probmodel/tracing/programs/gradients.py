@@ -16,15 +16,15 @@ from probmodel.tracing.randomness import isolated
 
 
 class Gradient:
-    """A scalar function's `inputs → value, gradients of leaves`, as one traced graph that can be compiled.
+    """Value and gradient of a scalar function with respect to its leaves, as one traced graph that can be compiled.
 
-    Without a trace the function runs eagerly under autograd; the numbers are the same.
+    A function that cannot be traced runs eagerly under autograd, with the same results.
 
     Args:
-        function: tensors → scalar; reads `leaves` from outside.
-        leaves: what to differentiate by.
-        inputs: one call's tensors.
-        fallback: why the function is known not to be traceable; it then runs eagerly without another warning.
+        function: tensors → scalar; it reads `leaves` from outside.
+        leaves: tensors with respect to which to differentiate.
+        inputs: example tensors of one call.
+        fallback: reason why the function is known not to be traceable; it then runs eagerly without another warning.
 
     Raises:
         ValueError: when the function reads parameters that are not among `leaves`.
@@ -54,11 +54,11 @@ class Gradient:
             )
 
     def on_disk(self) -> bool:
-        """Whether an earlier process has compiled this graph."""
+        """Return whether this graph is compiled already, by this process or an earlier one."""
         return self.native is not None and self.native.on_disk()
 
     def compile(self) -> None:
-        """Compile the graph, once for all processes; on a CUDA device as a CUDA graph, without a host in between."""
+        """Compile the graph, once for all processes; on a CUDA device as a CUDA graph."""
         if self.native is not None:
             self.native.compile()
 
@@ -89,13 +89,13 @@ def _gradient_graph(program: Program, inputs: Sequence[Tensor]) -> GraphModule:
 
 
 class Batched:
-    """`theta (S, D), … → gradient by theta, *further outputs` of a function of a whole batch, as one flat graph a shape.
+    """Gradient with respect to a batch theta (S, D), and further outputs, of a function, as one flat graph per shape.
 
     The graphs are compiled once they have run for as long as compiling takes.
 
     Args:
-        function: (theta, *inputs) → (scalar, further outputs); the scalar is differentiated by theta.
-        eager: run it under autograd instead: for models that cannot be traced, or that loop over draws.
+        function: (theta, *inputs) → (scalar, further outputs); the scalar is differentiated with respect to theta.
+        eager: True to run it under autograd instead, for models that cannot be traced or that loop over draws.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], *, eager: bool) -> None:
@@ -108,7 +108,7 @@ class Batched:
         if self.eager:
             return gradient_and_outputs(self.function, theta, *inputs)
         if self.seconds > BUILD_SECONDS and not self.compiled:
-            self.compile()  # What has run so far has cost as much; never more than twice the best choice in hindsight.
+            self.compile()  # The runs so far took as long, so the total is at most twice the best choice in hindsight.
         theta = theta.detach().contiguous()  # Machine code is made for one layout.
         key = theta.shape, theta.dtype
         if key not in self.graphs:
@@ -120,7 +120,7 @@ class Batched:
         return found
 
     def compile(self) -> None:
-        """Compile the graphs; the first call of a new shape pays for it."""
+        """Compile the graphs, also those of new shapes at their first call."""
         self.compiled = True
         for native, _ in self.graphs.values():
             native.compile()
@@ -136,16 +136,16 @@ class Batched:
 def batched_graph(
     function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
 ) -> ClosedGraph:
-    """`(theta (S, D), *inputs) → (gradient by theta, *further outputs)` as one graph.
+    """One graph `(theta (S, D), *inputs) → (gradient with respect to theta, *further outputs)`.
 
     Args:
         function: (theta, *inputs) → (scalar, further outputs); densities inside it are traced already or trace
             themselves on first use.
-        theta: a batch of the size that the graph is for.
-        inputs: examples of the further ones.
+        theta: batch of the size that the graph is for.
+        inputs: examples of the further inputs.
     """
     with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
-        function(theta[:1].detach(), *inputs)  # Densities inside it trace themselves now, not within a trace.
+        function(theta[:1].detach(), *inputs)  # Densities inside it trace themselves now instead of within a trace.
         differentiated = functionalize(grad(function, has_aux=True))
 
         def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -159,7 +159,7 @@ def batched_graph(
 def gradient_and_outputs(
     function: Callable[..., tuple[Tensor, tuple[Tensor, ...]]], theta: Tensor, *inputs: Tensor
 ) -> tuple[Tensor, ...]:
-    """What `batched_graph` computes, by autograd."""
+    """Gradient with respect to theta and further outputs, as from `batched_graph`, by autograd."""
     with torch.enable_grad():
         theta = theta.detach().requires_grad_()
         value, outputs = function(theta, *inputs)

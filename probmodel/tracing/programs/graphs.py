@@ -1,4 +1,4 @@
-"""Graphs recorded and operated on: what depends on nothing is computed once, dead draws go, random numbers are taken apart."""
+"""Recording and rewriting of graphs: constants are folded, unused random draws dropped, random draws split off."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter, getitem
@@ -17,18 +17,18 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 def recorded(
     function: Callable[..., Any], *inputs: Tensor, instead: Mapping[Any, Callable[..., Any]] | None = None
 ) -> GraphModule:
-    """The tensor operations of a function at some inputs.
+    """Graph of the tensor operations of a function at example inputs.
 
-    `make_fx` notes the shape of each result as a fake tensor.  Where no mode for them is set it makes one for each
+    `make_fx` stores the shape of each result as a fake tensor.  Where no fake tensor mode is set it creates one per
     operation, which reads the whole call stack and takes longer than the operation.
 
     Args:
-        function: of tensors.
-        inputs: examples.
-        instead: operator → decomposition.
+        function: function of tensors.
+        inputs: example tensors.
+        instead: decompositions of operators, operator → function.
 
     Returns:
-        The graph; a recording within another shares its mode.
+        The graph; a recording within another one shares its mode.
     """
     mode = detect_fake_mode() or FakeTensorMode(shape_env=ShapeEnv())
     with tracing(TracingContext(mode)):
@@ -36,16 +36,17 @@ def recorded(
 
 
 class ClosedGraph(NamedTuple):
-    """A graph that reads no tensor but its arguments, `graph(*constants, *inputs)`."""
+    """A graph that reads no tensors but its arguments, called as `graph(*constants, *inputs)`."""
 
     graph: GraphModule
     constants: tuple[Tensor, ...]
 
 
 def closed_graph(graph: GraphModule) -> ClosedGraph:
-    """Take the tensors out of a graph, and with them all that depends on nothing else: it is computed once, here.
+    """The graph with its captured tensors, and all results that depend on them alone, as arguments.
 
-    Draws that nobody reads go too, and checks that can only fail for NaN (a point mass at its own point).
+    These results are computed once, here.  Unused random draws are removed, and so are checks that can only fail for NaN
+    (a point mass at its own point).
     """
     graph = _merged(GraphModule(graph, _copied(graph.graph)))
     known: dict[Node, Tensor] = {}
@@ -70,12 +71,12 @@ def _copied(graph: Graph) -> Graph:
 
 
 def is_random(node: Node) -> bool:
-    """Whether an operation draws random numbers."""
+    """Return whether an operation draws random numbers."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _merged(graph: GraphModule) -> GraphModule:
-    """Equal operations as one; no two draws are equal, whatever the pass thinks of them."""
+    """The graph with equal operations merged, unless that would merge random draws, which are never equal."""
     graph.graph.eliminate_dead_code()
     merged = fx_graph_cse(graph.graph)
     lost = sum(map(is_random, merged.nodes)) < sum(map(is_random, graph.graph.nodes))
@@ -87,7 +88,7 @@ def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], draw
         return attrgetter(str(node.target))(graph)
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return None
-    # Of a draw only: data compared with themselves are a mask of what is missing.
+    # For random draws only: data compared with themselves are a mask of missing values.
     if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1] and node.args[0] in drawn:
         like = node.meta["val"]
         return torch.ones(like.shape, dtype=like.dtype, device=like.device)
@@ -101,7 +102,7 @@ def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], draw
 
 
 _FACTORIES = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.new_empty.default)
-"""Memory without values."""
+"""Operators that allocate memory without setting values."""
 
 
 def _filled(arguments: Any, known: dict[Node, Tensor]) -> Any:
@@ -109,7 +110,7 @@ def _filled(arguments: Any, known: dict[Node, Tensor]) -> Any:
 
 
 def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -> ClosedGraph:
-    """Known values that unknown nodes read become leading inputs; a view of one stays an operation on it."""
+    """The graph with known values that unknown nodes read as leading inputs; views of them remain operations."""
     wanted: dict[Node, Tensor] = {}
     stack = [n for node in graph.graph.nodes if node not in known for n in node.all_input_nodes if n in known]
     while stack:
@@ -123,7 +124,7 @@ def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -
     for node, value in wanted.items():
         with graph.graph.inserting_before(first):
             if value.numel() and bool((value == value.flatten()[0]).all()):
-                # One number for all elements is no memory to read.
+                # One number for all elements saves reading memory.
                 kind: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
                 arguments = (list(value.shape), value.flatten()[0].item())
                 new = graph.graph.call_function(torch.ops.aten.full.default, arguments, kind)
@@ -140,7 +141,7 @@ def _replaced(graph: GraphModule, known: dict[Node, Tensor], views: set[Node]) -
 
 
 def drop_unused(graph: GraphModule) -> None:
-    """Erase what nobody reads, draws of random numbers too."""
+    """Erase operations whose results are unused, random draws included."""
     graph.graph.eliminate_dead_code()
     for node in reversed(graph.graph.nodes):
         pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
@@ -149,11 +150,11 @@ def drop_unused(graph: GraphModule) -> None:
 
 
 SMALL_DRAW = 1_000
-"""Normal numbers whose drawing costs no more than calling the generator."""
+"""Number of normal draws up to which drawing takes no longer than calling the generator."""
 
 
 def _draw_at_once(graph: GraphModule) -> None:
-    """Small draws of normal noise of one dtype and device as parts of one."""
+    """Join small draws of normal noise of one dtype and device into one draw."""
     kinds: dict[tuple[Any, Any], list[Node]] = {}
     for node in graph.graph.nodes:
         if node.target is torch.ops.aten.randn.default and node.meta["val"].numel() <= SMALL_DRAW:
@@ -167,9 +168,9 @@ def _join(graph: GraphModule, nodes: list[Node]) -> None:
     sizes = [node.meta["val"].numel() for node in nodes]
     with graph.graph.inserting_before(nodes[0]):
         whole = graph.graph.call_function(torch.ops.aten.randn.default, ([sum(sizes)],), nodes[0].kwargs)
-        split_at_draws = graph.graph.call_function(torch.ops.aten.split_with_sizes.default, (whole, sizes))
+        parts = graph.graph.call_function(torch.ops.aten.split_with_sizes.default, (whole, sizes))
         for i, node in enumerate(nodes):
-            part = graph.graph.call_function(getitem, (split_at_draws, i))
+            part = graph.graph.call_function(getitem, (parts, i))
             shaped = graph.graph.call_function(torch.ops.aten.view.default, (part, list(node.meta["val"].shape)))
             node.replace_all_uses_with(shaped)
     for node in nodes:
@@ -185,25 +186,28 @@ def _placeholders_first(graph: GraphModule) -> None:
 
 
 class SplitGraph(NamedTuple):
-    """`run(*tensors)` is `rest(*tensors, *draw(*tensors))`, of which `draw` alone is random."""
+    """A traced function split in two: `run(*tensors)` is `rest(*tensors, *draw(*tensors))`, where only `draw` is random."""
 
     draw: Callable[..., tuple[Tensor, ...]]
     rest: Callable[..., Tensor]
     num_bytes: int
-    """Memory of the random numbers of one call."""
+    """Memory of the random numbers of one call, in bytes."""
 
 
 def draws_numbers(run: Callable[..., Tensor] | None) -> bool:
-    """Whether a traced function draws random numbers."""
+    """Return whether a traced function draws random numbers."""
     return isinstance(run, GraphModule) and any(map(is_random, run.graph.nodes))
 
 
 def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitGraph | None:
-    """The two halves; None where a draw depends on another one, as of a gamma whose shape is drawn, or on an input.
+    """Split a traced function into its random draws and the rest.
 
     Args:
-        run: a traced function.
-        num_leaves: of its leading tensors, which are the same for all draws.
+        run: traced function.
+        num_leaves: number of its leading tensors, which are the same for all draws.
+
+    Returns:
+        The two parts; None where a draw depends on another one, as of a gamma whose shape is drawn, or on an input.
     """
     if not isinstance(run, GraphModule):
         return None
@@ -227,7 +231,7 @@ def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitG
 def _extracted(
     module: GraphModule, arguments: list[Node], nodes: list[Node], results: list[Node] | None
 ) -> GraphModule:
-    """A function of `arguments` made of the further `nodes`; None for `results` keeps those of the module."""
+    """Graph with these arguments, made of the further `nodes`; None for `results` keeps those of the module."""
     graph = Graph()
     known: dict[Node, Any] = {node: graph.placeholder(node.name) for node in arguments}
     for node in nodes:
@@ -240,7 +244,7 @@ def _extracted(
 
 
 def half_precision(graph: GraphModule) -> torch.dtype | None:
-    """The half precision that numbers on their way to a graph's results are turned into, as under autocast; else None."""
+    """Half-precision dtype to which a graph casts values that its results depend on, as under autocast; else None."""
     for module in (module for module in graph.modules() if isinstance(module, GraphModule)):
         read = _ancestors(module)
         for node in module.graph.nodes:
@@ -261,15 +265,15 @@ def _ancestors(graph: GraphModule) -> set[Node]:
 
 
 def recording() -> bool:
-    """Whether a graph is being recorded: what depends on values cannot be decided then."""
+    """Return whether a graph is being recorded, so that no decision may depend on values."""
     return get_proxy_mode() is not None
 
 
 def transformed() -> bool:
-    """Whether a transform of `torch.func` runs, which takes no `autograd.Function` without rules of its own."""
+    """Return whether a transform of `torch.func` runs, which refuses an `autograd.Function` without rules for it."""
     return bool(torch._C._are_functorch_transforms_active())
 
 
 def functional() -> bool:
-    """Whether only differentiable operations that look at no value will do."""
+    """Return whether operations have to be differentiable and may not read values."""
     return recording() or transformed()

@@ -1,8 +1,7 @@
 """A Pyro function traced once into a pure tensor program: after that no Pyro handler runs.
 
-Here, in `graphs`, `compiling` and `ownership` live the internals of Pyro and PyTorch.  `make_fx` records the tensor
-operations of a Pyro log joint or ELBO as an ATen graph; `vmap`, `grad` and `compile` work on that graph where they fail
-on Pyro's handlers.
+`make_fx` records the tensor operations of a Pyro log joint or ELBO as an ATen graph; `vmap`, `grad` and `compile` work on
+that graph where they fail on Pyro's handlers.
 """
 
 import warnings
@@ -28,21 +27,24 @@ from probmodel.tracing.randomness import isolated
 class Program(NamedTuple):
     """A pure tensor function `run(*leaves, *inputs)`; `leaves` are the parameters it reads, by identity.
 
-    `reason` says why the function could not be traced; `run` is None then and the caller stays eager.
+    `reason` states why the function could not be traced; `run` is None then and the caller evaluates it eagerly.
     """
 
     run: Callable[..., Tensor] | None
     leaves: tuple[Tensor, ...]
     reason: str | None
     detached: tuple[Tensor, ...] = ()
-    """The leaves' own storage without a gradient; made here, since an outer trace would record the detaching."""
+    """The leaves without a gradient, sharing their storage; created here, since an outer trace would record `detach`."""
 
 
 def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
     """Trace `function` at `inputs`; tensors that require a gradient and are read from outside become `leaves`.
 
-    The graph is accepted only if its value and its gradient equal the eager function's under another seed, so a random
-    draw or a branch frozen into the graph is noticed.  Warns once, naming the cause, where tracing is not possible.
+    The graph is accepted only if its value and its gradient equal those of the eager function under another seed, so that
+    a random draw or a branch frozen into the graph is detected.
+
+    Warns:
+        TracingWarning: naming the cause, where the function cannot be traced.
     """
     with temporarily_clear_interpreter_stack():  # A first use may come from inside grad or vmap.
         return _trace(function, inputs)
@@ -71,26 +73,26 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
 def _pure(
     graph: GraphModule, leaves: Sequence[Tensor], constants: tuple[Tensor, ...], inputs: Sequence[Tensor]
 ) -> GraphModule:
-    """In-place operations as pure ones, which vmap can batch; the constants become part of the graph again."""
+    """The graph with in-place operations replaced by pure ones, which vmap can batch; constants become part of it again."""
     count = len(leaves)
 
     def whole(captured: tuple[Tensor, ...], *tensors: Tensor) -> Tensor:
         return graph(*tensors[:count], *captured, *tensors[count:])
 
-    # Only what enters as an argument is made pure; a draw from constants alone would keep its in-place operations.
+    # Only operations on arguments are made pure; a draw from constants alone would keep its in-place operations.
     pure = partial(functionalize(whole), constants)
     return recorded(pure, *(leaf.detach() for leaf in leaves), *inputs, instead=PURE_OPERATORS)
 
 
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
     with isolated(seed=0):
-        function(*inputs)  # An error of the model itself must reach its author, not become a warning.
+        function(*inputs)  # An error of the model itself has to be raised instead of becoming a warning.
     warnings.warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning, stacklevel=4)
     return Program(None, (), reason)
 
 
 def _lift(graph: GraphModule, kind: str, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
-    """Turn the captured tensors that are wanted into leading inputs of the graph."""
+    """Turn the captured tensors for which `wanted` is true into leading inputs of the graph."""
     captured = {node: attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"}
     captured = {node: value for node, value in captured.items() if isinstance(value, Tensor) and wanted(value)}
     leaves = {id(value): value for value in captured.values()}
@@ -107,7 +109,7 @@ def _lift(graph: GraphModule, kind: str, wanted: Callable[[Tensor], bool]) -> tu
 def _agrees(
     graph: GraphModule, function: Callable[..., Tensor], leaves: tuple[Tensor, ...], inputs: Sequence[Tensor]
 ) -> bool:
-    """Value and gradient of the graph against the eager function, both under a seed the graph was not traced with."""
+    """Return whether graph and eager function agree in value and gradient under a seed not used for tracing."""
 
     def traced_at(leaves: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
         with isolated(seed=1):
@@ -121,7 +123,7 @@ def _agrees(
         value, *grads = _value_and_gradients(function, leaves, inputs, ())
     traced_value, *traced_grads = traced_at(leaves, inputs)
     within = tolerance(half_precision(graph), of_largest=1.0)
-    # A gradient that is nothing but rounding, as a bias' before a stationary kernel, is as large as nudges make it.
+    # A gradient of rounding errors alone, as that of a bias before a stationary kernel, is as large as perturbations of it.
     return (
         distance(value, traced_value, within) <= 1
         and relative_error(traced_grads, grads, lambda seed: perturbed_results(seed)[1:], within) <= 1
@@ -131,7 +133,7 @@ def _agrees(
 def _value_and_gradients(
     function: Callable[..., Tensor], leaves: Sequence[Tensor], inputs: Sequence[Tensor], leading: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The value and its gradient by each leaf and input, zeros where it depends on none."""
+    """The value and its gradient with respect to each leaf and input, zeros where it does not depend on them."""
     inputs = [i.detach().requires_grad_() if i.is_floating_point() else i for i in inputs]
     wanted = [*leaves, *(i for i in inputs if i.requires_grad)]
     with torch.enable_grad():
@@ -143,7 +145,7 @@ def _value_and_gradients(
 
 
 def bytes_per_call(program: Program) -> int:
-    """Memory of the intermediate tensors that differ from call to call: what a vectorized call needs for each draw."""
+    """Memory of the intermediate tensors that a vectorized call needs per draw, in bytes: those that differ between calls."""
     if not isinstance(program.run, GraphModule):
         return 0
     changing: set[torch.fx.Node] = set()
@@ -160,7 +162,7 @@ def bytes_per_call(program: Program) -> int:
 
 
 def bytes_of_result(program: Program) -> int:
-    """Memory of what one call returns."""
+    """Memory of the result of one call, in bytes."""
     if not isinstance(program.run, GraphModule):
         return 0
     results = next(node for node in program.run.graph.nodes if node.op == "output").all_input_nodes

@@ -1,4 +1,4 @@
-"""Random and in-place operators by pure ones that `vmap` can batch and autograd can differentiate."""
+"""Replacement of random and in-place operators by pure ones that `vmap` can batch and autograd can differentiate."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_norma
 
 @contextmanager
 def pure_noise() -> Iterator[None]:
-    """Normal noise as `randn`, which vmap batches, in place of torch's `empty().normal_()`, which it does not."""
+    """Context that draws normal noise by `randn`, which vmap can batch, instead of `empty().normal_()`, which it cannot."""
 
     def standard_normal(shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=device)
@@ -30,30 +30,30 @@ def pure_noise() -> Iterator[None]:
 
 
 def _masked_write(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
-    """x[mask] = number as `where`: vmap cannot batch a boolean index."""
+    """x[mask] = number by `where`, since vmap cannot batch a boolean index."""
     mask = indices[0]
     masked = mask is not None and mask.dtype == torch.bool and mask.shape == x.shape and len(indices) == 1
     if mask is None or not masked or accumulate or values.dim():
-        return NotImplemented  # Leaves the operator as it is.
+        return NotImplemented  # The operator stays as it is.
     return torch.where(mask, values, x)
 
 
 def _copy_of(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    """x[...] = source, made pure, as an operator that has a derivative."""
+    """x[...] = source as a pure operator that has a derivative."""
     return source.to(x).expand_as(x)
 
 
 def _write_slice(
     x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
-    """x[start:] = source with the end spelled out: vmap overflows on the open one."""
+    """x[start:] = source with an explicit end, since vmap overflows on an open one."""
     if end is None or end <= x.shape[dim]:
         return NotImplemented
     return torch.ops.aten.slice_scatter.default(x, source, dim, start, x.shape[dim], step)
 
 
 def _cauchy(x: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: None = None) -> Tensor:
-    """x.cauchy_() by inversion: under vmap the operator itself gives every draw the same number."""
+    """x.cauchy_() by inversion, since under vmap the operator gives every draw the same number."""
     return median + sigma * torch.tan(torch.pi * (torch.rand(x.shape, dtype=x.dtype, device=x.device) - 0.5))
 
 
@@ -63,17 +63,17 @@ def _exponential(x: Tensor, lambd: float = 1.0, *, generator: None = None) -> Te
 
 
 def _uniform(x: Tensor, start: float = 0.0, to: float = 1.0, *, generator: None = None) -> Tensor:
-    """x.uniform_() as `rand`."""
+    """x.uniform_() by `rand`."""
     return start + (to - start) * torch.rand(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _normal(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: None = None) -> Tensor:
-    """x.normal_() as `randn`."""
+    """x.normal_() by `randn`."""
     return mean + std * torch.randn(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _normal_like(x: Tensor, *, dtype: torch.dtype | None = None, device: Any = None, **memory: Any) -> Tensor:
-    """`randn_like` as `randn`, whose draws no pass takes for each other."""
+    """`randn_like` by `randn`, whose draws no graph pass merges."""
     return torch.randn(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
@@ -87,7 +87,7 @@ PURE_OPERATORS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.copy.default: _copy_of,
     torch.ops.aten.slice_scatter.default: _write_slice,
 }
-"""Operators without a batching rule (Multinomial's log-probability needs one) or a derivative, by those that have it."""
+"""Operators without a batching rule (Multinomial's log-probability needs one) or a derivative → pure replacements."""
 
 _ONE_DRAW_FOR_ALL = (
     "aten::cauchy",
@@ -98,10 +98,11 @@ _ONE_DRAW_FOR_ALL = (
     "aten::log_normal",
     "aten::random",
 )
-"""Functional forms of in-place samplers: vmap runs them once and gives every draw of a batch the same number."""
+"""Functional forms of in-place samplers, which vmap runs once so that every draw of a batch has the same number."""
 
 
 def refuse_shared_draws(graph: GraphModule) -> None:
+    """Raise NotImplementedError for a sampler that vmap would run once for all draws of a batch."""
     for node in graph.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in _ONE_DRAW_FOR_ALL:
             raise NotImplementedError(f"{node.target} would give every draw of a batch the same number")

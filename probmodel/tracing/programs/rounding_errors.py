@@ -1,4 +1,4 @@
-"""How far two results of the same arithmetic may differ: by the order of additions, and by the conditioning of the problem."""
+"""Tolerance for two results of the same arithmetic: the order of additions, and the conditioning of the problem."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ ROUNDING_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest relative difference that the order of additions explains, between eager, traced and compiled code."""
 
 HALF_ROUNDING_ERROR = 0.05
-"""The same of half precision, where fused operations do not round in between; .035 of the largest entry of a convolution's
-gradient was seen."""
+"""The same for half precision, where fused operations do not round intermediate results; 0.035 of the largest entry of a
+convolution's gradient occurs."""
 
 PERTURBATION, NUM_PERTURBATIONS = 16.0, 4
-"""Roundings by which inputs are moved to see what becomes of them, and how often: results jump where a rectifier switches."""
+"""Perturbation of the inputs in machine epsilons, and number of perturbations: results jump where a rectifier switches."""
 
 AMPLIFIED = 3.0
-"""How much farther the roundings inside a graph may lead than nudges of its inputs do."""
+"""Factor by which the effect of rounding errors inside a graph may exceed that of perturbations of its inputs."""
 
 
 class Tolerance(NamedTuple):
-    """What is put down to rounding.
+    """Scale of the differences that are attributed to rounding.
 
     Args:
-        of_largest: differences of large numbers leave their rounding in small ones; a number counts as no smaller than
-            this share of the largest in its tensor.
-        half: the half precision that numbers were computed in, where their own is finer.
+        of_largest: fraction of the largest number of a tensor below which no number counts, since differences of large
+            numbers leave their rounding errors in small ones.
+        half: half-precision dtype in which numbers were computed, where their own dtype is finer.
     """
 
     of_largest: float = 1e-4
@@ -38,7 +38,15 @@ FINE = Tolerance()
 
 
 def tolerance(half: torch.dtype | None, of_largest: float = FINE.of_largest) -> Tolerance:
-    """Numbers of half precision are held to the largest in their tensor, since sums of many roundings cancel."""
+    """Tolerance for results of some precision.
+
+    Results of half precision are compared with the largest number of their tensor, since sums of many rounding errors
+    cancel.
+
+    Args:
+        half: half-precision dtype of intermediate results, or None.
+        of_largest: as in `Tolerance`; 1 in half precision.
+    """
     return Tolerance(of_largest if half is None else 1.0, half)
 
 
@@ -48,14 +56,14 @@ def relative_error(
     perturbed_results: Callable[[int], Sequence[Tensor]],
     within: Tolerance = FINE,
 ) -> float:
-    """How many times further off `got` is than rounding explains; 1 or less is as good as equal.
+    """Largest difference of `got` from `expected` in units of what rounding explains; 1 or less counts as equal.
 
     Args:
-        expected: the results.
-        got: the same by other code.
-        nudged: seed → the results for inputs some roundings away, asked for where the two differ: where the arithmetic
-            is ill-conditioned, that moves them further than `ROUNDING_ERROR`.
-        within: what is put down to rounding.
+        expected: reference results.
+        got: the same results by other code.
+        perturbed_results: seed → the results for perturbed inputs, called only where the two differ: ill-conditioned
+            arithmetic moves them by more than `ROUNDING_ERROR`.
+        within: scale of the differences that are attributed to rounding.
     """
     apart, allowed = _distances(expected, got, within), [1.0] * len(expected)
     for seed in range(NUM_PERTURBATIONS):
@@ -63,7 +71,7 @@ def relative_error(
         if not 1 < worst < math.inf:
             break
         moved = _distances(expected, perturbed_results(seed), within)
-        # Each result by its own conditioning; a nudge out of the domain tells nothing.
+        # Each result by its own conditioning; a perturbation out of the domain gives no information.
         allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
     return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
 
@@ -73,7 +81,7 @@ def _distances(expected: Sequence[Tensor], got: Sequence[Tensor], within: Tolera
 
 
 def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
-    """Largest difference of tensors of one shape in units of what rounding explains; infinite for whole numbers that differ."""
+    """Largest difference of two tensors in units of what rounding explains; infinite for integers that differ."""
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else math.inf
     finite = a.isfinite()
@@ -82,7 +90,7 @@ def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
     if not finite.any():
         return 0.0
     a, b = a[finite], b[finite]
-    # A gradient of half precision that is small throughout is held to its own size, or losing it would not show.
+    # A gradient of half precision that is small throughout is compared on its own scale, or its loss would not be detected.
     least = 1.0 if within.half is None else torch.finfo(a.dtype).tiny
     scale = a.abs().clamp(min=max(least, within.of_largest * float(a.abs().max())))
     unit = ROUNDING_ERROR.get(a.dtype, HALF_ROUNDING_ERROR) if within.half is None else HALF_ROUNDING_ERROR
@@ -90,12 +98,12 @@ def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
 
 
 def _kind_of(bad: Tensor) -> Tensor:
-    """0 for NaN, ±1 for ±∞."""
+    """The kind of each non-finite number: 0 for NaN, ±1 for ±∞."""
     return bad.nan_to_num(0.0, 1.0, -1.0)
 
 
 def perturbed(tensors: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """The numbers up to `PERTURBATION` roundings away; whole ones as they are, which may count or choose."""
+    """Numbers perturbed by up to `PERTURBATION` machine epsilons; integers stay, as they may be counts or indices."""
 
     def moved(t: Tensor) -> Tensor:
         away = t * (1 + PERTURBATION * torch.finfo(t.dtype).eps * (2 * torch.rand_like(t) - 1))

@@ -1,1 +1,1 @@
-"""Scores of a node's parents: log marginal likelihoods and penalized likelihoods of tables and linear regressions."""
+"""Scores of a node given its parents: log marginal and penalized likelihoods of tables and linear regressions."""

@@ -1,7 +1,7 @@
-"""The score of every family of up to about twenty variables, by bit mask of the parents.
+"""Scores of all families of up to about twenty variables, by bit mask of the parents.
 
-Bit i of a mask says that variable i is in the set.  The evidence of a family under Dirichlet priors is a ratio of two
-evidences of sets, so that 2ⁿ sets of counts give all n 2ⁿ⁻¹ families.
+Bit i of a mask states that variable i is in the set.  The evidence of a family under Dirichlet priors is a ratio of the
+evidences of two sets, so that 2ⁿ sets of counts give all n 2ⁿ⁻¹ families.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +27,11 @@ from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
 FamilyScores = Float[np.ndarray, "n M"]
-"""Child and mask of its parents, M = 2ⁿ → nats; −∞ where the child is among the parents."""
+"""Score in nats by child and bit mask of its parents, M = 2ⁿ; −∞ where the child is among the parents."""
 
 CPU = torch.device("cpu")
 SETS_AT_ONCE = 2**14
-"""Determinants taken in one call."""
+"""Number of determinants computed in one call."""
 
 
 def family_scores(
@@ -41,13 +41,15 @@ def family_scores(
 
     Args:
         data: rows.
-        term: of a family; BDeu, K2, log likelihood, AIC and BIC take 2ⁿ counts where nobody intervened, others n 2ⁿ⁻¹.
+        term: score of a family; BDeu, K2, log likelihood, AIC and BIC need 2ⁿ counts without interventions, others
+            n 2ⁿ⁻¹.
         intervened: as in `score`.
-        max_parents: of a family; larger ones get −∞.
+        max_parents: largest number of parents of a family; larger families get −∞.
 
     Raises:
-        MemoryError: where n 2ⁿ numbers do not fit.
-        ValueError: for missing values, codes out of range, interventions that do not fit, or max_parents below 0.
+        MemoryError: if n 2ⁿ numbers do not fit in memory.
+        ValueError: if values are missing, codes are out of range, interventions do not match the rows, or max_parents
+            is negative.
     """
     n = len(data.names)
     check_max_parents(max_parents)
@@ -68,13 +70,14 @@ def gaussian_family_scores(
     """Scores of all families of linear Gaussian variables, in nats.
 
     Args:
-        given: moments of all rows; where some variables were set from outside, of those rows that each variable's own
-            family is judged by.
-        term: of a family; BGe takes 2ⁿ determinants where nobody intervened.
-        max_parents: of a family; larger ones get −∞.
+        given: moments of all rows; with interventions, one entry per variable: the moments of the rows in which it was
+            not set.
+        term: score of a family; BGe needs 2ⁿ determinants without interventions.
+        max_parents: largest number of parents of a family; larger families get −∞.
 
     Raises:
-        MemoryError: where n 2ⁿ numbers do not fit.
+        MemoryError: if n 2ⁿ numbers do not fit in memory.
+        ValueError: if max_parents is not an integer of 0 or more.
     """
     by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
     n = len(by_child)
@@ -93,13 +96,13 @@ def gaussian_family_scores(
 
 
 def check_max_parents(most: int | None) -> None:
-    """Raise ValueError for a limit that is no whole number of 0 or more."""
+    """Raise ValueError unless the limit is None or an integer of 0 or more."""
     if most is not None:
         integer("max_parents", most, least=0)
 
 
 def refuse_too_many(n: int) -> None:
-    """Raise MemoryError for more variables than all sets of them fit in memory."""
+    """Raise MemoryError if the scores of all families do not fit in memory."""
     refuse_above_memory(
         4 * n * 2**n * 8,
         CPU,
@@ -109,13 +112,13 @@ def refuse_too_many(n: int) -> None:
 
 
 def without(child: int, n: int) -> Int[np.ndarray, " H"]:
-    """Masks of all sets that do not hold the child."""
+    """Bit masks of all sets that do not contain the child."""
     masks = np.arange(2**n)
     return masks[masks >> child & 1 == 0]
 
 
 def sets_without(child: int, n: int, most: int | None) -> Iterator[tuple[int, list[int]]]:
-    """(mask, members) of the sets that do not hold the child, small ones first."""
+    """Yield (mask, members) of the sets that do not contain the child, small ones first."""
     others = [i for i in range(n) if i != child]
     for size in range(n if most is None else min(most, n - 1) + 1):
         for chosen in combinations(others, size):
@@ -123,7 +126,7 @@ def sets_without(child: int, n: int, most: int | None) -> Iterator[tuple[int, li
 
 
 def masks_of_most(n: int, most: int) -> Int[np.ndarray, " K"]:
-    """Masks of all sets of at most so many members."""
+    """Bit masks of all sets of at most `most` members."""
     masks = np.arange(2**n)
     return masks[np.bitwise_count(masks) <= most]
 
@@ -138,11 +141,11 @@ def _limited(found: FamilyScores, max_parents: int | None) -> FamilyScores:
 
 
 SetTerm = Callable[[Float[np.ndarray, " J"], float], float]
-"""Counts of the combinations of a set that occur, and how many there could be → nats."""
+"""Function, in nats, of the counts of a set's combinations that occur and of the number of possible combinations."""
 
 
 def _by_sets(data: CategoricalData, term: CategoricalScore) -> FamilyScores | None:
-    """All families by differences of sets; None for a score that is no such difference."""
+    """Scores of all families by differences of sets; None for a score that is no such difference."""
     sizes = np.array(data.cardinalities, dtype=float)
     n = len(sizes)
     cells = np.ones(2**n)
@@ -177,7 +180,7 @@ def _by_sets(data: CategoricalData, term: CategoricalScore) -> FamilyScores | No
 
 
 def _urn_of(alpha: Callable[[float], float]) -> SetTerm:
-    """Σ log Γ(α + N) − log Γ(α): combinations that never occur add nothing."""
+    """Term Σ log Γ(α + N) − log Γ(α) of a set, to which combinations that never occur contribute nothing."""
 
     def term(counted: Float[np.ndarray, " J"], possible: float) -> float:
         a = alpha(possible)
@@ -191,7 +194,7 @@ def _always(alpha: float) -> Callable[[float], float]:
 
 
 def _over_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
-    """Each term of every set; combinations are refined by one variable at a time, rows that are equal counted once."""
+    """Each term for every set; combinations are refined by one variable at a time, over distinct rows with weights."""
     rows, times = np.unique(data.codes, axis=0, return_counts=True)
     sizes, weights = data.cardinalities, times.astype(float)
     found = [np.zeros(2 ** len(sizes)) for _ in terms]
@@ -212,7 +215,7 @@ def _over_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np
 
 
 def log_evidence_of_sets(given: Moments, term: BGe) -> Float[np.ndarray, " M"]:
-    """Log evidence of every set of variables alone; a family's is the difference of two."""
+    """Log evidence of every set of variables alone, in nats; that of a family is the difference of two."""
     n = len(given.mean)
     r = term.scale * np.eye(n) + given.scatter
     masks = np.arange(2**n)

@@ -1,7 +1,8 @@
-"""Scores of a directed acyclic graph of categorical variables, one term a family (Koller & Friedman, 2009, ch. 18).
+"""Scores of a directed acyclic graph of categorical variables, one term per family (Koller & Friedman, 2009, ch. 18).
 
-A family is a child with its parents; with N_jk how often the child has value k beside combination j of its parents, and q
-combinations, each score is a sum over families of a function of N and q.  All are in nats; higher is better.
+A family is a child with its parents.  With N_jk the number of rows with value k of the child and combination j of its
+parents' values, and q combinations, each score is a sum over families of a function of N and q.  All are in nats;
+higher is better.
 """
 
 import math
@@ -15,36 +16,36 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 
 CategoricalScore = Callable[[Counts], float]
-"""Counts of a family → its term, in nats."""
+"""Function of the counts of a family that returns its term of the score, in nats."""
 
 
 def log_likelihood(found: Counts) -> float:
-    """Log likelihood at its maximum."""
+    """Maximum of the log likelihood of a family, in nats."""
     table = found.table
     return float(xlogy(table, table).sum() - xlogy(table.sum(1), table.sum(1)).sum())
 
 
 def aic(found: Counts) -> float:
-    """Log likelihood less one nat a parameter (Akaike, 1974)."""
+    """Log likelihood minus one nat per parameter (Akaike, 1974)."""
     return log_likelihood(found) - _num_parameters(found)
 
 
 def bic(found: Counts) -> float:
-    """Log likelihood less half of log N nats a parameter (Schwarz, 1978)."""
+    """Log likelihood minus ½ log N nats per parameter (Schwarz, 1978)."""
     return log_likelihood(found) - 0.5 * np.log(max(found.table.sum(), 1.0)) * _num_parameters(found)
 
 
 @dataclass(frozen=True)
 class BDeu:
-    """Log evidence under Dirichlet priors that spread `sample_size` rows evenly over a family's cells (Heckerman et al., 1995).
+    """Log evidence under Dirichlet priors of `sample_size` rows spread evenly over a family's cells (Heckerman et al., 1995).
 
-    Graphs of one equivalence class score alike.
+    Equivalent graphs have equal scores.
 
     Args:
-        sample_size: rows that the prior counts for.
+        sample_size: equivalent sample size of the prior, in rows.
 
     Raises:
-        ValueError: for a number that is not above 0 and finite.
+        ValueError: if sample_size is not positive and finite.
     """
 
     sample_size: float = 1.0
@@ -58,10 +59,15 @@ class BDeu:
 
 @dataclass(frozen=True)
 class BDs:
-    """As BDeu, the rows spread over those combinations of parents that occur (Scutari, 2016); not score equivalent.
+    """Log evidence like BDeu, with the prior's rows spread over combinations of parents that occur (Scutari, 2016).
+
+    It is not score equivalent: equivalent graphs may have different scores.
 
     Args:
-        sample_size: rows that the prior counts for.
+        sample_size: equivalent sample size of the prior, in rows.
+
+    Raises:
+        ValueError: if sample_size is not positive and finite.
     """
 
     sample_size: float = 1.0
@@ -74,20 +80,20 @@ class BDs:
 
 
 def check_prior_rows(name: str, value: float, *, above: float = 0.0) -> None:
-    """Raise ValueError for a number of rows that no prior can count for."""
+    """Raise ValueError unless a prior's number of rows is finite and above a bound."""
     if not above < value < math.inf:
-        raise ValueError(f"expected {name} to be a finite number above {above:g}, got {value}; {above + 1:g} is usual")
+        raise ValueError(f"expected {name} to be a finite number above {above:g}, got {value}; pass {above + 1:g}")
 
 
 def k2(found: Counts) -> float:
-    """Log evidence under uniform priors of each conditional distribution (Cooper & Herskovits, 1992)."""
+    """Log evidence under a uniform prior of each conditional distribution, in nats (Cooper & Herskovits, 1992)."""
     return dirichlet_log_evidence(found, 1.0)
 
 
 def dirichlet_log_evidence(found: Counts, alpha: float) -> float:
-    """Log p of the child's column given its parents', each conditional distribution Dirichlet(α, …, α): the Pólya urn."""
+    """Log evidence in nats of the child's column given its parents', with Dirichlet(α, …, α) priors (the Pólya urn)."""
     table, r = found.table, found.table.shape[1]
-    n = table[table > 0]  # Cells without rows add nothing, and most are.
+    n = table[table > 0]  # Cells without rows, which most are, contribute nothing.
     by_combination = gammaln(r * alpha) - gammaln(r * alpha + table.sum(1))
     return float(by_combination.sum() + (gammaln(alpha + n) - gammaln(alpha)).sum())
 
@@ -100,18 +106,21 @@ def score(dag: DAG, data: CategoricalData, term: CategoricalScore, intervened: S
     """Score of a graph, in nats over the data set.
 
     Args:
-        dag: over the variables of the data.
+        dag: graph over the variables of the data.
         data: rows.
-        term: of a family.
-        intervened: for each row the variable that was set from outside, or None; such a row says nothing of that variable's
-            own family (Cooper & Yoo, 1999).  Empty where none was.
+        term: score of a family.
+        intervened: for each row the variable that was set by intervention, or None; such a row carries no information
+            about that variable's own family (Cooper & Yoo, 1999).  Empty if there are no interventions.
 
     Raises:
-        ValueError: for a graph of other variables, missing values, and interventions of another number or of unknown
-            variables.
+        ValueError: if the graph has other variables, values are missing, or interventions are of unequal number to the
+            rows or on unknown variables.
     """
     if set(dag.nodes) != set(data.names):
-        raise ValueError(f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}")
+        raise ValueError(
+            f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}; pass a graph over the data's "
+            "variables"
+        )
     kept = observed_rows(data, intervened)
     return sum(
         term(counts(data, data.column(node), [data.column(parent) for parent in parents], kept[data.column(node)]))
@@ -120,20 +129,20 @@ def score(dag: DAG, data: CategoricalData, term: CategoricalScore, intervened: S
 
 
 def observed_rows(data: CategoricalData, intervened: Sequence[str | None]) -> list[np.ndarray | None]:
-    """For each variable the rows where it was not set from outside; None for all.
+    """Rows in which each variable was not set by intervention; None for all rows.
 
     Raises:
-        ValueError: for missing values, and interventions of another number or of unknown variables.
+        ValueError: if values are missing, or interventions are of unequal number to the rows or on unknown variables.
     """
     refuse_missing(data)
     if not len(intervened):
         return [None] * len(data.names)
     if len(intervened) != len(data.codes):
         raise ValueError(
-            f"expected {len(data.codes)} interventions, one a row, got {len(intervened)}; None where there is none"
+            f"expected {len(data.codes)} interventions, one per row, got {len(intervened)}; pass None for rows without one"
         )
     unknown = sorted({name for name in intervened if name is not None} - set(data.names))
     if unknown:
-        raise ValueError(f"expected interventions on {sorted(data.names)}, got {unknown}")
+        raise ValueError(f"expected interventions on {sorted(data.names)}, got {unknown}; pass names of the data")
     by_row = np.array([-1 if name is None else data.column(name) for name in intervened])
     return [np.flatnonzero(by_row != column) for column in range(len(data.names))]

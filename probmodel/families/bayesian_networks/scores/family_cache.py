@@ -1,6 +1,6 @@
-"""Scores of single families, each computed once: what searches and chains over many variables are made of.
+"""Cached scores of single families, for searches and Markov chains over many variables.
 
-Counts come from labels packed in mixed radix and refined by one parent at a time, over the distinct rows with their weights.
+Counts come from mixed-radix labels that are refined by one parent at a time, over the distinct rows with their weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,20 +16,20 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import Categ
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments
 
 Tables = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
-"""A child and sets of parents → the score of each family, in nats."""
+"""Function of a child and sets of parents that returns the score of each family, in nats."""
 Subsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
-"""A child, K candidates, and how many may be parents at once → the score by mask of positions among the candidates."""
+"""Function of a child, K candidates and the largest number of parents that returns scores by mask of positions."""
 
 
 @dataclass(frozen=True, eq=False)
 class FamilyCache:
-    """Scores of the families of one data set, in nats; made by `categorical_families` or `gaussian_families`.
+    """Scores of the families of one data set, in nats; built by `categorical_families` or `gaussian_families`.
 
     Args:
-        names: of the variables, by column.
-        scored: scores families of one child.
-        by_subset: scores all subsets of some candidates at once; these are not kept.
-        found: (child, mask of its parents) → score, of all families asked for so far.
+        names: names of the variables, by column.
+        scored: function that scores families of one child.
+        by_subset: function that scores all subsets of some candidates at once; these scores are not cached.
+        found: (child, mask of its parents) → score, of all families scored so far.
     """
 
     names: tuple[str, ...]
@@ -38,11 +38,11 @@ class FamilyCache:
     found: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
 
     def __call__(self, child: int, parents: Iterable[int]) -> float:
-        """Score of one family, by columns."""
+        """Score of one family, given by columns, in nats."""
         return self.of_child(child, [tuple(parents)])[0]
 
     def of_child(self, child: int, parents: Sequence[Sequence[int]]) -> list[float]:
-        """Scores of several families of one child; those of one start count it once."""
+        """Scores of several families of one child; those that differ in the last parent alone share counts."""
         keys = [(child, sum(1 << i for i in each)) for each in parents]
         new = [i for i, key in enumerate(keys) if key not in self.found]
         if new:
@@ -51,20 +51,23 @@ class FamilyCache:
         return [self.found[key] for key in keys]
 
     def additions(self, child: int, parents: Sequence[int]) -> Float[np.ndarray, " n"]:
-        """Score with each variable as one more parent; −∞ for the child and for those that are parents already."""
+        """Score with each variable as an additional parent; −∞ for the child and for those that are parents already."""
         new = [i for i in range(len(self.names)) if i != child and i not in parents]
         found = np.full(len(self.names), -np.inf)
         found[new] = self.of_child(child, [(*parents, i) for i in new])
         return found
 
     def score(self, dag: DAG) -> float:
-        """Of a graph, in nats.
+        """Score of a graph, in nats over the data set.
 
         Raises:
-            ValueError: for a graph of other variables.
+            ValueError: if the graph has other variables.
         """
         if set(dag.nodes) != set(self.names):
-            raise ValueError(f"expected a graph of {sorted(self.names)}, got one of {sorted(dag.nodes)}")
+            raise ValueError(
+                f"expected a graph of {sorted(self.names)}, got one of {sorted(dag.nodes)}; pass a graph over the "
+                "data's variables"
+            )
         at = {name: column for column, name in enumerate(self.names)}
         return sum(self(at[node], [at[parent] for parent in parents]) for node, parents in dag.parents.items())
 
@@ -75,12 +78,15 @@ class FamilyCache:
 def categorical_families(
     data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()
 ) -> FamilyCache:
-    """Of categorical variables.
+    """Cached family scores of categorical variables.
 
     Args:
         data: rows.
-        term: of a family.
+        term: score of a family.
         intervened: as in `score`.
+
+    Raises:
+        ValueError: if values are missing, or interventions are of unequal number to the rows or on unknown variables.
     """
     whole = _distinct(data.codes)
     kept = [whole if rows is None else _distinct(data.codes[rows]) for rows in observed_rows(data, intervened)]
@@ -114,14 +120,14 @@ def categorical_families(
 
 @dataclass(frozen=True, eq=False)
 class _DistinctRows:
-    """Distinct rows, how often each occurs."""
+    """Distinct rows, and the number of times that each occurs."""
 
     columns: Int[np.ndarray, "n R"]
     weights: Float[np.ndarray, " R"]
 
 
 def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | None = None) -> _DistinctRows:
-    """Rows with the same values joined; each is told by one number, refined column by column."""
+    """Merge equal rows; each distinct one is identified by a label refined column by column."""
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for column in codes.T:
         label, used = compact(
@@ -140,7 +146,7 @@ def _label(rows: _DistinctRows, parents: Sequence[int], sizes: Sequence[int]) ->
 def _refined(
     label: Int[np.ndarray, " R"], used: int, rows: _DistinctRows, parents: Sequence[int], sizes: Sequence[int]
 ) -> tuple[Int[np.ndarray, " R"], int]:
-    """Labels told apart by more variables; gaps are closed where they would outgrow the rows."""
+    """Labels refined by more variables; gaps are closed where there would be more labels than rows."""
     for parent in parents:
         label, used = label * sizes[parent] + rows.columns[parent], used * sizes[parent]
         if used > len(label):
@@ -164,19 +170,19 @@ def _product(sizes: Sequence[int], parents: Sequence[int]) -> float:
 
 
 def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, names: Sequence[str]) -> FamilyCache:
-    """Of linear Gaussian variables.
+    """Cached family scores of linear Gaussian variables.
 
     Args:
         given: as in `gaussian_family_scores`.
-        term: of a family.
-        names: of the variables.
+        term: score of a family.
+        names: names of the variables.
 
     Raises:
-        ValueError: for names of another number.
+        ValueError: if the number of names differs.
     """
     by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
     if len(by_child) != len(names):
-        raise ValueError(f"expected {len(by_child)} names, got {len(names)}")
+        raise ValueError(f"expected {len(by_child)} names, got {len(names)}; pass one name per variable")
 
     def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
         return (term(by_child[child], child, each) for each in parents)

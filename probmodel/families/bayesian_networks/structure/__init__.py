@@ -1,1 +1,1 @@
-"""Directed acyclic graphs from scores: the best one, and the posterior over all of them."""
+"""Structure learning from scores: the best directed acyclic graph, and the posterior over all of them."""

@@ -1,7 +1,7 @@
-"""Few candidate parents for each of many variables, and the scores of all their sets (Kuipers, Suter & Moffa, 2022).
+"""A few candidate parents of each of many variables, and the scores of all their sets (Kuipers, Suter & Moffa, 2022).
 
-Exact sums over orders need 2ⁿ sets.  With K candidates for each variable 2ᴷ are left, and what the candidates miss is looked
-for around the best graph found with them.
+Exact sums over orders need 2ⁿ sets.  With K candidates per variable 2ᴷ remain, and parents that the candidates miss are
+searched for around the best graph found with them.
 """
 
 import warnings
@@ -22,15 +22,16 @@ from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
 MANY_FAMILIES = 2**24
-"""Families that take minutes to hours to score."""
+"""Number of families that take minutes to hours to score."""
 
 
 class Candidates(NamedTuple):
-    """For each child those that may be its parents, and the score of each set of them.
+    """Candidate parents of each child, and the score of each set of them.
 
     Args:
-        parents: (n, K) variables; a child's own number stands for none.
-        scores: (n, 2ᴷ) nats, by mask of positions among them; −∞ for sets with a position that stands for none.
+        parents: (n, K) variables by index; a child's own index marks an empty position.
+        scores: (n, 2ᴷ) scores in nats, by bit mask of positions among the candidates; −∞ for sets with an empty
+            position.
     """
 
     parents: Int[np.ndarray, "n K"]
@@ -38,7 +39,7 @@ class Candidates(NamedTuple):
 
 
 def all_candidates(families: FamilyScores) -> Candidates:
-    """Every other variable may be a parent."""
+    """Candidates that allow every other variable as a parent, from the scores of all families."""
     n = len(families)
     others = [[i for i in range(n) if i != child] for child in range(n)]
     parents = np.array(others, dtype=np.int64).reshape(n, n - 1)
@@ -48,19 +49,19 @@ def all_candidates(families: FamilyScores) -> Candidates:
 
 
 def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
-    """The candidates that score best: grown one by one as long as the score rises, then by the score of each alone.
+    """Candidates of highest score: added greedily while the score rises, then by the score of each as the only parent.
 
-    Parents neither of whom says anything alone (a parity) are found by chance only.  Warns where there are so many sets
-    that to score them may take hours.
+    Parents that are informative only together (a parity) are found by chance only.  Warns if there are so many sets
+    that scoring them may take hours.
 
     Args:
-        families: scores.
-        most: K, candidates of each variable.
-        max_parents: at once; larger sets get −∞.
+        families: scores of single families.
+        most: K, number of candidates per variable.
+        max_parents: largest number of parents of a family; larger sets get −∞.
 
     Raises:
-        MemoryError: where n 2ᴷ numbers do not fit.
-        ValueError: for counts that are no whole numbers.
+        MemoryError: if n 2ᴷ numbers do not fit in memory.
+        ValueError: if counts are not integers.
     """
     n = len(families.names)
     check_max_parents(max_parents)
@@ -70,8 +71,8 @@ def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | 
     count = n * sum(comb(most, size) for size in range(largest + 1))
     if count > MANY_FAMILIES:
         warnings.warn(
-            f"{count:,} families to score (sets of up to {most} candidates of {n} variables), which may take hours; take 10 "
-            "to 16 candidates, or a smaller max_parents, which BGe gains nothing from",
+            f"expected at most {MANY_FAMILIES:,} families, got {count:,} families to score (sets of up to {most} candidates "
+            f"of {n} variables), which may take hours; take 10 to 16 candidates, or lower max_parents (no gain for BGe)",
             SlowSearchWarning,
             stacklevel=2,
         )
@@ -84,16 +85,16 @@ def score_table(
     max_parents: int | None = None,
     known: Candidates | None = None,
 ) -> Candidates:
-    """Scores of all sets of given candidates; the shorter lists are filled up with none.
+    """Scores of all sets of given candidates; shorter lists are padded with empty positions.
 
     Args:
-        families: scores.
-        chosen: of each variable, its candidates.
-        max_parents: at once; larger sets get −∞.
-        known: scores of before, which those whose candidates are the same ones keep.
+        families: scores of single families.
+        chosen: candidates of each variable.
+        max_parents: largest number of parents of a family; larger sets get −∞.
+        known: earlier scores, which are reused for variables with unchanged candidates.
 
     Raises:
-        MemoryError: where n 2ᴷ numbers do not fit.
+        MemoryError: if n 2ᴷ numbers do not fit in memory.
     """
     most = max(map(len, chosen))
     refuse_too_many_candidates(len(chosen), most)
@@ -110,7 +111,7 @@ def score_table(
 
 
 def refuse_too_many_candidates(n: int, most: int) -> None:
-    """Raise MemoryError where the scores of all sets of candidates do not fit."""
+    """Raise MemoryError if the scores of all sets of candidates do not fit in memory."""
     refuse_above_memory(
         4 * n * 2**most * 8,
         torch.device("cpu"),
@@ -122,14 +123,17 @@ def refuse_too_many_candidates(n: int, most: int) -> None:
 def improved_candidates(
     families: FamilyCache, given: Candidates, dag: DAG, most: int, max_parents: int | None
 ) -> Candidates:
-    """Candidates that the best graph asks for: parents from outside that would raise its score, and each edge both ways.
+    """Candidates extended around the best graph: parents that would raise its score, and its edges in both directions.
 
     Args:
-        families: scores.
+        families: scores of single families.
         given: the candidates so far.
         dag: the best graph with them.
-        most: K; the least useful ones make room.
-        max_parents: at once.
+        most: K, number of candidates per variable; the least useful ones are replaced.
+        max_parents: largest number of parents of a family.
+
+    Returns:
+        the new candidates with their scores; `given` itself if none changes.
     """
     at = {name: column for column, name in enumerate(families.names)}
     chosen, changed = [], False
@@ -157,7 +161,7 @@ def _grown(families: FamilyCache, child: int, most: int) -> list[int]:
 
 
 def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_parents: int | None) -> list[int]:
-    """Variables that raise the score as one more parent or in place of one, best first."""
+    """Variables that raise the score as an additional parent or in place of one, best first."""
     full = max_parents is not None and len(parents) >= max_parents
     starts = [] if full else [list(parents)]
     starts += [[p for p in parents if p != left_out] for left_out in parents]
@@ -168,12 +172,12 @@ def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_pa
 
 
 def _by_use(given: Candidates, child: int) -> list[int]:
-    """Candidates by the best score of a family with them."""
+    """Candidates in descending order of the best score of a family with them."""
     masks = np.arange(given.scores.shape[1])
     best = [given.scores[child, masks >> i & 1 == 1].max() for i in range(given.parents.shape[1])]
     return [int(given.parents[child, i]) for i in np.argsort(-np.array(best)) if given.parents[child, i] != child]
 
 
 def best_within(given: Candidates) -> Float[np.ndarray, "n M"]:
-    """Highest score of a family with parents among each set of candidates."""
+    """Highest score of a family with parents within each set of candidates."""
     return maxima_over_subsets(given.scores)

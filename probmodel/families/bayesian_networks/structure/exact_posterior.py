@@ -1,8 +1,8 @@
-"""Evidence of the class of all directed acyclic graphs, and posterior probabilities of edges, summed exactly.
+"""Evidence of the class of all directed acyclic graphs, and posterior probabilities of edges, by exact sums.
 
-Over orders (Koivisto & Sood, 2004; Koivisto, 2006): an order counts each graph that it admits, so that the prior of a graph
-grows with the number of its orders.  Uniformly over graphs (Tian & He, 2009): inclusion and exclusion of the nodes without
-children, which costs 3ⁿ in place of n 2ⁿ.
+The sum over orders (Koivisto & Sood, 2004; Koivisto, 2006) counts a graph once per order that is compatible with it, so
+that the prior probability of a graph grows with the number of these orders.  The sum over graphs with a uniform prior
+(Tian & He, 2009) uses inclusion and exclusion of the nodes without children, which costs 3ⁿ in place of n 2ⁿ.
 """
 
 import math
@@ -14,16 +14,16 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, without
 
 MOST_FOR_GRAPHS = 14
-"""Variables: 3ⁿ terms take seconds."""
+"""Largest number of variables of a sum over graphs, whose 3ⁿ terms take seconds."""
 
 
 class GraphPosterior(NamedTuple):
-    """What the data say of all graphs together.
+    """Evidence of all graphs together, and posterior probabilities of edges.
 
     Args:
         log_evidence: log Σ p(G) p(data | G), in nats.
-        edges: (n, n) probability of an edge from i to j.
-        prior: of the graphs, in words.
+        edges: (n, n) posterior probability of an edge from i to j.
+        prior: description of the prior over graphs.
     """
 
     log_evidence: float
@@ -32,15 +32,15 @@ class GraphPosterior(NamedTuple):
 
 
 def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
-    """A uniform prior of orders, and of the graphs that each admits.
+    """Exact posterior under a uniform prior over orders, and over the graphs compatible with each order.
 
-    p(G) is proportional to the number of orders that G admits.
+    p(G) is proportional to the number of orders compatible with G.
 
     Args:
-        families: scores in nats; families of score −∞ are no part of the prior.
+        families: scores in nats; families of score −∞ are excluded from the prior.
 
     Raises:
-        ValueError: where no graph has a finite score.
+        ValueError: if no graph has a finite score.
     """
     n, size = families.shape
     among = sums_over_subsets(families)
@@ -63,17 +63,18 @@ def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
 def _refuse_without_graph(log_sum: float) -> None:
     if not math.isfinite(log_sum):
         raise ValueError(
-            f"expected a graph of finite score, got a sum over all of {log_sum}; raise max_parents, or check scores and data"
+            f"expected a graph of finite score, got a log sum over all of {log_sum}; raise max_parents, or check scores "
+            "and data"
         )
 
 
 def _ones(families: FamilyScores) -> FamilyScores:
-    """Scores of data that say nothing."""
+    """Scores of uninformative data: 0 where the score is finite, else −∞."""
     return np.where(np.isfinite(families), 0.0, -np.inf)
 
 
 def _forward(among: FamilyScores) -> Float[np.ndarray, " M"]:
-    """Log sums over orders of each set's members from the start."""
+    """Log sums over the orders of the members of each set, placed first."""
     n, size = among.shape
     masks = np.arange(size)
     count = np.bitwise_count(masks)
@@ -88,7 +89,7 @@ def _forward(among: FamilyScores) -> Float[np.ndarray, " M"]:
 
 
 def _backward(among: FamilyScores) -> Float[np.ndarray, " M"]:
-    """Log sums over orders of each set's complement to the end."""
+    """Log sums over the orders of the complement of each set, placed last."""
     n, size = among.shape
     masks = np.arange(size)
     count = np.bitwise_count(masks)
@@ -102,7 +103,7 @@ def _backward(among: FamilyScores) -> Float[np.ndarray, " M"]:
 
 
 def sums_over_subsets(families: FamilyScores) -> FamilyScores:
-    """Log Σ over subsets of each set, for every row."""
+    """Log of the sum over the subsets of each set, per row."""
     found = families.copy()
     for i in range(families.shape[1].bit_length() - 1):
         halves = found.reshape(len(families), -1, 2, 1 << i)
@@ -111,7 +112,7 @@ def sums_over_subsets(families: FamilyScores) -> FamilyScores:
 
 
 def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
-    """Log Σ over supersets of each set."""
+    """Log of the sum over the supersets of each set."""
     found = values.copy()
     for i in range(len(values).bit_length() - 1):
         halves = found.reshape(-1, 2, 1 << i)
@@ -120,26 +121,28 @@ def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " 
 
 
 def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
-    """A uniform prior of directed acyclic graphs.
+    """Exact posterior under a uniform prior over directed acyclic graphs.
 
-    With A_i(S) the sum over parents of i among S, and Z(S) that over graphs of S,
+    With A_i(S) the sum over the sets of parents of i within S, and Z(S) the sum over graphs of S,
 
         Z(S) = Σ_{∅ ≠ T ⊆ S} (−1)^{|T|+1} Z(S − T) Π_{i ∈ T} A_i(S − T),    T without children in S.
 
-    Terms cancel to no less than 2^−n of their sum, a graph with k such nodes being counted Σ ±C(k, t) = 1 times.  Edges
-    come from the derivative of log Z by each family's log score, which is that family's posterior probability.
+    Terms cancel to no less than 2^−n of their sum, since a graph with k such nodes is counted Σ ±C(k, t) = 1 times.
+    Edges come from the derivative of log Z with respect to each family's log score, the posterior probability of that
+    family.
 
     Args:
-        families: scores in nats; families of score −∞ are no part of the prior.
+        families: scores in nats; families of score −∞ are excluded from the prior.
 
     Raises:
-        ArithmeticError: where rounding leaves nothing of a sum.
-        ValueError: for more variables than 3ⁿ terms allow, or where no graph has a finite score.
+        ArithmeticError: if a sum is lost to rounding errors.
+        ValueError: if there are too many variables for 3ⁿ terms, or no graph has a finite score.
     """
     n, size = families.shape
     if n > MOST_FOR_GRAPHS:
         raise ValueError(
-            f"expected at most {MOST_FOR_GRAPHS} variables to sum over graphs, got {n}; sum over orders, or sample graphs"
+            f"expected at most {MOST_FOR_GRAPHS} variables to sum over graphs, got {n}; use posterior_over_orders, "
+            "or PartitionMCMC"
         )
     among = sums_over_subsets(families)
     log_z = _sums_over_graphs(among)
@@ -158,7 +161,7 @@ def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
 
 
 def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
-    """Log Z of every set."""
+    """Log Z(S) of every set S."""
     log_z = np.full(among.shape[1], -np.inf)
     log_z[0] = 0.0
     for whole in range(1, len(log_z)):
@@ -170,7 +173,7 @@ def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
         total = (signs * np.exp(terms - top)).sum()
         if not total > 0:
             raise ArithmeticError(
-                "expected positive sums over graphs, got cancellation; sum over orders in place of graphs"
+                "expected positive sums over graphs, got complete cancellation; use posterior_over_orders"
             )
         log_z[whole] = top + math.log(total)
     return log_z
@@ -188,7 +191,7 @@ def subsets(whole: int) -> Int[np.ndarray, " K"]:
 def _terms(
     whole: int, childless: Int[np.ndarray, " K"], among: FamilyScores, log_z: Float[np.ndarray, " M"]
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """Logs of the terms of Z(S), one for each set T, and their signs."""
+    """Logs of the terms of Z(S), one per set T, and their signs."""
     rest = whole ^ childless
     terms = log_z[rest].copy()
     for i in range(whole.bit_length()):
@@ -198,7 +201,7 @@ def _terms(
 
 
 def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.ndarray, "n M"]:
-    """Derivatives of log Z of all variables by log A_i(S), from the largest set down."""
+    """Derivatives of log Z of all variables with respect to log A_i(S), from the largest set down."""
     n, size = among.shape
     of_z, of_among = np.zeros(size), np.zeros((n, size))
     of_z[-1] = 1.0
@@ -217,5 +220,5 @@ def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.nda
 
 
 def _log(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
-    """Log of the positive ones, −∞ of the others."""
+    """Log of the positive values, −∞ for the others."""
     return np.log(values, out=np.full_like(values, -np.inf), where=values > 0)

@@ -1,4 +1,4 @@
-"""The graph of highest score among all, by dynamic programming over sets (Silander & Myllymäki, 2006)."""
+"""Graph with the highest score of all, by dynamic programming over sets of variables (Silander & Myllymäki, 2006)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from probmodel.families.bayesian_networks.scores.all_families import FamilyScore
 
 
 class BestDAG(NamedTuple):
-    """The best graph, and why there is none better.
+    """The best graph, with the certificate of its optimality.
 
     Args:
         dag: the graph.
-        score: nats.
-        num_families: families compared; every graph is made of them.
-        optimal_sinks: of each set of variables, the last in a best order, by which the optimum of every set was found.
+        score: score of the graph, in nats.
+        num_families: number of families compared; every graph consists of these.
+        optimal_sinks: last variable in a best order of each set of variables, which gives the optimum of the set.
     """
 
     dag: DAG
@@ -28,27 +28,27 @@ class BestDAG(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.dag} scores {self.score:.4f} nats, and no graph scores more: the best of all {self.num_families:,} "
-            f"families was taken within each of {len(self.optimal_sinks):,} sets of variables, and of every set each variable "
-            "was tried as the one without children there; `verify` finds the value anew from the other end"
+            f"families was taken within each of {len(self.optimal_sinks):,} sets of variables, and each variable of every "
+            "set was tried as the one without children; `verify` recomputes the value by the reverse recursion"
         )
 
 
 def verify(found: BestDAG, families: FamilyScores, names: Sequence[str]) -> None:
-    """Check an optimum by another recursion, from the variables without parents, and its graph by its own families.
+    """Check an optimum by the reverse recursion, from the variables without parents, and its graph by its own families.
 
     With V(S) the best score that the variables outside S can add when those in S come first,
 
-        V(S) = max_{i ∉ S} best_i(S) + V(S + i),   V(all) = 0:
+        V(S) = max_{i ∉ S} best_i(S) + V(S + i),   V(all) = 0,
 
-    V of the empty set is the optimum.
+    and V of the empty set is the optimum.
 
     Args:
-        found: of `best_dag`.
+        found: result of `best_dag`.
         families: the scores it was found with.
-        names: of the variables.
+        names: names of the variables.
 
     Raises:
-        ArithmeticError: where the graph has another score than said, or another graph a higher one.
+        ArithmeticError: if the score of the graph differs from the stated one, or another graph has a higher one.
     """
     n, size = families.shape
     at = {name: column for column, name in enumerate(names)}
@@ -65,13 +65,13 @@ def verify(found: BestDAG, families: FamilyScores, names: Sequence[str]) -> None
     tolerance = 1e-9 * max(1.0, abs(found.score))
     if abs(own - found.score) > tolerance or abs(rest[0] - found.score) > tolerance:
         raise ArithmeticError(
-            f"expected the optimum {found.score:.6f}, got {own:.6f} of its graph and {rest[0]:.6f} as the best of all; search "
-            "anew with the families it is checked by"
+            f"expected the optimum {found.score:.6f}, got {own:.6f} of its graph and {rest[0]:.6f} as the best of all; "
+            "call best_dag with the families that it is checked by"
         )
 
 
 def _best_by_axes(families: FamilyScores) -> FamilyScores:
-    """For each child and set, the best score among the set: running maxima along each variable's axis, absent then present."""
+    """Best score of each child within each set: running maxima along each variable's axis, absent then present."""
     n, size = families.shape
     cube = families.reshape(n, *[2] * n)
     for axis in range(1, n + 1):
@@ -80,18 +80,20 @@ def _best_by_axes(families: FamilyScores) -> FamilyScores:
 
 
 def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
-    """The best graph: of every set of variables, one of them has no child there, and the rest is a smaller problem.
+    """Find the best graph: in every set of variables one has no children in it; the others are a smaller problem.
 
     Args:
-        families: of `family_scores` or `gaussian_family_scores`.
-        names: of the variables.
+        families: scores in nats, from `family_scores` or `gaussian_family_scores`.
+        names: names of the variables.
 
     Raises:
-        ValueError: for names of another number or twice, or scores that are NaN.
+        ValueError: if the number of names differs, a name occurs twice, or scores are NaN.
     """
     n, size = families.shape
     if len(names) != n or size != 2**n:
-        raise ValueError(f"expected {n} names and {2**n} sets, got {len(names)} and {size}")
+        raise ValueError(
+            f"expected {n} names and {2**n} sets, got {len(names)} and {size}; pass one name per row of scores"
+        )
     refuse_twice(list(names))
     if np.isnan(families).any():
         raise ValueError("expected scores that are numbers, got NaN; check the score's settings and the data")
@@ -119,7 +121,7 @@ def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
 
 
 def maxima_over_subsets(families: FamilyScores) -> FamilyScores:
-    """For each child and set, the highest score of a family with parents among the set."""
+    """Highest score of a family of each child with parents within each set."""
     best = families.copy()
     for i in range(families.shape[1].bit_length() - 1):
         halves = best.reshape(len(families), -1, 2, 1 << i)
@@ -128,7 +130,7 @@ def maxima_over_subsets(families: FamilyScores) -> FamilyScores:
 
 
 def attaining(scores: Float[np.ndarray, " M"], value: float, within: int) -> int:
-    """The smallest set of parents among some that has the score."""
+    """Bit mask of the smallest set of parents within a set that has the score `value`."""
     masks = np.flatnonzero(scores == value)
     masks = masks[masks & ~within == 0]
     return int(masks[np.argmin(np.bitwise_count(masks))])

@@ -1,7 +1,8 @@
 """Posterior probabilities of edges by Markov chains over orders (Friedman & Koller, 2003).
 
-An order sums over all graphs that it admits, family by family, so that chains move where graphs would be stuck.  The prior is
-that of `posterior_over_orders`: p(G) grows with the number of orders that admit G.
+The score of an order is a sum over all graphs compatible with it, family by family, so that chains over orders mix
+where chains over graphs would be stuck.  The prior is that of `posterior_over_orders`: p(G) grows with the number of
+orders compatible with G.
 """
 
 import warnings
@@ -17,16 +18,16 @@ from probmodel.protocols.errors import MixingWarning
 from probmodel.protocols.integers import checked_seed, integer
 
 DISAGREEMENT_OF_EDGES = 0.1
-"""Difference of an edge's probability between chains from which on they have not mixed."""
+"""Difference between chains in the probability of an edge above which they count as not mixed."""
 
 
 class SampledEdges(NamedTuple):
-    """What the chains say.
+    """Edge probabilities estimated by Markov chains.
 
     Args:
         edges: (n, n) probability of an edge from i to j.
-        by_chain: (chain, n, n) the same of each chain.
-        log_scores: (chain, draw) log Σ over the graphs of each order, in nats.
+        by_chain: (chain, n, n) these probabilities per chain.
+        log_scores: (chain, draw) log of the sum over the graphs of each order or partition, in nats.
     """
 
     edges: Float[np.ndarray, "n n"]
@@ -36,18 +37,19 @@ class SampledEdges(NamedTuple):
 
 @dataclass(frozen=True)
 class OrderMCMC:
-    """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), tempered ones beside them.
+    """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), with parallel tempering.
 
     Orders may have several modes that no single move connects; chains at higher temperatures cross between them, and
-    neighbors in temperature exchange their orders (Geyer, 1991) after every move, even and odd pairs in turn, which carries
-    an order up and down the ladder in a straight line rather than by a random walk (Okabe et al., 2001; Syed et al., 2022).
+    neighbors in temperature exchange their orders (Geyer, 1991) after every move, even and odd pairs in turn, which
+    moves an order through the temperatures in a straight line rather than by a random walk (Okabe et al., 2001;
+    Syed et al., 2022).
 
     Args:
-        num_samples: orders of each chain to take probabilities from.
-        num_warmup: orders of each chain to leave out, as far apart as the samples.
-        num_chains: independent chains, from random orders.
-        thinning: moves between two samples.
-        temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
+        num_samples: number of orders per chain that probabilities are averaged over.
+        num_warmup: number of orders per chain that are discarded, as far apart as the samples.
+        num_chains: number of independent chains, started from random orders.
+        thinning: number of moves between two samples.
+        temperatures: temperatures of each chain and its tempered copies, rising from 1; (1.0,) for no tempering.
     """
 
     num_samples: int = 1_000
@@ -57,11 +59,17 @@ class OrderMCMC:
     temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
-        """Sample orders; an edge's probability given one is exact.
+        """Sample orders and average the probabilities of edges, which are exact given an order.
+
+        Warns if there is only one chain, or if chains disagree on the probability of an edge.
+
+        Args:
+            given: candidate parents and their scores.
+            seed: seed of the initial orders and of the moves.
 
         Raises:
-            ValueError: for counts that are no whole numbers, temperatures that do not rise from 1, or a child without any
-                family of finite score.
+            ValueError: if counts are not integers, temperatures do not rise from 1, or a child has no family of finite
+                score.
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
@@ -86,31 +94,32 @@ class OrderMCMC:
 
 
 def checked_temperatures(temperatures: tuple[float, ...]) -> Float[np.ndarray, " T"]:
-    """Temperatures that rise from 1."""
+    """Temperatures as an array; raise ValueError unless they rise from 1."""
     ladder = np.array(temperatures, dtype=float)
     if not len(ladder) or ladder[0] != 1.0 or not (np.diff(ladder) > 0).all():
-        raise ValueError(f"expected temperatures that rise from 1.0, got {temperatures}; (1.0,) for plain chains")
+        raise ValueError(f"expected temperatures that rise from 1.0, got {temperatures}; pass (1.0,) for no tempering")
     return ladder
 
 
 def refuse_without_family(among: Float[np.ndarray, "n M"]) -> None:
-    """Raise ValueError for a child that no set of parents is left for."""
+    """Raise ValueError if a child has no set of parents of finite score."""
     if not np.isfinite(among[:, -1]).all():
         raise ValueError("expected a family of finite score for every variable, got none for some; raise max_parents")
 
 
 def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
-    """Warn where chains differ in the probability of an edge, or none can be set beside another."""
+    """Warn if chains differ in the probability of an edge, or if there is only one chain to judge by."""
     if len(edges) < 2:
         warnings.warn(
-            f"{method}: one chain says nothing of how well it has mixed; raise num_chains",
+            f"{method}: expected two chains or more to judge how well they mix, got one chain; raise num_chains",
             MixingWarning,
             stacklevel=stacklevel,
         )
     apart = float(np.ptp(edges, 0).max())
     if apart > DISAGREEMENT_OF_EDGES:
         warnings.warn(
-            f"{method}: the chains' probabilities of an edge differ by up to {apart:.2f}; raise num_samples or thinning",
+            f"{method}: expected chains that agree on the probability of every edge within {DISAGREEMENT_OF_EDGES:g}, "
+            f"got chains that differ by up to {apart:.2f}; raise num_samples or thinning",
             MixingWarning,
             stacklevel=stacklevel,
         )
@@ -119,14 +128,14 @@ def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel:
 def exchanged(
     value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, first: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " C"]:
-    """Which chain each goes on from, after neighbors in temperature had the chance to change places.
+    """Index of the chain whose state each continues with, after exchanges between neighbors in temperature.
 
     Args:
-        value: log scores, the rungs of one ladder after another.
-        hot: temperatures.
-        rungs: of each ladder.
-        first: 0 or 1, the lower rung of the first pair.
-        rng: decides.
+        value: log scores in nats, with all temperatures of one independent chain before those of the next.
+        hot: temperature of each chain.
+        rungs: number of temperatures per independent chain.
+        first: 0 or 1, index of the lower temperature of the first pair.
+        rng: random generator of the acceptance.
     """
     found = np.arange(len(value))
     low = found[(found % rungs) % 2 == first]
@@ -144,17 +153,17 @@ def relocated(
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """One step of every chain: a variable moves to a place drawn from its distribution given the order of the others.
+    """One step per chain: a variable moves to a position drawn from its distribution given the order of the others.
 
     Args:
-        place: of each variable in each chain's order.
-        given: candidates.
-        among: what each child adds, by mask of the candidates before it.
-        rng: where the moves come from.
-        hot: temperature of each chain; 0 takes the best place.
+        place: position of each variable in each chain's order.
+        given: candidate parents and their scores.
+        among: contribution of each child to the log score, by mask of the candidates before it.
+        rng: random generator of the moves.
+        hot: temperature of each chain; 0 takes the best position.
 
     Returns:
-        the places after it, and the sum over children.
+        the positions after the step, and the log score of each order, the sum over children.
     """
     chains, n = place.shape
     every = np.arange(chains)
@@ -170,15 +179,16 @@ def relocated(
 def placements(
     rank: Int[np.ndarray, "C n"], moved: Int[np.ndarray, " C"], given: Candidates, among: Float[np.ndarray, "n M"]
 ) -> Float[np.ndarray, "C n"]:
-    """Sum over children with one variable at each place of each chain's order of the others.
+    """Log scores with one variable at each position in each chain's order of the others.
 
-    A place changes no more of another child than whether the variable comes before it, so that two numbers a child do.
+    The position affects another child only by whether the variable comes before it, so that two numbers per child
+    suffice.
 
     Args:
-        rank: of each of the others among themselves; that of the moved one is not looked at.
-        moved: the variable.
-        given: candidates.
-        among: what each child adds, by mask of the candidates before it.
+        rank: rank of each other variable among the others; that of the moved one is ignored.
+        moved: the moved variable of each chain.
+        given: candidate parents and their scores.
+        among: contribution of each child to the log score, by mask of the candidates before it.
     """
     chains, n = rank.shape
     every, children = np.arange(chains), np.arange(n)
@@ -197,7 +207,7 @@ def placements(
 
 
 def masks_before(place: Int[np.ndarray, "C n"], given: Candidates) -> Int[np.ndarray, "C n"]:
-    """For each chain and child its candidates that come before it."""
+    """Bit mask of the candidates that come before each child, per chain."""
     before = place[:, given.parents] < place[:, :, None]
     return before @ (1 << np.arange(given.parents.shape[1]))
 
@@ -207,8 +217,8 @@ def _edges(
 ) -> Float[np.ndarray, "n n"]:
     """Mean over orders of the probability of each edge.
 
-    A family's probability given an order is exp(score − log Σ of its child), if the order admits it: one sum over supersets
-    of the masks that occurred does all orders at once.
+    A family's probability given a compatible order is exp(score − log Σ of its child): one sum over supersets of the
+    masks that occurred covers all orders at once.
     """
     n, size = among.shape
     found, sets = np.zeros((n, n)), np.arange(size)

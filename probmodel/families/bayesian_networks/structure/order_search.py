@@ -1,7 +1,8 @@
-"""The best graph found over orders of many variables, annealed (Teyssier & Koller, 2005; Kuipers, Suter & Moffa, 2022).
+"""Simulated annealing over orders of many variables (Teyssier & Koller, 2005; Kuipers, Suter & Moffa, 2022).
 
-Given an order, every child takes its best family among those before it, so that only orders are searched: a move takes one
-variable to any place.  What the candidates miss is looked for around the best graph, and the search goes on from it.
+Given an order, every child takes its best family among the variables before it, so that only orders are searched: a
+move places one variable anywhere in the order.  Parents that the candidates miss are searched for around the best
+graph, and the search continues from there.
 """
 
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ from probmodel.protocols.integers import checked_seed, integer
 
 
 class FoundGraph(NamedTuple):
-    """The best graph of a search; nothing says that none is better.
+    """The best graph of a search, without proof that none is better.
 
     Args:
         dag: the graph.
-        score: nats.
-        by_round: the best score after each round of candidates.
-        candidates: the last ones, for chains over orders or partitions.
+        score: score of the graph, in nats.
+        by_round: best score after each round of candidates, in nats.
+        candidates: candidates of the last round, for chains over orders or partitions.
     """
 
     dag: DAG
@@ -41,15 +42,15 @@ class FoundGraph(NamedTuple):
 
 @dataclass(frozen=True)
 class OrderSearch:
-    """Annealed Gibbs moves of single variables in several orders at once, then moves to the best place until none helps.
+    """Annealed Gibbs moves of single variables in several orders at once, then greedy moves until none is better.
 
     Args:
-        num_candidates: parents of each variable to choose from.
-        num_chains: orders at once.
-        num_sweeps: moves of each variable in a round.
-        hottest: temperature of the start, nats; it falls geometrically to a thousandth.
-        max_parents: of a family; None for all candidates.
-        max_rounds: of candidates; fewer where the score no longer rises.
+        num_candidates: number of candidate parents per variable.
+        num_chains: number of orders searched at once.
+        num_sweeps: number of moves per variable in a round.
+        hottest: initial temperature in nats; it falls geometrically to a thousandth.
+        max_parents: largest number of parents of a family; None for all candidates.
+        max_rounds: largest number of rounds of candidates; fewer if the score no longer rises.
     """
 
     num_candidates: int = 10
@@ -60,15 +61,21 @@ class OrderSearch:
     max_rounds: int = 8
 
     def __call__(self, families: FamilyCache, *, seed: int) -> FoundGraph:
-        """Search.
+        """Search for the graph with the highest score.
+
+        Args:
+            families: scores of single families.
+            seed: seed of the initial orders and of the moves.
 
         Raises:
-            MemoryError: where the scores of all sets of candidates do not fit.
-            ValueError: for counts that are no whole numbers, or a variable without any family of finite score.
+            MemoryError: if the scores of all sets of candidates do not fit in memory.
+            ValueError: if counts are not integers, or a variable has no family of finite score.
         """
         chains, rounds = integer("num_chains", self.num_chains), integer("max_rounds", self.max_rounds)
         if not 0 < self.hottest < np.inf:
-            raise ValueError(f"expected hottest to be nats above 0, got {self.hottest}; 30 is usual")
+            raise ValueError(
+                f"expected hottest to be finite and above 0 nats, got {self.hottest}; pass 30, the default"
+            )
         rng, n = np.random.default_rng(checked_seed(seed)), len(families.names)
         given = candidate_parents(families, self.num_candidates, self.max_parents)
         place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
@@ -86,7 +93,7 @@ class OrderSearch:
     def _annealed(
         self, place: Int[np.ndarray, "C n"], given: Candidates, rng: np.random.Generator, hottest: float
     ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-        """Orders after cooling, and their scores; the first chain only climbs."""
+        """Orders after annealing, and their scores; the first chain is greedy."""
         among = best_within(given)
         refuse_without_family(among)
         chains, n = place.shape
@@ -98,7 +105,7 @@ class OrderSearch:
 def climbed(
     place: Int[np.ndarray, "C n"], given: Candidates, among: Float[np.ndarray, "n M"], rng: np.random.Generator
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """Orders that no move of one variable improves, as far as four sweeps without a gain show, and their scores."""
+    """Orders after greedy moves, until four sweeps of moves bring no gain, and their scores."""
     cold, since, value = np.zeros(len(place)), 0, np.full(len(place), -np.inf)
     while since < 4 * place.shape[1]:
         place, after = relocated(place, given, among, rng, cold)

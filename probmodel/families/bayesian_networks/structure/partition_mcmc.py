@@ -1,8 +1,9 @@
-"""Posterior probabilities of edges under a uniform prior of graphs, by chains over ordered partitions (Kuipers & Moffa, 2017).
+"""Edge probabilities under a uniform prior over graphs, by chains over ordered partitions (Kuipers & Moffa, 2017).
 
-Take the nodes without parents as the first part, and of what is left those without parents as the next: every graph has exactly
-one such partition, so that no graph counts twice as it does over orders.  Given a partition each child outside the first part
-takes parents from all parts before its own, one of them at least from the part just before.
+The nodes without parents are the first part, those without parents once these are removed the next, and so on: every
+graph has exactly one such partition, so that no graph counts several times as in a sum over orders.  Given a partition
+each child outside the first part takes parents from all parts before its own, at least one of them from the part just
+before.
 """
 
 from dataclasses import dataclass
@@ -22,22 +23,22 @@ from probmodel.families.bayesian_networks.structure.order_mcmc import (
 from probmodel.protocols.integers import checked_seed, integer
 
 Sums = Float[np.ndarray, "n M"]
-"""Log Σ over the families of each child whose parents are among each set of its candidates."""
+"""Log sums over the families of each child with parents within each set of its candidates."""
 
 
 @dataclass(frozen=True)
 class PartitionMCMC:
     """Gibbs moves of one node to any part, or to one of its own, between moves that split a part or join two.
 
-    Companions at higher temperatures exchange their partitions with the chain (Geyer, 1991) after every round, even and odd
+    Copies at higher temperatures exchange their partitions with the chain (Geyer, 1991) after every round, even and odd
     pairs in turn (Okabe et al., 2001; Syed et al., 2022).
 
     Args:
-        num_samples: partitions of each chain to take probabilities from.
-        num_warmup: partitions of each chain to leave out, as far apart as the samples.
-        num_chains: independent chains, from partitions of one part: the empty graph.
-        thinning: rounds of both moves between two samples.
-        temperatures: of each chain and its companions, rising from 1; (1.0,) for none.
+        num_samples: number of partitions per chain that probabilities are averaged over.
+        num_warmup: number of partitions per chain that are discarded, as far apart as the samples.
+        num_chains: number of independent chains, started from the partition of one part, the empty graph.
+        thinning: number of rounds of both moves between two samples.
+        temperatures: temperatures of each chain and its tempered copies, rising from 1; (1.0,) for no tempering.
     """
 
     num_samples: int = 1_000
@@ -47,10 +48,16 @@ class PartitionMCMC:
     temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
-        """Sample partitions; an edge's probability given one is exact.
+        """Sample partitions and average the probabilities of edges, which are exact given a partition.
+
+        Warns if there is only one chain, or if chains disagree on the probability of an edge.
+
+        Args:
+            given: candidate parents and their scores.
+            seed: seed of the moves.
 
         Raises:
-            ValueError: for counts that are no whole numbers, temperatures that do not rise from 1, or a child that cannot be
+            ValueError: if counts are not integers, temperatures do not rise from 1, or a child has no finite score
                 without parents.
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
@@ -80,12 +87,12 @@ class PartitionMCMC:
 
 
 def log_scores_of_partitions(part: Int[np.ndarray, "C n"], given: Candidates, among: Sums) -> Float[np.ndarray, " C"]:
-    """Log Σ exp score over the graphs of each partition.
+    """Log of the sum of exp(score) over the graphs of each partition, in nats.
 
     Args:
-        part: of each node, from 0 without a gap.
-        given: candidates.
-        among: sums over subsets of their scores.
+        part: part of each node, numbered from 0 without gaps.
+        given: candidate parents and their scores.
+        among: log sums over subsets of the candidates.
     """
     children = np.arange(part.shape[1])
     before, far = _masks(part, given)
@@ -95,7 +102,7 @@ def log_scores_of_partitions(part: Int[np.ndarray, "C n"], given: Candidates, am
 def _masks(
     part: Int[np.ndarray, "C n"], given: Candidates, without: Bool[np.ndarray, "C n K"] | None = None
 ) -> tuple[Int[np.ndarray, "C n"], Int[np.ndarray, "C n"]]:
-    """Candidates in parts before each child's own, and in those before the one just before."""
+    """Bit masks of the candidates in parts before each child's own, and in parts before the one just before it."""
     bits = 1 << np.arange(given.parents.shape[1])
     distance = part[:, :, None] - part[:, given.parents]
     if without is not None:
@@ -104,7 +111,7 @@ def _masks(
 
 
 def _less(whole: Float[np.ndarray, "..."], part: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Log of e^whole − e^part; −∞ where nothing is left."""
+    """Log of e^whole − e^part; −∞ where the difference is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = np.where(np.isneginf(part), -np.inf, np.minimum(part - whole, 0.0))
         return whole + np.log(-np.expm1(gap))
@@ -120,24 +127,24 @@ def moved_node(
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """One node of every partition goes to a part drawn from its distribution given the partition of the others.
+    """Move one node of every partition to a part drawn from its distribution given the partition of the others.
 
     Args:
-        part: of each node in each chain's partition.
-        given: candidates.
-        among: sums over subsets of their scores.
-        rng: where the moves come from.
+        part: part of each node in each chain's partition.
+        given: candidate parents and their scores.
+        among: log sums over subsets of the candidates.
+        rng: random generator of the moves.
         hot: temperature of each chain.
 
     Returns:
-        the partitions after it, and their log scores.
+        the partitions after the move, and their log scores.
     """
     chains, n = part.shape
     every = np.arange(chains)
     node = rng.integers(n, size=(chains,))
     alone = (part == part[every, node][:, None]).sum(1) == 1
     rest = part - ((part > part[every, node][:, None]) & alone[:, None])
-    rest[every, node] = n  # Behind all others, so that it is before none.
+    rest[every, node] = n  # After all others, so that it precedes none.
     joins, opens = places(rest, node, given, among)
     value = np.stack([joins, opens], 2).reshape(chains, -1)
     chosen = (value + hot[:, None] * rng.gumbel(size=value.shape)).argmax(1)
@@ -152,14 +159,17 @@ def places(
 ) -> tuple[Float[np.ndarray, "C p"], Float[np.ndarray, "C p"]]:
     """Log scores with the node in each part, and in a part of its own before each (p = n places; −∞ beyond the last).
 
-    The others see no more than whether the node is not before them, in the part just before, alone in that part, or
-    farther before: four numbers a child.
+    Another child depends only on whether the node is not before it, in the part just before, alone in that part, or
+    farther before: four numbers per child.
 
     Args:
-        rest: part of each node, from 0 without a gap, n for the one that is moved.
-        node: the moved one.
-        given: candidates.
-        among: sums over subsets of their scores.
+        rest: part of each node, numbered from 0 without gaps, n for the moved one.
+        node: the moved node of each chain.
+        given: candidate parents and their scores.
+        among: log sums over subsets of the candidates.
+
+    Returns:
+        the log scores with the node in each part, and with it in a part of its own before each.
     """
     chains, n = rest.shape
     children = np.arange(n)
@@ -184,7 +194,7 @@ def places(
 
 
 def _by_part(values: Float[np.ndarray, "C n"], rest: Int[np.ndarray, "C n"]) -> Float[np.ndarray, "C p"]:
-    """Sums over the nodes of each part, the moved one left out."""
+    """Sums over the nodes of each part, without the moved one."""
     chains, n = rest.shape
     label = np.arange(chains)[:, None] * (n + 1) + rest
     return np.bincount(label.ravel(), values.ravel(), minlength=chains * (n + 1)).reshape(chains, n + 1)[:, :n]
@@ -193,7 +203,7 @@ def _by_part(values: Float[np.ndarray, "C n"], rest: Int[np.ndarray, "C n"]) -> 
 def _own(
     rest: Int[np.ndarray, "C n"], node: Int[np.ndarray, " C"], given: Candidates, among: Sums
 ) -> Float[np.ndarray, "C p"]:
-    """What the moved node itself adds behind each number of parts."""
+    """Contribution of the moved node itself to the log score after each number of parts."""
     chains, n = rest.shape
     bits, at = 1 << np.arange(given.parents.shape[1]), np.arange(n)[:, None]
     where = rest[np.arange(chains)[:, None], given.parents[node]][:, None]  # (C, 1, K)
@@ -210,21 +220,22 @@ def split_or_joined(
     rng: np.random.Generator,
     hot: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
-    """A part is cut in two, or two neighbors become one, where the score agrees (Metropolis-Hastings).
+    """Split a part in two, or join two neighbors, accepted by the Metropolis-Hastings rule.
 
-    A cut takes one of m parts and one of 2^k ways to sort its k members (to no avail where one side is empty); its reverse
-    takes one of m boundaries.  Both are tried equally often, so that 2^k is left of the ratio of their chances.
+    A split chooses one of m parts and one of 2^k ways to divide its k members (rejected if one side is empty); its
+    reverse chooses one of m boundaries.  Both are proposed equally often, so that 2^k remains of the ratio of their
+    probabilities.
 
     Args:
-        part: of each node in each chain's partition.
-        value: its log score.
-        given: candidates.
-        among: sums over subsets of their scores.
-        rng: proposes and decides.
+        part: part of each node in each chain's partition.
+        value: log score of each partition, in nats.
+        given: candidate parents and their scores.
+        among: log sums over subsets of the candidates.
+        rng: random generator of proposals and acceptance.
         hot: temperature of each chain.
 
     Returns:
-        the partitions after it, and their log scores.
+        the partitions after the move, and their log scores.
     """
     chains, num_parts = len(part), part.max(1) + 1
     cuts = rng.integers(2, size=chains) == 1
@@ -243,7 +254,7 @@ def split_or_joined(
 
 
 class _Edges:
-    """Probability of each edge given a partition; families of a child with the same parts before it are summed once."""
+    """Probability of each edge given a partition; sums of a child with the same parts before it are cached."""
 
     def __init__(self, given: Candidates) -> None:
         self.given = given

@@ -1,6 +1,6 @@
 """Hill climbing over graphs and the PC algorithm by pgmpy (Ankan & Textor, 2024), on this package's data and scores.
 
-pgmpy is an extra: `pip install 'probmodel[networks]'`.
+pgmpy is an optional dependency: `pip install 'probmodel[networks]'`.
 """
 
 import logging
@@ -16,7 +16,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Parts of pgmpy warn of its own renamings when they are imported.
+    warnings.simplefilter("ignore")  # pgmpy warns of its own renamings when it is imported.
     try:
         from pgmpy.causal_discovery import PC, HillClimbSearch
         from pgmpy.structure_score import BaseStructureScore
@@ -27,12 +27,12 @@ with warnings.catch_warnings():
 
 
 class PartiallyDirected(NamedTuple):
-    """A graph some of whose edges have no direction.
+    """A graph in which some edges have no direction.
 
     Args:
         nodes: all nodes.
         directed: pairs (parent, child).
-        undirected: pairs joined without a direction.
+        undirected: pairs of nodes joined without a direction.
     """
 
     nodes: tuple[str, ...]
@@ -41,15 +41,15 @@ class PartiallyDirected(NamedTuple):
 
 
 def hill_climbing(families: FamilyCache, max_parents: int | None = None, tabu_length: int = 100) -> DAG:
-    """The graph at which no edge added, dropped or reversed helps, from the empty one (pgmpy's `HillClimbSearch`).
+    """Graph that no added, dropped or reversed edge improves, searched from the empty one (pgmpy's `HillClimbSearch`).
 
     Args:
-        families: scores, of any term and data, interventions included.
-        max_parents: of a variable; None for no limit.
-        tabu_length: moves that must not be undone.
+        families: scores of any kind and data, interventions included.
+        max_parents: largest number of parents of a variable; None for no limit.
+        tabu_length: number of last moves that must not be undone.
 
     Raises:
-        ModuleNotFoundError: without pgmpy.
+        ModuleNotFoundError: if pgmpy is not installed.
     """
     refuse_without_pgmpy()
     names = list(families.names)
@@ -66,16 +66,17 @@ def hill_climbing(families: FamilyCache, max_parents: int | None = None, tabu_le
 
 
 def pc(data: CategoricalData | pd.DataFrame, alpha: float = 0.01, max_conditions: int = 5) -> PartiallyDirected:
-    """Edges that no conditional independence removes, directed as far as colliders say (Spirtes, Glymour & Scheines, 2000).
+    """Edges left by tests of conditional independence, directed by colliders (Spirtes, Glymour & Scheines, 2000).
 
     Args:
-        data: categories, tested by Pearson's chi-square, or a frame of numbers, tested by partial correlations.
+        data: categorical data, tested by Pearson's chi-square, or a frame of real numbers, tested by partial
+            correlations.
         alpha: p-value above which two variables count as independent.
-        max_conditions: variables to condition on at once.
+        max_conditions: largest number of variables conditioned on at once.
 
     Raises:
-        ModuleNotFoundError: without pgmpy.
-        ValueError: for an alpha outside (0, 1), or missing values.
+        ModuleNotFoundError: if pgmpy is not installed.
+        ValueError: if alpha is outside (0, 1), or values are missing.
     """
     refuse_without_pgmpy()
     if not 0 < alpha < 1:
@@ -103,7 +104,7 @@ def pc(data: CategoricalData | pd.DataFrame, alpha: float = 0.01, max_conditions
 
 
 class _PgmpyScore(BaseStructureScore):
-    """The scores of a cache, as pgmpy's searches ask for them."""
+    """Adapter of cached scores to the interface of pgmpy's searches."""
 
     def __init__(self, families: FamilyCache) -> None:
         self.families = families
@@ -115,12 +116,12 @@ class _PgmpyScore(BaseStructureScore):
 
 
 def _stand_in(families: FamilyCache) -> pd.DataFrame:
-    """Two rows with the names: the score has counted the true ones already."""
+    """Placeholder of two rows with the names, since the scores already hold the counts of the data."""
     return pd.DataFrame({name: ["a", "b"] for name in families.names})
 
 
 def _frame(data: CategoricalData) -> pd.DataFrame:
-    """Values by their names, as an unordered category each."""
+    """Values by name, one unordered categorical column per variable."""
     return pd.DataFrame(
         {
             name: pd.Categorical.from_codes(data.codes[:, column], dtype=pd.CategoricalDtype(list(levels)))
@@ -130,16 +131,16 @@ def _frame(data: CategoricalData) -> pd.DataFrame:
 
 
 def refuse_without_pgmpy() -> None:
-    """Raise ModuleNotFoundError where the extra is missing."""
+    """Raise ModuleNotFoundError if pgmpy is not installed."""
     if not HAS_PGMPY:
         raise ModuleNotFoundError(
-            "expected pgmpy, got none installed; pip install 'probmodel[networks]', or use OrderSearch"
+            "expected pgmpy, got no installation of it; pip install 'probmodel[networks]', or use OrderSearch"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without pgmpy's remarks on data types and renamings."""
+    """Suppress pgmpy's messages on data types and renamings."""
     logger = logging.getLogger("pgmpy")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Discrete networks with their tables: queries, interventions, sampling, missing values."""
+"""Discrete networks with conditional probability tables: queries, interventions, sampling, missing values."""

@@ -1,4 +1,4 @@
-"""Bayesian networks of categorical variables with their tables of probabilities (Koller & Friedman, 2009, ch. 3)."""
+"""Bayesian networks of categorical variables with conditional probability tables (Koller & Friedman, 2009, ch. 3)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 
 ROUNDED = 1e-6
-"""How far from one a printed row of probabilities may sum: published networks have six or seven digits."""
+"""Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
-"""No evidence, no intervention."""
+"""Empty mapping: no evidence, no intervention."""
 
 
 @dataclass(frozen=True, eq=False)
 class DiscreteNetwork:
-    """p(x) = Π p(x_i | parents of i), each conditional distribution a table.
+    """Bayesian network p(x) = Π p(x_i | parents of i), with each conditional distribution a table.
 
     Args:
         dag: the graph.
         levels: variable → its values, in order.
-        tables: variable → probabilities, one axis a parent in the order of `dag.parents`, the variable's own the last,
-            along which they sum to one.
+        tables: variable → probabilities, one axis per parent in the order of `dag.parents`, the variable's own axis
+            last, along which they sum to one.
 
     Raises:
-        ValueError: for levels or tables of other variables, a table of another shape, negative or not normalized.
+        ValueError: if levels or tables are of other variables, or a table has the wrong shape, is negative or not
+            normalized.
     """
 
     dag: DAG
@@ -40,16 +41,20 @@ class DiscreteNetwork:
     def __post_init__(self) -> None:
         for what, found in (("levels", self.levels), ("tables", self.tables)):
             if set(found) != set(self.dag.nodes):
-                raise ValueError(f"expected {what} of {sorted(self.dag.nodes)}, got them of {sorted(found)}")
+                raise ValueError(
+                    f"expected {what} of {sorted(self.dag.nodes)}, got {what} of {sorted(found)}; pass one per node"
+                )
         if not self.dag.nodes:
-            raise ValueError("expected a variable or more, got none; add nodes to the graph")
+            raise ValueError("expected one variable or more, got none; add nodes to the graph")
         for node, values in self.levels.items():
             if not all(isinstance(value, str) for value in values):
                 raise ValueError(
                     f"expected levels of {node!r} as text, got {list(values)}; pass tuple(map(str, levels))"
                 )
             if len(set(values)) != len(values) or not values:
-                raise ValueError(f"expected different levels of {node!r}, got {list(values)}")
+                raise ValueError(
+                    f"expected different levels of {node!r}, got {list(values)}; name one or more, each once"
+                )
         for node in self.dag.nodes:
             if not isinstance(self.tables[node], np.ndarray):
                 kind = type(self.tables[node]).__name__
@@ -63,43 +68,47 @@ class DiscreteNetwork:
 
     @property
     def cardinalities(self) -> dict[str, int]:
-        """Variable → how many values it has."""
+        """Variable → number of its values."""
         return {node: len(self.levels[node]) for node in self.dag.nodes}
 
     @property
     def num_parameters(self) -> int:
-        """Probabilities that are free."""
+        """Number of free probabilities."""
         return sum(prod(shape[:-1]) * (shape[-1] - 1) for shape in map(self.family_shape, self.nodes))
 
     @cached_property
     def log_tables(self) -> Mapping[str, Float[np.ndarray, "..."]]:
-        """Variable → logs of its table, −∞ for what is impossible."""
+        """Variable → logs of its table, −∞ for impossible values."""
         with np.errstate(divide="ignore"):
             return {node: np.log(table) for node, table in self.tables.items()}
 
     def family_shape(self, node: str) -> tuple[int, ...]:
-        """Numbers of values of a variable's parents, then its own."""
+        """Shape of a variable's table: the numbers of values of its parents, then its own."""
         return family_shape(self.dag, self.levels, node)
 
     def code(self, node: str, value: object) -> int:
-        """Position of a value, told apart by its text.
+        """Position of a value among the levels, matched by its text.
 
         Raises:
-            ValueError: for an unknown variable, or a value that is not among its levels.
+            ValueError: if the variable is unknown, or the value is not among its levels.
         """
         if node not in self.levels:
-            raise ValueError(f"expected one of the variables {sorted(self.levels)}, got {node!r}")
+            raise ValueError(
+                f"expected one of the variables {sorted(self.levels)}, got {node!r}; pass one of these names"
+            )
         if str(value) not in self.levels[node]:
-            raise ValueError(f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}")
+            raise ValueError(
+                f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}; pass one of these values"
+            )
         return self.levels[node].index(str(value))
 
     def codes(self, data: CategoricalData) -> Int[np.ndarray, "N n"]:
-        """Positions of rows' values among this network's own levels, columns in its order; −1 for what is missing.
+        """Codes of rows by this network's own levels, with columns in its order; −1 for missing values.
 
         Variables without a column are missing in all rows.
 
         Raises:
-            ValueError: for columns of unknown variables, or levels that occur in the rows and are unknown.
+            ValueError: if columns are of unknown variables, or the rows have unknown levels.
         """
         check_codes(data)
         unknown = sorted(set(data.names) - set(self.nodes))
@@ -115,21 +124,27 @@ class DiscreteNetwork:
         at = {value: position for position, value in enumerate(self.levels[node])}
         strange = [theirs[code] for code in np.unique(codes[codes >= 0]) if theirs[code] not in at]
         if strange:
-            raise ValueError(f"expected values of {node!r} among {list(self.levels[node])}, got {strange}")
-        # The last entry is where −1 points to.
+            raise ValueError(
+                f"expected values of {node!r} among {list(self.levels[node])}, got {strange}; rename or drop them"
+            )
+        # Index −1 refers to the last entry.
         return np.array([*(at.get(value, -1) for value in theirs), -1], dtype=np.int64)[codes]
 
 
 def family_shape(dag: DAG, levels: Mapping[str, Sequence[str]], node: str) -> tuple[int, ...]:
-    """Numbers of values of a variable's parents, then its own."""
+    """Shape of a variable's table: the numbers of values of its parents, then its own."""
     return tuple(len(levels[each]) for each in (*dag.parents[node], node))
 
 
 def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
     if table.shape != shape:
-        raise ValueError(f"expected the table of {node!r} to have shape {shape}, parents first, got {table.shape}")
+        raise ValueError(
+            f"expected the table of {node!r} to have shape {shape}, parents first, got {table.shape}; reorder its axes"
+        )
     if not (np.isfinite(table).all() and (table >= 0).all()):
-        raise ValueError(f"expected probabilities of {node!r}, got {table.min():g} among them")
+        raise ValueError(
+            f"expected probabilities of {node!r}, got {table.min():g} among them; pass finite numbers of 0 or more"
+        )
     apart = np.abs(table.sum(-1) - 1)
     if apart.max() > ROUNDED:
         worst = tuple(int(i) for i in np.unravel_index(apart.argmax(), apart.shape))
@@ -140,10 +155,14 @@ def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def intervene(network: DiscreteNetwork, do: Mapping[str, object]) -> DiscreteNetwork:
-    """The network after some variables were set from outside: they have no parents, and one value (Pearl, 2009, ch. 3).
+    """Network after an intervention: the variables that were set have no parents and one value (Pearl, 2009, ch. 3).
+
+    Args:
+        network: the network before the intervention.
+        do: variable → the value it is set to.
 
     Raises:
-        ValueError: for an unknown variable, or a value that is not among its levels.
+        ValueError: if a variable is unknown, or a value is not among its levels.
     """
     codes = {node: network.code(node, value) for node, value in do.items()}
     points = {node: np.eye(len(network.levels[node]))[code] for node, code in codes.items()}

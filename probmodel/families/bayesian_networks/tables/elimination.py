@@ -1,8 +1,8 @@
-"""Sums over the variables of a network, one variable at a time (Zhang & Poole, 1994; Dechter, 1999).
+"""Variable elimination: sums over the variables of a network, one at a time (Zhang & Poole, 1994; Dechter, 1999).
 
-Eliminating v multiplies the factors that hold it and sums v out.  The product, divided by the sum, is p(v | its neighbors
-then, evidence); so one pass gives the probability of the evidence, and all these conditional distributions, which joint
-tables, marginals and draws are read from in the reverse order.
+Eliminating v multiplies the factors that contain it and sums v out.  The product, divided by the sum, is p(v | its
+neighbors at that step, evidence); so one pass gives the probability of the evidence, and all these conditional
+distributions, from which joint tables, marginals and draws are computed in the reverse order.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,9 +20,9 @@ from probmodel.protocols.memory import budget, refuse_above_memory
 
 CPU = torch.device("cpu")
 COPIES = 3
-"""Tables of one size that the sum over a variable holds at a time: the product, its exponential, the conditional."""
+"""Number of tables of one size that the sum over a variable holds: the product, its exponential, the conditional."""
 MOST_ROWS = 2048
-"""Rows of one call: more leave the caches and gain nothing."""
+"""Largest number of rows per call: more do not fit in the processor's caches and are no faster."""
 
 
 class Factor(NamedTuple):
@@ -30,7 +30,7 @@ class Factor(NamedTuple):
 
     Args:
         scope: variables, the last to be eliminated first.
-        log_values: one axis a variable, then rows; one row where all are alike.
+        log_values: logs, one axis per variable, then rows; one row if all rows are alike.
     """
 
     scope: tuple[str, ...]
@@ -42,8 +42,8 @@ class EliminationPlan(NamedTuple):
 
     Args:
         order: variables, the first to be eliminated first.
-        neighbors: variable → those it is eliminated beside, the last to be eliminated first.
-        entries: of all tables together, for one row.
+        neighbors: variable → its neighbors at its elimination, the last to be eliminated first.
+        entries: number of entries of all tables together, per row.
     """
 
     order: tuple[str, ...]
@@ -52,18 +52,18 @@ class EliminationPlan(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The most neighbors of a variable: the graph's width along this order."""
+        """Largest number of neighbors of a variable: the graph's width along this order."""
         return max(map(len, self.neighbors.values()), default=0)
 
 
 class Eliminated(NamedTuple):
-    """What elimination leaves.
+    """Result of elimination.
 
     Args:
         plan: the order.
-        conditionals: variable → p(v | neighbors, evidence), one axis a neighbor, then v, then rows; zero where the
-            evidence rules the neighbors' values out.
-        log_prob: of the evidence of each row, in nats; one row where all are alike.
+        conditionals: variable → p(v | neighbors, evidence), one axis per neighbor, then v, then rows; zero where the
+            evidence excludes the neighbors' values.
+        log_prob: log probability of the evidence of each row, in nats; one row if all rows are alike.
     """
 
     plan: EliminationPlan
@@ -72,7 +72,7 @@ class Eliminated(NamedTuple):
 
 
 def ancestors(dag: DAG, nodes: Iterable[str]) -> set[str]:
-    """Some nodes and all that lead to them; sums over the others are one (Shachter, 1986)."""
+    """Nodes together with all their ancestors; sums over the other variables are one (Shachter, 1986)."""
     found, left = set[str](), list(nodes)
     while left:
         node = left.pop()
@@ -88,11 +88,11 @@ def ancestors(dag: DAG, nodes: Iterable[str]) -> set[str]:
 def min_fill(
     scopes: Iterable[Collection[str]], sizes: Mapping[str, int], last: Collection[str] = frozenset()
 ) -> EliminationPlan:
-    """The order that joins the fewest neighbors at each step, of these the smallest table (Kjærulff, 1990).
+    """Order that joins the fewest neighbors at each step, ties broken by the smallest table (Kjærulff, 1990).
 
     Args:
-        scopes: of the factors.
-        sizes: variable → how many values it has.
+        scopes: variables of each factor.
+        sizes: variable → number of its values.
         last: variables to eliminate after all others.
     """
     near: dict[str, set[str]] = {node: set() for node in last}
@@ -113,7 +113,7 @@ def min_fill(
         for each in around:
             near[each].discard(node)
             if not added:
-                # No edge is new, so that only the pairs of this node are gone.
+                # No edge is new, so that only the pairs with this node disappear.
                 fills[each] -= len(near[each] - around)
                 entries[each] //= sizes[node]
         if added:
@@ -127,7 +127,7 @@ def min_fill(
 
 
 def _fill(node: str, near: Mapping[str, set[str]]) -> int:
-    """Pairs of neighbors that are not joined."""
+    """Number of pairs of neighbors that are not joined."""
     return sum(b not in near[a] for a, b in combinations(near[node], 2))
 
 
@@ -138,14 +138,14 @@ def _join(nodes: set[str], near: Mapping[str, set[str]]) -> None:
 
 
 def rows_at_once(plan: EliminationPlan, copies: int = COPIES) -> int:
-    """How many rows fit into memory together.
+    """Number of rows that fit in memory together.
 
     Raises:
-        MemoryError: where one does not.
+        MemoryError: if a single row does not.
     """
     needed = 8 * copies * plan.entries
     what = f"tables of {plan.entries:,} entries, along an order of width {plan.width}"
-    refuse_above_memory(needed, CPU, what, "ask for fewer variables together, give more evidence, or average samples")
+    refuse_above_memory(needed, CPU, what, "query fewer variables together, give more evidence, or average samples")
     return min(MOST_ROWS, max(1, budget(CPU) // max(needed, 1)))
 
 
@@ -158,13 +158,13 @@ def family_factors(
     known: Mapping[str, Int[np.ndarray, " B"]],
     plan: EliminationPlan,
 ) -> list[Factor]:
-    """The tables of some variables, where the known ones have their values.
+    """Tables of some variables as factors, with the known variables fixed at their values.
 
     Args:
-        network: whose tables.
-        nodes: whose families.
-        known: variable → its position among its levels, of each row.
-        plan: that the factors are for.
+        network: network with the tables.
+        nodes: variables whose tables are used.
+        known: variable → position of its value among its levels, per row.
+        plan: elimination plan that the factors are for.
     """
     place = {node: position for position, node in enumerate(plan.order)}
     return [_reduced(network.log_tables[node], (*network.dag.parents[node], node), known, place) for node in nodes]
@@ -192,8 +192,8 @@ def eliminate(plan: EliminationPlan, factors: Iterable[Factor]) -> Eliminated:
     """Sum the product of factors over all variables of a plan.
 
     Args:
-        plan: of these factors' scopes.
-        factors: by rows.
+        plan: elimination plan for the scopes of these factors.
+        factors: factors with values per row.
     """
     waiting: dict[str, list[Factor]] = {node: [] for node in plan.order}
     done, conditionals = [np.zeros(1)], dict[str, Float[np.ndarray, "..."]]()
@@ -221,7 +221,7 @@ def eliminate(plan: EliminationPlan, factors: Iterable[Factor]) -> Eliminated:
 
 
 def _product(factors: list[Factor], scope: tuple[str, ...]) -> Float[np.ndarray, "..."]:
-    """Of all factors, by the axes of a scope that holds theirs in the same order."""
+    """Log of the product of all factors, along the axes of a scope that contains theirs in the same order."""
     parts = [aligned(factor.log_values, factor.scope, scope) for factor in factors]
     found = np.zeros(np.broadcast_shapes(*(part.shape for part in parts)))
     for part in parts:
@@ -232,16 +232,16 @@ def _product(factors: list[Factor], scope: tuple[str, ...]) -> Float[np.ndarray,
 def aligned(
     values: Float[np.ndarray, "..."], theirs: tuple[str, ...], scope: tuple[str, ...]
 ) -> Float[np.ndarray, "..."]:
-    """The same with an axis of one for each variable of the scope that it lacks; rows stay the last axis."""
+    """Values with an axis of length one for each variable of the scope that they lack; rows stay the last axis."""
     sizes = dict(zip(theirs, values.shape, strict=False))
     return values.reshape(*(sizes.get(each, 1) for each in scope), values.shape[-1])
 
 
-# ------------------------------------------------------------------------------------------ what is read from them
+# ------------------------------------------------------------------------------------------ results of elimination
 
 
 def joint(found: Eliminated, variables: tuple[str, ...]) -> Float[np.ndarray, "..."]:
-    """Of the variables that were eliminated last, given the evidence: one axis each in the order asked for, then rows."""
+    """Joint table of the variables eliminated last, given the evidence: one axis each in the given order, then rows."""
     scope = tuple(reversed(found.plan.order))[: len(variables)]
     parts = [aligned(found.conditionals[node], (*found.plan.neighbors[node], node), scope) for node in scope]
     table = np.ones(1)
@@ -251,13 +251,13 @@ def joint(found: Eliminated, variables: tuple[str, ...]) -> Float[np.ndarray, ".
 
 
 def scope_marginals(found: Eliminated) -> dict[str, Float[np.ndarray, "..."]]:
-    """Of each variable and its neighbors, given the evidence: axes as those of the conditionals."""
+    """Joint table of each variable and its neighbors, given the evidence, with the axes of the conditionals."""
     plan, marginals = found.plan, dict[str, Float[np.ndarray, "..."]]()
     for node in reversed(plan.order):
         around = plan.neighbors[node]
         marginals[node] = found.conditionals[node]
         if around:
-            # The first neighbor to be eliminated was so beside all others.
+            # All other neighbors are neighbors of the first one to be eliminated.
             first = around[-1]
             of_all = summed(marginals[first], (*plan.neighbors[first], first), around)
             marginals[node] = found.conditionals[node] * of_all[..., None, :]
@@ -267,18 +267,18 @@ def scope_marginals(found: Eliminated) -> dict[str, Float[np.ndarray, "..."]]:
 def summed(
     values: Float[np.ndarray, "..."], theirs: tuple[str, ...], scope: Collection[str]
 ) -> Float[np.ndarray, "..."]:
-    """Over the variables that are not in the scope."""
+    """Values summed over the variables that are not in the scope."""
     axes = tuple(axis for axis, each in enumerate(theirs) if each not in scope)
     return values.sum(axes) if axes else values
 
 
 def draw(found: Eliminated, rows: Int[np.ndarray, " S"], rng: np.random.Generator) -> dict[str, Int[np.ndarray, " S"]]:
-    """All variables given the evidence.
+    """Draw all eliminated variables given the evidence.
 
     Args:
-        found: the conditional distributions.
-        rows: of the evidence, one for each draw.
-        rng: source of randomness.
+        found: result of elimination.
+        rows: row of the evidence for each draw.
+        rng: random generator.
     """
     drawn: dict[str, Int[np.ndarray, " S"]] = {}
     for node in reversed(found.plan.order):
@@ -290,9 +290,9 @@ def draw(found: Eliminated, rows: Int[np.ndarray, " S"], rng: np.random.Generato
 
 
 def categorical(probabilities: Float[np.ndarray, "S r"], rng: np.random.Generator) -> Int[np.ndarray, " S"]:
-    """One value from each row, in proportion; values of probability zero never occur."""
+    """Draw one value per row, with probability proportional to its entry; values of probability zero never occur."""
     cumulated = probabilities.cumsum(-1)
     total = cumulated[:, -1]
-    # Rounding must not carry u to the total, where a last value of probability zero would be.
+    # Rounding must not raise u to the total, which would select a last value of probability zero.
     u = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0.0))
     return (u[:, None] >= cumulated[:, :-1]).sum(-1)

@@ -1,4 +1,4 @@
-"""Tables of a discrete network from rows with missing values, by expectation and maximization (Lauritzen, 1995)."""
+"""Tables of a discrete network from rows with missing values, by expectation maximization (Lauritzen, 1995)."""
 
 import warnings
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ from probmodel.protocols.integers import checked_seed, integer
 
 
 class EMFit(NamedTuple):
-    """Where the steps led.
+    """Result of expectation maximization.
 
     Args:
-        network: with the tables found.
-        log_posteriors: before each step and after the last, in nats; they never fall.
+        network: network with the fitted tables.
+        log_posteriors: log posterior before each step and after the last, in nats; it never falls.
     """
 
     network: DiscreteNetwork
@@ -45,19 +45,19 @@ class EMFit(NamedTuple):
 
 @dataclass(frozen=True)
 class EM:
-    """Steps that raise the log posterior of the tables, each from the counts expected under the tables before.
+    """Expectation maximization of the log posterior of tables, each step from counts expected under the current ones.
 
         θ_ijk ← (α + E[N_ijk]) / (r_i α + E[N_ij]),    α = sample_size / (q_i r_i),
 
-    which raises log p(data | θ) + Σ α log θ_ijk: the posterior density of the log odds of θ under the prior of
-    `BDeu(sample_size)`, whose mode exists for every α (MacKay, 1998).  That of θ itself has α − 1 in place of α, and no mode
-    within the simplex for α < 1.  Where nothing is missing one step gives `posterior_mean`, and without a prior
-    `maximum_likelihood`.  There may be several modes; other seeds start elsewhere.
+    which raises log p(data | θ) + Σ α log θ_ijk: the log posterior density of the log odds of θ under the prior of
+    `BDeu(sample_size)`, whose mode exists for every α (MacKay, 1998).  The density of θ itself has α − 1 in place of α,
+    and no mode within the simplex for α < 1.  Without missing values one step gives `posterior_mean`, and without a
+    prior `maximum_likelihood`.  There may be several modes; other seeds start from other tables.
 
     Args:
-        sample_size: rows that the prior counts for; 0 for the likelihood alone.
-        tolerance: nats; a step that gains no more than these is the last.
-        max_steps: at most.
+        sample_size: equivalent sample size of the prior, in rows; 0 for the likelihood alone.
+        tolerance: gain in nats up to which a step is the last.
+        max_steps: largest number of steps.
     """
 
     sample_size: float = 1.0
@@ -68,22 +68,26 @@ class EM:
         """Fit the tables.
 
         Args:
-            dag: over the variables of the data; one that is never seen has a column without values.
-            data: rows, of `CategoricalData.with_missing`.
-            intervened: for each row the variable that was set from outside, or None; such a row says nothing of that
-                variable's own table.
-            seed: of the tables to start at: draws given the rows that are complete for each, all tables alike before.
+            dag: graph over the variables of the data; one that is never observed has a column of missing values.
+            data: rows, as read by `CategoricalData.with_missing`.
+            intervened: for each row the variable that was set by intervention, or None; such a row carries no
+                information about that variable's own table.
+            seed: seed of the initial tables: draws given the rows that are complete for each, under a uniform prior.
 
         Raises:
-            ValueError: for a graph of other variables, settings out of range, or where what was set is missing.
-            MemoryError: where a table on the way does not fit.
+            ValueError: if the graph has other variables, settings are out of range, or a value that was set is missing.
+            MemoryError: if an intermediate table does not fit in memory.
         """
         if not (0 <= self.sample_size < np.inf and self.tolerance >= 0):
             raise ValueError(
-                f"expected sample_size and tolerance of zero or more, got {self.sample_size} and {self.tolerance}"
+                f"expected sample_size and tolerance of zero or more, got {self.sample_size} and {self.tolerance}; "
+                "pass sample_size=0 for no prior"
             )
         if set(dag.nodes) != set(data.names):
-            raise ValueError(f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}")
+            raise ValueError(
+                f"expected a graph of {sorted(data.names)}, got one of {sorted(dag.nodes)}; pass a graph over the "
+                "data's variables"
+            )
         network, rows = _start(dag, data, intervened, np.random.default_rng(checked_seed(seed)))
         together = batches(dag, network.cardinalities, rows, every_node)
         log_posteriors = list[float]()
@@ -94,7 +98,8 @@ class EM:
                 return EMFit(network, tuple(log_posteriors))
             network = self._maximized(network, expected)
         warnings.warn(
-            f"EM: the log posterior was still rising after {self.max_steps} steps; raise max_steps or tolerance",
+            f"EM: expected a last gain of at most {self.tolerance:g} nats, got a log posterior still rising after "
+            f"{self.max_steps} steps; raise max_steps or tolerance",
             EMWarning,
             stacklevel=2,
         )
@@ -113,7 +118,7 @@ class EM:
 def _start(
     dag: DAG, data: CategoricalData, intervened: Sequence[str | None], rng: np.random.Generator
 ) -> tuple[DiscreteNetwork, DistinctIncompleteRows]:
-    """Tables drawn given the rows that are complete for each, and the rows."""
+    """Initial tables, drawn given the rows that are complete for each, and the distinct rows."""
     shapes = {node: family_shape(dag, data.levels, node) for node in dag.nodes}
     for node, shape in shapes.items():
         refuse_large_table(node, shape)
@@ -132,7 +137,7 @@ def _start(
 def _expected_counts(
     network: DiscreteNetwork, rows: DistinctIncompleteRows, together: Sequence[Batch]
 ) -> tuple[dict[str, Table], float]:
-    """Of every table given what is known, and the log likelihood of that."""
+    """Expected counts of every table given the observed values, and the log likelihood of these, in nats."""
     total, log_likelihood = {node: np.zeros(table.shape) for node, table in network.tables.items()}, 0.0
     for batch in together:
         found = eliminated_batch(network, rows, batch)

@@ -1,7 +1,7 @@
-"""Rows with missing values: their probabilities, what they say of every table, and draws of what is missing.
+"""Rows with missing values: their log probabilities, expected counts of the tables, and imputations.
 
-Rows that lack the same variables are eliminated together.  Where few rows do, a plan of their own costs more than it saves;
-such rows go together too, and their known values enter as factors that are one at the value and zero elsewhere.
+Rows that lack the same variables are eliminated together.  For few such rows a plan of their own costs more than it
+saves; these rows are pooled, and their known values enter as factors that are one at the value and zero elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,20 +29,20 @@ from probmodel.families.bayesian_networks.tables.elimination import (
 from probmodel.protocols.integers import checked_seed
 
 ENTRIES_WORTH_A_PLAN = 2**18
-"""Table entries that cost about what a plan and its calls do, some milliseconds."""
+"""Number of table entries that cost about as much as a plan and its calls, some milliseconds."""
 NOBODY = -1
-"""Where no variable was set from outside."""
+"""Marker of rows in which no variable was set by intervention."""
 
 
 class Batch(NamedTuple):
     """Rows that are eliminated together.
 
     Args:
-        rows: their positions.
+        rows: positions of the rows.
         known: variables that are known in all of them.
-        partly: variables that are known in some.
-        families: variables whose tables count.
-        plan: over the variables that are not known in all.
+        partly: variables that are known in some of them.
+        families: variables whose tables are used.
+        plan: elimination plan over the variables that are not known in all of them.
     """
 
     rows: Int[np.ndarray, " B"]
@@ -53,13 +53,13 @@ class Batch(NamedTuple):
 
 
 class DistinctIncompleteRows(NamedTuple):
-    """Different rows of a data set by a network's own columns and levels.
+    """Distinct rows of a data set by a network's own columns and levels.
 
     Args:
-        codes: (R, n) each row once, −1 for what is missing.
-        outside: of each the column that was set from outside, or −1.
-        times: how often each occurs.
-        of: (N,) which of them each row of the data is.
+        codes: (R, n) each distinct row once, −1 for missing values.
+        outside: (R,) column that was set by intervention in each, or −1.
+        times: (R,) number of times that each occurs.
+        of: (N,) position of each row of the data among the distinct rows.
     """
 
     codes: Int[np.ndarray, "R n"]
@@ -69,22 +69,24 @@ class DistinctIncompleteRows(NamedTuple):
 
 
 Relevant = Callable[[DAG, Iterable[str]], Iterable[str]]
-"""Graph and the variables that are known in a row → those whose tables count."""
+"""Function of a graph and the variables known in a row that returns the variables whose tables are needed."""
 
 
 def log_prob(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = ()
 ) -> Float[np.ndarray, " N"]:
-    """Log probability of each row, in nats, summed over what is missing; −∞ for a row that cannot occur.
+    """Log probability of each row, in nats, summed over missing values; −∞ for a row that cannot occur.
 
     Args:
-        network: of the rows' variables; those without a column are missing in all rows.
+        network: network over the rows' variables; those without a column are missing in all rows.
         data: rows.
-        intervened: for each row the variable that was set from outside, or None: its own table does not count there.
+        intervened: for each row the variable that was set by intervention, or None; its own table is not used for the
+            row.
 
     Raises:
-        ValueError: for unknown variables or levels, interventions of another number, or where what was set is missing.
-        MemoryError: where a table on the way does not fit.
+        ValueError: if variables or levels are unknown, the number of interventions differs, or a value that was set is
+            missing.
+        MemoryError: if an intermediate table does not fit in memory.
     """
     rows = different_rows(network, data, intervened)
     found = np.zeros(len(rows.codes))
@@ -96,21 +98,21 @@ def log_prob(
 def impute(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = (), *, seed: int
 ) -> CategoricalData:
-    """The rows with a draw of what is missing given what is not; several seeds give several imputations.
+    """Rows with missing values drawn given the observed ones; several seeds give several imputations.
 
-    Columns are the network's, in its order, those that the rows lack included.
+    Columns are those of the network, in its order, including those that the rows lack.
 
     Args:
         network, data, intervened: as in `log_prob`.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: as `log_prob` does, and for rows that cannot occur.
+        ValueError: as `log_prob` does, and if a row cannot occur.
         MemoryError: as `log_prob` does.
     """
     rng = np.random.default_rng(checked_seed(seed))
     rows = different_rows(network, data, intervened)
-    # Rows that are equal are drawn each by itself.
+    # Equal rows get independent draws.
     rows = DistinctIncompleteRows(
         rows.codes[rows.of], rows.outside[rows.of], np.ones_like(rows.of), np.arange(len(rows.of))
     )
@@ -124,14 +126,14 @@ def impute(
 
 
 def every_node(dag: DAG, known: Iterable[str]) -> Iterable[str]:
-    """All variables: what is missing is asked for."""
+    """All variables, since every missing value is needed."""
     return dag.nodes
 
 
 def different_rows(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None]
 ) -> DistinctIncompleteRows:
-    """Rows by a network's columns, equal ones once.
+    """Distinct rows by a network's columns.
 
     Raises:
         ValueError: as `log_prob` does.
@@ -142,7 +144,10 @@ def different_rows(
     absent = is_set.copy()
     absent[is_set] = codes[is_set, outside[is_set]] < 0
     if absent.any():
-        raise ValueError(f"expected the value that was set in each row, got none in rows {np.flatnonzero(absent)[:5]}")
+        raise ValueError(
+            f"expected the value that was set in each row, got none in rows {np.flatnonzero(absent)[:5]}; fill it in, "
+            "or pass None for these rows"
+        )
     both = np.column_stack([codes, outside])
     kept, of, times = np.unique(both, axis=0, return_inverse=True, return_counts=True)
     return DistinctIncompleteRows(kept[:, :-1], kept[:, -1], times, of.reshape(-1))
@@ -153,23 +158,23 @@ def _outside(network: DiscreteNetwork, num_rows: int, intervened: Sequence[str |
         return np.full(num_rows, NOBODY)
     if len(intervened) != num_rows:
         raise ValueError(
-            f"expected {num_rows} interventions, one a row, got {len(intervened)}; None where there is none"
+            f"expected {num_rows} interventions, one per row, got {len(intervened)}; pass None for rows without one"
         )
     column = {None: NOBODY} | {node: column for column, node in enumerate(network.nodes)}
     unknown = sorted({str(name) for name in intervened if name not in column})
     if unknown:
-        raise ValueError(f"expected interventions on {sorted(network.nodes)}, got {unknown}")
+        raise ValueError(f"expected interventions on {sorted(network.nodes)}, got {unknown}; pass names of the network")
     return np.array([column[name] for name in intervened], dtype=np.int64)
 
 
-# ------------------------------------------------------------------------------------------ rows that go together
+# ------------------------------------------------------------------------------------------ batches
 
 
 def batches(dag: DAG, sizes: Mapping[str, int], rows: DistinctIncompleteRows, relevant: Relevant) -> list[Batch]:
-    """All rows, in batches that fit into memory.
+    """All rows, in batches that fit in memory.
 
     Raises:
-        MemoryError: where one row does not.
+        MemoryError: if a single row does not.
     """
     found = list[Batch]()
     for column in np.unique(rows.outside):
@@ -185,7 +190,7 @@ def batches(dag: DAG, sizes: Mapping[str, int], rows: DistinctIncompleteRows, re
 
 
 def _groups(codes: Int[np.ndarray, "R n"], members: Int[np.ndarray, " M"], entries: int) -> list[Int[np.ndarray, " _"]]:
-    """Rows that lack the same variables, where they are worth a plan; the others all together."""
+    """Groups of rows that lack the same variables, where a plan for them pays off, and one group of all others."""
     _, of, times = np.unique(codes[members] < 0, axis=0, return_inverse=True, return_counts=True)
     of = of.reshape(-1)
     alone = times * float(entries) > ENTRIES_WORTH_A_PLAN
@@ -213,7 +218,7 @@ def _planned(
 
 
 def eliminated_batch(network: DiscreteNetwork, rows: DistinctIncompleteRows, batch: Batch) -> Eliminated:
-    """All that is missing in a batch summed out."""
+    """Sum out all missing values of a batch."""
     codes = dict(zip(network.nodes, rows.codes[batch.rows].T, strict=True))
     factors = family_factors(network, batch.families, {node: codes[node] for node in batch.known}, batch.plan)
     seen = [_seen(node, codes[node], len(network.levels[node])) for node in batch.partly]
@@ -221,7 +226,7 @@ def eliminated_batch(network: DiscreteNetwork, rows: DistinctIncompleteRows, bat
 
 
 def _seen(node: str, codes: Int[np.ndarray, " B"], size: int) -> Factor:
-    """One at the value of a row, zero elsewhere; one everywhere where it is missing."""
+    """Factor that is one at the value of a row and zero elsewhere, and one everywhere if the value is missing."""
     possible = (codes < 0) | (codes == np.arange(size)[:, None])
     return Factor((node,), np.where(possible, 0.0, -np.inf))
 
@@ -233,7 +238,7 @@ def add_expected_counts(
     batch: Batch,
     found: Eliminated,
 ) -> None:
-    """Add to counts, of the shapes of the tables, what a batch is expected to hold given what is known in it."""
+    """Add to `total`, in the shapes of the tables, the expected counts of a batch given its known values."""
     of_scopes, place = scope_marginals(found), {node: position for position, node in enumerate(found.plan.order)}
     times, codes = rows.times[batch.rows].astype(float), dict(zip(dag.nodes, rows.codes[batch.rows].T, strict=True))
     for node in batch.families:
@@ -242,7 +247,7 @@ def add_expected_counts(
         free = sorted((each for each in family if each not in batch.known), key=lambda each: -place[each])
         by_row = np.ones(1)
         if free:
-            # The first of them to be eliminated was so beside the others.
+            # The others are neighbors of the first of them to be eliminated.
             by_row = summed(of_scopes[free[-1]], (*found.plan.neighbors[free[-1]], free[-1]), free)
         cells = total[node].transpose([family.index(each) for each in (*known, *free)])
         if known:
@@ -255,6 +260,6 @@ def _refuse_impossible(found: Eliminated, batch: Batch) -> None:
     zero = np.isneginf(np.broadcast_to(found.log_prob, len(batch.rows)))
     if zero.any():
         raise ValueError(
-            f"expected rows that can occur, got probability zero of {int(zero.sum())}, the first of them"
+            f"expected rows that can occur, got {int(zero.sum())} of probability zero, the first of them"
             f" {batch.rows[zero][:5].tolist()}; drop those where log_prob is −∞, or take tables with a prior"
         )

@@ -1,4 +1,4 @@
-"""Exact answers of a discrete network: joint tables and marginals given evidence and interventions (Pearl, 2009, ch. 1 and 3)."""
+"""Exact queries of a discrete network: joint tables, marginals, evidence and interventions (Pearl, 2009, ch. 1 and 3)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,11 @@ from probmodel.protocols.memory import refuse_above_memory
 
 
 class JointTable(NamedTuple):
-    """p(variables | evidence, interventions).
+    """Joint distribution p(variables | evidence, interventions).
 
     Args:
         levels: variable → its values, in the order of the axes.
-        table: probabilities, one axis a variable.
+        table: probabilities, one axis per variable.
         log_evidence: log probability of the evidence under the interventions, in nats; 0 without evidence.
     """
 
@@ -41,7 +41,7 @@ class JointTable(NamedTuple):
         return _text(self.to_series(), self.log_evidence)
 
     def to_series(self) -> pd.Series:
-        """By the variables' values."""
+        """Probabilities as a series, indexed by the variables' values."""
         if len(self.levels) == 1:
             ((name, values),) = self.levels.items()
             return pd.Series(self.table, index=pd.Index(values, name=name), name="probability")
@@ -49,14 +49,16 @@ class JointTable(NamedTuple):
         return pd.Series(self.table.ravel(), index=index, name="probability")
 
     def probability(self, values: Mapping[str, object]) -> float:
-        """Of some of the variables' values, summed over the others.
+        """Probability of the values of some variables, summed over the others.
 
         Raises:
-            ValueError: for an unknown variable or value.
+            ValueError: if a variable or value is unknown.
         """
         unknown = sorted(set(values) - set(self.levels))
         if unknown:
-            raise ValueError(f"expected variables among {list(self.levels)}, got {unknown}")
+            raise ValueError(
+                f"expected variables among {list(self.levels)}, got {unknown}; query them too, or drop them"
+            )
         at = [
             _position(name, found, values[name]) if name in values else slice(None)
             for name, found in self.levels.items()
@@ -65,11 +67,11 @@ class JointTable(NamedTuple):
 
 
 class Marginals(NamedTuple):
-    """p(variable | evidence, interventions) of every variable.
+    """Marginal distributions p(variable | evidence, interventions) of every variable.
 
     Args:
         levels: variable → its values.
-        tables: variable → their probabilities; of those that are known, one and zeros.
+        tables: variable → probabilities of its values; one and zeros for a known variable.
         log_evidence: log probability of the evidence under the interventions, in nats; 0 without evidence.
     """
 
@@ -81,7 +83,7 @@ class Marginals(NamedTuple):
         return _text(self.to_series(), self.log_evidence)
 
     def to_series(self) -> pd.Series:
-        """By variable and value."""
+        """Probabilities as a series, indexed by variable and value."""
         index = pd.MultiIndex.from_tuples(
             [(name, value) for name, values in self.levels.items() for value in values], names=["variable", "value"]
         )
@@ -95,27 +97,29 @@ def query(
     given: Mapping[str, object] = NOTHING,
     do: Mapping[str, object] = NOTHING,
 ) -> JointTable:
-    """The joint table of some variables, by elimination of all others.
+    """Joint table of some variables, by elimination of all others.
 
-    Variables that neither targets nor evidence descend from are left out; those that were set lose their parents.
+    Variables that are not ancestors of targets or evidence are left out; those that were set lose their parents.
 
     Args:
-        network: its tables are taken as they are; `posterior_mean` says when the answer is exact for tables of means.
-        targets: variables.
-        given: variable → the value seen.
-        do: variable → the value it was set to from outside, which `given` was seen after.
+        network: network whose tables are taken as known; `posterior_mean` states when answers from mean tables are
+            exact.
+        targets: variables of the joint table.
+        given: variable → the observed value.
+        do: variable → the value it was set to by intervention, before `given` was observed.
 
     Raises:
-        ValueError: for unknown variables or values, one named twice, no target, or evidence of probability zero.
-        MemoryError: where a table on the way, or the answer, does not fit; nothing is allocated before.
+        ValueError: if a variable or value is unknown, a variable is named twice, there is no target, or the evidence
+            has probability zero.
+        MemoryError: if an intermediate table or the answer does not fit in memory; nothing is allocated before.
     """
     targets = tuple(targets)
     check_names(network, targets, given, do)
     if not targets:
-        raise ValueError("expected one target at least, got none; `marginals` takes none")
+        raise ValueError("expected one target at least, got none; name a variable, or call marginals")
     sizes = network.cardinalities
     needed = 16 * math.prod(sizes[each] for each in targets)
-    refuse_above_memory(needed, CPU, f"the joint table of {len(targets)} variables", "ask for fewer, or sample")
+    refuse_above_memory(needed, CPU, f"the joint table of {len(targets)} variables", "query fewer, or call sample")
     found = eliminated(network, targets, given, do)
     table = joint(found, targets)[..., 0]
     return JointTable({each: network.levels[each] for each in targets}, table, log_evidence(found, given, do))
@@ -124,14 +128,14 @@ def query(
 def marginals(
     network: DiscreteNetwork, *, given: Mapping[str, object] = NOTHING, do: Mapping[str, object] = NOTHING
 ) -> Marginals:
-    """The distribution of every variable, by one pass of elimination and one back (Lauritzen & Spiegelhalter, 1988).
+    """Distribution of every variable, by a forward and a backward pass (Lauritzen & Spiegelhalter, 1988).
 
     Args:
         network, given, do: as in `query`.
 
     Raises:
-        ValueError: for unknown variables or values, one named twice, or evidence of probability zero.
-        MemoryError: where a table on the way does not fit; nothing is allocated before.
+        ValueError: if a variable or value is unknown, a variable is named twice, or the evidence has probability zero.
+        MemoryError: if an intermediate table does not fit in memory; nothing is allocated before.
     """
     check_names(network, (), given, do)
     found = eliminated(network, None, given, do)
@@ -150,7 +154,7 @@ def eliminated(
     given: Mapping[str, object],
     do: Mapping[str, object],
 ) -> Eliminated:
-    """All variables summed out, the targets last, barren ones left out; None for all variables in any order."""
+    """Sum out all variables but barren ones, the targets last; with targets None, all variables in any order."""
     after = intervene(network, do)
     evidence = {name: np.array([network.code(name, value)]) for name, value in {**given, **do}.items()}
     nodes = network.nodes if targets is None else sorted(ancestors(after.dag, {*targets, *evidence}))
@@ -165,12 +169,14 @@ def log_evidence(found: Eliminated, given: Mapping[str, object], do: Mapping[str
     """Log probability of the evidence, in nats.
 
     Raises:
-        ValueError: where it is −∞.
+        ValueError: if it is −∞.
     """
     value = float(found.log_prob[0])
     if value == -math.inf:
         after = f" after setting {dict(do)}" if do else ""
-        raise ValueError(f"expected evidence that can occur{after}, got {dict(given)} of probability zero")
+        raise ValueError(
+            f"expected evidence that can occur{after}, got {dict(given)} of probability zero; change or drop values"
+        )
     return value if given else 0.0
 
 
@@ -181,16 +187,16 @@ def _text(probabilities: pd.Series, log_evidence: float) -> str:
 
 def _position(name: str, values: tuple[str, ...], value: object) -> int:
     if str(value) not in values:
-        raise ValueError(f"expected a value of {name!r} among {list(values)}, got {value!r}")
+        raise ValueError(f"expected a value of {name!r} among {list(values)}, got {value!r}; pass one of these values")
     return values.index(str(value))
 
 
 def check_names(network: DiscreteNetwork, targets: tuple[str, ...], given: Iterable[str], do: Iterable[str]) -> None:
-    """Raise ValueError for unknown variables, or one named twice."""
+    """Raise ValueError if a variable is unknown or named twice."""
     named = [*targets, *given, *do]
     unknown = sorted(set(named) - set(network.nodes))
     if unknown:
-        raise ValueError(f"expected variables among {sorted(network.nodes)}, got {unknown}")
+        raise ValueError(f"expected variables among {sorted(network.nodes)}, got {unknown}; pass names of the network")
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
-        raise ValueError(f"expected each variable as target, as evidence or as set, got {twice} twice; name it once")
+        raise ValueError(f"expected each variable once among targets, given and do, got {twice} twice; name it once")

@@ -1,4 +1,4 @@
-"""Rows drawn from a discrete network, exactly so given evidence and after interventions (Koller & Friedman, 2009, ch. 12)."""
+"""Exact sampling of rows from a discrete network, given evidence and interventions (Koller & Friedman, 2009, ch. 12)."""
 
 from collections.abc import Mapping
 
@@ -19,19 +19,21 @@ def sample(
     given: Mapping[str, object] = NOTHING,
     do: Mapping[str, object] = NOTHING,
 ) -> CategoricalData:
-    """Independent rows from p(x | given, do).
+    """Draw independent rows from p(x | given, do).
 
-    Evidence and what leads to it are drawn along the reverse of an order of elimination, all else after its parents.
+    Evidence and its ancestors are drawn in the reverse of an elimination order, all other variables after their
+    parents.
 
     Args:
-        network: all its tables count.
-        num_rows: rows.
-        seed: of the draws.
+        network: network with the tables, which are taken as known.
+        num_rows: number of rows.
+        seed: seed of the draws.
         given, do: as in `query`.
 
     Raises:
-        ValueError: for unknown variables or values, one named twice, evidence of probability zero, or no whole numbers.
-        MemoryError: where a table on the way does not fit.
+        ValueError: if a variable or value is unknown, a variable is named twice, the evidence has probability zero, or
+            num_rows or seed is not an integer.
+        MemoryError: if an intermediate table does not fit in memory.
     """
     num_rows, rng = integer("num_rows", num_rows), np.random.default_rng(checked_seed(seed))
     check_names(network, (), given, do)

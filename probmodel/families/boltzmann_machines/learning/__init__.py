@@ -1,1 +1,1 @@
-"""Learning of Boltzmann machines: positive and negative phase, gradients, the ascent, monitors of convergence."""
+"""Learning of Boltzmann machines: positive and negative phase, gradients, gradient ascent, monitor of convergence."""

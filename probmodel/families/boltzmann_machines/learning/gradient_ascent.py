@@ -8,21 +8,25 @@ from probmodel.protocols.integers import integer
 
 
 def linear(fraction: float) -> float:
-    """Factor of the learning rate that falls from 1 at the start of training to 0 at its end."""
+    """Learning schedule whose factor falls linearly from 1 at the start of training to 0 at its end."""
     return 1 - fraction
 
 
 @dataclass(frozen=True)
 class GradientAscent:
-    """Number, size and averaging of the steps of the parameters.
+    """Number, size and averaging of stochastic gradient ascent steps.
 
     Args:
         num_steps: number of steps.
-        learning_rate: of the first step; the gradient is that of the mean log likelihood, in nats per row.
-        schedule: fraction of training done → factor of the learning rate.  It should end at 0, where chains follow best
-            (Younes, 1999).
-        averaged_fraction: fraction of the steps, the last ones, over which the returned parameters are averaged; 0 returns
-            those of the last step.
+        learning_rate: learning rate of the first step; the gradient is that of the mean log likelihood, in nats per
+            row.
+        schedule: fraction of training done → factor of the learning rate.  It should end at 0, where chains follow the
+            model best (Younes, 1999).
+        averaged_fraction: fraction of the steps, the last ones, over which the returned parameters are averaged; 0
+            returns those of the last step.
+
+    Raises:
+        ValueError: for settings out of range.
 
     Reference:
         Robbins & Monro (1951); Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
@@ -36,10 +40,12 @@ class GradientAscent:
     def __post_init__(self) -> None:
         integer("num_steps", self.num_steps)
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"expected a learning_rate above 0, got {self.learning_rate}; 0.1 suits units of {{0, 1}}")
+            raise ValueError(
+                f"expected a finite learning_rate above 0, got {self.learning_rate}; pass 0.1 for units of {{0, 1}}"
+            )
         if not 0 <= self.averaged_fraction <= 1:
             raise ValueError(
-                f"expected averaged_fraction to be a fraction of the steps, 0 to 1, got {self.averaged_fraction}; 0.2 is usual"
+                f"expected averaged_fraction to be a fraction of the steps, 0 to 1, got {self.averaged_fraction}; pass 0.2"
             )
 
     def learning_rate_at(self, step: int) -> float:

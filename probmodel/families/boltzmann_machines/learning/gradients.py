@@ -1,4 +1,4 @@
-"""The slope of a Boltzmann machine's log likelihood, centered (Melchior, Fischer & Wiskott, 2016), and averages of parameters."""
+"""Centered gradient of a Boltzmann machine's log likelihood (Melchior et al., 2016), and averages of parameters."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -10,63 +10,73 @@ from torch import Tensor
 from probmodel.protocols.structural import Structural
 
 MEMORY = 0.01
-"""Share of the offsets that is new at each step (Melchior et al., 2016)."""
+"""Weight of each step in the running mean of the offsets (Melchior et al., 2016)."""
 
 
 @runtime_checkable
 class Layered(Protocol, metaclass=Structural):
-    """A machine whose log f holds x W y + b x + c y for every two layers that are joined."""
+    """A machine whose log f contains x W y + b x + c y for every pair of coupled layers."""
 
     @property
     def layer_couplings(self) -> Mapping[str, tuple[str, str]]:
-        """Name of W → names of b and c."""
+        """Names of the biases b and c by name of their couplings W."""
         ...
 
 
 def free_couplings(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
-    """Those bonds whose weights and biases all move: centering shifts each by the others' slopes."""
+    """Layer couplings whose weights and biases are all trainable, since centering mixes their gradients.
+
+    Args:
+        machine: machine that may name its `layer_couplings`.
+        leaves: trainable parameters by name.
+    """
     layer_couplings = machine.layer_couplings if isinstance(machine, Layered) else {}
     return {name: pair for name, pair in layer_couplings.items() if {name, *pair} <= leaves.keys()}
 
 
 @runtime_checkable
 class SuppliesGradients(Protocol, metaclass=Structural):
-    """A machine that knows the slope of the mean of −free_energy over rows by each of its parameters."""
+    """A machine that supplies the gradient of the mean of −free_energy over rows in closed form."""
 
-    def gradients(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]: ...
+    def gradients(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+        """Gradient in each parameter by name, in nats per row."""
+        ...
 
 
 class PhaseGradients(NamedTuple):
-    """Of the mean log likelihood: what the data ask for, and what the model already has."""
+    """Gradients of the mean log f over data (positive phase) and over states of the model (negative phase)."""
 
     data: Mapping[str, Tensor]
     model: Mapping[str, Tensor]
 
     @property
     def plain(self) -> dict[str, Tensor]:
-        """Their difference."""
+        """Gradient of the mean log likelihood, positive minus negative phase."""
         return {name: gradient - self.model[name] for name, gradient in self.data.items()}
 
 
 class Offsets(NamedTuple):
-    """Means of each layer's statistics, by the name of its bias, halfway between data and model; and which W joins which."""
+    """Offsets of the centered gradient: means of each layer's statistics, halfway between data and model.
+
+    They are named by the bias of the layer.
+    """
 
     means: Mapping[str, Tensor]
     layer_couplings: Mapping[str, tuple[str, str]]
 
     @staticmethod
     def of(gradient: PhaseGradients, layer_couplings: Mapping[str, tuple[str, str]]) -> "Offsets":
-        """At one step: the slopes of log f by the biases are the means."""
+        """Offsets of one step, since the gradients of log f in the biases are the means."""
         layers = {bias for pair in layer_couplings.values() for bias in pair}
         return Offsets({name: (gradient.data[name] + gradient.model[name]) / 2 for name in layers}, layer_couplings)
 
     def moved(self, gradient: PhaseGradients) -> "Offsets":
-        """A running mean of those of the steps."""
+        """Offsets updated as a running mean over steps."""
         new = Offsets.of(gradient, self.layer_couplings).means
         return self._replace(means={name: old.lerp(new[name], MEMORY) for name, old in self.means.items()})
 
     def centered(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The slope in weights and biases that climbs as the centered machine does, (x − μ) W (y − λ) + …."""
+        """Gradient in weights and biases whose ascent is that of the centered machine, (x − μ) W (y − λ) + …."""
         found = dict(gradient)
         for name, (low, high) in self.layer_couplings.items():
             weight = gradient[name].addr(self.means[low], gradient[high], alpha=-1)
@@ -77,25 +87,25 @@ class Offsets(NamedTuple):
 
 
 class Average:
-    """The running mean of parameters; nothing where none were added."""
+    """Running mean of parameters."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         self.number, self.means = 0, {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
     def add(self, leaves: Mapping[str, Tensor]) -> None:
-        """One step's parameters."""
+        """Add the parameters of one step."""
         self.number += 1
         for name, leaf in leaves.items():
             self.means[name].lerp_(leaf.detach(), 1 / self.number)
 
     def put(self, leaves: Mapping[str, Tensor]) -> None:
-        """The means into the parameters."""
+        """Copy the means into the parameters; they stay unchanged where no step was added."""
         if self.number:
             put(self.means, leaves)
 
 
 def put(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> None:
-    """Values into parameters of the same names."""
+    """Copy values into the parameters of the same names."""
     with torch.no_grad():
         for name, leaf in leaves.items():
             leaf.copy_(values[name])

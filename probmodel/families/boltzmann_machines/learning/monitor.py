@@ -1,4 +1,4 @@
-"""A Boltzmann machine's log likelihood during training, and when its fall is a divergence (Fischer & Igel, 2010)."""
+"""Monitor of a Boltzmann machine's log likelihood in training, with early stopping (Fischer & Igel, 2010)."""
 
 import math
 import warnings
@@ -18,27 +18,27 @@ from probmodel.protocols.integers import integer
 from probmodel.tracing.randomness import spawn
 
 MAX_SIDE = 12
-"""Units whose states are summed at each look: 4,096 of them."""
+"""Largest number of units whose states, at most 4,096, are summed at an evaluation."""
 ANNEALED_CHAINS = 100
 ANNEALED_STEPS = 300
 ROWS = 1_000
-"""Rows at most on which the log likelihood is taken."""
+"""Largest number of rows on which the log likelihood is evaluated by default."""
 
 
 def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> float:
-    """Log Z, nats: exact for machines of few units, else by a short annealed run from the rows' base rates.
+    """Log Z in nats: exact with few enumerated units, else by a short annealed run from the rows' base rates.
 
-    Too short a run underestimates log Z: a trend to rely on, no figure to report.
+    Too short a run underestimates log Z: rely on the trend, but do not report the value.
 
     Args:
-        machine: as numbers.
-        rows: of data.
-        seed: of the annealed run.
+        machine: parameters of the machine.
+        rows: rows of data (N, V).
+        seed: seed of the annealed run.
 
     Reference:
         Salakhutdinov & Murray (2008), "On the quantitative analysis of deep belief networks".
     """
-    # In double precision: the states come in it, and thousands of terms are summed.
+    # Double precision, as that of the enumerated states: thousands of terms are summed.
     known = enumerated(machine.double, MAX_SIDE)
     if known is not None:
         return known.log_z
@@ -49,18 +49,21 @@ def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> fl
 
 @dataclass(frozen=True, eq=False)
 class Monitor:
-    """Look at the log likelihood, and stop where it has fallen for good.
+    """Evaluations of the log likelihood during training, and the divergence criterion for early stopping.
 
-    A fall is a divergence where `patience` looks in a row lie below the best by more than `fraction` of all that was gained
-    from the first look to the best, and by more than `least`.
+    Training has diverged where `patience` successive evaluations lie below the best one by more than `fraction` of the
+    gain from the first evaluation to the best, and by more than `least`.
 
     Args:
-        every: steps between two looks.
-        share: of the gain.
-        least: nats a row, so that noise is no divergence where there is little to gain.
-        patience: looks in a row.
-        rows: on which; None takes up to 1,000 of the training rows, spread over them.
-        log_partition: machine, rows, seed → log Z in nats.
+        every: number of steps between two evaluations.
+        fraction: tolerated loss as a fraction of the gain.
+        least: tolerated loss in nats per row, so that noise is no divergence where there is little to gain.
+        patience: number of successive evaluations.
+        rows: rows (N, V) to evaluate on; None takes up to 1,000 training rows at equal distances.
+        log_partition: (machine, rows, seed) → log Z in nats.
+
+    Raises:
+        ValueError: for settings out of range.
     """
 
     every: int = 500
@@ -74,12 +77,16 @@ class Monitor:
         integer("every", self.every)
         integer("patience", self.patience)
         if not 0 < self.fraction < math.inf:
-            raise ValueError(f"expected share to be a number above 0, got {self.fraction}; .2 is a fifth of the gain")
+            raise ValueError(
+                f"expected fraction to be a finite number above 0, got {self.fraction}; pass 0.2 for a fifth of the gain"
+            )
         if not 0 <= self.least < math.inf:
-            raise ValueError(f"expected least to be nats a row, 0 or more, got {self.least}; .05 is above most noise")
+            raise ValueError(
+                f"expected least to be finite nats per row, 0 or more, got {self.least}; pass 0.05, which is above most noise"
+            )
 
     def log_likelihood(self, model: Undirected, rows: Float[Tensor, "N V"], seed: int) -> float:
-        """Mean over rows, nats: of the lower bound of log f where f has bounds, less log Z; −∞ where that is not finite."""
+        """Mean log likelihood in nats per row, by a lower bound of log f if it is not exact; −∞ if not finite."""
         with torch.no_grad():
             machine = model.machine
             below, _ = machine.bounds(rows)
@@ -87,13 +94,13 @@ class Monitor:
         return value if math.isfinite(value) else -math.inf
 
     def chosen(self, rows: Float[Tensor, "N V"]) -> Float[Tensor, "n V"]:
-        """Rows to look at."""
+        """Rows to evaluate on."""
         if self.rows is not None:
             return self.rows.to(rows)
         return rows[:: math.ceil(len(rows) / ROWS)]
 
     def has_diverged(self, values: Sequence[float]) -> bool:
-        """Whether the last looks lie too far below the best."""
+        """Whether the last `patience` evaluations lie too far below the best one."""
         highest = max(values)
         floor = highest - max(self.fraction * (highest - values[0]), self.least)
         last = values[-self.patience :]
@@ -101,14 +108,14 @@ class Monitor:
 
 
 class Evaluations:
-    """What has been seen of a machine in training.
+    """Record of the log likelihood of a machine in training.
 
     Args:
-        watch: when to look, and what to take for a divergence; None never looks.
-        model: the machine, which learns.
-        leaves: its parameters.
-        rows: of training.
-        seed: of the estimates.
+        monitor: interval of the evaluations and divergence criterion; None evaluates nothing.
+        model: the machine that is trained.
+        leaves: trainable parameters of the machine by name.
+        rows: training rows (N, V).
+        seed: seed of the estimates.
     """
 
     def __init__(
@@ -119,22 +126,22 @@ class Evaluations:
         self.steps: list[int] = []
         self.values: list[float] = []
         self.best: Mapping[str, Tensor] = {}
-        """Parameters at the highest value."""
+        """Parameters at the highest log likelihood."""
 
     @property
     def diverged(self) -> bool:
-        """Whether the likelihood has fallen for good."""
+        """Whether the monitor's divergence criterion is met."""
         return self.monitor is not None and self.monitor.has_diverged(self.values)
 
     def due(self, step: int) -> bool:
-        """Whether to look before this step."""
+        """Whether to evaluate before this step."""
         return self.monitor is not None and step % self.monitor.every == 0
 
     def evaluate(self, step: int) -> str:
-        """Once more; what there is to say.
+        """Evaluate the log likelihood at a step, and return it as a progress text.
 
         Raises:
-            NonFiniteError: where the log likelihood is not finite at the first look.
+            NonFiniteError: where the log likelihood is not finite at the first evaluation.
         """
         if self.monitor is None:
             return ""
@@ -148,15 +155,15 @@ class Evaluations:
             self.best = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
         self.steps.append(step)
         self.values.append(value)
-        return f"log likelihood {value:.2f} nats a row"
+        return f"log likelihood {value:.2f} nats per row"
 
     def warn(self) -> None:
-        """Of a divergence, and what to try."""
+        """Warn of a divergence, and name remedies."""
         highest = max(self.values)
         warnings.warn(
-            f"BoltzmannLearning: stopped at step {self.steps[-1]:,}, where the log likelihood had fallen to "
-            f"{self.values[-1]:.3f} nats a row from {highest:.3f} at step {self.steps[self.values.index(highest)]:,}, whose "
-            "parameters are kept; lower the rate, raise num_sweeps, or draw by Persistent or Tempered chains",
+            f"BoltzmannLearning: expected a log likelihood near its best, got {self.values[-1]:.3f} nats per row at step "
+            f"{self.steps[-1]:,} after {highest:.3f} at step {self.steps[self.values.index(highest)]:,}, whose parameters are "
+            "kept; lower learning_rate, raise num_sweeps, or draw by Persistent or Tempered chains",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -1,5 +1,6 @@
-"""The model's half of a Boltzmann machine's gradient: states of it by chains that start at the data, that persist, or that
-are tempered (Hinton, 2002; Tieleman, 2008; Desjardins et al., 2010).
+"""Negative phase of a Boltzmann machine's gradient: contrastive divergence, persistent chains, parallel tempering.
+
+References: Hinton (2002); Tieleman (2008); Desjardins et al. (2010).
 """
 
 from collections.abc import Callable
@@ -16,41 +17,51 @@ from probmodel.protocols.structural import Structural
 
 @runtime_checkable
 class LearnableMachine(Protocol, metaclass=Structural):
-    """What learning needs of a Boltzmann machine: p(v) = exp(−free_energy(v)) / Z, and a step that leaves it invariant."""
+    """A machine that can be learned: p(v) = exp(−free_energy(v)) / Z, and a Gibbs step that leaves it invariant."""
 
     def parameters(self, recurse: bool = True) -> Any: ...
 
-    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]: ...
+    def free_energy(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """Free energy F(v) in nats per row."""
+        ...
 
-    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]: ...
+    def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
+        """Gibbs step from v."""
+        ...
 
 
 @runtime_checkable
 class LearnableDeepMachine(Protocol, metaclass=Structural):
-    """What learning needs of a machine whose chains run over a hidden layer: a bound for rows, the layer's own free energy."""
+    """A machine that can be learned by chains over a hidden layer, with a bound on the free energy of rows."""
 
     def parameters(self, recurse: bool = True) -> Any: ...
 
-    def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]: ...
-
-    def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]: ...
-
-    def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
-        """States of the layer near the posterior given rows, without gradients."""
+    def free_energy_bound(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
+        """Upper bound of the free energy of rows, in nats per row."""
         ...
 
-    def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]: ...
+    def hidden_free_energy(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
+        """Free energy of states of the hidden layer, in nats per state."""
+        ...
+
+    def upward(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
+        """Draw of the hidden layer from its approximate posterior given rows, without gradients."""
+        ...
+
+    def gibbs(self, first: Float[Tensor, "*S H"]) -> Float[Tensor, "*S H"]:
+        """Gibbs step over states of the hidden layer."""
+        ...
 
 
 class Energies(NamedTuple):
-    """Whose slopes the two halves are."""
+    """Free energies whose gradients form the positive phase (rows) and the negative phase (states)."""
 
     of_rows: Callable[[Tensor], Tensor]
     of_states: Callable[[Tensor], Tensor]
 
 
 def energies(machine: LearnableMachine | LearnableDeepMachine) -> Energies:
-    """The free energy, twice; of a deep machine its bound and that of the layer which the chains run over."""
+    """Free energy for both phases; for a deep machine its bound for rows, and that of the hidden layer for states."""
     if isinstance(machine, LearnableDeepMachine):
         return Energies(machine.free_energy_bound, machine.hidden_free_energy)
     return Energies(machine.free_energy, machine.free_energy)
@@ -58,29 +69,29 @@ def energies(machine: LearnableMachine | LearnableDeepMachine) -> Energies:
 
 @runtime_checkable
 class Phase(Protocol, metaclass=Structural):
-    """How the model's states are drawn; `chains` are what passes from one step to the next."""
+    """Sampler of the negative phase; `chains` are its state between steps."""
 
     def start(self, machine: Any, rows: Float[Tensor, "N V"]) -> Tensor:
-        """Chains before the first step."""
+        """Initial states of the chains."""
         ...
 
     def advance(self, machine: Any, chains: Tensor, batch: Float[Tensor, "B V"]) -> Tensor:
-        """Chains one step later."""
+        """Chains after the sweeps of one learning step."""
         ...
 
     def states(self, chains: Tensor) -> Float[Tensor, "S U"]:
-        """Those of the chains that count as the model's."""
+        """States of the chains that are draws of the model."""
         ...
 
 
 @dataclass(frozen=True)
 class Contrastive:
-    """CD-k: chains start anew at each minibatch and take k block Gibbs steps, so that they stop short of the model.
+    """Contrastive divergence (CD-k): chains restart at each minibatch and stop after k steps, short of the model.
 
-    The gradient is biased; past the point where the chains still mix the likelihood may fall (Fischer & Igel, 2010).
+    The gradient is biased; once the chains mix too slowly the likelihood may fall (Fischer & Igel, 2010).
 
     Args:
-        num_sweeps: k.
+        num_sweeps: number k of block Gibbs steps.
 
     Reference:
         Hinton (2002), "Training products of experts by minimizing contrastive divergence".
@@ -103,11 +114,11 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class Persistent:
-    """PCD: chains go on where the last step left them, and follow the model as long as it moves slower than they do.
+    """Persistent contrastive divergence (PCD): chains continue from the last step, and follow a slowly changing model.
 
     Args:
-        num_chains: which start at rows of the data.
-        num_sweeps: block Gibbs steps between two steps of the parameters.
+        num_chains: number of chains, which start at rows of the data.
+        num_sweeps: number of block Gibbs steps per learning step.
 
     Reference:
         Younes (1989), "Parametric inference for imperfectly observed Gibbsian fields"; Tieleman (2008), "Training
@@ -136,14 +147,14 @@ class Tempered:
     """Persistent chains at several temperatures that exchange states, for machines whose own chains stay in one mode.
 
     Args:
-        num_chains: at each temperature; they start at rows of the data.
-        num_temperatures: evenly from independent units (β = 0) to the machine (β = 1).
-        num_sweeps: block Gibbs steps at each temperature, each followed by exchanges between neighbors.
+        num_chains: number of chains at each temperature, which start at rows of the data.
+        num_temperatures: number of temperatures, with β evenly spaced from independent units (0) to the machine (1).
+        num_sweeps: number of block Gibbs steps at each temperature, each followed by exchanges between neighbors.
 
     Reference:
         Desjardins, Courville, Bengio, Vincent & Delalleau (2010), "Tempered Markov chain Monte Carlo for training of
-        restricted Boltzmann machines"; Cho, Raiko & Ilin (2010), "Parallel tempering is efficient for learning restricted
-        Boltzmann machines".
+        restricted Boltzmann machines"; Cho, Raiko & Ilin (2010), "Parallel tempering is efficient for learning
+        restricted Boltzmann machines".
     """
 
     num_chains: int = 100
@@ -175,25 +186,25 @@ class Tempered:
 
 
 def exchanged(tempered: Any, v: Float[Tensor, "C T U"], first: int) -> Float[Tensor, "C T U"]:
-    """Temperatures `first`, `first` + 1 and every second pair after them exchange states by Metropolis' rule."""
+    """States after Metropolis exchanges between temperatures `first` and `first` + 1, and every second pair thereafter."""
     swapped = _swapped(v.shape[1], first).to(v.device)
     own = torch.arange(v.shape[1], device=v.device)
     gain = tempered.free_energy(v) - tempered.free_energy(v[:, swapped])
-    # Both of a pair read one uniform number and one ratio, so that they go together or stay.
+    # Both of a pair use the same uniform number and ratio, so that they exchange together or not at all.
     uniform = torch.rand_like(gain)[:, torch.minimum(own, swapped)]
     accepted = (torch.log(uniform) < gain + gain[:, swapped]) & (swapped != own)
     return torch.where(accepted[..., None], v[:, swapped], v)
 
 
 def _swapped(num_temperatures: int, first: int) -> Int[Tensor, " T"]:
-    """Which temperature each one's new state would come from."""
+    """Index of the temperature that each one would exchange with."""
     order = torch.arange(num_temperatures)
     low = torch.arange(first, num_temperatures - 1, 2)
     return order.index_copy(0, low, low + 1).index_copy(0, low + 1, low)
 
 
 def _states(machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "N U"]:
-    """Where chains may start: at the rows, or in the layer above them."""
+    """Initial states of chains: the rows, or states of the hidden layer given them."""
     return machine.upward(rows) if isinstance(machine, LearnableDeepMachine) else rows
 
 
@@ -204,5 +215,5 @@ def _swept(machine: Any, v: Tensor, num_sweeps: int) -> Tensor:
 
 
 def _some(rows: Float[Tensor, "N V"], count: int) -> Float[Tensor, "C V"]:
-    """Rows at random, with replacement."""
+    """Random rows, with replacement."""
     return rows[torch.randint(len(rows), (count,), device=rows.device)]

@@ -1,7 +1,7 @@
 """Aggregation of experts' predictions: products of experts and Bayesian committee machines (review: Liu et al., 2018).
 
-Expert k predicts f ~ N(m_k, v_k) at a new row with prior N(0, s); the aggregated prediction is N(m, v).  The prior mean is
-subtracted from all means.
+Expert k predicts f ~ N(m_k, v_k) at a new row with prior N(0, s); the aggregated prediction is N(m, v).  The prior mean
+is subtracted from all means.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,6 +47,10 @@ class Aggregation:
     ) -> NormalMarginals:
         return NormalMarginals(mean[0], variance[0]) if len(mean) == 1 else self.join(mean, variance, prior)
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {"join": self.join, "rows": self.rows}
+
 
 def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """Product of experts, 1/v = Σ_k 1/v_k and m = v Σ_k m_k / v_k: overconfident, and more so with more experts.
@@ -60,11 +64,12 @@ def product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalM
 def generalized_product_of_experts(mean: Tensor, variance: Tensor, prior: Tensor) -> NormalMarginals:
     """Generalized product of experts, 1/v = Σ_k β_k / v_k and m = v Σ_k β_k m_k / v_k with Σ_k β_k = 1.
 
-    β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k removes from the prior; all are equal where no
-    expert removes any.  Far from all data v = s.
+    β_k is proportional to ½ (log s − log v_k), the entropy in nats that expert k removes from the prior; all are equal
+    where no expert removes any.  Far from all data v = s.
 
     Reference:
-        Cao & Fleet (2014), Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process Predictions.
+        Cao & Fleet (2014), Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process
+        Predictions.
     """
     taken = _entropy_taken(variance, prior)
     total = taken.sum(0)
@@ -97,8 +102,8 @@ def generalized_robust_bayesian_committee(mean: Tensor, variance: Tensor, prior:
 
     1/v = Σ_k β_k / v_k + (1 − Σ_k β_k) / v_c and m = v (Σ_k β_k m_k / v_k + (1 − Σ_k β_k) m_c / v_c).  Expert c, the
     first, is conditioned on the communication shard, and each other expert on that shard and its own.  β is 1 for the
-    second expert, so that two experts give the exact process, and ½ (log v_c − log v_k) for the others.  Unlike the other
-    aggregations it is consistent: it tends to the exact process as the number of rows grows.
+    second expert, so that two experts give the exact process, and ½ (log v_c − log v_k) for the others.  Unlike the
+    other aggregations it is consistent: it tends to the exact process as the number of rows grows.
 
     Reference:
         Liu, Cai, Wang & Ong (2018), Generalized Robust Bayesian Committee Machine for Large-scale Gaussian Process
@@ -117,7 +122,7 @@ generalized_robust_bcm = Aggregation(generalized_robust_bayesian_committee, rows
 
 
 def _entropy_taken(variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]) -> Float[Tensor, "K m"]:
-    """Entropy ½ (log s − log v_k) that each expert removes from the prior, in nats; rounding errors below 0 are cut off."""
+    """Entropy ½ (log s − log v_k) in nats that each expert removes from the prior, rounding errors below 0 cut off."""
     return (0.5 * (prior.log() - variance.log())).clamp(min=0.0)
 
 

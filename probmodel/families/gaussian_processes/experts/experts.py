@@ -61,8 +61,9 @@ def experts_log_marginal(
 ) -> Float[Tensor, ""]:
     """Log marginal Σ_k log N(y_k; m(x_k), K_k + Σ_k) over the shards in nats, with its gradient in parameters, x and y.
 
-    Experts run in one operating-system process, or in as many as `joblib.parallel_config` sets, each on one thread, so that the
-    results do not depend on their number.  Where a graph is recorded they become part of it, and run in its process.
+    Experts run in one operating-system process, or in as many as `joblib.parallel_config` sets, each on one thread, so
+    that the results do not depend on their number.  Where a graph is recorded they become part of it, and run in its
+    process.
 
     Args:
         parts: mean, kernel and likelihood, which all experts share.
@@ -189,7 +190,7 @@ def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]])
     """One result per job, in order; warnings of the workers are raised again here."""
     with _one_thread():  # Threads that joblib starts inherit the number.
         found = joblib.Parallel()(joblib.delayed(_with_warnings)(_here(), function, job) for job in jobs)
-    messages = [message for _, told in found for message in told]
+    messages = [message for _, caught in found for message in caught]
     if messages:
         warnings.warn(f"{len(messages)} experts: {messages[0]}", NumericalWarning, stacklevel=3)
     return [result for result, _ in found]

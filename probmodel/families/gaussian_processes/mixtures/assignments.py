@@ -1,7 +1,7 @@
 """Gaussian-process experts with rows assigned to them and the processes integrated out (Rasmussen & Ghahramani, 2002).
 
-y | c ~ ∏_k N(y_k; m_k, K_k + Σ_k) over the rows of each expert, with c from a gate.  The evidence is a sum over all c, computed
-by recursion over experts and sets of rows in K 3^n terms in place of K^n.
+y | c ~ ∏_k N(y_k; m_k, K_k + Σ_k) over the rows of each expert, with c from a gate.  The evidence is a sum over all c,
+computed by recursion over experts and sets of rows in K 3^n terms in place of K^n.
 """
 
 import math
@@ -93,8 +93,8 @@ def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D
     """Evaluate experts and gate at the rows.
 
     Raises:
-        ValueError: for rows that `check_rows` refuses, a gate of unequal number of experts, or a covariance that is not positive
-            definite with the largest of `JITTERS` added; smaller jitters above 0 raise a warning.
+        ValueError: for rows that `check_rows` refuses, a gate of unequal number of experts, or a covariance that is not
+            positive definite with the largest of `JITTERS` added; smaller jitters above 0 raise a warning.
     """
     if len(experts) != gate.num_experts:
         raise ValueError(
@@ -128,7 +128,9 @@ def with_jitter(k: Float[Tensor, "n n"], noise: Float[Tensor, " n"]) -> Float[Te
 def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
     """Log p(y | x) in nats, exact and differentiable, by the sum over all assignments.
 
-    With L_k(A) the marginal likelihood of expert k on the rows A,  Z_k(S) = Σ_{A ⊆ S} p_k(|A|, |S − A|) L_k(A) Z_{k+1}(S − A).
+    With L_k(A) the marginal likelihood of expert k on the rows A,
+
+        Z_k(S) = Σ_{A ⊆ S} p_k(|A|, |S − A|) L_k(A) Z_{k+1}(S − A).
 
     Raises:
         ValueError: for more than 16 rows with two experts, or more than 13 rows with more experts.
@@ -158,7 +160,7 @@ def most_rows(num_experts: int) -> int:
 
 
 def subset_log_marginals(model: Assigned) -> Float[Tensor, "K M"]:
-    """Log marginal with gate factors of each expert on each of the M = 2^n sets of rows, ordered by bit mask, in nats."""
+    """Log marginal, with gate factors, of each expert on all M = 2^n sets of rows in the order of bit masks, in nats."""
     num_experts, n = model.residual.shape
     noisy, masks, values = model.noisy, [0], [model.residual.new_zeros(num_experts, 1)]
     for size in range(1, n + 1):
@@ -187,8 +189,8 @@ class Swept(NamedTuple):
 def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -> Swept:
     """One Gibbs sweep over the rows for S parallel chains, which leaves p(c) p(y | c)^power invariant.
 
-    Each row is removed from its expert and reassigned by p(c_i | c_{−i}) N(y_i | rows of the expert)^power; the inverses of
-    all experts' covariances are kept by rank-one updates, in K n³ operations per chain.
+    Each row is removed from its expert and reassigned by p(c_i | c_{−i}) N(y_i | rows of the expert)^power; the
+    inverses of all experts' covariances are kept by rank-one updates, in K n³ operations per chain.
 
     Raises:
         NotPositiveDefiniteError: for noise below the rounding errors of these updates.

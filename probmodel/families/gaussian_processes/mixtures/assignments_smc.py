@@ -19,7 +19,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments import (
 from probmodel.protocols.memory import refuse_above_memory
 
 PILOT, PILOT_POWER = 50, 5
-"""Steps and exponent of the pilot run that spaces an annealing, β = (t / 50)^5: log p(y | c) varies most near the prior."""
+"""Steps and exponent of the pilot run at β = (t / 50)^5: log p(y | c) varies most near the prior."""
 
 
 class Particles(NamedTuple):
@@ -35,11 +35,11 @@ class Particles(NamedTuple):
 
 
 def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"]) -> Particles:
-    """Sequential Monte Carlo over rows: each particle tries every expert for the next row, and at most `num_particles` are kept.
+    """Sequential Monte Carlo over rows, in which each particle tries every expert for the next row.
 
-    Particles with weights above a threshold are kept unchanged, the others by systematic resampling, so that no two particles
-    are equal and the sum over few enough assignments is exact.  Each particle holds the experts' means and covariances at the
-    remaining rows, conditioned by one rank-one update: n³ / 3 operations per particle.
+    Particles with weights above a threshold are kept unchanged, the others by systematic resampling, so that no two
+    particles are equal and the sum over few enough assignments is exact.  Each particle holds the experts' means and
+    covariances at the remaining rows, conditioned by one rank-one update: n³ / 3 operations per particle.
 
     Args:
         model: evaluated experts and gate.
@@ -47,8 +47,8 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
         order: order in which rows are added; any order is unbiased.
 
     Reference:
-        Fearnhead & Clifford (2003), "On-line inference for hidden Markov models via particle filters", sec. 4; Fearnhead
-        (2004), "Particle filters for mixture models with an unknown number of components".
+        Fearnhead & Clifford (2003), "On-line inference for hidden Markov models via particle filters", sec. 4;
+        Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
     """
     num_experts, n = model.residual.shape
     needed = num_particles * num_experts * n**2 * model.residual.element_size()
@@ -89,8 +89,8 @@ def annealed_log_weights(model: Assigned, num_chains: int, powers: Sequence[floa
     Args:
         model: evaluated experts and gate.
         num_chains: number of independent chains, run in parallel.
-        powers: β increasing from above 0 to 1, with a Gibbs sweep at each but the last; they have to be fixed beforehand, or the
-            weights are biased.
+        powers: β increasing from above 0 to 1, with a Gibbs sweep at each but the last; they have to be fixed
+            beforehand, or the weights are biased.
     """
     c, log_w, last = prior_assignments(model, num_chains), model.residual.new_zeros(num_chains), 0.0
     for beta in powers[:-1]:

@@ -1,4 +1,4 @@
-"""Prior probability of each expert for a row before its y is observed: stick-breaking proportions, or a function of the input.
+"""Prior probability of each expert for a row: stick-breaking proportions, or a function of the input.
 
 Proportions π_k = v_k ∏_{j<k} (1 − v_j) with v_k ~ Beta(a_k, b_k) cover both priors in use: a Dirichlet(α_1 … α_K) has
 a_k = α_k and b_k = Σ_{j>k} α_j, a Dirichlet process truncated at K experts has a_k = 1 and b_k = α (Sethuraman, 1994;
@@ -31,11 +31,11 @@ class Coupling(Protocol, metaclass=Structural):
         ...
 
     def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
-        """Log proportions log π, sampled at the Pyro site "sticks" where random; in the dtype and on the device of `like`."""
+        """Log proportions, sampled at the Pyro site "sticks" where random, in the dtype and on the device of `like`."""
         ...
 
     def guided_weights(self, like: Tensor) -> None:
-        """Sample the same site in a guide that is normal in the logits of the sticks, with parameters from `pyro.param`."""
+        """Sample the same site in a guide, normal in the logits of the sticks with parameters from `pyro.param`."""
         ...
 
 
@@ -60,7 +60,10 @@ class Gate(Protocol, metaclass=Structural):
 
 
 def log_sizes(coupling: Coupling, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S"]:
-    """Log probability of assignments given their numbers of rows, in nats; log ∫ p(v) ∏ π_k^{n_k} dv for fractional numbers."""
+    """Log probability of assignments with these numbers of rows, in nats.
+
+    Fractional numbers n_k give log ∫ p(v) ∏ π_k^{n_k} dv.
+    """
     later = later_counts(counts)
     parts = [coupling.log_split(k, counts[..., k], later[..., k]) for k in range(counts.shape[-1] - 1)]
     return torch.stack(parts).sum(0) if parts else counts.new_zeros(counts.shape[:-1])

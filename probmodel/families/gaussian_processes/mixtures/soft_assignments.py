@@ -1,12 +1,13 @@
 """Soft assignment of rows to Gaussian-process experts by responsibilities r: evidence bound, optimal r and predictions.
 
-With q(c) = ∏_i r_{i c_i}, processes and proportions π integrated out under it, and W_k = r_k / σ_k² the expected noise precision,
+With q(c) = ∏_i r_{i c_i}, and processes and proportions π integrated out under it,
     L = Σ_k log ∫ p(f_k) ∏_i N(y_i | f_ki, σ_k²)^{r_ik} df_k + log ∫ p(π) ∏ π_k^{Σ_i r_ik} dπ − Σ_ik r_ik log r_ik ≤ log p(y).
+W_k = r_k / σ_k² is the expected precision of the noise.
 For responsibilities of 0 and 1 L is log p(y, c | x) itself, so that the same code handles draws of c.
 
 Reference:
-    Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), "Overlapping mixtures of Gaussian processes for the data association
-    problem"; King & Lawrence (2006); Tresp (2001), "Mixtures of Gaussian processes".
+    Lázaro-Gredilla, Van Vaerenbergh & Lawrence (2012), "Overlapping mixtures of Gaussian processes for the data
+    association problem"; King & Lawrence (2006); Tresp (2001), "Mixtures of Gaussian processes".
 """
 
 import math
@@ -78,7 +79,7 @@ def bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
 
 
 def improved(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K"]:
-    """Optimal responsibilities given the processes and proportions that r implies: one coordinate ascent step on the bound."""
+    """Optimal responsibilities given the processes and proportions that r implies: one coordinate ascent step on L."""
     found = shared(model, r)
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * model.covariance, upper=False)
     mean = (cross * found.white[..., None]).sum(-2)
@@ -97,7 +98,7 @@ def predicted(
     x: Float[Tensor, "n D"],
     new: Float[Tensor, "m D"],
 ) -> "Predicted":
-    """Predictive distribution p(y | new x, data), one normal per expert and set of responsibilities; batch shape (m,)."""
+    """Predictive distribution p(y | new x, data): a normal per expert and set of responsibilities; batch shape (m,)."""
     found = shared(model, r)
     k = torch.stack([covariance(each.kernel, x, new) for each in experts])
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
@@ -107,8 +108,8 @@ def predicted(
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
     # Rounding errors may make the difference negative.
     variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
-    log_weights = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
-    log_weights = gate.log_rows(new) + log_weights - math.log(len(r))
+    log_proportions = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
+    log_weights = gate.log_rows(new) + log_proportions - math.log(len(r))
     every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
     logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
     mixture = NormalMixture(logits, loc, scale)

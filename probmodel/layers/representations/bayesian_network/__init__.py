@@ -1,4 +1,4 @@
-"""Bayesian networks (`pb.bn`): models, graphs, scores, structures, tables, and whole data sets of categories.
+"""Bayesian networks (`pb.bn`): models, graphs, scores, structure learning, tables, and categorical data sets.
 
 Models of all columns, and of features with a class: CategoricalNetwork, LinearGaussianNetwork, ConditionalGaussianNetwork,
 NonlinearNetwork, ClassNetwork; structures for the last: naive_bayes, tree_augmented, augmented, conditional_information,

@@ -1,4 +1,4 @@
-"""Categorical variables with Dirichlet priors of their conditional probabilities (Heckerman, Geiger & Chickering, 1995)."""
+"""Network of categorical variables with Dirichlet priors of the conditional probabilities (Heckerman et al., 1995)."""
 
 from collections.abc import Mapping
 
@@ -27,18 +27,18 @@ class CategoricalNetwork(nn.Module):
 
         θ_ij ~ Dirichlet(α, …, α),   x_ni | parents in their combination j ~ Categorical(θ_ij),   α = sample_size / (q_i r_i).
 
-    Called as `model(x)`, x (N, n) whole numbers by the graph's own order of nodes, or `model(x, intervened)`, (N, n), true
-    where a value was set from outside: such a row says nothing of that variable's own family.  Its log evidence is
-    `score(dag, data, BDeu(sample_size))`, and its posterior is exact.  Latents are float64:
-    probabilities of cells without rows are too small for float32.
+    It is called as `model(x)`, x (N, n) integers with columns in the graph's order of nodes, or as
+    `model(x, intervened)`, (N, n), true where a value was set by intervention: such a row carries no information about
+    that variable's own family.  Its log evidence is `score(dag, data, BDeu(sample_size))`, and its posterior is exact.
+    Latents are float64: probabilities of cells without rows are too small for float32.
 
     Args:
         dag: the graph.
-        cardinalities: variable → how many values it has.
-        sample_size: rows that the prior counts for.
+        cardinalities: variable → number of its values.
+        sample_size: equivalent sample size of the prior, in rows.
 
     Raises:
-        ValueError: for cardinalities of other variables, or below 2.
+        ValueError: if cardinalities are of other variables or below 2, or sample_size is not positive and finite.
 
     Reference:
         Heckerman, Geiger & Chickering (1995), "Learning Bayesian networks: the combination of knowledge and statistical
@@ -49,30 +49,33 @@ class CategoricalNetwork(nn.Module):
     def __init__(self, dag: DAG, cardinalities: Mapping[str, int], sample_size: float = 1.0) -> None:
         super().__init__()
         if set(cardinalities) != set(dag.nodes):
-            raise ValueError(f"expected cardinalities of {sorted(dag.nodes)}, got them of {sorted(cardinalities)}")
+            raise ValueError(
+                f"expected cardinalities of {sorted(dag.nodes)}, got cardinalities of {sorted(cardinalities)}; pass one "
+                "per node"
+            )
         check_prior_rows("sample_size", sample_size)
         self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
         self.center: Tensor
-        # Whole numbers say nothing of the dtype of probabilities; those of cells without rows reach 1e-24, which float32 rounds.
+        # Integers do not determine the dtype of probabilities; cells without rows reach 1e-24, which float32 rounds.
         self.register_buffer("center", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
 
     @property
     def priors(self) -> Priors:
-        """Of the tables."""
+        """Priors of the tables."""
         return Priors(self.sample_size, BGe())
 
     def forward(self, x: Shaped[Tensor, "N n"], intervened: Interventions = None) -> None:
         observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Of all tables; None for a minibatch."""
+        """Posterior of all tables and the log evidence; None for a minibatch."""
         families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError for another call, columns of another number, or values out of range."""
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or values out of range."""
         rows_of(self.mixed, data)
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"dag": self.mixed.dag, "cardinalities": self.mixed.cardinalities, "sample_size": self.sample_size}

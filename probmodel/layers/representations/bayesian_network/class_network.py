@@ -1,6 +1,4 @@
-"""A Bayesian network of the class and its features as representation: the class by Bayes' rule (Friedman, Geiger &
-Goldszmidt, 1997).
-"""
+"""Bayesian network of a class and its features as a representation, by Bayes' rule (Friedman et al., 1997)."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -23,31 +21,33 @@ from probmodel.protocols.model import ExactPosterior
 
 
 class ClassNetwork(nn.Module):
-    """z_k = log p(h, class = k | θ): a network over the codes h and the class, in place of a map from h to the class.
+    """Network over the codes h and the class, z_k = log p(h, class = k | θ), in place of a map from h to the class.
 
-    Model, θ the tables and regressions of a `ConditionalGaussianNetwork`'s nodes:
+    The model, with θ the tables and regressions of a `ConditionalGaussianNetwork`'s nodes:
 
         h ~ Σ_k p(h, class = k | θ),   y ~ Categorical(softmax z),   so that both together are p(h, y | θ).
 
-    It goes with `ClassifyJoint`, which takes z as it is; a `Pipeline` of the two has its posterior in closed form, and its
-    evidence is log p(h, y), which cannot be compared with the log p(y | x) of a model that is handed the features.
+    It is used with `ClassifyJoint`, which takes z unchanged; a `Pipeline` of the two has its posterior in closed form,
+    and its evidence is log p(h, y), which cannot be compared with the log p(y | x) of a model conditional on the
+    features.
 
-    **The features need to be fixed.**  p(h) is a density of the codes themselves: features trained with it would make their
-    codes easy to predict, and easiest is to map all rows to one code, the class forgotten.  (A change of variables would pay
-    for shrinking by its Jacobian; a network from pixels to few codes has none.)  A `Pipeline` therefore refuses trainable
-    features; take `Standardize.fitted` or `Discretize.fitted` of ones that were trained for something else, or the codes
-    themselves as x, with `Identity`.
+    **The features have to be fixed.**  p(h) is a density of the codes themselves: features trained with it would make
+    their codes easy to predict, most easily by mapping all rows to one code regardless of the class.  (A change of
+    variables would penalize such shrinking by its Jacobian; a network from pixels to few codes has none.)  A `Pipeline`
+    therefore refuses trainable features; take `Standardize.fitted` or `Discretize.fitted` of features trained for
+    another objective, or pass the codes themselves as x, with `Identity`.
 
     Args:
-        dag: over the codes, in the order of the columns of h, and the class.
-        num_classes: values of the class, numbered from 0.
-        cardinalities: discrete code → how many values it has; all other codes are real, of mean 0 and unit variance.
-        label: the node that is the class.
-        sample_size: rows that the prior of each table counts for.
+        dag: graph over the codes, in the order of the columns of h, and the class.
+        num_classes: number of classes, numbered from 0.
+        cardinalities: discrete code → number of its values; all other codes are real, of mean 0 and unit variance.
+        label: name of the node that is the class.
+        sample_size: equivalent sample size of the prior of each table, in rows.
         prior: strength of the prior of each regression.
 
     Raises:
-        ValueError: for a graph without the class, a class with real parents, and as `ConditionalGaussianNetwork` does.
+        ValueError: if the graph lacks the class or the class has real parents, and as
+            `ConditionalGaussianNetwork` does.
 
     Reference:
         Friedman, Geiger & Goldszmidt (1997), "Bayesian network classifiers", Machine Learning; Pérez, Larrañaga & Inza
@@ -82,7 +82,7 @@ class ClassNetwork(nn.Module):
 
     @property
     def priors(self) -> Priors:
-        """Of tables and regressions."""
+        """Priors of tables and regressions."""
         return Priors(self.sample_size, self.prior)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
@@ -90,7 +90,7 @@ class ClassNetwork(nn.Module):
         parameters = {node: family.drawn(node) for node, family in families.items()}
 
         def log_joint(codes: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
-            """Of the codes and each class."""
+            """Log joint density of the codes and each class, in nats."""
             columns = self._columns(codes)
             z = codes.new_zeros(len(codes), self.out_features)
             for node, family in families.items():
@@ -103,26 +103,28 @@ class ClassNetwork(nn.Module):
         return log_joint(h)
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
-        """Independent normals in unconstrained coordinates; `Exact` has the posterior itself."""
+        """Independent normals in unconstrained coordinates; `Exact` uses the posterior itself."""
         for node, family in zip(self.mixed.dag.order, self.q, strict=True):
             family(node)
 
     def exact_codes(self, h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> ExactPosterior:
-        """Posterior of all parameters given codes and classes, and log p(h, y)."""
+        """Posterior of all parameters given codes and classes, and log p(h, y) in nats."""
         self.check_codes(h)
         at = self.mixed.column(self.label)
         x = torch.cat([h[:, :at], y[:, None].to(h), h[:, at:]], 1)
         return exact_posterior(self.mixed, self.priors.families(self.mixed, self.center), x, None)
 
     def check_codes(self, h: Float[Tensor, "N D"]) -> None:
-        """Raise ValueError for codes of another width, or values out of range."""
+        """Raise ValueError for a wrong number of codes, or values out of range."""
         if h.dim() != 2 or h.shape[1] != len(self.codes):
-            raise ValueError(f"expected codes (N, {len(self.codes)}), columns {self.codes}, got {tuple(h.shape)}")
+            raise ValueError(
+                f"expected codes (N, {len(self.codes)}), columns {self.codes}, got {tuple(h.shape)}; pass one per code"
+            )
         at = self.mixed.column(self.label)
         self.mixed.check(torch.cat([h[:, :at], h.new_zeros(len(h), 1), h[:, at:]], 1))
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {
             "dag": self.mixed.dag,
             "num_classes": self.out_features,
@@ -133,18 +135,18 @@ class ClassNetwork(nn.Module):
         }
 
     def _columns(self, h: Float[Tensor, "N D"]) -> dict[str, Tensor]:
-        """Codes as (N, 1) and the class as (1, K), so that every family meets every class."""
+        """Codes as (N, 1) and the class as (1, K), so that every family is evaluated for every class."""
         columns = dict(zip(self.codes, h[:, :, None].unbind(1), strict=True))
         found = {node: value.long() if node in self.cardinalities else value for node, value in columns.items()}
         return {**found, self.label: torch.arange(self.out_features, device=h.device)[None]}
 
 
 class ClassesSummedOut(TorchDistribution):
-    """p(h) = Σ_k p(h, class = k), of each row.
+    """Density p(h) = Σ_k p(h, class = k) of each row.
 
     Args:
-        log_joint: rows of codes → log p(h, class = k).
-        like: rows of the same shape.
+        log_joint: function of rows of codes that returns log p(h, class = k).
+        like: rows of the same shape, whose values are not used.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -1,6 +1,4 @@
-"""Graphs of a class and its codes: naive Bayes, tree-augmented naive Bayes (Friedman, Geiger & Goldszmidt, 1997), and ones
-learnt by score.
-"""
+"""Graphs of class and codes: naive Bayes, tree-augmented (Friedman, Geiger & Goldszmidt, 1997), and learned by score."""
 
 from collections.abc import Sequence
 
@@ -15,11 +13,11 @@ from probmodel.families.bayesian_networks.scores.all_families import FamilyScore
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 
 SINGULAR = 1e-12
-"""Of 1 − ρ²: two codes that say the same share finitely much all the same."""
+"""Lower bound of 1 − ρ², so that the information between two equal codes is finite."""
 
 
 def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
-    """Codes that are independent given the class.
+    """Graph of codes that are independent given the class.
 
     >>> str(naive_bayes(["a", "b"]))
     '[a|class][b|class][class]'
@@ -28,22 +26,25 @@ def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
 
 
 def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], label: str = "class") -> DAG:
-    """Codes that follow the class and one other code each: the tree of largest likelihood (Chow & Liu, 1968).
+    """Graph of codes that depend on the class and one other code: the tree of largest likelihood (Chow & Liu, 1968).
 
     >>> str(tree_augmented(np.array([[0, 2.0, 1], [2, 0, 0], [1, 0, 0]]), ["a", "b", "c"]))
     '[a|class][b|a:class][c|a:class][class]'
 
     Args:
-        information: of each pair of codes about each other given the class, nats; see `conditional_information` and
-            `gaussian_conditional_information`.
-        codes: their names; the tree is directed away from the first.
+        information: mutual information of each pair of codes given the class, in nats; see `conditional_information`
+            and `gaussian_conditional_information`.
+        codes: names of the codes; the tree is directed away from the first.
         label: name of the class.
 
     Raises:
-        ValueError: for information that is no symmetric matrix of so many codes.
+        ValueError: if information is not a symmetric matrix of the number of codes.
     """
     if information.shape != (len(codes), len(codes)) or not np.allclose(information, information.T):
-        raise ValueError(f"expected a symmetric matrix of {len(codes)} codes, got shape {information.shape}")
+        raise ValueError(
+            f"expected a symmetric matrix of {len(codes)} codes, got shape {information.shape}; pass the matrix of "
+            "conditional_information"
+        )
     graph = nx.Graph()
     graph.add_nodes_from(range(len(codes)))
     pairs = zip(*np.triu_indices(len(codes), 1), strict=True)
@@ -54,11 +55,11 @@ def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], 
 
 
 def augmented(families: FamilyScores, codes: Sequence[str], label: str = "class") -> DAG:
-    """The graph of highest score among those where every code follows the class, and the class follows nothing.
+    """Graph of highest score among those in which the class is a parent of every code and has no parents.
 
     Args:
-        families: scores of codes and, last, the class, from `family_scores` or `gaussian_family_scores`.
-        codes: their names.
+        families: scores of the codes and, last, the class, from `family_scores` or `gaussian_family_scores`.
+        codes: names of the codes.
         label: name of the class.
     """
     allowed, last = families.copy(), len(codes)
@@ -69,10 +70,10 @@ def augmented(families: FamilyScores, codes: Sequence[str], label: str = "class"
 
 
 def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
-    """I(h_i; h_j | y) of discrete codes at their empirical probabilities, nats; 0 on the diagonal.
+    """Mutual information I(h_i; h_j | y) of discrete codes at empirical probabilities, in nats; 0 on the diagonal.
 
     Args:
-        h: whole numbers from 0.
+        h: codes, integers from 0.
         y: classes.
     """
     codes, labels = h.long().cpu().numpy(), y.cpu().numpy()
@@ -86,17 +87,23 @@ def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Fl
 
 
 def gaussian_conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
-    """The same of normal codes: −½ Σ_k p(k) log(1 − ρ_ijk²), ρ their correlation in class k (Pérez et al., 2006).
+    """Mutual information I(h_i; h_j | y) of normal codes, in nats; 0 on the diagonal (Pérez et al., 2006).
+
+    It is −½ Σ_k p(k) log(1 − ρ_ijk²), with ρ_ijk the correlation of codes i and j in class k.
+
+    Args:
+        h: real codes.
+        y: classes.
 
     Raises:
-        ValueError: for a class of a single row.
+        ValueError: if a class has a single row.
     """
     found = h.new_zeros(h.shape[1], h.shape[1], dtype=torch.double)
     for label in y.unique():
         rows = h[y == label].double()
         if len(rows) < 2:
             raise ValueError(
-                f"expected two rows of each class at least, got one of class {int(label)}; drop it or add rows"
+                f"expected two rows or more of each class, got one of class {int(label)}; drop it or add rows"
             )
         spread = rows - rows.mean(0)
         scale = spread.norm(dim=0).clamp(min=torch.finfo(torch.double).tiny)
@@ -106,7 +113,7 @@ def gaussian_conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N
 
 
 def _information(a: Int[np.ndarray, " M"], b: Int[np.ndarray, " M"]) -> float:
-    """I(a; b) in nats."""
+    """Mutual information I(a; b) in nats."""
     joint = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(joint, (a, b), 1.0 / len(a))
     apart = joint.sum(1, keepdims=True) * joint.sum(0)

@@ -1,4 +1,4 @@
-"""Discrete and real variables together: a regression for each combination of discrete parents (Lauritzen & Wermuth, 1989)."""
+"""Network of discrete and real variables: one regression per discrete parents' values (Lauritzen & Wermuth, 1989)."""
 
 from collections.abc import Mapping
 
@@ -22,27 +22,28 @@ from probmodel.protocols.model import ExactPosterior
 
 
 class ConditionalGaussianNetwork(nn.Module):
-    """A network of discrete and real variables; discrete ones have discrete parents alone.
+    """A network of discrete and real variables, in which discrete variables have only discrete parents.
 
-    A discrete node is one of a `CategoricalNetwork`.  A real node x_i with parents' real values u and discrete ones in their
-    combination j has a regression of its own in each j, under the prior of a `LinearGaussianNetwork`'s node:
+    A discrete node is as in a `CategoricalNetwork`.  A real node x_i with values u of its real parents and combination
+    j of its discrete parents has a separate regression for each j, under the prior of a `LinearGaussianNetwork`'s node:
 
         x_ni ~ N(m_ij + b_ij · u, σ_ij²).
 
-    Called as `model(x)`, x (N, n) of a float type by the graph's own order of nodes, whole numbers in the columns of
-    discrete nodes; or `model(x, intervened)` as a `CategoricalNetwork` is.  Its posterior is exact.  Without real nodes its
-    log evidence is that of BDeu, without discrete ones that of BGe; the strength of that prior is for columns of unit
-    variance.
+    It is called as `model(x)`, x (N, n) of a float dtype with columns in the graph's order of nodes, integers in the
+    columns of discrete nodes; or as `model(x, intervened)`, like a `CategoricalNetwork`.  Its posterior is exact.
+    Without real nodes its log evidence is that of BDeu, without discrete ones that of BGe; the strength of the latter
+    prior is for columns of unit variance.
 
     Args:
         dag: the graph.
-        cardinalities: discrete variable → how many values it has; all other nodes are real.
-        center: ν, the prior mean of each variable, which discrete ones do not read; the columns' means are the custom.
-        sample_size: rows that the prior of each table counts for.
+        cardinalities: discrete variable → number of its values; all other nodes are real.
+        center: ν, the prior mean of each variable, not used for discrete ones; the columns' means are the usual choice.
+        sample_size: equivalent sample size of the prior of each table, in rows.
         prior: strength of the prior of each regression.
 
     Raises:
-        ValueError: for a discrete node with a real parent, a center of another number of variables, cardinalities below 2.
+        ValueError: if a discrete node has a real parent, center has an unequal number of variables, a cardinality is
+            below 2 or of no node, or sample_size is not positive and finite.
 
     Reference:
         Lauritzen & Wermuth (1989), "Graphical models for associations between variables, some of which are qualitative and
@@ -60,7 +61,7 @@ class ConditionalGaussianNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if len(center) != len(dag.nodes):
-            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}")
+            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}; pass x.mean(0)")
         check_prior_rows("sample_size", sample_size)
         self.mixed = MixedDAG(dag, dict(cardinalities))
         self.mixed.refuse_real_parents_of_discrete_nodes()
@@ -70,27 +71,27 @@ class ConditionalGaussianNetwork(nn.Module):
 
     @property
     def priors(self) -> Priors:
-        """Of tables and regressions."""
+        """Priors of tables and regressions."""
         return Priors(self.sample_size, self.prior)
 
     def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
         observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Of all tables and regressions; None for a minibatch."""
+        """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
         families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError for another call, columns of another number, or values that a node cannot have."""
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
         rows_of(self.mixed, data)
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for a real column without spread."""
+        """Raise ValueError for a constant column of real values."""
         self.mixed.check_training(rows_of(self.mixed, data)[0])
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {
             "dag": self.mixed.dag,
             "cardinalities": self.mixed.cardinalities,

@@ -1,4 +1,4 @@
-"""Conjugate families of a node given its parents: one object is a prior, draws parameters, and turns into their posterior.
+"""Conjugate families of a node given its parents: each holds a prior, draws parameters, and returns their posterior.
 
 Reference:
     Heckerman, Geiger & Chickering (1995), "Learning Bayesian networks: the combination of knowledge and statistical data",
@@ -20,53 +20,53 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 Combination = Int[Tensor, "*N"] | EllipsisType
-"""Number of each row's combination of discrete parents; an ellipsis where a real node has none."""
+"""Index of each row's combination of discrete parents; an ellipsis where a real node has none."""
 
 
 class FamilyRows(NamedTuple):
-    """What a family sees of the rows."""
+    """Columns of the rows that a family depends on."""
 
     child: Tensor
     combination: Combination
     regressors: Float[Tensor, "*N p"]
-    """Real parents."""
+    """Values of the real parents."""
 
     @property
     def numbered(self) -> Int[Tensor, "*N"]:
-        """The combination of each row; 0 where there is one in all."""
+        """Index of the combination of each row; 0 if there is a single combination."""
         none = isinstance(self.combination, EllipsisType)
         return torch.zeros_like(self.child, dtype=torch.long) if none else self.combination  # type: ignore[return-value]
 
     def kept(self, rows: Tensor) -> "FamilyRows":
-        """Some rows alone."""
+        """The columns of some rows alone."""
         combination = self.combination if isinstance(self.combination, EllipsisType) else self.combination[rows]
         return FamilyRows(self.child[rows], combination, self.regressors[rows])
 
 
 @dataclass(frozen=True)
 class DirichletTable:
-    """θ_j ~ Dirichlet(α_j) for each combination j of a discrete node's parents.
+    """Table with rows θ_j ~ Dirichlet(α_j), one per combination j of a discrete node's parents.
 
     Args:
-        concentration: α.
+        concentration: (q, r) α.
     """
 
     concentration: Float[Tensor, "q r"]
 
     def drawn(self, node: str) -> Float[Tensor, "q r"]:
-        """The table, from its Pyro site."""
+        """Sample the table at its Pyro site."""
         return pyro.sample(f"{node}.probabilities", dist.Dirichlet(self.concentration).to_event(1))
 
     def draws(self, node: str, num_samples: int) -> dict[str, Tensor]:
-        """Independent draws by site, one an entry of the first axis."""
+        """Independent draws by site, one per entry of the first axis."""
         return {f"{node}.probabilities": dist.Dirichlet(self.concentration).sample(torch.Size((num_samples,)))}
 
     def likelihood(self, table: Float[Tensor, "q r"], rows: FamilyRows) -> TorchDistributionMixin:
-        """Of the child given its parents and the table."""
+        """Distribution of the child given its parents and the table."""
         return dist.Categorical(table[rows.combination])
 
     def posterior(self, rows: FamilyRows) -> tuple["DirichletTable", float]:
-        """The table's posterior, and the log evidence of the child's column, in nats: the Pólya urn."""
+        """Posterior of the table, and the log evidence of the child's column (the Pólya urn), in nats."""
         q, r = self.concentration.shape
         cell = rows.numbered * r + rows.child
         counted = torch.bincount(cell.reshape(-1), minlength=q * r).reshape(q, r)
@@ -75,9 +75,13 @@ class DirichletTable:
         log_evidence = by_combination.sum() + (torch.lgamma(after) - torch.lgamma(prior)).sum()
         return DirichletTable(after.to(self.concentration)), float(log_evidence)
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return dict(vars(self))
+
 
 class Regression(NamedTuple):
-    """y ~ N(intercept + slopes · parents, variance), for each combination of discrete parents."""
+    """Regression y ~ N(intercept + slopes · parents, variance), for each combination of discrete parents."""
 
     variance: Float[Tensor, "*q"]
     slopes: Float[Tensor, "*q p"]
@@ -86,20 +90,20 @@ class Regression(NamedTuple):
 
 @dataclass(frozen=True)
 class NormalInverseGamma:
-    """A regression's parameters, for each combination of discrete parents.
+    """Distribution of a regression's parameters, for each combination of discrete parents.
 
         σ² ~ InvGamma(shape, rate),   b | σ² ~ N(slopes, σ² T Tᵀ),   m | b, σ² ~ N(center − b · regressors, σ² / rows).
 
-    The intercept is centered where the parents are at `regressors`, which is what keeps its posterior of the same form.
+    The mean is specified at the point where the parents equal `regressors`, so that the posterior has the same form.
 
     Args:
-        shape: of σ².
-        rate: of σ².
+        shape: shape of the distribution of σ².
+        rate: rate of the distribution of σ².
         slopes: mean of b.
         scale_tril: T, lower triangular.
-        center: mean of the child where its parents are at `regressors`.
-        regressors: of the parents.
-        rows: how many rows the mean counts for.
+        center: mean of the child where its parents equal `regressors`.
+        regressors: values of the parents at which `center` is the mean.
+        rows: equivalent sample size of the mean, in rows.
     """
 
     shape: Float[Tensor, "*q"]
@@ -111,7 +115,7 @@ class NormalInverseGamma:
     rows: Float[Tensor, "*q"]
 
     def drawn(self, node: str) -> Regression:
-        """The parameters, from their Pyro sites."""
+        """Sample the parameters at their Pyro sites."""
         axes = self.shape.dim()
         variance = pyro.sample(f"{node}.variance", self._variance().to_event(axes))
         slopes = self.slopes
@@ -121,7 +125,7 @@ class NormalInverseGamma:
         return Regression(variance, slopes, intercept)
 
     def draws(self, node: str, num_samples: int) -> dict[str, Tensor]:
-        """Independent draws by site, one an entry of the first axis."""
+        """Independent draws by site, one per entry of the first axis."""
         variance = self._variance().sample(torch.Size((num_samples,)))
         none = self.slopes.expand(*variance.shape, self.slopes.shape[-1])
         slopes = self._slopes(variance).sample() if self.slopes.shape[-1] else none
@@ -130,14 +134,14 @@ class NormalInverseGamma:
         return found if self.slopes.shape[-1] else {name: v for name, v in found.items() if name != f"{node}.slopes"}
 
     def likelihood(self, regression: Regression, rows: FamilyRows) -> TorchDistributionMixin:
-        """Of the child given its parents and the regression."""
+        """Distribution of the child given its parents and the regression."""
         variance, slopes, intercept = (each[rows.combination] for each in regression)
         return dist.Normal(intercept + (slopes * rows.regressors).sum(-1), variance.sqrt())
 
     def posterior(self, rows: FamilyRows) -> tuple["NormalInverseGamma", float]:
-        """The regression's posterior, and the log evidence of the child's column, in nats."""
+        """Posterior of the regression, and the log evidence of the child's column, in nats."""
         if isinstance(rows.combination, EllipsisType):
-            # One combination in all: an axis of length one, taken away again.
+            # The formulas need an axis of combinations, here of length one.
             whole = self._map(lambda value: value[None])
             after, log_evidence = whole.posterior(rows._replace(combination=rows.numbered))
             return after._map(lambda value: value[0]), log_evidence
@@ -167,7 +171,7 @@ class NormalInverseGamma:
         return after._map(lambda value: value.to(like)), float(log_z.sum())
 
     def _log_partition(self) -> Float[Tensor, "*q"]:
-        """Of the density of (σ², b, m), without powers of 2π."""
+        """Log normalizing constant of the density of (σ², b, m), without powers of 2π."""
         log_det = 2 * self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return torch.lgamma(self.shape) - self.shape * self.rate.log() + 0.5 * (log_det - self.rows.log())
 
@@ -183,12 +187,16 @@ class NormalInverseGamma:
     def _map(self, function: Any) -> "NormalInverseGamma":
         return NormalInverseGamma(**{name: function(value) for name, value in vars(self).items()})
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return dict(vars(self))
+
 
 Family = DirichletTable | NormalInverseGamma
 
 
 class FamilyGuide(nn.Module):
-    """Independent posteriors of the families of a network.
+    """Guide of independent posteriors, one per family of a network.
 
     Args:
         families: node → posterior of its parameters.
@@ -209,8 +217,8 @@ class FamilyGuide(nn.Module):
             found |= family.draws(node, num_samples)
         return found
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"families": self.families}
 
 
@@ -219,7 +227,7 @@ def _quadratic(matrix: Float[Tensor, "q p p"], vector: Float[Tensor, "q p"]) -> 
 
 
 def _moments(rows: FamilyRows, q: int) -> tuple[Tensor, ...]:
-    """Rows, means and scatters by combination of discrete parents, in double precision."""
+    """Numbers of rows, means and scatters per combination of discrete parents, in double precision."""
     j, x, y = rows.numbered, rows.regressors.double(), rows.child.double()
 
     def by_combination(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear regressions with the prior that one normal-Wishart distribution implies (Geiger & Heckerman, 2002)."""
+"""Network of linear regressions with the prior implied by a normal-Wishart distribution (Geiger & Heckerman, 2002)."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,22 +19,22 @@ from probmodel.protocols.model import ExactPosterior
 
 
 class LinearGaussianNetwork(nn.Module):
-    """A network of linear regressions, each with the prior that a normal-Wishart one of all variables together implies.
+    """A network of linear regressions, each with the prior implied by a normal-Wishart prior of all variables together.
 
         σ_i² ~ InvGamma((α_w − n + p_i + 1) / 2, t / 2),   b_i | σ_i² ~ N(0, σ_i² / t I),
         m_i | b_i, σ_i² ~ N(ν_i − b_i · ν, σ_i² / α_μ),
-        x_ni ~ N(m_i + b_i · parents, σ_i²),    p_i parents.
+        x_ni ~ N(m_i + b_i · parents, σ_i²),    p_i the number of parents.
 
-    Called as `model(x)`, x (N, n) by the graph's own order of nodes, or `model(x, intervened)` as a `CategoricalNetwork` is.
-    Its log evidence is `gaussian_score(dag, …, BGe(…))`, and its posterior is exact.
+    It is called as `model(x)`, x (N, n) with columns in the graph's order of nodes, or as `model(x, intervened)`, like
+    a `CategoricalNetwork`.  Its log evidence is `gaussian_score(dag, …, BGe(…))`, and its posterior is exact.
 
     Args:
         dag: the graph.
-        center: ν, the prior mean of each variable; the columns' means are the custom.
-        prior: its strength.
+        center: ν, the prior mean of each variable; the columns' means are the usual choice.
+        prior: strength of the prior.
 
     Raises:
-        ValueError: for a center of another number of variables.
+        ValueError: if center has an unequal number of variables.
 
     Reference:
         Geiger & Heckerman (2002), "Parameter priors for directed acyclic graphical models and the characterization of
@@ -44,32 +44,32 @@ class LinearGaussianNetwork(nn.Module):
     def __init__(self, dag: DAG, center: Float[Tensor, " n"], prior: BGe | None = None) -> None:
         super().__init__()
         if len(center) != len(dag.nodes):
-            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}")
+            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}; pass x.mean(0)")
         self.mixed, self.prior = MixedDAG(dag, {}), prior or BGe()
         self.center: Tensor
         self.register_buffer("center", center)
 
     @property
     def priors(self) -> Priors:
-        """Of the regressions."""
+        """Priors of the regressions."""
         return Priors(1.0, self.prior)
 
     def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
         observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
 
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Of all regressions; None for a minibatch."""
+        """Posterior of all regressions, and the log evidence; None for a minibatch."""
         families = self.priors.families(self.mixed, self.center)
         return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError for another call, columns of another number, or whole numbers."""
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or an integer dtype."""
         rows_of(self.mixed, data)
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for a column without spread."""
+        """Raise ValueError for a constant column."""
         self.mixed.check_training(rows_of(self.mixed, data)[0])
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"dag": self.mixed.dag, "center": self.center, "prior": self.prior}

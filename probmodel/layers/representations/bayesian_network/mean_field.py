@@ -1,4 +1,4 @@
-"""Normal posteriors of a family's unconstrained parameters, learnt one number at a time (Kucukelbir et al., 2017)."""
+"""Mean-field normal approximations of a family's unconstrained parameters (Kucukelbir et al., 2017)."""
 
 import math
 from functools import singledispatch
@@ -12,11 +12,11 @@ from torch.distributions.transforms import StickBreakingTransform
 from probmodel.layers.representations.bayesian_network.families import DirichletTable, NormalInverseGamma
 
 START_LOG_SCALE = math.log(0.1)
-"""Log standard deviation that every number starts with."""
+"""Initial log standard deviation of every parameter."""
 
 
 class MeanFieldTable(nn.Module):
-    """θ_j the image of independent normals under stick breaking."""
+    """Guide of a table: θ_j is the image of independent normals under stick breaking."""
 
     def __init__(self, prior: DirichletTable) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class MeanFieldTable(nn.Module):
 
 
 class MeanFieldRegressions(nn.Module):
-    """σ² log-normal, slopes and intercepts normal, all independent."""
+    """Guide of regressions: σ² log-normal, slopes and intercepts normal, all independent."""
 
     def __init__(self, prior: NormalInverseGamma) -> None:
         super().__init__()
         values = {"variance": prior.shape, "intercept": prior.shape, "slopes": prior.slopes}
-        # A regression on nothing has no slopes to learn.
+        # A regression without parents has no slopes to learn.
         values = {name: value for name, value in values.items() if value.numel()}
         self.loc = nn.ParameterDict({name: nn.Parameter(torch.zeros_like(v)) for name, v in values.items()})
         start = {name: torch.full_like(value, START_LOG_SCALE) for name, value in values.items()}
@@ -51,8 +51,11 @@ class MeanFieldRegressions(nn.Module):
 
 @singledispatch
 def mean_field(prior: object) -> nn.Module:
-    """The guide of a family's parameters, called with the node's name."""
-    raise TypeError(f"expected a DirichletTable or a NormalInverseGamma, got {type(prior).__name__}")
+    """Guide of a family's parameters, called with the node's name."""
+    raise TypeError(
+        f"expected a DirichletTable or a NormalInverseGamma, got {type(prior).__name__}; register its guide by "
+        "mean_field.register"
+    )
 
 
 mean_field.register(DirichletTable, MeanFieldTable)

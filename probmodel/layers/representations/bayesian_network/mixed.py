@@ -1,4 +1,4 @@
-"""Rows of a network with discrete and real nodes, their families, and the model and the posterior that all networks share."""
+"""Networks with discrete and real nodes: their rows and families, and the model and posterior that they share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ class MixedDAG:
 
     Args:
         dag: the graph.
-        cardinalities: discrete node → how many values it has.
+        cardinalities: discrete node → number of its values.
 
     Raises:
-        ValueError: for a cardinality of something else than a node, or below 2.
+        ValueError: if a cardinality is of no node, or below 2.
     """
 
     dag: DAG
@@ -41,12 +41,15 @@ class MixedDAG:
     def __post_init__(self) -> None:
         unexpected = sorted(set(self.cardinalities) - set(self.dag.nodes))
         if unexpected:
-            raise ValueError(f"expected cardinalities of the nodes {sorted(self.dag.nodes)}, got them of {unexpected}")
+            raise ValueError(
+                f"expected cardinalities of the nodes {sorted(self.dag.nodes)}, got cardinalities of {unexpected}; drop "
+                "them, or add the nodes"
+            )
         for node, r in self.cardinalities.items():
             integer(f"the cardinality of {node!r}", r, least=2)
 
     def refuse_real_parents_of_discrete_nodes(self) -> None:
-        """Raise ValueError for a discrete node with a real parent, which no conjugate family is known for."""
+        """Raise ValueError for a discrete node with a real parent, for which no conjugate family is known."""
         for node in self.cardinalities:
             real = self.real_parents(node)
             if real:
@@ -56,28 +59,28 @@ class MixedDAG:
                 )
 
     def column(self, node: str) -> int:
-        """Position of a node's values in a row."""
+        """Column of a node's values in the rows."""
         return self.dag.nodes.index(node)
 
     def discrete_parents(self, node: str) -> list[str]:
-        """Those with a cardinality."""
+        """Parents with a cardinality."""
         return [parent for parent in self.dag.parents[node] if parent in self.cardinalities]
 
     def real_parents(self, node: str) -> list[str]:
-        """The others."""
+        """Parents without a cardinality."""
         return [parent for parent in self.dag.parents[node] if parent not in self.cardinalities]
 
     def num_combinations(self, node: str) -> int:
-        """Of the discrete parents' values."""
+        """Number of combinations of the discrete parents' values."""
         return prod(self.cardinalities[parent] for parent in self.discrete_parents(node))
 
     def columns(self, x: Tensor) -> dict[str, Tensor]:
-        """Values by node, those of discrete nodes as whole numbers."""
+        """Values by node, those of discrete nodes as integers."""
         found = dict(zip(self.dag.nodes, x.unbind(-1), strict=True))
         return {node: value.long() if node in self.cardinalities else value for node, value in found.items()}
 
     def rows(self, node: str, columns: Mapping[str, Tensor]) -> FamilyRows:
-        """What the node's family sees; columns of any shapes that broadcast against each other."""
+        """Rows of a node's family, from columns of any shapes that broadcast against each other."""
         child, discrete = columns[node], self.discrete_parents(node)
         real = [columns[parent] for parent in self.real_parents(node)]
         none = child.new_zeros(*child.shape, 0, dtype=torch.get_default_dtype())
@@ -90,23 +93,25 @@ class MixedDAG:
         return FamilyRows(child, combination, regressors)
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError for columns of another number, and values that their nodes cannot have."""
+        """Raise ValueError for a wrong number of columns, or values that their nodes cannot have."""
         n = len(self.dag.nodes)
         if x.dim() != 2 or x.shape[1] != n:
-            raise ValueError(f"expected rows (N, {n}), columns {list(self.dag.nodes)}, got {tuple(x.shape)}")
+            raise ValueError(
+                f"expected rows (N, {n}), columns {list(self.dag.nodes)}, got {tuple(x.shape)}; pass one per node"
+            )
         for node, column in zip(self.dag.nodes, x.unbind(1), strict=True):
             r = self.cardinalities.get(node)
             if r is not None and not bool(((column >= 0) & (column < r) & (column == column.round())).all()):
                 low, high = float(column.min()), float(column.max())
                 raise ValueError(
-                    f"expected whole numbers 0 … {r - 1} of {node!r}, got values from {low:g} to {high:g}; number its values "
+                    f"expected integers 0 … {r - 1} of {node!r}, got values from {low:g} to {high:g}; number its values "
                     "from 0 (CategoricalData.of does), or raise its cardinality"
                 )
             if r is None and not x.is_floating_point():
                 raise ValueError(f"expected real numbers of {node!r}, got {x.dtype}; convert x with x.double()")
 
     def check_training(self, x: Tensor) -> None:
-        """Raise ValueError for a real column without spread."""
+        """Raise ValueError for a constant column of real values."""
         for node, column in self.columns(x).items():
             if node not in self.cardinalities and bool((column == column[0]).all()):
                 raise ValueError(
@@ -116,10 +121,10 @@ class MixedDAG:
 
 @dataclass(frozen=True)
 class Priors:
-    """How families of a mixed graph are made.
+    """Priors of the families of a mixed graph.
 
     Args:
-        sample_size: rows that the prior of each table counts for, spread evenly over its cells.
+        sample_size: equivalent sample size of the prior of each table in rows, spread evenly over its cells.
         regression: strength of the prior of each regression.
     """
 
@@ -127,7 +132,7 @@ class Priors:
     regression: BGe
 
     def family(self, mixed: MixedDAG, node: str, center: Float[Tensor, " n"]) -> Family:
-        """The prior of a node's parameters, in the dtype and on the device of `center`."""
+        """Prior of a node's parameters, in the dtype and on the device of `center`."""
         q = mixed.num_combinations(node)
         if node in mixed.cardinalities:
             r = mixed.cardinalities[node]
@@ -145,16 +150,16 @@ class Priors:
         )
 
     def families(self, mixed: MixedDAG, center: Float[Tensor, " n"]) -> dict[str, Family]:
-        """Of every node, parents first."""
+        """Prior of every node's parameters, parents first."""
         return {node: self.family(mixed, node, center) for node in mixed.dag.order}
 
 
 Interventions = Bool[Tensor, "N n"] | None
-"""Where a value was set from outside; None where none was."""
+"""True where a value was set by intervention; None if none was."""
 
 
 def observe(mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, intervened: Interventions) -> None:
-    """The Pyro model of rows: parameters from their priors, then every node given its parents."""
+    """Pyro model of rows: parameters from their priors, then every node given its parents."""
     columns = mixed.columns(x)
     parameters = {node: family.drawn(node) for node, family in families.items()}
     with pyro.plate("rows", len(x)):
@@ -168,7 +173,7 @@ def observe(mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, interven
 def exact_posterior(
     mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, intervened: Interventions
 ) -> ExactPosterior:
-    """Of all parameters, family by family, and the log evidence of the rows."""
+    """Posterior of all parameters, family by family, and the log evidence of the rows in nats."""
     columns = mixed.columns(x)
     log_evidence, after = 0.0, dict[str, Family]()
     for node, family in families.items():
@@ -181,10 +186,10 @@ def exact_posterior(
 
 
 def rows_of(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
-    """The arguments of a network's call.
+    """Arguments x and intervened of a network's call.
 
     Raises:
-        ValueError: for any other call, and rows that the nodes cannot have.
+        ValueError: if there are other arguments, or rows with values that the nodes cannot have.
     """
     values = data.named("x", "intervened")
     x, intervened = values.get("x"), values.get("intervened")
@@ -193,12 +198,12 @@ def rows_of(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
     mixed.check(x)
     if intervened is not None and (intervened.shape != x.shape or intervened.dtype != torch.bool):
         raise ValueError(
-            f"expected intervened of shape {tuple(x.shape)} and dtype bool, true where a value was set from outside, got "
-            f"{tuple(intervened.shape)} of {intervened.dtype}"
+            f"expected intervened of shape {tuple(x.shape)} and dtype bool, true where a value was set by "
+            f"intervention, got {tuple(intervened.shape)} of {intervened.dtype}; pass a bool mask of the shape of x"
         )
     return x, intervened
 
 
 def is_whole(data: Dataset) -> bool:
-    """Whether all rows are here: the evidence of a minibatch is no share of that of all."""
+    """True if the data hold all rows: the evidence of a minibatch is no fraction of that of all rows."""
     return data.size is None or data.size == data.num_rows

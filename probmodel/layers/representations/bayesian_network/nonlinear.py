@@ -1,6 +1,4 @@
-"""Variables that follow their parents through small neural networks with priors of all weights (Friedman & Nachman, 2000;
-Lachapelle et al., 2020).
-"""
+"""Networks of variables given their parents by neural networks (Friedman & Nachman, 2000; Lachapelle et al., 2020)."""
 
 import math
 from collections.abc import Mapping
@@ -18,28 +16,29 @@ from probmodel.protocols.integers import integer
 
 
 class NonlinearNetwork(nn.Module):
-    """A network of discrete and real variables, each given its parents by a network of one hidden layer.
+    """A network of discrete and real variables, each given its parents by a neural network of one hidden layer.
 
         W_1 ~ N(0, s² / d),   W_2 ~ N(0, s² / hidden),   biases ~ N(0, s²),   f = W_2 tanh(W_1 parents + b_1) + b_2,
         real:      x_ni ~ N(f, σ_i²),   σ_i ~ HalfNormal(noise_scale);
         discrete:  x_ni ~ Categorical(softmax f),
 
-    discrete parents as one number for each of their values, d numbers in all; a node without parents has f = b_2.  Discrete
-    nodes may have real parents.  There is no closed form: SVI, NUTS, Laplace and `evidence.sandwich` take it as any model.
+    with one-hot encoded discrete parents, d inputs in all; a node without parents has f = b_2.  Discrete nodes may have
+    real parents.  There is no closed form: SVI, NUTS, Laplace and `evidence.sandwich` apply as to any model.
 
-    Called as `model(x)`, x (N, n) of a float type by the graph's own order of nodes, whole numbers in the columns of
-    discrete nodes.  The priors are for columns of mean 0 and unit variance.  Hidden units can be exchanged, and their signs
-    turned, without a change of the function: the posterior has 2^hidden hidden! modes, or as many as data tell apart.
+    It is called as `model(x)`, x (N, n) of a float dtype with columns in the graph's order of nodes, integers in the
+    columns of discrete nodes.  The priors are for columns of mean 0 and unit variance.  Hidden units can be permuted,
+    and their signs flipped, without a change of the function: the posterior has 2^hidden hidden! modes, or as many as
+    the data separate.
 
     Args:
         dag: the graph.
-        cardinalities: discrete variable → how many values it has; all other nodes are real.
-        hidden: units of the hidden layer.
-        weight_scale: s.
-        noise_scale: of the prior of each real node's standard deviation.
+        cardinalities: discrete variable → number of its values; all other nodes are real.
+        hidden: number of units of the hidden layer.
+        weight_scale: s, prior scale of the weights and biases.
+        noise_scale: scale of the half-normal prior of each real node's standard deviation.
 
     Raises:
-        ValueError: for cardinalities of something else than nodes, or scales that are not positive.
+        ValueError: if a cardinality is of no node or below 2, or a scale is not positive.
 
     Reference:
         Friedman & Nachman (2000), "Gaussian process networks", UAI; Lachapelle, Brouillard, Deleu & Lacoste-Julien (2020),
@@ -57,7 +56,10 @@ class NonlinearNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if not (weight_scale > 0 and noise_scale > 0):
-            raise ValueError(f"expected positive scales, got weight_scale={weight_scale} and noise_scale={noise_scale}")
+            raise ValueError(
+                f"expected positive scales, got weight_scale={weight_scale} and noise_scale={noise_scale}; pass 1.0 "
+                "for standardized columns"
+            )
         self.mixed, self.hidden = MixedDAG(dag, dict(cardinalities or {})), integer("hidden", hidden)
         self.weight_scale, self.noise_scale = weight_scale, noise_scale
 
@@ -75,19 +77,19 @@ class NonlinearNetwork(nn.Module):
                 pyro.sample(node, likelihood, obs=columns[node])
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError for another call, columns of another number, or values that a node cannot have."""
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
         _, intervened = rows_of(self.mixed, data)
         if intervened is not None:
             raise ValueError(
-                "expected a call with x alone, got intervened too; take a conjugate network, or leave rows out"
+                "expected a call with x alone, got intervened too; drop the rows, or take a conjugate network"
             )
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for a real column without spread."""
+        """Raise ValueError for a constant column of real values."""
         self.mixed.check_training(rows_of(self.mixed, data)[0])
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {
             "dag": self.mixed.dag,
             "cardinalities": self.mixed.cardinalities,
@@ -97,12 +99,12 @@ class NonlinearNetwork(nn.Module):
         }
 
     def _inputs(self, node: str, columns: Mapping[str, Tensor], like: Tensor) -> Float[Tensor, "N d"]:
-        """The parents' values, those of discrete ones as one number for each."""
+        """Values of the parents, with discrete ones one-hot encoded."""
         parts = [like.new_zeros(len(like), 0)]
         for parent in self.mixed.dag.parents[node]:
             r = self.mixed.cardinalities.get(parent)
             column = columns[parent]
-            # PyTorch's one_hot looks at values, which keeps it out of a recorded graph.
+            # PyTorch's one_hot depends on values, and cannot be traced.
             parts.append(
                 column[:, None] if r is None else (column[:, None] == torch.arange(r, device=like.device)).to(like)
             )
@@ -120,7 +122,7 @@ class NonlinearNetwork(nn.Module):
         return [(hidden, bias), (weight, self._normal(f"{node}.bias", like, out))]
 
     def _normal(self, site: str, like: Tensor, *shape: int) -> Tensor:
-        """A draw of its prior; rows of a weight are inputs, biases have one."""
+        """Sample a weight or bias from its prior; rows of a weight are inputs, and a bias has a fan-in of 1."""
         fan_in = shape[0] if len(shape) == 2 else 1
         scale = like.new_full(shape, self.weight_scale / math.sqrt(fan_in))
         return pyro.sample(site, dist.Normal(torch.zeros_like(scale), scale).to_event(len(shape)))

@@ -21,10 +21,10 @@ class BoltzmannMachine(nn.Module):
 
     It is fully visible without hidden units, and semi-restricted with them.
 
-    **Normalized where possible**: called as `machine(x)` it is a Pyro model of the rows with log density log f − log Z, where
-    Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no meaning.
-    Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and
-    `log_likelihood`.
+    **Normalized where possible**: called as `machine(x)` it is a Pyro model of the rows with log density log f − log Z,
+    where Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no
+    meaning. Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`,
+    `log_partition_sandwich` and `log_likelihood`.
 
     Args:
         in_features: number of visible units, V.
@@ -35,8 +35,8 @@ class BoltzmannMachine(nn.Module):
         ValueError: if there is no visible unit, or `edges` is not an undirected graph of the visible units.
 
     Reference:
-        Ackley, Hinton & Sejnowski (1985), "A learning algorithm for Boltzmann machines"; Osindero & Hinton (2008), "Modeling
-        image patches with a directed hierarchy of Markov random fields".
+        Ackley, Hinton & Sejnowski (1985), "A learning algorithm for Boltzmann machines"; Osindero & Hinton (2008),
+        "Modeling image patches with a directed hierarchy of Markov random fields".
     """
 
     def __init__(self, in_features: int, out_features: int = 0, *, edges: Bool[Tensor, "V V"] | None = None) -> None:
@@ -125,7 +125,7 @@ class BoltzmannMachine(nn.Module):
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
         """Do nothing: the hidden units are summed out, and there are no latents."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         edges = self.edges if self.given_edges else None
         return {"in_features": self.in_features, "out_features": self.out_features, "edges": edges}

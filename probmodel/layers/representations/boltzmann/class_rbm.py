@@ -74,7 +74,7 @@ class ClassRBM(nn.Module):
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
         """Do nothing: the hidden units are summed out, and there are no latents."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {
             "in_features": self.in_features,

@@ -18,10 +18,10 @@ START_SCALE = 0.01
 class DeepBoltzmannMachine(nn.Module):
     """Deep Boltzmann machine P(v, h₁, h₂) ∝ exp(v W₁ h₁ + h₁ W₂ h₂ + b v + c₁ h₁ + c₂ h₂) of {0, 1} units.
 
-    **Normalized where possible**: called as `machine(x)` it is a Pyro model of the rows with log density log f − log Z, where
-    Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no meaning.
-    Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and
-    `log_likelihood`.
+    **Normalized where possible**: called as `machine(x)` it is a Pyro model of the rows with log density log f − log Z,
+    where Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no
+    meaning. Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`,
+    `log_partition_sandwich` and `log_likelihood`.
 
     The log likelihood of a row is at least −free_energy_bound(v) − log Z.  The gradient of log Z is the mean gradient
     of −hidden_free_energy(h₁) over draws of the machine, which chains of `gibbs` supply.  `BoltzmannLearning` therefore
@@ -129,7 +129,7 @@ class DeepBoltzmannMachine(nn.Module):
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
         """Do nothing: the hidden units are summed out, and there are no latents."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"in_features": self.in_features, "hidden": self.hidden, "out_features": self.out_features}
 

@@ -25,10 +25,10 @@ class RBM(nn.Module):
 
     T is the sufficient statistic and m the base measure of the visible units' family.
 
-    **Normalized where possible**: called as `rbm(x)` it is a Pyro model of the rows with log density log f − log Z, where
-    Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no meaning.
-    Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`, `log_partition_sandwich` and
-    `log_likelihood`.
+    **Normalized where possible**: called as `rbm(x)` it is a Pyro model of the rows with log density log f − log Z,
+    where Z is a sum of up to 2^14 terms.  A larger machine raises a ValueError, since a density without log Z has no
+    meaning. Any machine is fitted by `BoltzmannLearning`, and scored by `evidence.log_partition`,
+    `log_partition_sandwich` and `log_likelihood`.
 
     As a representation it gives the probabilities of the hidden units given the features.
 
@@ -132,7 +132,7 @@ class RBM(nn.Module):
     def guide(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> None:
         """Do nothing: the hidden units are summed out, and there are no latents."""
 
-    def settings(self) -> dict[str, object]:
+    def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return {"in_features": self.in_features, "out_features": self.out_features, "units": self.units}
 

@@ -1,10 +1,11 @@
-"""Gaussian processes (`pb.gp`): what stands around `pb.GaussianProcess` and `pb.SparseGP`.
+"""Gaussian processes (`pb.gp`): representations, gates, aggregation of experts, predictive mixtures and objectives.
 
 Representations: GaussianProcess, SparseGP, GPProduct, GPMixture.
 Gates of a mixture: DirichletGate, StickBreakingGate, SoftmaxGate, DensityGate.
-Aggregation of experts: poe, gpoe, bcm, robust_bcm, generalized_robust_bcm; shards of rows: kmeans_shards, random_shards.
+Aggregation of experts: poe, gpoe, bcm, robust_bcm, generalized_robust_bcm.
+Shards of rows: kmeans_shards, random_shards.
 Predictive mixtures: NormalMixture, modes, quantiles.
-Objectives of a GPyTorch model's own parts: gp_log_marginal, svgp_elbo.
+Objectives of GPyTorch modules: gp_log_marginal, svgp_elbo.
 """
 
 from probmodel.families.gaussian_processes.exact import gp_log_marginal

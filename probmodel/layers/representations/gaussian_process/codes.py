@@ -1,7 +1,7 @@
-"""Codes of linked rows: functions of a Gaussian process at all rows, in whitened coordinates (Opper & Archambeau, 2009).
+"""Latent function values of a Gaussian process at dependent rows, in whitened coordinates (Opper & Archambeau, 2009).
 
-f_k = m + Uᵀ u_k with K = Uᵀ U at the rows and u_k ~ N(0, I).  Where rows are independent given f, the best normal q(u_k)
-has the covariance (I + U W Uᵀ)⁻¹ with one weight a row: 2 n numbers an output in place of n² / 2.
+f_k = m + Uᵀ u_k with K = Uᵀ U at the rows and u_k ~ N(0, I).  Where rows are independent given f, the optimal normal
+q(u_k) has the covariance (I + U W Uᵀ)⁻¹, W diagonal: 2 n parameters per output in place of n² / 2.
 """
 
 import pyro
@@ -20,26 +20,31 @@ from probmodel.families.gaussian_processes.sparse import jittered_factor
 from probmodel.protocols.memory import refuse_above_memory
 
 BUFFERS = 4
-"""n × n matrices held: covariance and factor, with their gradients."""
+"""Number of n × n matrices in memory: covariance and factor, with their gradients."""
 START_WEIGHT = 50.0
-"""Weight of a row that q starts with, around a draw of the prior: a code that is all noise teaches features nothing."""
+"""Initial weight of each row in q, around a draw of the prior: a code that is all noise cannot train features."""
 
 
 def whitening(kernel: Kernel, h: Float[Tensor, "n D"]) -> Float[Tensor, "n n"]:
-    """U of K(h, h) + jitter = Uᵀ U, the jitter that of `svgp_elbo`.
+    """Upper Cholesky factor U of K(h, h) + jitter = Uᵀ U, with the jitter schedule of `svgp_elbo`.
 
     Raises:
-        MemoryError: before anything is allocated, where n × n matrices exceed the free memory.
-        ValueError: for a covariance that is not positive definite with the largest jitter.
+        MemoryError: if n × n matrices exceed the free memory, before anything is allocated.
+        ValueError: if the covariance is not positive definite with the largest jitter.
     """
     needed = BUFFERS * len(h) ** 2 * h.element_size()
-    what = f"codes of a Gaussian process of {len(h):,} rows"
+    what = f"function values of a Gaussian process at {len(h):,} rows"
     refuse_above_memory(needed, h.device, what, "use a sparse Gaussian process (SparseGP)")
     return jittered_factor(covariance(kernel, h))
 
 
 def standard(like: Tensor, *shape: int) -> TorchDistributionMixin:
-    """N(0, I) over rows of the last axis, of one family with `guess`: their divergence is in closed form."""
+    """Standard normal N(0, I) along the last axis, of the family of `guess`: their KL divergence has a closed form.
+
+    Args:
+        like: tensor whose dtype and device the distribution takes.
+        shape: event shape.
+    """
     eye = torch.eye(shape[-1], dtype=like.dtype, device=like.device)
     return dist.MultivariateNormal(like.new_zeros(shape), scale_tril=eye.expand(*shape, shape[-1])).to_event(
         len(shape) - 1
@@ -47,7 +52,16 @@ def standard(like: Tensor, *shape: int) -> TorchDistributionMixin:
 
 
 def guess(site: str, upper: Float[Tensor, "n n"], num_outputs: int) -> Float[Tensor, "K n"]:
-    """A draw of q(u) at a site, its parameters `pyro.param` statements named after it."""
+    """Draw from the guide q(u) at a Pyro site, with `pyro.param` statements named after the site.
+
+    Args:
+        site: name of the site.
+        upper: factor U at the rows.
+        num_outputs: number of functions, K.
+
+    Raises:
+        MemoryError: if the covariances of q exceed the free memory, before anything is allocated.
+    """
     n = len(upper)
     needed = 3 * num_outputs * n**2 * upper.element_size()
     refuse_above_memory(needed, upper.device, f"a guide of {num_outputs} functions at {n:,} rows", "use a SparseGP")
@@ -62,11 +76,19 @@ def guess(site: str, upper: Float[Tensor, "n n"], num_outputs: int) -> Float[Ten
 def continued(
     kernel: Kernel, upper: Float[Tensor, "n n"], u: Float[Tensor, "K n"], known: Tensor, new: Float[Tensor, "m D"]
 ) -> tuple[Float[Tensor, "K m"], Float[Tensor, " m"]]:
-    """Means above the prior's, and variance, of f at new rows given f at the known ones."""
+    """Mean less the prior's mean, and variance, of f at new rows given f at the known rows.
+
+    Args:
+        kernel: GPyTorch kernel without batch dimensions.
+        upper: factor U at the known rows.
+        u: whitened function values at the known rows.
+        known: inputs of the known rows, (n, D).
+        new: inputs of the new rows.
+    """
     cross = torch.linalg.solve_triangular(upper.mT, covariance(kernel, known, new), upper=False)
     return u @ cross, unexplained(kernel, new, cross)
 
 
 def code(mean: Float[Tensor, "K m"], variance: Float[Tensor, "*K m"]) -> TorchDistributionMixin:
-    """Independent codes of new rows, for a plate over rows."""
+    """Independent normal codes of new rows, for a plate over rows."""
     return dist.Normal(mean.mT, variance.sqrt().expand_as(mean).mT).to_event(1)

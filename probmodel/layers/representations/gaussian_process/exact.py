@@ -1,6 +1,6 @@
-"""An exact Gaussian process: f ~ GP(m, k), y = f(x) + noise, with f integrated out (Rasmussen & Williams, 2006).
+"""Exact Gaussian process: f ~ GP(m, k), y = f(x) + noise, with f integrated out (Rasmussen & Williams, 2006).
 
-Hyperparameters are parameters (type II maximum likelihood), or latents where GPyTorch's modules carry a prior of them.
+Hyperparameters are parameters (type II maximum likelihood), or latents where a GPyTorch module has a prior of them.
 """
 
 import math
@@ -38,34 +38,41 @@ from probmodel.protocols.model import NOISE_VARIANCE
 
 
 class GaussianProcess(nn.Module):
-    """y ~ N(m(x), K(x, x) + σ² I), a Pyro model called as `process(x, y)`; its rows are not independent.
+    """Exact Gaussian process y ~ N(m(x), K(x, x) + σ² I), a Pyro model of dependent rows, called as `process(x, y)`.
 
     A parameter of a GPyTorch module with a registered prior (`lengthscale_prior=`, `register_prior`) is a latent at the
-    site of its dotted name, as `kernel.base_kernel.lengthscale`: the evidence then integrates it.  All others are point
-    estimates that the evidence is conditional on.
+    site of its dotted name, such as `kernel.base_kernel.lengthscale`: the evidence then integrates over it.  All other
+    parameters are point estimates that the evidence is conditional on.
 
     >>> import gpytorch
     >>> kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.MaternKernel(nu=1.5, ard_num_dims=3))
     >>> GaussianProcess(kernel).num_parameters
     6
 
-    In a `Pipeline` it is a representation: K = `out_features` functions with one kernel between them, z_nk = f_k(h_n), drawn at
-    the site "u" in whitened coordinates, and the decision's noise in place of its own likelihood.  Its guide is normal with
-    one weight a row and output, exact for a linear decision of one number; the data's size is None, since rows are linked.
+    In a `Pipeline` it is a representation: K = `out_features` functions that share one kernel, z_nk = f_k(h_n), are
+    drawn at the site "u" in whitened coordinates, and the decision's noise replaces its own.  The guide is
+    normal with one weight per row and output, and exact for a linear decision with one output.  The data's size is
+    None, since rows are dependent.
 
-    With features, kernel and mean take h = features(x), a deep kernel whose network is fitted by the evidence alone; such a
-    fit needs `diagnose`, since a network can raise the evidence by fitting the data (Ober et al., 2021).
+    With features, the inputs of kernel and mean are h = features(x): a deep kernel, whose network is fitted by the
+    evidence alone.  Check such a fit with `diagnose`, since a network can raise the evidence by overfitting (Ober et
+    al., 2021).
 
     Args:
-        kernel: of GPyTorch, without batch dimensions.
-        mean: of GPyTorch; a constant by default.
-        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
-        features: module x → h (n, D) such as a `CNN`; x itself by default.  A pipeline has its own.
-        out_features: functions, in a pipeline.
+        kernel: GPyTorch kernel without batch dimensions.
+        mean: GPyTorch mean; a constant by default.
+        likelihood: GPyTorch likelihood of Gaussian noise; by default `GaussianLikelihood()`, with its bound on the
+            noise.
+        features: module x → h (n, D), such as a `CNN`; None takes x itself.  In a pipeline give them to the `Pipeline`.
+        out_features: number of functions, in a pipeline.
+
+    Raises:
+        TypeError: if `kernel` is not a GPyTorch kernel.
+        ValueError: for an `out_features` below 1, or priors that cannot be latents.
 
     Reference:
-        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Opper & Archambeau (2009), The
-        Variational Gaussian Approximation Revisited, Neural Computation 21; Wilson, Hu, Salakhutdinov & Xing
+        Rasmussen & Williams (2006), Gaussian Processes for Machine Learning, ch. 2 and 5; Opper & Archambeau (2009),
+        The Variational Gaussian Approximation Revisited, Neural Computation 21; Wilson, Hu, Salakhutdinov & Xing
         (2016), Deep Kernel Learning, AISTATS; Ober, Rasmussen & van der Wilk (2021), The Promises and Pitfalls of Deep
         Kernel Learning, UAI.
     """
@@ -82,7 +89,7 @@ class GaussianProcess(nn.Module):
         super().__init__()
         if not isinstance(kernel, Kernel):
             raise TypeError(
-                f"expected a kernel of GPyTorch, got {kernel!r}; give RBFKernel() or ScaleKernel(MaternKernel())"
+                f"expected a GPyTorch kernel, got {kernel!r}; pass RBFKernel() or ScaleKernel(MaternKernel())"
             )
         self.out_features = integer("out_features", out_features)
         self.features = features
@@ -96,19 +103,21 @@ class GaussianProcess(nn.Module):
         return pyro.sample("y", observations, obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Draw the function values at the rows, in whitened coordinates at the site "u"."""
         parts = self.drawn_for_code()
         upper = whitening(parts.kernel, h)
         u = pyro.sample("u", standard(h, self.out_features, len(h)))
         return mean_at(parts.mean, h)[:, None] + (u @ upper).mT
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Draw the whitened function values at the rows from the guide, at the site "u"."""
         parts = self.guided_for_code()
         guess("u", whitening(parts.kernel, h), self.out_features)
 
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
-        """Codes of new rows, drawn given those of the known ones, whose latents are the model's."""
+        """Draw the codes of new rows given those of known rows, which have the model's own latents."""
         parts = self.drawn_for_code()
         u = pyro.sample("u", standard(known, self.out_features, len(known)))
         above, variance = continued(parts.kernel, whitening(parts.kernel, known), u, known, new)
@@ -116,7 +125,7 @@ class GaussianProcess(nn.Module):
             return pyro.sample("z", code(mean_at(parts.mean, new) + above, variance))
 
     def given(self, data: Dataset) -> "Conditioned":
-        """The model of new rows once these are observed: `model(x) → y`, its latents the same hyperparameters."""
+        """Model of new rows given these observations, `model(x) → y`, with the same hyperparameters as latents."""
         x, y = inputs_and_observations(data)
         return Conditioned(self, x, y)
 
@@ -126,16 +135,16 @@ class GaussianProcess(nn.Module):
         if data.size is not None:
             raise ValueError(
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
-                "Dataset((x,), {'y': y}), or take a sparse process for minibatches"
+                "Dataset((x,), {'y': y}), or use a SparseGP for minibatches"
             )
         if (x.dim() != 2 and self.features is None) or x.dim() < 2 or y.shape != x.shape[:1]:
             raise ValueError(
                 f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them, or give features "
-                "that make numbers of images"
+                "that map images to vectors"
             )
 
     def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for rows that the kernel, as it starts, cannot relate or tell apart, and a y below the noise."""
+        """Raise ValueError if the initial kernel makes rows all uncorrelated or all alike, or y is mostly noise."""
         if not self.hyperparameters:
             x, y = inputs_and_observations(data)
             check_above_noise(self.likelihood, y)
@@ -143,19 +152,19 @@ class GaussianProcess(nn.Module):
                 check_related(self.kernel, self.coded(x))
 
     def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
-        """What the kernel takes: h of deep kernels, x of others."""
+        """Inputs of the kernel: features(x) for a deep kernel, otherwise x."""
         return x if self.features is None else self.features(x)
 
     def process(self, data: Dataset) -> ObservedValues:
-        """The process that the observations are of, at the parameters' present values.
+        """Gaussian process of the observations at the present values of the parameters.
 
         Raises:
-            ValueError: for hyperparameters that are latents.
+            ValueError: if hyperparameters are latents.
         """
         latents = [each.site for each in self.hyperparameters]
         if latents:
             raise ValueError(
-                f"expected hyperparameters that are point estimates, got latents {latents}; take evidence.sandwich"
+                f"expected hyperparameters that are point estimates, got latents {latents}; use evidence.sandwich"
             )
         x, y = inputs_and_observations(data)
         h = self.coded(x)
@@ -164,37 +173,37 @@ class GaussianProcess(nn.Module):
         )
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
-        """Log p(y_i | all other y) of each row in nats, at one value of the hyperparameters, in closed form."""
+        """Log density log p(y_i | all other y) of each row, nats, in closed form, at one value of the hyperparameters."""
         x, y = inputs_and_observations(data)
         parts, h = self._drawn(), self.coded(x)
         return log_normal(y, leave_one_out(factored(parts.mean, parts.kernel, parts.likelihood, h, y), y))
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that fitting sets."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
     def drawn_for_code(self) -> Any:
         """Kernel and mean with their latents drawn from the priors.
 
         Raises:
-            ValueError: for features of its own, which a pipeline would not see.
+            ValueError: if the process has features of its own, which a pipeline would ignore.
         """
         if self.features is not None:
             raise ValueError("expected a representation without features, got some; give them to the Pipeline")
         return drawn(self, self._of_code)
 
     def guided_for_code(self) -> Any:
-        """Kernel and mean with their latents drawn by a guide."""
+        """Kernel and mean with their latents drawn from the guide."""
         return guided(self, self._of_code)
 
     @property
     def _of_code(self) -> list[Hyperparameter]:
-        """Latents that the code depends on: the noise is the decision's in a pipeline."""
+        """Hyperparameters that the code depends on: in a pipeline the noise is the decision's."""
         return [each for each in self.hyperparameters if each.module.split(".")[0] in ("kernel", "mean")]
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {
             "kernel": self.kernel,
             "mean": self.mean,
@@ -208,7 +217,7 @@ class GaussianProcess(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """A Gaussian process given its observations, as a model of new rows; made by `GaussianProcess.given`."""
+    """Model of new rows of a Gaussian process given its observations; made by `GaussianProcess.given`."""
 
     def __init__(self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"]) -> None:
         super().__init__()
@@ -225,7 +234,7 @@ class Conditioned(nn.Module):
 
 
 class Observations(TorchDistribution):
-    """N(m(x), K(x, x) + Σ) whose log density comes with its gradient in closed form."""
+    """Distribution N(m(x), K(x, x) + Σ) of all observations; its log density has a gradient in closed form."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -236,7 +245,7 @@ class Observations(TorchDistribution):
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """In nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
+        """Log density in nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
         try:
             return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
         except NotPositiveDefiniteError:
@@ -245,7 +254,7 @@ class Observations(TorchDistribution):
             return value.new_full((), math.nan)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draws (*sample_shape, n)."""
+        """Draws of shape (*sample_shape, n)."""
         x, k = self.x, covariance(self.parts.kernel, self.x)
         upper = factor_with_jitter(k, noise_by_row(self.parts.likelihood, x[:, 0]))
         white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)

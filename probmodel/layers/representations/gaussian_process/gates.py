@@ -15,7 +15,7 @@ from probmodel.protocols.integers import integer
 
 
 class Sticks(NamedTuple):
-    """Shares by stick breaking, v_k ~ Beta(first_k, rest_k) for all experts but the last."""
+    """Mixing proportions by stick breaking, v_k ~ Beta(first_k, rest_k) for all experts but the last."""
 
     first: Float[Tensor, " K-1"]
     rest: Float[Tensor, " K-1"]
@@ -52,7 +52,7 @@ class Sticks(NamedTuple):
 
 
 class Independent(NamedTuple):
-    """Rows choose on their own: `log_rows` is all there is."""
+    """Independent assignments of the rows, which depend on `log_rows` alone."""
 
     def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
         return torch.zeros_like(size)
@@ -71,9 +71,13 @@ class Independent(NamedTuple):
 
 
 class DirichletGate(nn.Module):
-    """Shares ~ Dirichlet(α, …, α), whatever the input; the order of the experts does not matter.
+    """Gate with mixing proportions ~ Dirichlet(α, …, α) at any input; the order of the experts does not matter.
 
     With α = a / K it approaches a Dirichlet process of concentration a, and leaves experts that are not needed empty.
+
+    Args:
+        num_experts: number of experts, K.
+        concentration: α, positive.
 
     Reference:
         Ishwaran & Zarepour (2002), "Exact and approximate sum representations for the Dirichlet process".
@@ -95,11 +99,20 @@ class DirichletGate(nn.Module):
     def log_prior(self) -> Float[Tensor, ""]:
         return torch.zeros(())
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {"num_experts": self.num_experts, "concentration": self.concentration}
+
 
 class StickBreakingGate(nn.Module):
-    """Shares of a Dirichlet process cut at `num_experts`: how many experts hold rows is inferred up to that number.
+    """Gate with the mixing proportions of a Dirichlet process truncated at `num_experts` experts.
 
-    Earlier experts are larger a priori, so that the order of experts that differ matters.
+    The number of experts with rows is inferred, up to `num_experts`.  Earlier experts are larger a priori, so that the
+    order of experts that differ matters.
+
+    Args:
+        num_experts: largest number of experts, K.
+        concentration: concentration of the Dirichlet process, positive.
 
     Reference:
         Rasmussen & Ghahramani (2002), "Infinite mixtures of Gaussian process experts"; Ishwaran & James (2001), "Gibbs
@@ -122,13 +135,23 @@ class StickBreakingGate(nn.Module):
     def log_prior(self) -> Float[Tensor, ""]:
         return torch.zeros(())
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {"num_experts": self.num_experts, "concentration": self.concentration}
+
 
 class SoftmaxGate(nn.Module):
-    """p(c = k | x) = softmax_k(w_k φ(x) + b_k), φ any module; its weights are point estimates.
+    """Softmax gate p(c = k | x) = softmax_k(w_k φ(x) + b_k), φ any module; its weights are point estimates.
 
-    At the maximum of the likelihood one expert would hand over to the next within no distance at all: a few rows tell where,
-    none how gradually.  Weights and biases are therefore at the maximum of the posterior under N(0, prior_scale²), which
-    `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
+    The likelihood is maximal where transitions between experts are infinitely steep: a few rows identify where they
+    are, none how gradual they are.  Weights and biases are therefore estimated at the maximum of the posterior under
+    N(0, prior_scale²), which `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
+
+    Args:
+        num_features: width of φ(x).
+        num_experts: number of experts, K.
+        features: module φ; the identity by default.
+        prior_scale: standard deviation of the prior of weights and biases, positive.
 
     Reference:
         Tresp (2001), "Mixtures of Gaussian processes"; Jacobs, Jordan, Nowlan & Hinton (1991).
@@ -156,12 +179,25 @@ class SoftmaxGate(nn.Module):
     def log_prior(self) -> Float[Tensor, ""]:
         return _log_normal(torch.cat([self.weight.flatten(), self.bias]) / self.prior_scale)
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {
+            "num_features": self.weight.shape[1],
+            "num_experts": self.num_experts,
+            "features": self.features,
+            "prior_scale": self.prior_scale,
+        }
+
 
 class DensityGate(nn.Module):
-    """p(c = k | x) ∝ w_k N(x; μ_k, diag σ_k²): each expert has its region of the inputs; all are point estimates.
+    """Density gate p(c = k | x) ∝ w_k N(x; μ_k, diag σ_k²): each expert has its region; all are point estimates.
 
-    For standardized inputs: log w, μ and log σ start at 0 and are at the maximum of the posterior under N(0, 1), which
-    `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
+    Inputs need to be standardized: log w, μ and log σ start at 0 and are estimated at the maximum of the posterior
+    under N(0, 1), which `VariationalEM` adds to its bound; `SVI` and `MaximumLikelihood` do not.
+
+    Args:
+        num_features: number of columns of x.
+        num_experts: number of experts, K.
 
     Reference:
         Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
@@ -189,9 +225,13 @@ class DensityGate(nn.Module):
         every = (self.log_weight, self.center.flatten(), self.log_scale.flatten())
         return _log_normal(torch.cat(every))
 
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
+        return {"num_features": self.center.shape[1], "num_experts": self.num_experts}
+
 
 def _shares(log_taken: Tensor, log_left: Tensor) -> Tensor:
-    """Log π of K experts from log v and log(1 − v) of the first K − 1."""
+    """Log mixing proportions log π of K experts from log v and log(1 − v) of the first K − 1."""
     none = torch.zeros_like(log_left[..., :1]) if log_left.shape[-1] else log_left.new_zeros(*log_left.shape[:-1], 1)
     return torch.cat([log_taken, none], -1) + torch.cat([none, log_left.cumsum(-1)], -1)
 
@@ -214,5 +254,5 @@ def _check_width(x: Tensor, num_features: int) -> None:
 
 def _positive(concentration: float) -> float:
     if not 0 < concentration < math.inf:
-        raise ValueError(f"expected a positive finite number, got {concentration}; 1 is usual")
+        raise ValueError(f"expected a positive finite number, got {concentration}; pass a number such as 1.0")
     return float(concentration)

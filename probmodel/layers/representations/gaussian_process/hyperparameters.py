@@ -1,4 +1,4 @@
-"""Priors that GPyTorch's modules carry, as Pyro latents (MacKay, 1999: hyperparameters integrated, not maximized)."""
+"""Priors of GPyTorch modules as Pyro latents: hyperparameters integrated, not maximized (MacKay, 1999)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,29 +15,32 @@ from torch.distributions import Normal, TransformedDistribution, biject_to, cons
 from probmodel.families.gaussian_processes.substitution import prior_of, registered, substituted
 
 START_LOG_SCALE = -2.0
-"""Log standard deviation that a guide starts with, around the present value."""
+"""Initial log standard deviation of the guide, around the present value."""
 
 
 class Hyperparameter(NamedTuple):
-    """Where a parameter with a prior lives."""
+    """Names of a parameter with a prior."""
 
     site: str
+    """Name of the Pyro site."""
     module: str
+    """Dotted name of the GPyTorch module."""
     raw: str
-    """The unconstrained parameter's name in the module."""
+    """Name of the unconstrained parameter in the module."""
     prior: str
-    """The prior's name in the module."""
+    """Name of the prior in the module."""
     shape: torch.Size
-    """Of the constrained value."""
+    """Shape of the constrained value."""
 
 
 def hyperparameters(modules: nn.Module) -> tuple[Hyperparameter, ...]:
-    """Every prior registered by `register_prior`, with the parameter that it is a prior of.
+    """Every prior registered by `register_prior`, with the parameter that it belongs to.
 
-    A lower bound of the parameter, as GPyTorch's on the noise, is the prior's support then: drawn values do not obey it.
+    The prior's support replaces a lower bound of the parameter, such as GPyTorch's on the noise: draws may be below it.
 
     Raises:
-        ValueError: for a prior of something that is not one parameter of the module it is registered with.
+        ValueError: for a prior of anything but one parameter of the module it is registered with, of a function of that
+            parameter, or with values that the parameter cannot have.
     """
     return tuple(_found(modules))
 
@@ -63,7 +66,7 @@ def _found(modules: nn.Module) -> Iterator[Hyperparameter]:
 
 
 def _check_prior(module: gpytorch.Module, name: str, prior: Any, value: Tensor, raw: str) -> None:
-    """Raise ValueError for a prior of a function of the parameter, or of values that the parameter cannot take."""
+    """Raise ValueError for a prior of a function of the parameter, or with values that the parameter cannot have."""
     parameter, constraint = module.get_parameter(raw), module.constraint_for_parameter_name(raw)
     own = parameter if constraint is None else constraint.transform(parameter)
     if value.shape != own.shape or not torch.equal(value, own):
@@ -73,18 +76,23 @@ def _check_prior(module: gpytorch.Module, name: str, prior: Any, value: Tensor, 
         )
     if constraint is not None and bool(constraint.upper_bound.isfinite().any()):
         raise ValueError(
-            f"expected no upper bound of {raw.removeprefix('raw_')} beside a prior, got {constraint}; give a prior "
+            f"expected no upper bound of {raw.removeprefix('raw_')} together with a prior, got {constraint}; give a prior "
             "on that interval"
         )
     if constraint is not None and bool((constraint.lower_bound >= 0).all()) and prior.support is constraints.real:
         raise ValueError(
-            f"expected a prior of positive numbers for {raw.removeprefix('raw_')}, got {type(prior).__name__} at {name!r}; take "
+            f"expected a prior of positive numbers for {raw.removeprefix('raw_')}, got {type(prior).__name__} at {name!r}; use "
             "LogNormalPrior or GammaPrior"
         )
 
 
 def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
-    """The modules with these parameters drawn from their priors, each at a Pyro site of its dotted name; others as they are."""
+    """Modules with these parameters drawn from their priors, each at the Pyro site of its dotted name.
+
+    Args:
+        modules: module that contains the parameters; it is left unchanged.
+        priors: the parameters to draw.
+    """
     values: dict[int, dict[str, Tensor]] = {}
     for each in priors:
         module: Any = modules.get_submodule(each.module)
@@ -95,7 +103,10 @@ def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
 
 
 def _like(prior: Any, parameter: Tensor) -> Any:
-    """A prior, which nobody else holds, in the parameter's type: GPyTorch keeps what a transformed one is made of as it was."""
+    """Prior in the dtype and on the device of the parameter; a copy is expected, since it is changed in place.
+
+    GPyTorch does not convert the base distribution of a transformed prior.
+    """
     if isinstance(prior, TransformedDistribution) and isinstance(prior.base_dist, Normal):
         prior.base_dist = Normal(
             prior.base_dist.loc.to(parameter), prior.base_dist.scale.to(parameter), validate_args=False
@@ -104,7 +115,10 @@ def _like(prior: Any, parameter: Tensor) -> Any:
 
 
 def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:
-    """The normal image on the prior's support, centered at GPyTorch's parameter: log-normal where that is positive."""
+    """Guide's distribution of a parameter: normal, transformed to the prior's support, centered at the present value.
+
+    It is log-normal where the support is positive.
+    """
     module: Any = modules.get_submodule(each.module)
     prior, value = prior_of(module, each.prior)
     to_support = biject_to(prior.support)
@@ -113,7 +127,7 @@ def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> Torc
 
 
 def drawn_by_guide(modules: nn.Module, priors: Sequence[Hyperparameter], log_scales: Sequence[Tensor]) -> nn.Module:
-    """The modules with these parameters drawn by a guide, each from what `guessed` makes of it."""
+    """Modules with these parameters drawn by a guide, each from the distribution that `guessed` returns."""
     pairs = zip(priors, log_scales, strict=True)
     found = {each.site: pyro.sample(each.site, guessed(modules, each, scale)) for each, scale in pairs}
     with poutine.block(), poutine.condition(data=found):
@@ -121,7 +135,7 @@ def drawn_by_guide(modules: nn.Module, priors: Sequence[Hyperparameter], log_sca
 
 
 def guided(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
-    """As `drawn_by_guide`, the scales `pyro.param` statements named after the sites."""
+    """Modules with parameters from `drawn_by_guide`, whose scales are `pyro.param` statements named after the sites."""
     like = next(modules.parameters())
     names = [f"{each.site}.log_scale" for each in priors]
     starts = [like.new_full(each.shape, START_LOG_SCALE) for each in priors]

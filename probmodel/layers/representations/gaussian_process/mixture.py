@@ -1,4 +1,4 @@
-"""Mixture of Gaussian-process experts: each row is of one, not known which (Tresp, 2001; Rasmussen & Ghahramani, 2002)."""
+"""Mixture of Gaussian-process experts with latent assignments (Tresp, 2001; Rasmussen & Ghahramani, 2002)."""
 
 import math
 from collections.abc import Sequence
@@ -31,18 +31,20 @@ from probmodel.protocols.model import NOISE_VARIANCE
 
 
 class GPMixture(nn.Module):
-    """y | c ~ ∏_k N(y_k; m_k(x), K_k + σ_k² I) over the rows of each expert, c from the gate; called as `mixture(x, y)`.
+    """Mixture of Gaussian processes y | c ~ ∏_k N(y_k; m_k(x), K_k + σ_k² I), with assignments c from the gate.
 
-    Alone, its likelihood sums over assignments, exactly up to 16 rows of two experts and 13 of more.  For larger data fit it
-    by `VariationalEM` or draw assignments by `CollapsedGibbs`; its evidence is then `evidence.assignments_smc`.  What it
-    predicts is a mixture of normals, with a density, quantiles and modes.
+    It is a Pyro model called as `mixture(x, y)`; y_k are the rows of expert k.  Its likelihood sums over assignments,
+    exactly for up to 16 rows with two experts and 13 rows with more.  Fit it to larger data by `VariationalEM` or draw
+    assignments by `CollapsedGibbs`; its evidence is then `evidence.assignments_smc`.  Predictive distributions are
+    mixtures of normals, with a density, quantiles and modes.
 
-    In a `Pipeline` it is a representation: the code of a row is the function of its expert, drawn at the sites "u.0", "u.1" …
-    with the gate's shares at "sticks", and the expert at the discrete site "expert", which is summed out row by row.  The
-    decision's noise takes the place of the experts'.  The data's size is None, as rows are linked.
+    In a `Pipeline` it is a representation: the code of a row is the function value of its expert.  The functions are
+    drawn at the sites "u.0", "u.1" …, the mixing proportions at "sticks", and the experts of the rows at the discrete
+    site "expert", which is summed out per row.  The decision's noise replaces that of the experts.  The data's size is
+    None, since rows are dependent.
 
     >>> import gpytorch
-    >>> from probmodel.gaussian_processes.gates import DirichletGate
+    >>> from probmodel.layers.representations.gaussian_process.gates import DirichletGate
     >>> experts = [GaussianProcess(gpytorch.kernels.RBFKernel()) for _ in range(2)]
     >>> GPMixture(experts, DirichletGate(2)).num_parameters
     6
@@ -50,11 +52,17 @@ class GPMixture(nn.Module):
     Args:
         experts: Gaussian processes, each with its own kernel, mean and noise; their parameters are point estimates.
         gate: prior of the assignments, `DirichletGate`, `StickBreakingGate`, `SoftmaxGate` or `DensityGate`.
-        responsibilities: q(c) of the training rows as a fit finds it: sets of them are averaged; None before a fit.
+        responsibilities: q(c) of the training rows from a fit, (S, n, K); predictions average its S sets; None before a
+            fit.
+
+    Raises:
+        TypeError: if an expert is not a `GaussianProcess`.
+        ValueError: if experts share a kernel, have features, priors or unequal `out_features`, or differ in number from
+            the gate's; or if responsibilities are not probabilities of the experts.
 
     Reference:
-        Tresp (2001), "Mixtures of Gaussian processes"; Rasmussen & Ghahramani (2002), "Infinite mixtures of Gaussian process
-        experts"; Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
+        Tresp (2001), "Mixtures of Gaussian processes"; Rasmussen & Ghahramani (2002), "Infinite mixtures of Gaussian
+        process experts"; Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
     """
 
     def __init__(
@@ -99,7 +107,7 @@ class GPMixture(nn.Module):
         return pyro.sample("y", MixtureObservations(self, x), obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "*E N K"]:
-        """Codes of the rows, of each expert where experts are enumerated."""
+        """Codes of the rows, with an axis of experts where these are enumerated."""
         f = torch.stack([self._above(k, h) + _column(mean_at(each.mean, h)) for k, each in self._numbered], 1)
         log_p = self.gate.log_rows(h) + self.gate.coupling.log_weights_of_experts(h)
         with rows:
@@ -107,6 +115,7 @@ class GPMixture(nn.Module):
             return _of_expert(f, expert)
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Draw the whitened functions of all experts and the mixing proportions from the guide."""
         for k, each in self._numbered:
             guess(f"u.{k}", whitening(each.kernel, h), self.out_features)
         self.gate.coupling.guided_weights(h)
@@ -114,7 +123,7 @@ class GPMixture(nn.Module):
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
-        """Codes of new rows, each drawn from the function of an expert that the gate draws, given those of the known rows."""
+        """Draw the codes of new rows given those of known rows, by the function of an expert that the gate draws."""
         said = []
         for k, each in self._numbered:
             u = pyro.sample(f"u.{k}", standard(known, self.out_features, len(known)))
@@ -135,19 +144,19 @@ class GPMixture(nn.Module):
         return (pyro.sample(f"u.{k}", standard(h, self.out_features, len(h))) @ whitening(expert.kernel, h)).mT
 
     def assigned(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
-        """Experts and gate evaluated at the rows: what inference and evidence over assignments work on."""
+        """Experts and gate evaluated at the rows, the input of inference and evidence over assignments."""
         return assigned(list(self.experts), self.gate, x, y)
 
     def with_responsibilities(self, r: Float[Tensor, "S n K"]) -> "GPMixture":
-        """The same experts and gate with these assignments of the training rows."""
+        """Mixture of the same experts and gate with these responsibilities of the training rows."""
         experts: Any = self.experts
         return GPMixture(list(experts), self.gate, responsibilities=r.detach())
 
     def given(self, data: Dataset) -> "ConditionedMixture":
-        """The model of new rows once these are observed: `model(x) → y`.
+        """Model of new rows given these observations, `model(x) → y`.
 
         Raises:
-            ValueError: before a fit, or for another number of rows than that of the fit.
+            ValueError: before a fit, or for a number of rows unequal to that of the fit.
         """
         x, y = inputs_and_observations(data)
         r = self.responsibilities
@@ -176,16 +185,16 @@ class GPMixture(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that fitting sets."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {"experts": list(self.experts), "gate": self.gate, "responsibilities": self.responsibilities}
 
 
 class ConditionedMixture(nn.Module):
-    """A mixture given its observations, as a model of new rows; made by `GPMixture.given`."""
+    """Model of new rows given the observations of a mixture; made by `GPMixture.given`."""
 
     def __init__(
         self, mixture: GPMixture, r: Float[Tensor, "S n K"], x: Float[Tensor, "n D"], y: Float[Tensor, " n"]
@@ -200,7 +209,7 @@ class ConditionedMixture(nn.Module):
             return pyro.sample("y", found.y, obs=y)
 
     def predictive(self, new: Float[Tensor, "m D"]) -> NormalMixture:
-        """p(y | new x, data), of each new row on its own."""
+        """Predictive distribution p(y | new x, data) of each new row by itself."""
         return self._predicted(new).y
 
     def _predicted(self, new: Float[Tensor, "m D"]) -> Predicted:
@@ -210,7 +219,7 @@ class ConditionedMixture(nn.Module):
 
 
 class MixtureObservations(TorchDistribution):
-    """All observations of a mixture of Gaussian processes, the assignments summed out."""
+    """Distribution of all observations of a mixture of Gaussian processes, with the assignments summed out."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -220,13 +229,13 @@ class MixtureObservations(TorchDistribution):
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """In nats, by enumeration; NaN for more rows than can be enumerated, whose evidence is `evidence.assignments_smc`."""
+        """Log density in nats by enumeration; NaN for too many rows, whose evidence is `evidence.assignments_smc`."""
         if len(value) > most_rows(len(self.mixture.experts)):
             return value.new_full((), math.nan)
         return log_evidence_by_enumeration(self.mixture.assigned(self.x, value))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws (*sample_shape, n)."""
+        """Draws of shape (*sample_shape, n)."""
         x = self.x
         with torch.no_grad():
             model = self.mixture.assigned(x, x.new_zeros(len(x)))
@@ -240,10 +249,12 @@ class MixtureObservations(TorchDistribution):
 def _check_responsibilities(r: Tensor, num_experts: int) -> None:
     if r.dim() != 3 or r.shape[2] != num_experts or not bool(((r >= 0) & r.isfinite()).all()):
         raise ValueError(
-            f"expected responsibilities (S, n, {num_experts}) from 0 to 1, got {tuple(r.shape)}; one an expert"
+            f"expected responsibilities (S, n, {num_experts}) from 0 to 1, got {tuple(r.shape)}; give one per expert"
         )
     if not torch.allclose(r.sum(-1), torch.ones_like(r[..., 0]), atol=1e-3):
-        raise ValueError("expected responsibilities of a row that sum to 1, got others; divide each row by its sum")
+        raise ValueError(
+            "expected responsibilities that sum to 1 in each row, got other sums; divide each row by its sum"
+        )
 
 
 def _column(values: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
@@ -251,7 +262,7 @@ def _column(values: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
 
 
 def _of_expert(by_expert: Float[Tensor, "n E K"], expert: Tensor) -> Tensor:
-    """What each row's expert says; where experts are enumerated, along the same axis."""
-    # PyTorch's one_hot looks at values, which keeps it out of a recorded graph.
+    """Values of each row's expert; where experts are enumerated, with their axis."""
+    # PyTorch's one_hot reads values, so that it cannot be in a recorded graph.
     held = (expert[..., None] == torch.arange(by_expert.shape[1], device=expert.device)).to(by_expert)
     return (held[..., None] * by_expert).sum(-2)

@@ -1,4 +1,4 @@
-"""Gaussian-process experts on shards of the data, fitted together and joined at prediction (Deisenroth & Ng, 2015)."""
+"""Gaussian-process experts on shards of the data, fitted together and combined at prediction (Deisenroth & Ng, 2015)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -35,18 +35,19 @@ from probmodel.protocols.model import NOISE_VARIANCE
 
 
 class GPProduct(nn.Module):
-    """Experts y_k ~ N(m(x_k), K(x_k, x_k) + σ² I) on shards k of the rows, a Pyro model called as `product(x, y)`.
+    """Product of Gaussian-process experts y_k ~ N(m(x_k), K(x_k, x_k) + σ² I) on shards k of the rows.
 
-    The experts share mean, kernel and noise and are independent otherwise: log p(y) = Σ_k log p(y_k), nats, is what
-    fitting climbs, and the evidence is that of independent experts, below which the exact process usually is not.
-    Predictions join what the experts say of f, as `aggregation` does it; with one expert they are the exact process's.
+    It is a Pyro model called as `product(x, y)`.  The experts share mean, kernel and noise and are otherwise
+    independent: fitting maximizes log p(y) = Σ_k log p(y_k), in nats.  The evidence is that of independent experts,
+    and that of the exact process is usually not below it.  Predictions combine the experts' distributions of f by
+    `aggregation`; with one expert they are those of the exact process.
 
-    In a `Pipeline` it is a representation: K = `out_features` functions by the experts, drawn at one site a shard, "u.0", "u.1"
-    …, independent but for rows that the aggregation lets several experts see; for new rows what the experts say of them,
-    joined.  The data's size is None, as rows are linked.
+    In a `Pipeline` it is a representation: K = `out_features` functions are drawn at one site per shard, "u.0", "u.1",
+    and so on.  Shards are independent but for rows that the aggregation gives to several experts, and codes of new rows
+    follow the combined predictions of the experts.  The data's size is None, since rows are dependent.
 
-    Experts run side by side in as many processes as `joblib.parallel_config` says, one by default; the numbers are the
-    same.  Priors on parameters make latents, as in `GaussianProcess`; the density is then one recorded graph, which
+    Experts run in parallel in as many processes as `joblib.parallel_config` states, one by default; the results are the
+    same.  Parameters with priors are latents, as in `GaussianProcess`; the density is then one recorded graph, which
     runs in this process.
 
     >>> import gpytorch
@@ -57,16 +58,20 @@ class GPProduct(nn.Module):
     (5,)
 
     Args:
-        kernel: of GPyTorch, without batch dimensions.
-        mean: of GPyTorch; a constant by default.
-        likelihood: of Gaussian noise; GPyTorch's with its own bound on the noise by default.
-        shards: how many to divide the rows into at random, or the shard 0 … K − 1 of each row of the data, as from
-            `random_shards` under another seed or `kmeans_shards`.
-        aggregation: how predictions are joined; `generalized_robust_bcm` shows shard 0 to all, best a random one.
-        out_features: functions, in a pipeline.
+        kernel: GPyTorch kernel without batch dimensions.
+        mean: GPyTorch mean; a constant by default.
+        likelihood: GPyTorch likelihood of Gaussian noise; by default `GaussianLikelihood()`, with its bound on the
+            noise.
+        shards: number of shards, to which the rows are assigned at random; or the shard 0 … K − 1 of each row of the
+            data, as from `random_shards` with another seed or `kmeans_shards`.
+        aggregation: rule that combines predictions; `generalized_robust_bcm` gives shard 0, best a random one, to all
+            experts.
+        out_features: number of functions, in a pipeline.
 
     Raises:
-        ValueError: for shards without rows; on the call, for more shards than rows or an assignment of other rows.
+        TypeError: if `aggregation` is not an `Aggregation`.
+        ValueError: if a shard has no rows; on the call, for more shards than rows, or an assignment of an unequal
+            number of rows.
 
     Reference:
         Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.
@@ -98,10 +103,12 @@ class GPProduct(nn.Module):
         return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
+        """Draw the function values at the rows, in whitened coordinates at one site per shard."""
         parts = self.expert.drawn_for_code()
         return mean_at(parts.mean, h)[:, None] + self._above(parts, h).mT
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
+        """Draw the whitened function values from the guide, at one site per shard."""
         parts = self.expert.guided_for_code()
         for number, shard in enumerate(self.rows(h)):
             guess(f"u.{number}", whitening(parts.kernel, h[shard]), self.out_features)
@@ -109,7 +116,7 @@ class GPProduct(nn.Module):
     def continued(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
-        """Codes of new rows, drawn from what the experts together say of them given those of their own rows."""
+        """Draw the codes of new rows from the experts' combined predictions given the codes of the known rows."""
         parts = self.expert.drawn_for_code()
         white = self._white(known)
         seen = self.aggregation.rows(self.rows(known))
@@ -122,7 +129,7 @@ class GPProduct(nn.Module):
             return pyro.sample("z", code(mean_at(parts.mean, new) + mean, variance))
 
     def _white(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
-        """Whitened functions in the rows' order, drawn shard by shard."""
+        """Whitened function values in the order of the rows, drawn shard by shard."""
         shards = self.rows(h)
         drawn_u = [
             pyro.sample(f"u.{number}", standard(h, self.out_features, len(shard)))
@@ -131,7 +138,7 @@ class GPProduct(nn.Module):
         return torch.cat(drawn_u, 1)[:, torch.cat(list(shards)).argsort()]
 
     def _above(self, parts: Any, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
-        """The functions above their mean: each shard's given the rows that its expert sees beside it."""
+        """Function values less their mean, of each shard given the further rows of its expert."""
         white, shards = self._white(h), self.rows(h)
         seen = self.aggregation.rows(shards)
         found = [
@@ -141,16 +148,16 @@ class GPProduct(nn.Module):
         return torch.cat(found, 1)[:, torch.cat(list(shards)).argsort()]
 
     def given(self, data: Dataset) -> "ConditionedProduct":
-        """The model of new rows once these are observed: `model(x) → y`, with parameters as they are now."""
+        """Model of new rows given these observations, `model(x) → y`, at the present values of the parameters."""
         self.check(data)
         observed = self.expert.given(data)
         return ConditionedProduct(self, observed.x, observed.y)
 
     def rows(self, x: Float[Tensor, "n D"]) -> tuple[Int[Tensor, " _"], ...]:
-        """The row numbers of each shard.
+        """Row numbers of each shard.
 
         Raises:
-            ValueError: for more shards than rows, or an assignment of another number of rows.
+            ValueError: for more shards than rows, or an assignment of an unequal number of rows.
         """
         found = self.by_shard or rows_of(random_shards(len(x), self.number))
         if sum(map(len, found)) != len(x):
@@ -161,7 +168,7 @@ class GPProduct(nn.Module):
         return tuple(each.to(x.device) for each in found)
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows, as many as the shards are of."""
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})` of all rows, as many as the shards have."""
         self.expert.check(data)
         self.rows(self.expert.given(data).x)
 
@@ -171,11 +178,11 @@ class GPProduct(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that fitting sets."""
+        """Number of trainable parameters."""
         return self.expert.num_parameters
 
-    def settings(self) -> dict[str, object]:
-        """Arguments that build the same piece again."""
+    def constructor_arguments(self) -> dict[str, object]:
+        """Constructor arguments, by name."""
         return {
             "kernel": self.expert.kernel,
             "mean": self.expert.mean,
@@ -187,7 +194,7 @@ class GPProduct(nn.Module):
 
     @property
     def _names(self) -> tuple[str, ...]:
-        """Of the tensors in the drawn parts that a gradient flows into."""
+        """Names of the tensors in the drawn parts that receive a gradient."""
         latent = [".".join(part for part in (each.module, each.raw) if part) for each in self.expert.hyperparameters]
         return tuple(name for name, _ in self.expert.named_parameters() if name not in latent) + tuple(latent)
 
@@ -198,14 +205,14 @@ def _said(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Te
 
 
 class ConditionedProduct(nn.Module):
-    """Experts given their observations, as a model of new rows; made by `GPProduct.given`."""
+    """Model of new rows given the observations of all experts; made by `GPProduct.given`."""
 
     def __init__(self, product: GPProduct, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> None:
         super().__init__()
         self.expert = deepcopy(product.expert).requires_grad_(False)
         self.aggregation, self.x, self.y = product.aggregation, x.detach(), y.detach()
         self.rows = product.aggregation.rows(product.rows(x))
-        # Hyperparameters that are latents are known in the call only.
+        # Hyperparameters that are latents are known only in the call.
         self.known = (
             ()
             if self.expert.hyperparameters
@@ -222,7 +229,7 @@ class ConditionedProduct(nn.Module):
 
 
 class ExpertObservations(TorchDistribution):
-    """Independent N(m(x_k), K(x_k, x_k) + σ² I) on the shards of the rows, in the rows' order."""
+    """Independent distributions N(m(x_k), K(x_k, x_k) + σ² I) on the shards of the rows, in the order of the rows."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
@@ -235,11 +242,11 @@ class ExpertObservations(TorchDistribution):
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
 
     def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """In nats, over all shards."""
+        """Log density in nats, over all shards."""
         return experts_log_marginal(self.parts, self.names, self.x, value, self.shards)
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draws (*sample_shape, n)."""
+        """Draws of shape (*sample_shape, n)."""
         parts = cast(nn.Module, self.parts)
         draws = [Observations(parts, self.x[rows]).rsample(torch.Size(sample_shape)) for rows in self.shards]
         return torch.cat(draws, -1)[..., torch.cat(list(self.shards)).argsort()]

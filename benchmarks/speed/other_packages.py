@@ -1,4 +1,4 @@
-"""Other packages' contenders in the speed tables: Pyro, and NumPyro, blackjax and nutpie (extra `peers`) where installed."""
+"""Contenders of other packages: Pyro, and NumPyro, blackjax and nutpie (extra `peers`) if installed."""
 
 import importlib
 import os
@@ -13,11 +13,11 @@ from benchmarks.speed.turns import built
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 TRANSITIONS = 20
-"""Of one call of blackjax."""
+"""Transitions per call of blackjax."""
 
 
 def svi(problem: SVIProblem, *, quick: bool) -> list[list[Contender]]:
-    """Ways to take a step, by package."""
+    """Contenders of a step, one list per package."""
     found = []
     if numpyro := _installed("numpyro"):
         # XLA's convolutions on a CPU are some eight times slower inside a scan.
@@ -27,7 +27,14 @@ def svi(problem: SVIProblem, *, quick: bool) -> list[list[Contender]]:
 
 
 def samplers(problem: SamplingProblem, few: Settings, many: Settings, short: Settings) -> list[Sampler]:
-    """Few long chains and many short ones; of Pyro a short run."""
+    """Few long chains and many short ones; a short run of Pyro.
+
+    Args:
+        problem: problem to sample.
+        few: settings of few long chains.
+        many: settings of many short chains.
+        short: settings of Pyro.
+    """
     found = []
     if blackjax := _installed("blackjax"):
         found += [blackjax.nuts(problem, settings) for settings in (few._replace(chains=1), few, many)]
@@ -48,9 +55,9 @@ def hmc(problem: SamplingProblem, chains: int, leapfrogs: int, step_size: float)
 
 
 def _installed(package: str) -> Any:
-    """The module of a package's contenders; None, and a line that says so, without the package."""
+    """Module with the contenders of a package; None, with a printed line, if the package is not installed."""
     try:
-        return importlib.import_module(f"speed_{package}")
+        return importlib.import_module(f"benchmarks.speed.with_{package}")
     except ImportError as error:
         print(f"    left out: {package} ({error}); pip install 'probmodel[peers]'", flush=True)
         return None

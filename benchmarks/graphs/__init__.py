@@ -1,0 +1,1 @@
+"""Bayesian networks and Boltzmann machines against published and exact values and beside another package."""
