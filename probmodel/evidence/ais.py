@@ -10,7 +10,7 @@ from probmodel.evidence.weighing.annealed_weights import (
 )
 from probmodel.evidence.weighing.bounds import lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
-from probmodel.evidence.weighing.starting_draws import start
+from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.verdict import upper_condition
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
 from probmodel.protocols.evidence import Evidence
@@ -20,7 +20,12 @@ from probmodel.tracing.target import target_of
 
 
 def ais(
-    subject: Subject, *, seed: int = 0, num_chains: int = 4_000, num_steps: int | None = None, level: float = 0.95
+    subject: Subject,
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    num_chains: int = 4_000,
+    num_steps: int | None = None,
 ) -> Evidence:
     """Log mean weight of chains annealed from a defensive Student-t into the posterior, in nats.
 
@@ -45,7 +50,7 @@ def ais(
     if target.dim == 0:
         return plain_evidence(target, "ais")
     begin = time.perf_counter()
-    schedule = forward_schedule(start(subject, seed), spawn(seed, 11), num_steps)
+    schedule = forward_schedule(starting_draws(subject, seed), spawn(seed, 11), num_steps)
     log_w = forward_weights(schedule, num_chains, spawn(seed, 12))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, "raise num_steps (temperatures) or num_chains")
@@ -68,7 +73,13 @@ def ais(
     )
 
 
-def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None, level: float = 0.95) -> Evidence:
+def reverse_ais(
+    subject: Subject,
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    num_steps: int | None = None,
+) -> Evidence:
     """Reverse annealing estimate −log mean exp(−log weight), in nats.
 
     Chains are annealed from posterior draws into a truncated normal inside the posterior.
@@ -94,7 +105,7 @@ def reverse_ais(subject: Subject, *, seed: int = 0, num_steps: int | None = None
     if target.dim == 0:
         return plain_evidence(target, "reverse ais")
     begin = time.perf_counter()
-    first = start(subject, seed)
+    first = starting_draws(subject, seed)
     schedule = reverse_schedule(first, spawn(seed, 13), num_steps)
     log_w = backward_weights(schedule, first.scored, spawn(seed, 14))
     mean = weighted_mean(-log_w)

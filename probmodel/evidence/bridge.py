@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.draws.diagnostics import ess_mean
 from probmodel.evidence.annealing.reference import covariance_factor
-from probmodel.evidence.weighing.starting_draws import start
+from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
@@ -45,7 +45,7 @@ def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> E
     if target.dim == 0:
         return plain_evidence(target, "bridge")
     begin = time.perf_counter()
-    first = start(subject, seed)
+    first = starting_draws(subject, seed)
     chains, each, _ = first.theta.shape
     if chains * each < 20:
         raise ValueError(f"expected 20 draws or more, got {chains * each}; keep more draws")

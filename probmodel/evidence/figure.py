@@ -14,9 +14,9 @@ NORMAL_95 = 1.959963984540054
 BLUE, GRAY, RED, INK = "#2563eb", "#94a3b8", "#dc2626", "#475569"
 WIDTH = 8.0
 """Width of the figure in inches, which a notebook shows without shrinking it."""
-CAPTION = 130
+CAPTION_WIDTH = 130
 """Characters per line of the caption, at its font size."""
-NEAR = 1.0
+NEAR_WIDTHS = 1.0
 """Distance within which an estimate with a caveat or a long error bar still widens the axis, in units of the width of
 the other estimates or of a typical error bar."""
 
@@ -70,7 +70,7 @@ def _draw_band(axes: Axes, evidence: Evidence, band: tuple[float, float], digits
     edges = axes.get_xlim()
     ends = (lower if math.isfinite(lower) else edges[0], upper if math.isfinite(upper) else edges[1])
     if _refused(evidence):
-        label = textwrap.fill(f"refused: {_first_failure(evidence)}", CAPTION - 20)
+        label = textwrap.fill(f"refused: {_first_failure(evidence)}", CAPTION_WIDTH - 20)
         axes.axvspan(*ends, facecolor="none", edgecolor=RED, hatch="////", alpha=0.35, lw=0, zorder=0, label=label)
         return
     if math.isfinite(lower) and math.isfinite(upper):
@@ -142,7 +142,7 @@ def _window(evidence: Evidence, rows: tuple[Estimate, ...], band: tuple[float, f
     low, high = min(points), max(points)
     optional = [value for each in trusted for value in _ends(each)] + [each.log_z for each in rows if each.caveat]
     bars = [2 * NORMAL_95 * each.stderr for each in trusted if 0 < each.stderr < math.inf] or [0.0]
-    reach = NEAR * max(high - low, median_high(bars))
+    reach = NEAR_WIDTHS * max(high - low, median_high(bars))
     near = [value for value in optional if low - reach <= value <= high + reach]
     low, high = min([low, *near]), max([high, *near])
     width = max(high - low, 1e-6 * max(1.0, abs(high)))
@@ -166,7 +166,7 @@ def _caption(evidence: Evidence) -> str:
     found = [] if math.isnan(agreement) else [f"agreement of estimators: p {_p_value(agreement)}"]
     found += [f"given {len(evidence.given)} point-estimated tensors"] if evidence.given else []
     found += [evidence.certified] if evidence.certified else []
-    return textwrap.fill("; ".join(found), CAPTION)
+    return textwrap.fill("; ".join(found), CAPTION_WIDTH)
 
 
 def _p_value(value: float) -> str:

@@ -23,7 +23,7 @@ try:
 except ImportError:
     HAS_ZUKO = False
 
-DRAWS_A_COORDINATE = 5
+DRAWS_PER_COORDINATE = 5
 """Draws needed per coordinate for a full covariance matrix; with fewer it is diagonal."""
 FEWEST_DRAWS = 40
 """Least number of draws: with fewer, neither half can train a density or show the spread of its weights."""
@@ -33,7 +33,7 @@ PATIENCE = 20
 """Optimizer steps without improvement on the held-out draws after which training stops."""
 
 
-class Matched(NamedTuple):
+class AffineMap(NamedTuple):
     """Affine map z → θ = loc + scale_tril z that gives a standard normal z the mean and covariance of given draws."""
 
     loc: Float[Tensor, " D"]
@@ -51,7 +51,7 @@ class Matched(NamedTuple):
         return self.scale_tril.diagonal().log().sum()
 
 
-def matched(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = None) -> Matched:
+def affine_map_of(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = None) -> AffineMap:
     """Affine map to the mean and covariance of draws, or to their variances alone where draws are few.
 
     Args:
@@ -64,11 +64,11 @@ def matched(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | None = N
     variance = weights @ centered.square()
     # A constant coordinate needs a positive width for the map to be invertible.
     variance = variance.clamp_min(torch.finfo(theta.dtype).tiny ** 0.5)
-    if 1 / weights.square().sum() < DRAWS_A_COORDINATE * theta.shape[1]:
-        return Matched(loc, torch.diag(variance.sqrt()))
+    if 1 / weights.square().sum() < DRAWS_PER_COORDINATE * theta.shape[1]:
+        return AffineMap(loc, torch.diag(variance.sqrt()))
     covariance = centered.T @ (weights[:, None] * centered)
     # One part in a million of each variance keeps rounding errors from making the matrix indefinite.
-    return Matched(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
+    return AffineMap(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
 
 
 def harmonic(
@@ -147,10 +147,10 @@ def _chain_error(log_w: Float[Tensor, " S"], log_mean: float) -> float:
 
 def _fit(
     theta: Float[Tensor, "S D"], num_layers: int, hidden_features: int, num_steps: int
-) -> tuple[nn.Module, Matched]:
+) -> tuple[nn.Module, AffineMap]:
     """Flow of highest held-out likelihood in a training from the identity: never worse there than a matched normal."""
     held_out = max(1, int(HELD_OUT_FRACTION * len(theta)))
-    affine = matched(theta[held_out:])
+    affine = affine_map_of(theta[held_out:])
     test, train = affine.inverse(theta).split([held_out, len(theta) - held_out])
     flow = _identity(theta, num_layers, hidden_features)
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
@@ -187,7 +187,7 @@ def _state(flow: nn.Module) -> dict[str, Any]:
 
 
 def _log_density(
-    flow: nn.Module, affine: Matched, theta: Float[Tensor, "S D"], temperature: float
+    flow: nn.Module, affine: AffineMap, theta: Float[Tensor, "S D"], temperature: float
 ) -> Float[Tensor, " S"]:
     """Log density log φ(θ) of the flow with its base N(0, I) narrowed to N(0, temperature · I)."""
     z, log_det = flow().transform.call_and_ladj(affine.inverse(theta))

@@ -17,7 +17,7 @@ from probmodel.tracing.curvature import log_joint_by_block
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
-NUMBERS_AT_ONCE = 4_000_000
+MAX_COORDINATES_AT_ONCE = 4_000_000
 """Largest number of coordinates of proposals in memory at once."""
 
 
@@ -25,9 +25,9 @@ def importance(
     subject: Subject,
     *,
     seed: int = 0,
+    level: float = 0.95,
     num_samples: int = 10_000,
     proposal: Proposal = from_draws,
-    level: float = 0.95,
 ) -> Evidence:
     """Importance sampling estimate log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats.
 
@@ -79,7 +79,7 @@ def importance(
 
 def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
     """Log weights log p(data, θ) − log q(θ) of proposals, in nats, drawn in chunks that fit in memory."""
-    chunk = max(1, NUMBERS_AT_ONCE // max(1, target.dim))
+    chunk = max(1, MAX_COORDINATES_AT_ONCE // max(1, target.dim))
     parts = []
     with isolated(seed), torch.no_grad():
         for begin in range(0, num_samples, chunk):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch.distributions import StudentT
 
-from probmodel.evidence.harmonic import Matched, matched
+from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import plain
 from probmodel.protocols.errors import EvidenceWarning
@@ -35,11 +35,11 @@ DEGREES_OF_FREEDOM = 3.0
 """Degrees of freedom of the base: heavier tails than a posterior's, so that the density ratio has a maximum."""
 WIDTH = 1.5
 """Scale of the base density relative to the posterior's standard deviations."""
-LOWEST = -1e300
+LOG_ZERO = -1e300
 """Log likelihood that dynesty treats as a likelihood of zero."""
 EDGE = 1e-12
 """Least distance from the faces of the unit cube, where quantiles are infinite; the mass beyond it is negligible."""
-WALKED = 20
+MAX_WALK_DIM = 20
 """Largest dimension at which random walks renew live points; slice sampling does beyond (dynesty's own threshold)."""
 BATCH_FRACTION = 8
 """Live points per point of a batch: the proposals of a batch share one likelihood threshold, which rises meanwhile."""
@@ -78,9 +78,13 @@ def nested(
     if num_live < 2 * target.dim:
         raise ValueError(f"expected at least {2 * target.dim} live points, got {num_live}; raise num_live")
     start = time.perf_counter()
-    base = matched(posterior_draws(subject, seed).detach())
+    base = affine_map_of(posterior_draws(subject, seed).detach())
     base = base._replace(scale_tril=WIDTH * base.scale_tril)
-    with isolated(seed), torch.no_grad(), _LockStep(_likelihood(target, base), num_live // BATCH_FRACTION or 1) as pool:
+    with (
+        isolated(seed),
+        torch.no_grad(),
+        _BatchedPool(_likelihood(target, base), num_live // BATCH_FRACTION or 1) as pool,
+    ):
         found = _run(pool, target.dim, num_live, tolerance, max_calls, seed)
     if pool.num_calls >= max_calls:
         warnings.warn(
@@ -99,14 +103,14 @@ class _Found(NamedTuple):
     information: float
 
 
-def _run(pool: "_LockStep", dim: int, num_live: int, tolerance: float, max_calls: int, seed: int) -> _Found:
+def _run(pool: "_BatchedPool", dim: int, num_live: int, tolerance: float, max_calls: int, seed: int) -> _Found:
     sampler = dynesty.NestedSampler(
         pool.evaluate,
         lambda cube: stdtrit(DEGREES_OF_FREEDOM, cube.clip(EDGE, 1 - EDGE)),
         dim,
         nlive=num_live,
         # Uniform draws from ellipsoids miss parts of many modes, and the bootstrap that guards against it never ends.
-        sample="rwalk" if dim <= WALKED else "rslice",
+        sample="rwalk" if dim <= MAX_WALK_DIM else "rslice",
         rstate=np.random.default_rng(seed),
         pool=pool,
         queue_size=pool.size,
@@ -121,7 +125,7 @@ def _run(pool: "_LockStep", dim: int, num_live: int, tolerance: float, max_calls
     return _Found(float(results.logz[-1]), float(results.logzerr[-1]), float(results.information[-1]))
 
 
-def _likelihood(target: Target, base: Matched) -> Callable[[Float[np.ndarray, "S D"]], Float[np.ndarray, " S"]]:
+def _likelihood(target: Target, base: AffineMap) -> Callable[[Float[np.ndarray, "S D"]], Float[np.ndarray, " S"]]:
     """Function that maps whitened points to log p(data, θ) − log b(θ), in nats; NaN counts as a likelihood of zero."""
     student, log_det = StudentT(base.loc.new_tensor(DEGREES_OF_FREEDOM)), base.log_det()
 
@@ -129,7 +133,7 @@ def _likelihood(target: Target, base: Matched) -> Callable[[Float[np.ndarray, "S
         z = torch.as_tensor(points, dtype=target.dtype, device=target.device)
         log_b = student.log_prob(z).sum(-1) - log_det
         values = (target.log_joint(base(z)) - log_b).double().cpu().numpy()
-        return np.nan_to_num(values, nan=LOWEST, neginf=LOWEST).clip(LOWEST)
+        return np.nan_to_num(values, nan=LOG_ZERO, neginf=LOG_ZERO).clip(LOG_ZERO)
 
     return log_likelihood
 
@@ -142,7 +146,7 @@ class _Request(NamedTuple):
     answer: "SimpleQueue[float]"
 
 
-class _LockStep:
+class _BatchedPool:
     """Pool for dynesty that runs calls concurrently and evaluates their points in one batch.
 
     Each call of `map` runs in a thread until it requests a likelihood; once all of them wait, one batch answers them.
@@ -156,7 +160,7 @@ class _LockStep:
         self._requests: SimpleQueue[_Request] = SimpleQueue()
         self._mine = threading.local()
 
-    def __enter__(self) -> "_LockStep":
+    def __enter__(self) -> "_BatchedPool":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -23,10 +23,10 @@ from probmodel.evidence.weighing.annealed_weights import (
     forward_weights,
     reverse_schedule,
 )
-from probmodel.evidence.weighing.bounds import MANY, lower_bound, upper_bound
+from probmodel.evidence.weighing.bounds import MAX_BETS, lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.closed_form import closed_form
-from probmodel.evidence.weighing.starting_draws import Explored, Start, explored, start
+from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, explored, starting_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.verdict import (
     CLOSED_FORM_ROUNDING,
@@ -48,7 +48,7 @@ from probmodel.tracing.target import target_of
 MORE_STEPS = (8, 32)
 """Temperatures of further attempts, if the weights of the first cannot be trusted."""
 
-BET = 8
+WEIGHTS_PER_BET = 8
 """Number of weights whose mean is one bet, for chains without temperatures."""
 
 NUM_CHAINS = 4_000
@@ -104,16 +104,16 @@ def sandwich(
     Reference:
         Grosse, Ghahramani & Adams (2015), "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
     """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")
     own = own_estimators(subject)
     if own is not None:
         return own.sandwich(subject, seed=seed, level=level)
     target = target_of(subject)
     if target.dim == 0:
         return plain_evidence(target, "sandwich")
-    if not 0 < level < 1:
-        raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")
     begin = time.perf_counter()
-    first, seen = start(subject, seed), _explored(target, seed)
+    first, seen = starting_draws(subject, seed), _explored(target, seed)
     side_level = 1 - (1 - level) / 2
     below = _forward(
         first, seen, spawn(seed, 51), num_steps, partial(forward_weights, precision=precision, max_chains=max_chains)
@@ -122,7 +122,7 @@ def sandwich(
     estimates = [below.estimate, above.estimate, *_others(subject, first, seen, below.estimate, seed)]
     agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
     # The number of chains stopped at a precision depends on their weights: the size of groups must not depend on it.
-    group_size = max(BET, -(-(max_chains or 0) // MANY)) if below.num_steps == 1 else 1
+    group_size = max(WEIGHTS_PER_BET, -(-(max_chains or 0) // MAX_BETS)) if below.num_steps == 1 else 1
     lower = lower_bound(below.log_w, side_level, group_size=group_size)
     upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
     failed = failures_of(agreement, below, above, lower, upper)
@@ -167,7 +167,7 @@ def _explored(target: Target, seed: int) -> Explored | None:
 
 
 def _forward(
-    first: Start,
+    first: StartingDraws,
     seen: Explored | None,
     seed: int,
     num_steps: int | None,
@@ -182,7 +182,7 @@ def _forward(
     return _trusted(attempt, num_steps)
 
 
-def _backward(first: Start, seed: int, num_steps: int | None) -> Side:
+def _backward(first: StartingDraws, seed: int, num_steps: int | None) -> Side:
     def attempt(steps: int | None) -> Side:
         begin = time.perf_counter()
         schedule = reverse_schedule(first, seed, steps)
@@ -206,7 +206,9 @@ def _trusted(attempt: Callable[[int | None], Side], num_steps: int | None) -> Si
     return best
 
 
-def _others(subject: Subject, first: Start, seen: Explored | None, forward: Estimate, seed: int) -> list[Estimate]:
+def _others(
+    subject: Subject, first: StartingDraws, seen: Explored | None, forward: Estimate, seed: int
+) -> list[Estimate]:
     """Estimates by other methods, for comparison with the two sides."""
     found = []
     if seen is not None:
@@ -236,7 +238,7 @@ def _of(estimator: Callable[..., Evidence], subject: Subject, seed: int) -> Esti
     return Estimate(found.method, found.log_z, found.stderr, relative_ess, k_hat, seconds, caveat)
 
 
-def _importance(first: Start, seed: int) -> Estimate:
+def _importance(first: StartingDraws, seed: int) -> Estimate:
     """Estimate by importance sampling from the defensive Student-t around the draws, without temperatures."""
     begin = time.perf_counter()
     proposal = matched(first.target, first.flat)

@@ -18,7 +18,12 @@ NUM_GROUPS = 20
 
 
 def smc(
-    subject: Subject, *, seed: int = 0, num_groups: int = NUM_GROUPS, group_size: int | None = None, level: float = 0.95
+    subject: Subject,
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    num_groups: int = NUM_GROUPS,
+    group_size: int | None = None,
 ) -> Evidence:
     """Log Z by sequential Monte Carlo from the prior to the posterior, in nats.
 

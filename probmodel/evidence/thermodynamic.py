@@ -9,7 +9,7 @@ from torch import Tensor
 from probmodel.evidence.annealing.population import Populations, populations
 from probmodel.evidence.annealing.transitions import Kernel
 from probmodel.evidence.weighing.annealed_weights import schedule_from_normal
-from probmodel.evidence.weighing.starting_draws import population, start
+from probmodel.evidence.weighing.starting_draws import population, starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
@@ -44,7 +44,7 @@ def thermodynamic(
     Reference:
         Friel, Hurn & Wyse (2014), "Improving power posterior estimation of statistical evidence".
     """
-    return _along(subject, seed, num_steps, num_groups, integral, "thermodynamic")
+    return _estimate_on_path(subject, seed, num_steps, num_groups, integral, "thermodynamic")
 
 
 def stepping_stone(
@@ -68,7 +68,7 @@ def stepping_stone(
         Xie, Lewis, Fan, Kuo & Chen (2011), "Improving marginal likelihood estimation for Bayesian phylogenetic model
         selection"; from a base near the posterior: Fan et al. (2011).
     """
-    return _along(subject, seed, num_steps, num_groups, stones, "stepping stone")
+    return _estimate_on_path(subject, seed, num_steps, num_groups, stones, "stepping stone")
 
 
 def integral(found: Populations) -> Float[Tensor, " G"]:
@@ -84,15 +84,15 @@ def stones(found: Populations) -> Float[Tensor, " G"]:
     return found.increments.sum((0, 2))
 
 
-def _along(
+def _estimate_on_path(
     subject: Subject, seed: int, num_steps: int, num_groups: int, rule: Callable[[Populations], Tensor], method: str
 ) -> Evidence:
     target = target_of(subject)
     if target.dim == 0:
         return plain_evidence(target, method)
     begin = time.perf_counter()
-    schedule = schedule_from_normal(start(subject, seed), spawn(seed, 31), num_steps)
-    kernels = (*_towards_the_base(schedule.kernels[0]), *schedule.kernels)
+    schedule = schedule_from_normal(starting_draws(subject, seed), spawn(seed, 31), num_steps)
+    kernels = (*_kernels_near_base(schedule.kernels[0]), *schedule.kernels)
     size = max(20, 2 * population(target) // num_groups)
     with isolated(spawn(seed, 32)):
         by_group = rule(populations(schedule.path, kernels, num_groups, size))
@@ -110,7 +110,7 @@ def _along(
     )
 
 
-def _towards_the_base(first: Kernel) -> list[Kernel]:
+def _kernels_near_base(first: Kernel) -> list[Kernel]:
     """Kernels at inverse temperatures below the first, each half the next.
 
     The integrand is steep where the base still reaches far outside the posterior, and powers of β resolve it (Friel &

@@ -37,7 +37,7 @@ from probmodel.families.boltzmann_machines.learning.phases import (
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
@@ -77,6 +77,9 @@ class BoltzmannLearning:
     monitor: Monitor | None = Monitor()  # noqa: RUF009
     precision: torch.dtype | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, optional=("batch_size",))
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the machine on the device and in the dtype of the data; the one passed in is left unchanged.

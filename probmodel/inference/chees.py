@@ -23,7 +23,7 @@ from probmodel.inference.chains.warm_start import (
     sample_approximation,
 )
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.programs.compiling import Tensors, repeat
@@ -72,6 +72,10 @@ class ChEES:
     max_leapfrogs: int = 1_000
     compile: bool | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_samples", "num_warmup", "num_chains", "max_leapfrogs")
+        check_acceptance(self.target_accept)
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.

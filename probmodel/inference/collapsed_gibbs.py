@@ -13,7 +13,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import order
 from probmodel.families.gaussian_processes.mixtures.gates import log_sizes
 from probmodel.inference.variational_em import PARTICLES, checked_mixture
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 
@@ -36,6 +36,9 @@ class CollapsedGibbs:
     num_samples: int = 50
     num_warmup: int = 50
     num_chains: int = 4
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_samples", "num_chains")
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Sample the assignments of the rows to experts.

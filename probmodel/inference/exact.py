@@ -8,7 +8,7 @@ import torch
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Draws, Posterior
 from probmodel.tracing.checks import check_training
@@ -27,6 +27,9 @@ class Exact:
     """
 
     num_samples: int = 1_000
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_samples")
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Draw from the exact posterior.

@@ -8,7 +8,7 @@ import torch
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
@@ -28,6 +28,9 @@ class Laplace:
 
     num_samples: int = 1_000
     num_starts: int = 3
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_samples", "num_starts")
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Find the mode, and draw from the normal approximation at it.

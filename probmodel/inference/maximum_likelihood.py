@@ -12,7 +12,7 @@ from torch import Tensor
 from probmodel.inference.descent.quasi_newton import maximized
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
@@ -38,6 +38,9 @@ class MaximumLikelihood:
 
     max_steps: int = 200
     tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_counts(self, "max_steps")
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Maximize the log likelihood, starting at the model's own parameters.

@@ -22,7 +22,7 @@ from probmodel.inference.objectives.expected_log_likelihood import expected_log_
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import LeavesNormalsError, NonFiniteError
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.layers import Decision
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.structural import Structural
@@ -104,6 +104,9 @@ class NaturalGradients:
     num_particles: int = 16
     num_samples: int = 200
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_steps", "num_particles", "num_samples", optional=("batch_size",))
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the pipeline.

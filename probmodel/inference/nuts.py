@@ -15,7 +15,7 @@ from probmodel.inference.chains.adaptation import Adaptation, Schedule
 from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
 from probmodel.inference.chains.recording import Recording, chain_gradient
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.programs.compiling import Tensors
@@ -48,6 +48,10 @@ class NUTS:
     max_tree_depth: int = 10
     compile: bool | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_samples", "num_warmup", "num_chains", "max_tree_depth")
+        check_acceptance(self.target_accept)
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.

@@ -26,7 +26,7 @@ from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
@@ -89,6 +89,9 @@ class SVI:
     num_samples: int = 1_000
     compile: bool | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_steps", "num_samples", optional=("batch_size", "patience"))
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit copies of model and guide; the ones passed in are left unchanged.

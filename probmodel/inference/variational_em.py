@@ -19,7 +19,7 @@ from probmodel.inference.descent.quasi_newton import maximized
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
-from probmodel.protocols.integers import checked_seed, integer
+from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import copied_to_data
@@ -65,6 +65,9 @@ class VariationalEM:
     num_steps: int = 6
     max_steps: int = 500
     tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_counts(self, "num_restarts", "num_finalists", "num_rounds", "num_steps", "max_steps")
 
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the mixture.

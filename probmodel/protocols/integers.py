@@ -1,6 +1,6 @@
 """Validation of integer settings: Python's and NumPy's integers pass; floats, booleans and strings fail (PEP 357)."""
 
-from operator import index
+from operator import attrgetter, index
 from typing import Any
 
 LARGEST_SEED = 2**32 - 1
@@ -35,6 +35,20 @@ def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -
     nearest = _nearest(value, least, most)
     remedy = "pass an integer" if nearest is None else f"pass {name}={nearest}"
     raise ValueError(f"expected {name} to be an integer, {span}, got {value!r}; {remedy}")
+
+
+def check_counts(settings: object, *names: str, optional: tuple[str, ...] = ()) -> None:
+    """Raise ValueError where a setting that counts is no integer of 1 or more; an optional one may be None.
+
+    Args:
+        settings: value whose attributes are checked.
+        names: attributes that hold counts.
+        optional: attributes that hold counts or None.
+    """
+    for name in (*names, *optional):
+        value = attrgetter(name)(settings)
+        if value is not None or name in names:
+            integer(name, value)
 
 
 def checked_seed(value: Any) -> int:

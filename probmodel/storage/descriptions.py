@@ -52,6 +52,11 @@ RENAMED = {
 RENAMED_ARGUMENTS = {"centre": "center"}
 """Name of a constructor argument in folders saved by release 0.1 → its current name."""
 
+NUM_HIDDEN = {"hidden": "num_hidden"}
+
+OF_ONE_HIDDEN_LAYER = ("NonlinearNetwork", "ClassRBM", "DeepBoltzmannMachine")
+"""Components whose number of hidden units release 0.1 called `hidden`, which is a sequence of widths elsewhere."""
+
 _FLOATS: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -224,7 +229,8 @@ def _entries(node: dict, fetch: Fetch) -> dict[str, Any]:
 
 def _component(node: list, fetch: Fetch) -> Any:
     name, arguments = node
-    values = {RENAMED_ARGUMENTS.get(key, key): value for key, value in rebuild(arguments, fetch).items()}
+    renamed = RENAMED_ARGUMENTS | (NUM_HIDDEN if name in OF_ONE_HIDDEN_LAYER else {})
+    values = {renamed.get(key, key): value for key, value in rebuild(arguments, fetch).items()}
     return COMPONENTS[RENAMED.get(name, name)].build(**values)
 
 

@@ -51,8 +51,8 @@ def _over_seeds(runs: pd.DataFrame) -> dict[str, float]:
         "median_error": float(error.abs().median()),
         "rms_error": _rms(error),
         "rms_z": _rms(z),
-        "coverage": _share(good["covered"]),
-        "bounded": _share(good["bounded"]),
+        "coverage": _fraction(good["covered"]),
+        "bounded": _fraction(good["bounded"]),
         "violations": int((~good["bounded"].dropna().astype(bool)).sum()),
         "judged": int(good["covered"].notna().sum()),
         "mean": float(good["log_z"].mean()),
@@ -86,7 +86,7 @@ def _rms(values: pd.Series) -> float:
     return float(np.sqrt((values.dropna() ** 2).mean())) if values.notna().any() else math.nan
 
 
-def _share(verdicts: pd.Series) -> float:
+def _fraction(verdicts: pd.Series) -> float:
     told = verdicts.dropna().astype(float)
     return float(told.mean()) if len(told) else math.nan
 

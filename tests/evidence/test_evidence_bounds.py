@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from probmodel.evidence.weighing.bounds import (
     GROUP_SIZES,
-    MANY,
+    MAX_BETS,
     RESOLUTION,
     STAKES,
     lower_bound,
@@ -237,7 +237,7 @@ def test_a_level_outside_zero_and_one_is_refused(bound, level):
 
 
 def test_very_many_weights_are_bet_on_in_groups_and_bounded_alike():
-    log_w = 0.5 * lognormal(np.random.default_rng(14), MANY + 7)
+    log_w = 0.5 * lognormal(np.random.default_rng(14), MAX_BETS + 7)
     lost = float(logsumexp(log_w) - math.log(len(log_w))) - lower_bound(column(log_w), 0.95)
     variance = np.exp(log_w - logsumexp(log_w) + math.log(len(log_w))).var()
     assert 0.95 < lost / math.sqrt(2 * variance * math.log(20) / len(log_w)) < 1.4

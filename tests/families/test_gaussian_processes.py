@@ -594,15 +594,15 @@ def test_a_recorded_covariance_has_the_second_derivative_of_gpytorch(build, colu
 
 @pytest.mark.parametrize("columns", [2, 6])
 @pytest.mark.parametrize(
-    ("build", "slope"), [(RBFKernel, -0.5), (partial(MaternKernel, 1.5), -1.5), (MaternKernel, -5 / 6)]
+    ("build", "derivative"), [(RBFKernel, -0.5), (partial(MaternKernel, 1.5), -1.5), (MaternKernel, -5 / 6)]
 )
-def test_a_recorded_covariance_curves_at_equal_rows(build, grad, columns):
+def test_a_recorded_covariance_curves_at_equal_rows(build, derivative, columns):
     """There d²k / da² = 2 ∂k/∂r² I: a mask of r² would lose it, a root of r² make it NaN."""
     a = torch.randn(3, columns, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     shape = stationary(build()).shape
     recorded = make_fx(lambda a, b: stationary_covariance(shape, a, b))(a, a.clone())
     curved = torch.autograd.functional.hessian(lambda x: recorded(torch.cat([x[None], a[1:]]), a)[0, 0], a[0])
-    torch.testing.assert_close(curved, 2.0 * grad * torch.eye(columns, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(curved, 2.0 * derivative * torch.eye(columns, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 
 def test_a_recorded_bound_has_a_second_derivative():

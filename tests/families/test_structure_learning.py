@@ -188,7 +188,7 @@ def test_twenty_five_variables_reach_the_graph_they_come_from():
 
 
 def test_candidates_that_take_hours_are_told(monkeypatch):
-    monkeypatch.setattr(candidates, "MANY", 8 * 2**4)
+    monkeypatch.setattr(candidates, "MANY_FAMILIES", 8 * 2**4)
     families = categorical_families(rows_of(8, 40), BDeu(1.0))
     candidate_parents(families, 4)
     candidate_parents(families, 5, max_parents=2)

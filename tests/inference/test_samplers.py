@@ -12,7 +12,7 @@ import torch
 from problems.pyro_models import noise
 from tqdm.auto import tqdm
 
-from probmodel.draws import containers as arviz_data
+from probmodel.draws import diagnostics as arviz_data
 from probmodel.inference import NUTS, ChEES, chees
 from probmodel.inference.chains import adaptation
 from probmodel.inference.chains import nuts_tree as tree

@@ -85,7 +85,7 @@ def conditional_gaussian() -> tuple[ConditionalGaussianNetwork, Dataset]:
 
 def nonlinear() -> tuple[NonlinearNetwork, Dataset]:
     x = mixed_rows()[:, [0, 2]]
-    return NonlinearNetwork(DAG.from_string("[u|a][a]"), {"u": 2}, hidden=1), rows_of(x)
+    return NonlinearNetwork(DAG.from_string("[u|a][a]"), {"u": 2}, num_hidden=1), rows_of(x)
 
 
 EXACT = {

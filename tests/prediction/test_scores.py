@@ -11,7 +11,7 @@ from problems.refusals import BAD, BOUNDED, SEEDS, refused
 from scipy import stats
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
-from probmodel.prediction import scores
+from probmodel.prediction.scores import scoring_rules as scores
 from probmodel.prediction.scores.calibration import calibration, expected_calibration_error, reliability
 from probmodel.prediction.scores.scoring_rules import (
     accuracy,

@@ -21,7 +21,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target
 
 CPU = torch.device("cpu")
-MODULE = importlib.import_module("probmodel.tracing.target")  # The package names its function the same.
+MODULE = importlib.import_module("probmodel.tracing.density")
 
 
 def test_the_default_budget_is_a_quarter_of_the_free_memory():

@@ -71,7 +71,7 @@ def test_scores_are_taken_where_the_fit_is(monkeypatch):
     moved = []
     for module in ("prediction.predictive", "diagnosis.scored", "diagnosis.diagnose"):
         target = sys.modules[f"probmodel.{module}"]
-        monkeypatch.setattr(target, "beside", lambda data, others: moved.append(others) or data)
+        monkeypatch.setattr(target, "on_device_of", lambda data, others: moved.append(others) or data)
     pb.diagnose(fit, data)
     pb.predict(fit, x)
     assert len(moved) >= 3 and all(others is fit.data for others in moved[:1])

@@ -20,7 +20,7 @@ from probmodel.tracing.curvature import block_index
 
 DEGREES_OF_FREEDOM = 5.0
 """Degrees of freedom of a base: tails heavier than any normal's, light enough to keep draws near the mode."""
-DRAWS_A_COORDINATE = 5
+DRAWS_PER_COORDINATE = 5
 """Draws needed per coordinate for a full covariance matrix; with fewer the matrix is diagonal."""
 DEFENSIVE_WEIGHT = 0.1
 DEFENSIVE_SCALE = 3.0
@@ -31,7 +31,7 @@ CLUSTERS = (2, 4, 8, 16, 32)
 """Numbers of mixture components that are tried in turn, until BIC rises."""
 MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
 """Largest number of coordinates, and least and largest number of draws, for which clusters are sought."""
-REGULARizATION = 1e-4
+REGULARIZATION = 1e-4
 """Added to the variances of standardized draws, so that a cluster of a few equal draws has a positive width."""
 
 
@@ -168,7 +168,7 @@ def covariance_factor(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) ->
     variance = centered.square().sum(0) / max(1, len(theta) - 1)
     # A constant coordinate needs a positive scale by which kernels can move it.
     variance = torch.where(variance > 0, variance, torch.ones_like(variance))
-    if len(theta) < DRAWS_A_COORDINATE * index.shape[1]:
+    if len(theta) < DRAWS_PER_COORDINATE * index.shape[1]:
         return torch.diag_embed(variance.sqrt())
     covariance = torch.einsum("srd,sre->rde", centered, centered) / (len(theta) - 1)
     # One part in a million of each variance keeps rounding errors from making the matrix indefinite.
@@ -243,7 +243,7 @@ def clusters(theta: Float[Tensor, "S D"], index: Int[Tensor, "R d"]) -> list[Clu
     for size in CLUSTERS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # Any mixture is valid: weights correct for it.
-            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARizATION).fit(draws / scale)
+            fitted = GaussianMixture(size, random_state=0, reg_covar=REGULARIZATION).fit(draws / scale)
         bic = fitted.bic(draws / scale)
         if bic >= best_bic:
             break

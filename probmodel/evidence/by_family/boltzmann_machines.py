@@ -17,10 +17,10 @@ from torch import Tensor
 from probmodel.evidence.by_family.boltzmann_sides import (
     ENUMERATION,
     LOWER_HOLDS,
-    MORE,
+    REMEDY,
     backward_side,
+    combined_sides,
     forward_side,
-    verdict,
 )
 from probmodel.evidence.weighing.bounds import lower_bound
 from probmodel.evidence.weighing.verdict import CLOSED_FORM_ROUNDING
@@ -80,11 +80,11 @@ def log_partition(model: Undirected) -> Evidence:
 def log_partition_ais(
     model: Undirected,
     *,
+    seed: int = 0,
+    level: float = 0.95,
     base_bias: Float[Tensor, " K"] | None = None,
     num_chains: int = NUM_CHAINS,
     num_steps: int | None = None,
-    seed: int = 0,
-    level: float = 0.95,
 ) -> Evidence:
     """Log Z in nats by annealed importance sampling: the log mean weight of chains from base rates into the machine.
 
@@ -117,7 +117,7 @@ def log_partition_ais(
     schedule = frozen_schedule(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
     log_w = forward(schedule, num_chains, spawn(seed, 63))
     mean = weighted_mean(log_w)
-    warn_if_untrusted("ais", mean, MORE)
+    warn_if_untrusted("ais", mean, REMEDY)
     return Evidence(
         mean.log_mean,
         mean.stderr,
@@ -140,11 +140,11 @@ def log_partition_ais(
 def log_partition_sandwich(
     model: Undirected,
     *,
+    seed: int = 0,
+    level: float = 0.95,
     visible: Float[Tensor, "N V"] | None = None,
     num_chains: int = NUM_CHAINS,
     num_steps: int | None = None,
-    seed: int = 0,
-    level: float = 0.95,
     max_side: int = MAX_SIDE,
 ) -> Evidence:
     """Log Z in nats between two bounds: annealing forward into the machine, and in reverse from draws of it.
@@ -187,7 +187,7 @@ def log_partition_sandwich(
     schedule = frozen_schedule(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
     below = forward_side(schedule, num_chains, spawn(seed, 63))
     above = backward_side(schedule, known, num_chains, spawn(seed, 64))
-    found = verdict(below, above, known, level)
+    found = combined_sides(below, above, known, level)
     for finding in found.failed:
         warnings.warn(f"sandwich (Boltzmann machine): {finding}", EvidenceWarning, stacklevel=2)
     return Evidence(

@@ -21,7 +21,7 @@ from probmodel.tracing.randomness import spawn
 BISECTIONS = 100
 """Number of halvings of an interval, more than the binary digits of float64."""
 ENUMERATION = "exact (enumeration)"
-MORE = "raise num_steps (temperatures) or num_chains"
+REMEDY = "raise num_steps (temperatures) or num_chains"
 LOWER_HOLDS = "the lower bound holds at finite sample size: base and temperatures were frozen after the pilot run"
 
 
@@ -67,7 +67,7 @@ def backward_side(schedule: TemperatureSchedule, known: Enumerated | None, num_c
     return Side(estimate, kept, len(schedule.betas) - 1)
 
 
-def verdict(below: Side, above: Side, known: Enumerated | None, level: float) -> CombinedSides:
+def combined_sides(below: Side, above: Side, known: Enumerated | None, level: float) -> CombinedSides:
     """Compare both directions with each other, and with the exact value if there is one.
 
     Args:
@@ -102,7 +102,7 @@ def _failures(agreement: Agreement, lower: float, upper: float) -> tuple[str, ..
         failed.append(
             f"the bounds cross ({lower:.3f} > {upper:.3f}): the draws are not of this machine; raise num_steps"
         )
-    return (*failed, *(f"{each.method}: {each.caveat}; {MORE}" for each in agreement if each.caveat))
+    return (*failed, *(f"{each.method}: {each.caveat}; {REMEDY}" for each in agreement if each.caveat))
 
 
 def _combined(below: Side, above: Side, known: Enumerated | None, failed: tuple[str, ...]) -> tuple[float, float]:

@@ -21,10 +21,10 @@ from probmodel.tracing.ownership import parameters
 def inducing_bounds(
     subject: Subject,
     *,
+    seed: int = 0,
     inducing: int | Float[Tensor, "M D"] = 512,
     num_steps: int = 100,
     tolerance: float = 0.01,
-    seed: int = 0,
 ) -> Evidence:
     """Log p(y | x) of the exact process between two bounds, in nats, from M inducing inputs; no n × n matrix is stored.
 

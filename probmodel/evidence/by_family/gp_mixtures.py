@@ -82,10 +82,10 @@ def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
 def assignments_smc(
     subject: Posterior,
     *,
-    num_particles: int = 200,
-    num_repeats: int = 32,
     seed: int = 0,
     level: float = 0.95,
+    num_particles: int = 200,
+    num_repeats: int = 32,
 ) -> Evidence:
     """Log p(y | x) in nats by sequential Monte Carlo over the rows.
 
@@ -109,9 +109,9 @@ def assignments_smc(
         Fearnhead (2004), "Particle filters for mixture models with an unknown number of components".
     """
     num_repeats, num_particles = integer("num_repeats", num_repeats, least=2), integer("num_particles", num_particles)
-    x = inputs_and_observations(subject.data)[0]
 
     def weights(model: Assigned) -> Tensor:
+        x = inputs_and_observations(subject.data)[0]
         runs = [smc_over_rows(model, num_particles, order_along_direction(x)) for _ in range(num_repeats)]
         return torch.stack([run.log_z for run in runs])
 
@@ -122,10 +122,10 @@ def assignments_smc(
 def assignments_ais(
     subject: Posterior,
     *,
-    num_chains: int = 256,
-    num_steps: int = 200,
     seed: int = 0,
     level: float = 0.95,
+    num_chains: int = 256,
+    num_steps: int = 200,
 ) -> Evidence:
     """Log p(y | x) in nats by annealing from the gate's prior, with a collapsed Gibbs sweep at each temperature.
 
@@ -162,7 +162,7 @@ def by_size(subject: Any, *, seed: int = 0) -> Evidence:
     return assignments(subject, seed=seed) if _is_small(subject) else assignments_smc(subject, seed=seed)
 
 
-def checked(subject: Any, *, seed: int, level: float) -> Evidence:
+def sandwich_of_mixture(subject: Any, *, seed: int, level: float) -> Evidence:
     """Log p(y | x) of a mixture as by `by_size`, checked by annealing, in nats; no lower bound if the two disagree."""
     if _is_small(subject):
         return assignments(subject, seed=seed)
@@ -225,13 +225,14 @@ def _by_weights(
 
 
 def _evaluated(subject: Posterior) -> tuple[ProcessMixture, Assigned, Tensor]:
-    mixture = starting_point(subject).model
-    if not isinstance(mixture, ProcessMixture):
+    point = starting_point(subject)
+    mixture, data = point.model, point.data
+    if data is None or not isinstance(mixture, ProcessMixture):
         raise ValueError(
-            f"expected a fit of a GPMixture, got {type(mixture).__name__}; for one without a fit "
+            f"expected a fit of a GPMixture, got {point.description}; for one without a fit "
             "pass Posterior(mixture, data, {}, {})"
         )
-    x, y = inputs_and_observations(subject.data)
+    x, y = inputs_and_observations(data)
     with torch.no_grad():
         return mixture, mixture.assigned(x, y).double(), y
 

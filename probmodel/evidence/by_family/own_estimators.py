@@ -1,6 +1,6 @@
 """Estimators of the evidence that a model or its family brings, in place of those for every model."""
 
-from probmodel.evidence.by_family.gp_mixtures import assignments, by_size, checked
+from probmodel.evidence.by_family.gp_mixtures import assignments, by_size, sandwich_of_mixture
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.families.gaussian_processes.mixtures.assignments import ProcessMixture
 from probmodel.protocols.evidence import BringsEstimators, OwnEstimators
@@ -12,4 +12,4 @@ def own_estimators(subject: Subject) -> OwnEstimators | None:
     model = starting_point(subject).model
     if isinstance(model, BringsEstimators):
         return model.evidence_estimators()
-    return OwnEstimators(assignments, by_size, checked) if isinstance(model, ProcessMixture) else None
+    return OwnEstimators(assignments, by_size, sandwich_of_mixture) if isinstance(model, ProcessMixture) else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Chi2, Normal
 
 from probmodel.evidence.criteria.bic import num_rows
-from probmodel.evidence.harmonic import Matched, matched
+from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ESS_LIMIT, plain
 from probmodel.protocols.errors import EvidenceWarning
@@ -28,7 +28,7 @@ ROUND_FRACTION = 4
 LEAST_ESS = 0.3
 """Least relative ESS of a round's draws at the temperature that it steps to."""
 MAX_ROUNDS = 50
-DRAWS_A_CONTROL = 10
+DRAWS_PER_CONTROL = 10
 """Draws needed per control variate; with fewer the products of different coordinates are left out."""
 
 
@@ -106,20 +106,20 @@ class _Proposals(NamedTuple):
 
 
 def _sample(subject: Subject, target: Target, beta: float, num_samples: int, seed: int) -> _Mean:
-    base, reached = matched(posterior_draws(subject, seed).detach().double()), 1.0
+    base, reached = affine_map_of(posterior_draws(subject, seed).detach().double()), 1.0
     with isolated(seed), torch.no_grad():
         for _ in range(MAX_ROUNDS):
             drawn = _propose(target, _wider(base), num_samples // ROUND_FRACTION)
             reached = _lowest(drawn, beta, reached)
-            base = matched(drawn.theta, drawn.weights(reached))
+            base = affine_map_of(drawn.theta, drawn.weights(reached))
             if reached <= beta:
                 break
         # For a normal tempered posterior the controls remove all noise if the proposal has its moments.
         drawn = _propose(target, base, num_samples)
-        return _controlled_mean(_propose(target, matched(drawn.theta, drawn.weights(beta)), num_samples), beta)
+        return _controlled_mean(_propose(target, affine_map_of(drawn.theta, drawn.weights(beta)), num_samples), beta)
 
 
-def _wider(base: Matched) -> Matched:
+def _wider(base: AffineMap) -> AffineMap:
     return base._replace(scale_tril=math.sqrt(INFLATION) * base.scale_tril)
 
 
@@ -134,7 +134,7 @@ def _lowest(drawn: _Proposals, beta: float, reached: float) -> float:
     return high
 
 
-def _propose(target: Target, base: Matched, num_samples: int) -> _Proposals:
+def _propose(target: Target, base: AffineMap, num_samples: int) -> _Proposals:
     z, log_t = _student(base, num_samples)
     theta = base(z)
     there = theta.to(target.dtype)
@@ -145,7 +145,7 @@ def _propose(target: Target, base: Matched, num_samples: int) -> _Proposals:
     return _Proposals(z, theta, log_prior, torch.where(finite, log_likelihood, 0.0), log_t)
 
 
-def _student(base: Matched, num_samples: int) -> tuple[Float[Tensor, "S D"], Float[Tensor, " S"]]:
+def _student(base: AffineMap, num_samples: int) -> tuple[Float[Tensor, "S D"], Float[Tensor, " S"]]:
     """Draws of the standard Student-t of unit covariance, and their log densities."""
     dim, nu = len(base.loc), base.loc.new_tensor(DEGREES_OF_FREEDOM)
     shrink = ((nu - 2) / nu).sqrt()
@@ -184,7 +184,7 @@ def _controls(z: Float[Tensor, "S D"], log_t: Float[Tensor, " S"]) -> Float[Tens
     count, dim = z.shape
     ratio = torch.exp(Normal(0.0, torch.ones_like(z)).log_prob(z).sum(-1) - log_t)[:, None]
     products = torch.triu_indices(dim, dim)
-    if DRAWS_A_CONTROL * (products.shape[1] + dim + 1) > count:
+    if DRAWS_PER_CONTROL * (products.shape[1] + dim + 1) > count:
         products = torch.arange(dim).expand(2, -1)
     first, second = products.to(z.device)
     squares = z[:, first] * z[:, second] - (first == second).to(z)

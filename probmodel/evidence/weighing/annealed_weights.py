@@ -12,7 +12,7 @@ from probmodel.evidence.annealing.population import effective_size, temper
 from probmodel.evidence.annealing.reference import enclosed, matched, normal
 from probmodel.evidence.annealing.schedule import backward, forward, frozen, path_length
 from probmodel.evidence.annealing.transitions import Kernel
-from probmodel.evidence.weighing.starting_draws import Start, population
+from probmodel.evidence.weighing.starting_draws import StartingDraws, population
 from probmodel.evidence.weighing.weights import independent_error
 from probmodel.tracing.randomness import isolated, spawn
 
@@ -21,15 +21,15 @@ DIRECT_FRACTION = 0.2
 INSIDE_FRACTION = 0.9
 """Relative ESS of base draws from which a single step in reverse suffices."""
 BACKWARD_VARIANCE = 0.05
-MAX_STEPS_OUT = 200
+MAX_REVERSE_STEPS = 200
 """Variance of backward log weights to aim at, and the largest number of temperatures for it.  The weights are as few as
 the draws and their heavy tail is on the side that samples miss, so their variance is kept small."""
 DIRECT_BATCH = 4
 DIRECT_GROWTH, ANNEALED_GROWTH = 64, 2
 """Largest ratio of chains run to chains requested for a given precision, without temperatures and with them."""
-MAX_NUMBERS = 50_000_000
+MAX_COORDINATES = 50_000_000
 """Largest number of coordinates drawn for a given precision."""
-MARGIN = 1.05
+CHAIN_MARGIN = 1.05
 """Safety factor on the number of chains that a given precision is expected to take."""
 ANNEALED_PRECISION = 3.0
 """Factor on the standard error to reach with annealed chains, which cost a hundred times as much."""
@@ -43,7 +43,7 @@ class AnnealingSchedule(NamedTuple):
 
 
 def forward_schedule(
-    start: Start, seed: int, num_steps: int | None = None, *, seen: Float[Tensor, "P D"] | None = None
+    start: StartingDraws, seed: int, num_steps: int | None = None, *, seen: Float[Tensor, "P D"] | None = None
 ) -> AnnealingSchedule:
     """Forward schedule from a defensive Student-t around the draws, whose heavier tails give weights a finite variance.
 
@@ -56,11 +56,11 @@ def forward_schedule(
     path = AnnealingPath(matched(start.target, _pooled(start.flat, seen)), start.target)
     with isolated(seed):
         if num_steps is None and _overlap(path) >= DIRECT_FRACTION:
-            return AnnealingSchedule(path, (_whole(start),))
+            return AnnealingSchedule(path, (_single_step(start),))
         return AnnealingSchedule(path, frozen(temper(path, population(start.target)), num_steps=num_steps))
 
 
-def reverse_schedule(start: Start, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
+def reverse_schedule(start: StartingDraws, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
     """Reverse schedule to a truncated normal inside the first half of the draws.
 
     Its lighter tails give backward weights a finite variance.
@@ -68,13 +68,13 @@ def reverse_schedule(start: Start, seed: int, num_steps: int | None = None) -> A
     path = AnnealingPath(enclosed(start.target, start.fitted), start.target)
     with isolated(seed):
         if num_steps is None and _overlap(path) >= INSIDE_FRACTION:
-            return AnnealingSchedule(path, (_whole(start),))
+            return AnnealingSchedule(path, (_single_step(start),))
         pilot = temper(path, population(start.target))
-    steps = num_steps or min(MAX_STEPS_OUT, math.ceil(path_length(pilot) ** 2 / BACKWARD_VARIANCE))
+    steps = num_steps or min(MAX_REVERSE_STEPS, math.ceil(path_length(pilot) ** 2 / BACKWARD_VARIANCE))
     return AnnealingSchedule(path, frozen(pilot, num_steps=steps))
 
 
-def schedule_from_normal(start: Start, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
+def schedule_from_normal(start: StartingDraws, seed: int, num_steps: int | None = None) -> AnnealingSchedule:
     """Schedule from a normal around the draws, under which the tempered means of thermodynamic integration exist."""
     path = AnnealingPath(normal(start.target, start.flat), start.target)
     with isolated(seed):
@@ -107,7 +107,7 @@ def forward_weights(
     size = population(schedule.path.target) * (DIRECT_BATCH if direct else 1)
     wanted = precision if direct else ANNEALED_PRECISION * precision
     growth = DIRECT_GROWTH if direct else ANNEALED_GROWTH
-    most = max_chains or max(num_chains, min(num_chains * growth, MAX_NUMBERS // max(1, schedule.path.target.dim)))
+    most = max_chains or max(num_chains, min(num_chains * growth, MAX_COORDINATES // max(1, schedule.path.target.dim)))
     batches: list[Tensor] = []
     goal = num_chains
     while True:
@@ -118,7 +118,7 @@ def forward_weights(
         stderr = independent_error(log_w)
         if stderr <= wanted or goal >= most or not math.isfinite(stderr):
             return log_w
-        goal = min(most, 2 * goal, max(goal + size, math.ceil(goal * (stderr / wanted) ** 2 * MARGIN)))
+        goal = min(most, 2 * goal, max(goal + size, math.ceil(goal * (stderr / wanted) ** 2 * CHAIN_MARGIN)))
 
 
 def backward_weights(schedule: AnnealingSchedule, theta: Float[Tensor, "S D"], seed: int) -> Float[Tensor, "S R"]:
@@ -142,7 +142,7 @@ def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"] | None) -> F
     return torch.cat([theta[chosen], seen[:count]])
 
 
-def _whole(start: Start) -> Kernel:
+def _single_step(start: StartingDraws) -> Kernel:
     """Single step of a schedule without temperatures, at which no chain moves."""
     return Kernel(1.0, 1.0, torch.eye(1, dtype=start.target.dtype, device=start.target.device)[None])
 

@@ -23,7 +23,7 @@ RESOLUTION = 1e-6
 """Precision in nats to which a bound is solved; the end at which the bound holds is returned."""
 GROUP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 """Weights per group where there are several blocks: fixed numbers, so that the bound holds at any stopping time."""
-MANY = 50_000
+MAX_BETS = 50_000
 """Largest number of bets, if the number of weights was fixed beforehand."""
 
 
@@ -44,7 +44,7 @@ def lower_bound(log_w: Float[Tensor, "S R"], level: float, *, group_size: int | 
     log_w = log_w.double()
     if log_w.shape[1] > 1:
         return _sum_of_blocks(log_w, level)
-    return _single(_grouped(log_w[:, 0], group_size or -(-len(log_w) // MANY)), level)
+    return _single(_grouped(log_w[:, 0], group_size or -(-len(log_w) // MAX_BETS)), level)
 
 
 def upper_bound(log_w: Float[Tensor, "S R"], level: float) -> float:

@@ -23,20 +23,20 @@ from probmodel.tracing.randomness import isolated, spawn
 
 NUM_PARTICLES = 1_000
 
-PARTICLES_A_COORDINATE = 8
+PARTICLES_PER_COORDINATE = 8
 
-BYTES = 2**24
+MAX_BYTES = 2**24
 
-NUMBERS = 4_000_000
+MAX_COORDINATES = 4_000_000
 """Largest number of bytes and of coordinates of a population; costly models, or ones of many rows, get fewer chains."""
 
-CALLS = 200
+GRADIENTS_PER_PARTICLE = 200
 """Gradients per particle from the prior to the posterior, a cautious guess."""
 
-PATIENCE = 600.0
+SECONDS_BEFORE_WARNING = 600.0
 """Expected seconds of a run up to which no warning is given."""
 
-NUM_SETTLING = 10
+NUM_DECORRELATING = 10
 """Trajectories at β = 1 after which particles count as independent draws."""
 
 
@@ -49,7 +49,7 @@ class Explored(NamedTuple):
     """Particles, moved until they count as independent draws."""
 
 
-class Start(NamedTuple):
+class StartingDraws(NamedTuple):
     """Draws that an estimator starts from."""
 
     target: Target
@@ -79,14 +79,14 @@ class Start(NamedTuple):
 def population(target: Target) -> int:
     """Number of chains to run at once: fewer if one needs much memory, but enough to estimate a covariance."""
     size = block_index(target).shape[1]
-    few = max(NUM_PARTICLES // 2, PARTICLES_A_COORDINATE * size)
-    wanted = max(few, min(NUM_PARTICLES, BYTES // max(1, target.bytes_per_draw)))
-    return max(32, min(wanted, NUM_PARTICLES, NUMBERS // max(1, target.dim)))
+    few = max(NUM_PARTICLES // 2, PARTICLES_PER_COORDINATE * size)
+    wanted = max(few, min(NUM_PARTICLES, MAX_BYTES // max(1, target.bytes_per_draw)))
+    return max(32, min(wanted, NUM_PARTICLES, MAX_COORDINATES // max(1, target.dim)))
 
 
 def posterior_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
     """Posterior draws in unconstrained coordinates: of a chain or an exact fit, else of sequential Monte Carlo."""
-    return start(subject, seed).flat
+    return starting_draws(subject, seed).flat
 
 
 def own_draws(subject: Subject, seed: int) -> Float[Tensor, "S D"]:
@@ -127,7 +127,7 @@ def chain_draws(point: StartingPoint) -> Float[Tensor, "C N D"]:
 
 
 @lru_cache(maxsize=8)
-def start(subject: Subject, seed: int) -> Start:
+def starting_draws(subject: Subject, seed: int) -> StartingDraws:
     """Posterior draws: exact ones if there is a closed form, else a fit's own, else particles from the prior.
 
     Raises:
@@ -147,7 +147,7 @@ def start(subject: Subject, seed: int) -> Start:
     if found is not None:
         with isolated(spawn(seed, 3)):
             theta = symmetrized(target, theta.flatten(0, 1), found).reshape(theta.shape)
-    return Start(target, theta, independent is not None, source, found)
+    return StartingDraws(target, theta, independent is not None, source, found)
 
 
 @lru_cache(maxsize=8)
@@ -166,7 +166,7 @@ def explored(target: Target, seed: int) -> Explored:
     _warn_if_slow(path, target)
     with isolated(spawn(seed, 2)):
         pilot = temper(path, population(target))
-        return Explored(path, pilot, decorrelated(path, pilot.point, pilot.kernels[-1], NUM_SETTLING).theta)
+        return Explored(path, pilot, decorrelated(path, pilot.point, pilot.kernels[-1], NUM_DECORRELATING).theta)
 
 
 def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
@@ -176,8 +176,8 @@ def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
     theta = target.sample_prior(1, 0)
     begin = time.perf_counter()
     path.at(theta, 0.5)
-    expected = (time.perf_counter() - begin) * population(target) * CALLS
-    if expected > PATIENCE:
+    expected = (time.perf_counter() - begin) * population(target) * GRADIENTS_PER_PARTICLE
+    if expected > SECONDS_BEFORE_WARNING:
         warnings.warn(
             f"particles from the prior will take about {expected / 3600:.1f} hours, since this model runs one chain at a time; "
             "use evidence.iwae of an SVI fit, a lower bound in seconds, or a GPU, which runs chains in parallel",
@@ -190,7 +190,9 @@ def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
     """Particles, and as many after further transitions, on which what is fitted to the first half can be evaluated."""
     with isolated(spawn(seed, 5)):
         point = found.path.at(found.theta, 1.0)
-        return torch.cat([found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_SETTLING).theta])
+        return torch.cat(
+            [found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_DECORRELATING).theta]
+        )
 
 
 def _exact_draws(point: StartingPoint, seed: int) -> Float[Tensor, "S D"] | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.evidence.weighing.agreement import DISAGREEMENT
-from probmodel.evidence.weighing.starting_draws import Explored, Start
+from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws
 from probmodel.evidence.weighing.weights import ESS_LIMIT, EVEN_RELATIVE_ESS, K_HAT_LIMIT, WeightedMean
 from probmodel.protocols.evidence import Agreement, Estimate
 
@@ -91,7 +91,7 @@ def _p_text(p_value: float) -> str:
     return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
-def findings_of(first: Start, seen: Explored | None) -> list[str]:
+def findings_of(first: StartingDraws, seen: Explored | None) -> list[str]:
     found = []
     if first.target.improper:
         names = ", ".join(first.target.improper)
@@ -112,7 +112,7 @@ def findings_of(first: Start, seen: Explored | None) -> list[str]:
     return found
 
 
-def certified_sides(first: Start, is_exact: bool, failed: list[str]) -> str:
+def certified_sides(first: StartingDraws, is_exact: bool, failed: list[str]) -> str:
     """Statement of which side of the bound holds, and under what condition."""
     if failed:
         return "neither side: a check has failed"

@@ -33,7 +33,7 @@ class NonlinearNetwork(nn.Module):
     Args:
         dag: the graph.
         cardinalities: discrete variable → number of its values; all other nodes are real.
-        hidden: number of units of the hidden layer.
+        num_hidden: number of units of the hidden layer.
         weight_scale: s, prior scale of the weights and biases.
         noise_scale: scale of the half-normal prior of each real node's standard deviation.
 
@@ -50,7 +50,7 @@ class NonlinearNetwork(nn.Module):
         dag: DAG,
         cardinalities: Mapping[str, int] | None = None,
         *,
-        hidden: int = 8,
+        num_hidden: int = 8,
         weight_scale: float = 1.0,
         noise_scale: float = 1.0,
     ) -> None:
@@ -60,7 +60,8 @@ class NonlinearNetwork(nn.Module):
                 f"expected positive scales, got weight_scale={weight_scale} and noise_scale={noise_scale}; pass 1.0 "
                 "for standardized columns"
             )
-        self.mixed, self.hidden = MixedDAG(dag, dict(cardinalities or {})), integer("hidden", hidden)
+        self.mixed = MixedDAG(dag, dict(cardinalities or {}))
+        self.num_hidden = integer("num_hidden", num_hidden)
         self.weight_scale, self.noise_scale = weight_scale, noise_scale
 
     def forward(self, x: Float[Tensor, "N n"]) -> None:
@@ -93,7 +94,7 @@ class NonlinearNetwork(nn.Module):
         return {
             "dag": self.mixed.dag,
             "cardinalities": self.mixed.cardinalities,
-            "hidden": self.hidden,
+            "num_hidden": self.num_hidden,
             "weight_scale": self.weight_scale,
             "noise_scale": self.noise_scale,
         }
@@ -116,9 +117,9 @@ class NonlinearNetwork(nn.Module):
         out = self.mixed.cardinalities.get(node, 1)
         if not width:
             return [(like.new_zeros(0, out), self._normal(f"{node}.bias", like, out))]
-        hidden = self._normal(f"{node}.hidden.weight", like, width, self.hidden)
-        bias = self._normal(f"{node}.hidden.bias", like, self.hidden)
-        weight = self._normal(f"{node}.weight", like, self.hidden, out)
+        hidden = self._normal(f"{node}.hidden.weight", like, width, self.num_hidden)
+        bias = self._normal(f"{node}.hidden.bias", like, self.num_hidden)
+        weight = self._normal(f"{node}.weight", like, self.num_hidden, out)
         return [(hidden, bias), (weight, self._normal(f"{node}.bias", like, out))]
 
     def _normal(self, site: str, like: Tensor, *shape: int) -> Tensor:

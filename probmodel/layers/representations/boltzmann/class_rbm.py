@@ -29,7 +29,7 @@ class ClassRBM(nn.Module):
 
     Args:
         in_features: number of visible units, V.
-        hidden: number of hidden units, H.
+        num_hidden: number of hidden units, H.
         out_features: number of classes, K.
         units: family of the visible units; {0, 1} by default.
 
@@ -37,12 +37,12 @@ class ClassRBM(nn.Module):
         Larochelle & Bengio (2008), "Classification using discriminative restricted Boltzmann machines".
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, *, units: Units | None = None) -> None:
+    def __init__(self, in_features: int, num_hidden: int, out_features: int, *, units: Units | None = None) -> None:
         super().__init__()
-        self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
+        self.in_features, self.num_hidden, self.out_features = in_features, num_hidden, out_features
         self.units = BernoulliUnits() if units is None else units
         together = JoinedUnits([self.units, CategoricalUnits([out_features])], [in_features, out_features])
-        self.joint = RBM(in_features + out_features, hidden, units=together)
+        self.joint = RBM(in_features + out_features, num_hidden, units=together)
 
     def scores(self, v: Float[Tensor, "N V"]) -> Float[Tensor, "N K"]:
         """Log probability log p(y | v) of each class up to a constant, in nats."""
@@ -78,7 +78,7 @@ class ClassRBM(nn.Module):
         """Constructor arguments, by name."""
         return {
             "in_features": self.in_features,
-            "hidden": self.hidden,
+            "num_hidden": self.num_hidden,
             "out_features": self.out_features,
             "units": self.units,
         }

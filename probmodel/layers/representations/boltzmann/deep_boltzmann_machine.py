@@ -31,7 +31,7 @@ class DeepBoltzmannMachine(nn.Module):
 
     Args:
         in_features: number of visible units, V.
-        hidden: number of units of the first hidden layer, H.
+        num_hidden: number of units of the first hidden layer, H.
         out_features: number of units of the second hidden layer, K.
 
     Raises:
@@ -41,17 +41,17 @@ class DeepBoltzmannMachine(nn.Module):
         Salakhutdinov & Hinton (2009), "Deep Boltzmann machines".
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+    def __init__(self, in_features: int, num_hidden: int, out_features: int) -> None:
         super().__init__()
-        if min(in_features, hidden, out_features) < 1:
+        if min(in_features, num_hidden, out_features) < 1:
             raise ValueError(
-                f"expected 1 or more units per layer, got {(in_features, hidden, out_features)}; add units"
+                f"expected 1 or more units per layer, got {(in_features, num_hidden, out_features)}; add units"
             )
-        self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
-        self.first = nn.Parameter(START_SCALE * torch.randn(in_features, hidden))
-        self.second = nn.Parameter(START_SCALE * torch.randn(hidden, out_features))
+        self.in_features, self.num_hidden, self.out_features = in_features, num_hidden, out_features
+        self.first = nn.Parameter(START_SCALE * torch.randn(in_features, num_hidden))
+        self.second = nn.Parameter(START_SCALE * torch.randn(num_hidden, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
-        self.first_bias = nn.Parameter(torch.zeros(hidden))
+        self.first_bias = nn.Parameter(torch.zeros(num_hidden))
         self.second_bias = nn.Parameter(torch.zeros(out_features))
 
     @property
@@ -131,7 +131,7 @@ class DeepBoltzmannMachine(nn.Module):
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
-        return {"in_features": self.in_features, "hidden": self.hidden, "out_features": self.out_features}
+        return {"in_features": self.in_features, "num_hidden": self.num_hidden, "out_features": self.out_features}
 
     def _check_rows(self, v: Tensor) -> None:
         check_width(v, self.in_features)
