@@ -19,7 +19,7 @@ from probmodel.demo import studies
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.posterior import Posterior
 from probmodel.storage.fits import load, save
-from probmodel.storage.folder import refusing
+from probmodel.storage.folder import corrupt_on_failure
 from probmodel.tracing.target import target_of
 
 HELD_OUT_FILE = "held_out.safetensors"
@@ -41,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for report.html and the fits")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--quick", action="store_true", help="a twentieth of the steps, to check that everything runs")
-    again = commands.add_parser("report", help="compare the fits in a folder and write its report again")
-    again.add_argument("folder", type=Path, help="folder that `probmodel demo` wrote, or any folder of saved fits")
+    report_parser = commands.add_parser("report", help="compare the fits in a folder and write its report again")
+    report_parser.add_argument(
+        "folder", type=Path, help="folder that `probmodel demo` wrote, or any folder of saved fits"
+    )
     commands.add_parser("info", help="versions, processors and devices")
     chosen = parser.parse_args(arguments)
     if chosen.command == "info":
@@ -115,7 +117,7 @@ def _save_rows(data: Dataset, path: Path) -> None:
 
 
 def _load_rows(path: Path) -> Dataset:
-    with refusing(path, "held-out rows"):
+    with corrupt_on_failure(path, "held-out rows"):
         tensors = load_file(path)
     args = [tensors[name] for name in sorted(tensors) if name.startswith("args.")]
     kwargs = {name.removeprefix("kwargs."): value for name, value in tensors.items() if name.startswith("kwargs.")}

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial, wraps
 from types import CodeType, FunctionType
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from minutes import Minutes, is_left_to_verify, left_to_verify, longest_first, processor_seconds
 
 # Beartype looks at one random item of each container; it must not draw it from the state that the tests watch.
 with patch("random.getrandbits", random.Random(0).getrandbits):
@@ -54,6 +55,10 @@ jaxtyping.install_import_hook("probmodel", "beartype.beartype")
 importlib.import_module("probmodel")
 
 
+spent = processor_seconds()
+"""Of this process, when the last phase of a test ended."""
+
+
 def fingerprints() -> dict[str, str]:
     """A digest of each global state that a fit could disturb."""
     states = {
@@ -78,5 +83,35 @@ def _no_globals() -> Iterator[None]:
     assert not changed, f"{' and '.join(changed)} changed"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--verify", action="store_true", help="run the tests of tests/verify.txt as well")
+    parser.addoption("--hold-budget", action="store_true", help="fail where a room of tests exceeds its seconds")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "compiles: runs torch.compile, which costs seconds")
+    if config.getoption("--hold-budget") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Minutes(), "minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests to `make verify`, but run what is asked for by name; begin with the longest files."""
+    items[:] = longest_first(items)
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("--verify") or named:
+        return
+    listed = left_to_verify()
+    left = [item for item in items if is_left_to_verify(item.nodeid, listed)]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if not is_left_to_verify(item.nodeid, listed)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """The processor's seconds since the last phase ended, which a report carries to where they are added up."""
+    report = yield
+    global spent
+    now = processor_seconds()
+    report.user_properties.append((f"seconds of {call.when}", now - spent))
+    spent = now
+    return report

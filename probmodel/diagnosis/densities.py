@@ -24,8 +24,8 @@ from probmodel.diagnosis.scored import (
 )
 from probmodel.evidence.weighing.weights import theta_draws
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import Deciding
-from probmodel.protocols.model import Marginal, Model
+from probmodel.protocols.layers import HasDecision
+from probmodel.protocols.model import ConditionsOnRows, Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.devices import on_device_of, traced_run
 from probmodel.tracing.randomness import isolated
@@ -46,7 +46,7 @@ class ScoredRows(NamedTuple):
 
 def predicts_one_site(posterior: Posterior) -> bool:
     """Return whether one observed site is predicted from the other data; else the model is a density of whole rows."""
-    if isinstance(posterior.model, Deciding | Marginal):
+    if isinstance(posterior.model, HasDecision | ConditionsOnRows):
         return True
     observed = observed_sites(posterior.model, posterior.data)
     return len(observed) == 1 and (_has_parameters(observed[0].fn) or len(observed[0].fn.batch_shape) != 1)

@@ -24,7 +24,7 @@ from probmodel.diagnosis.scored import (
 from probmodel.draws.diagnostics import Loo, loo
 from probmodel.evidence.weighing.weights import K_HAT_LIMIT, theta_draws
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import LeavesOneOut
+from probmodel.protocols.model import HasLeaveOneOut
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
@@ -78,7 +78,7 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     Raises:
         ValueError: for a model without latents whose draws can leave rows out, if no held-out rows are given.
     """
-    if isinstance(posterior.model, LeavesOneOut):
+    if isinstance(posterior.model, HasLeaveOneOut):
         found = _by_closed_form(posterior, posterior.model, decisive=held_out is None)
         return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
     by_row = log_likelihood_draws(posterior)
@@ -91,7 +91,7 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
 
 
-def _by_closed_form(posterior: Posterior, model: LeavesOneOut, *, decisive: bool) -> list[Finding]:
+def _by_closed_form(posterior: Posterior, model: HasLeaveOneOut, *, decisive: bool) -> list[Finding]:
     """Leave rows out of a Gaussian process in closed form, per draw of its hyperparameters or at their point estimates."""
     target = target_of(posterior)
     if target.dim == 0:

@@ -19,7 +19,7 @@ from probmodel.inference import MaximumLikelihood
 from probmodel.prediction.predictive import Prediction
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
-from probmodel.protocols.model import LeavesOneOut
+from probmodel.protocols.model import HasLeaveOneOut
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated, spawn
@@ -32,7 +32,7 @@ CLAIMED = 0.5
 """Fraction of the gain over the base rate beyond which the gain on permuted observations counts as overfitting."""
 
 
-def refitted(posterior: Posterior, model: LeavesOneOut, *, seed: int = 0) -> list[Finding]:
+def refitted(posterior: Posterior, model: HasLeaveOneOut, *, seed: int = 0) -> list[Finding]:
     """Findings on a Gaussian process without latents, flagged *overfits* if its score rests on fitting the hyperparameters.
 
     Fitting p hyperparameters to n rows raises the score per row by about p / n nats (Akaike, 1974); if that is below 0.05

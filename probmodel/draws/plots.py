@@ -31,13 +31,13 @@ def plot_forest(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> 
         ValueError: where the fits have no site in common.
     """
     with _pyplot_untouched():
-        return _noted(ARVIZ.forest(_overlaid(posteriors, max_elements)), posteriors, max_elements)
+        return _with_note(ARVIZ.forest(_overlaid(posteriors, max_elements)), posteriors, max_elements)
 
 
 def plot_densities(posteriors: Mapping[str, Arrays], *, max_elements: int = 40) -> Figure:
     """Marginal densities of each element of each site, one color per fit; see `plot_forest`."""
     with _pyplot_untouched():
-        return _noted(ARVIZ.densities(_overlaid(posteriors, max_elements)), posteriors, max_elements)
+        return _with_note(ARVIZ.densities(_overlaid(posteriors, max_elements)), posteriors, max_elements)
 
 
 def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Figure:
@@ -53,7 +53,7 @@ def plot_pairs(posteriors: Mapping[str, Arrays], *, max_elements: int = 6) -> Fi
         figure = ARVIZ.pairs(overlaid)
         handles = [Line2D([], [], color=f"C{i}", label=name) for i, name in enumerate(posteriors)]
         figure.legend(handles=handles, loc="outside upper right")
-        return _noted(figure, posteriors, max_elements)
+        return _with_note(figure, posteriors, max_elements)
 
 
 def plot_ranks(posterior: Arrays, *, max_elements: int = 20) -> Figure:
@@ -74,14 +74,14 @@ def plot_ranks(posterior: Arrays, *, max_elements: int = 20) -> Figure:
     """
     with _pyplot_untouched():
         figure = ARVIZ.ranks(_single(posterior, max_elements))
-        return _noted(figure, {"": posterior}, max_elements)
+        return _with_note(figure, {"": posterior}, max_elements)
 
 
 def plot_traces(posterior: Arrays, *, max_elements: int = 20) -> Figure:
     """Density and trace of each chain, one row per element; see `plot_ranks`."""
     with _pyplot_untouched():
         figure = ARVIZ.traces(_single(posterior, max_elements))
-        return _noted(figure, {"": posterior}, max_elements)
+        return _with_note(figure, {"": posterior}, max_elements)
 
 
 def _elements(posterior: Arrays) -> Iterator[tuple[str, np.ndarray]]:
@@ -138,7 +138,7 @@ def _two_chains(values: np.ndarray) -> np.ndarray:
     return np.asarray(values)[0, : draws // 2 * 2].reshape(2, draws // 2, *event)
 
 
-def _noted(figure: Figure, posteriors: Mapping[str, Arrays], max_elements: int) -> Figure:
+def _with_note(figure: Figure, posteriors: Mapping[str, Arrays], max_elements: int) -> Figure:
     """The figure with a layout free of overlaps, and a note of the number of elements left out, if any."""
     figure.set_layout_engine("constrained")
     first = next(iter(posteriors.values()))

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 
-BISECTIONS = 80
+NUM_BISECTIONS = 80
 """Number of halvings of the bracket, more than the bits of a float64."""
-CLIMBS = 500
+MEAN_SHIFT_STEPS = 500
 """Number of mean-shift steps from each component's mean."""
-PATH, DIP = 65, 1e-9
+NUM_PATH_POINTS, LEAST_DIP = 65, 1e-9
 """Number of points between two candidate modes, and nats by which the log density has to be lower at one of them."""
 SAME_MODE = 1e-2
 """Fraction of the narrowest scale; two modes closer than that are one."""
@@ -86,7 +86,7 @@ def quantiles(
         TypeError: for a distribution of anything but real numbers.
         ValueError: for probabilities outside (0, 1).
     """
-    distribution = by_number(distribution)
+    distribution = by_output(distribution)
     like = distribution.mean
     probabilities = torch.as_tensor(probabilities, dtype=like.dtype, device=like.device).reshape(-1)
     if not bool(((probabilities > 0) & (probabilities < 1)).all()):
@@ -97,14 +97,14 @@ def quantiles(
     # Cantelli's inequality: a quantile lies within sqrt((1 − p) / p) or its inverse standard deviations of the mean.
     low = distribution.mean - distribution.stddev * ((1 - p) / p).sqrt()
     high = distribution.mean + distribution.stddev * (p / (1 - p)).sqrt()
-    for _ in range(BISECTIONS):
+    for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
         below = distribution.cdf(middle) < p
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2
 
 
-def by_number(distribution: Distribution) -> Distribution:
+def by_output(distribution: Distribution) -> Distribution:
     """Marginal distribution of each output: mixtures of independent normals become one mixture per output.
 
     Raises:
@@ -148,13 +148,13 @@ def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tenso
         raise ValueError(
             f"expected least in [0, 1), got least={least:g}; pass 0.05 to leave out modes below a twentieth"
         )
-    mixture = by_number(distribution)
+    mixture = by_output(distribution)
     if not isinstance(mixture, NormalMixture):
         raise TypeError(f"expected a mixture of normals, got {type(mixture).__name__}; pass that of a Prediction")
     logits, loc, scale = (each.flatten(0, -2) for each in (mixture.logits, mixture.loc, mixture.scale))
     precision = scale.square().reciprocal()
     at = loc
-    for _ in range(CLIMBS):
+    for _ in range(MEAN_SHIFT_STEPS):
         log_p = logits[:, None] + dist.Normal(loc[:, None], scale[:, None]).log_prob(at[..., None])
         weight = log_p.softmax(-1) * precision[:, None]
         at = (weight * loc[:, None]).sum(-1) / weight.sum(-1)
@@ -174,13 +174,14 @@ def _distinct(
 ) -> Tensor:
     """Distinct modes, the highest first, with a dip of the density between any two: mean shift is slow where modes merge."""
     kept: list[Tensor] = []
-    steps = torch.linspace(0, 1, PATH, dtype=at.dtype, device=at.device)
+    steps = torch.linspace(0, 1, NUM_PATH_POINTS, dtype=at.dtype, device=at.device)
     order = height.argsort(descending=True)
     order = order[(height - height.max()).exp()[order] >= least]
     for value, top in zip(at[order], height[order], strict=True):
         near = any(bool((value - other).abs() <= resolution) for other in kept)
         if not near and all(
-            bool(_log_density(logits, loc, scale, value + steps * (other - value)).min() < top - DIP) for other in kept
+            bool(_log_density(logits, loc, scale, value + steps * (other - value)).min() < top - LEAST_DIP)
+            for other in kept
         ):
             kept.append(value)
     return torch.stack(kept)

@@ -23,8 +23,8 @@ from probmodel.families.boltzmann_machines.learning.gradients import (
     Offsets,
     PhaseGradients,
     SuppliesGradients,
-    free_couplings,
-    put,
+    copy_into,
+    trainable_couplings,
 )
 from probmodel.families.boltzmann_machines.learning.monitor import Evaluations, Monitor
 from probmodel.families.boltzmann_machines.learning.phases import (
@@ -100,7 +100,7 @@ class BoltzmannLearning:
         with isolated(seed):
             num_steps = _learn(self, fitted, data, evaluations)
         if evaluations.diverged:
-            put(evaluations.best, evaluations.leaves)
+            copy_into(evaluations.best, evaluations.leaves)
             evaluations.warn()
         info = {
             "method": f"BoltzmannLearning ({type(self.phase).__name__})",
@@ -120,26 +120,26 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations
     ascent, leaves, rows = settings.ascent, evaluations.leaves, data.tensors()[0]
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
-    layer_couplings = free_couplings(machine, leaves)
+    layer_couplings = trainable_couplings(machine, leaves)
     with tqdm(total=ascent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
         for step in range(ascent.num_steps):
-            if evaluations.due(step):
+            if evaluations.evaluates_at(step):
                 bar.set_postfix_str(evaluations.evaluate(step))
                 if evaluations.diverged:
                     return step
-            batch = _taken(rows, next(order))
+            batch = _rows_of(rows, next(order))
             with _precision(settings, rows), torch.no_grad():
                 chains = settings.phase.advance(machine, chains, batch)
             gradient = _gradient(settings, machine, leaves, batch, settings.phase.states(chains))
-            towards = gradient.plain
+            ascent_direction = gradient.plain
             if layer_couplings:
-                offsets = Offsets.of(gradient, layer_couplings) if offsets is None else offsets.moved(gradient)
-                towards = offsets.centered(towards)
-            _step(leaves, towards, ascent.learning_rate_at(step), step)
+                offsets = Offsets.of(gradient, layer_couplings) if offsets is None else offsets.updated(gradient)
+                ascent_direction = offsets.centered(ascent_direction)
+            _step(leaves, ascent_direction, ascent.learning_rate_at(step), step)
             if step >= (1 - ascent.averaged_fraction) * ascent.num_steps:
                 mean.add(leaves)
             bar.update()
-    mean.put(leaves)
+    mean.copy_into(leaves)
     evaluations.evaluate(ascent.num_steps)
     return ascent.num_steps
 
@@ -187,7 +187,7 @@ def _leaves(machine: Any) -> dict[str, Tensor]:
     return {name: leaf for name, leaf in machine.named_parameters() if leaf.requires_grad}
 
 
-def _taken(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B V"]:
+def _rows_of(rows: Float[Tensor, "N V"], index: Tensor | None) -> Float[Tensor, "B V"]:
     return rows if index is None else rows.index_select(0, index)
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probmodel.inference.chains.adaptation import Gradient, averaged, choose, dual_averaged, reasonable_step
-from probmodel.inference.chains.chains import DIVERGENT, SMALLEST_STEP, Sampled, check_acceptance, posterior
+from probmodel.inference.chains.adaptation import Gradient, averaged, dual_averaged, reasonable_step, select_per_chain
+from probmodel.inference.chains.chains import MAX_ENERGY_ERROR, SMALLEST_STEP, Sampled, check_acceptance, posterior
 from probmodel.inference.chains.nuts_tree import Proposal
-from probmodel.inference.chains.recording import ChainGradient, Prelude, Recording, chain_gradient
+from probmodel.inference.chains.recording import ChainGradient, Prelude, StepWindows, chain_gradient
 from probmodel.inference.chains.warm_start import (
     WARM_START_STEPS,
     Ascent,
@@ -152,32 +152,32 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     small = torch.full_like(theta[0, 0], math.log(SMALL_STEP))
     example = tuple(_first(theta, torch.ones_like(theta[0]), small, gradient.here)._replace(log_length=small))
     outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(ascent, tuple(initial_state(theta)))
-    recording = Recording(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
+    windows = StepWindows(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
     with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
-        recording.compile_where_it_pays(total, settings.compile, bar)
-        around, variance = sample_approximation(Ascent(*recording.prelude(WARM_START_STEPS)), gradient.here)
+        windows.compile_where_it_pays(total, settings.compile, bar)
+        around, variance = sample_approximation(Ascent(*windows.prelude(WARM_START_STEPS)), gradient.here)
         log_step = reasonable_step(around, gradient.here, variance.sqrt()).log().mean()
         state: Tensors = tuple(_first(around, variance, log_step, gradient.here))
-        while recording.steps < total:
-            if recording.steps:
-                recording.compile_where_it_pays(total - recording.steps, settings.compile, bar)
-            state, (where, numbers) = recording(state)
-            first = max(0, settings.num_warmup - (recording.steps - recording.window))
+        while windows.steps < total:
+            if windows.steps:
+                windows.compile_where_it_pays(total - windows.steps, settings.compile, bar)
+            state, (where, numbers) = windows(state)
+            first = max(0, settings.num_warmup - (windows.steps - windows.window))
             kept.append(where[first:])
             told.append(numbers[first:])
-            bar.update(min(recording.window, total - bar.n))
+            bar.update(min(windows.window, total - bar.n))
     last = ChEESState(*state)
     draws, numbers = (torch.cat(parts)[: settings.num_samples].transpose(0, 1) for parts in (kept, told))
-    seconds = time.perf_counter() - begin - recording.compiling
+    seconds = time.perf_counter() - begin - windows.compiling
     stats = {
         "diverging": numbers[..., 0] > 0,
         "acceptance_rate": numbers[..., 1],
         "n_steps": numbers[..., 2].long(),
         "lp": numbers[..., 3],
     }
-    learnt = {"step_size": float(last.log_step.exp()), "trajectory_length": float(last.log_length_mean.exp())}
-    return Sampled(draws, stats, learnt, recording.compiled, recording.execution, seconds)
+    adapted_values = {"step_size": float(last.log_step.exp()), "trajectory_length": float(last.log_length_mean.exp())}
+    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds)
 
 
 def _first(
@@ -217,11 +217,11 @@ def _transition(
     # `rand` before the comparison: the numbers drawn depend on nothing that adaptation changes.
     taken = torch.rand(len(state.theta), **kind) < moved.accept
     proposed = Proposal(moved.theta, moved.log_prob, moved.grad)
-    chosen = choose(taken, proposed, Proposal(state.theta, state.log_prob, state.grad))
+    chosen = select_per_chain(taken, proposed, Proposal(state.theta, state.log_prob, state.grad))
     after = state._replace(**chosen._asdict(), draw=state.draw + 1)
-    after = choose(warm, _learnt(settings, state, after, moved, jitter), after)
+    after = select_per_chain(warm, _adapted(settings, state, after, moved, jitter), after)
     steps = leapfrogs.expand_as(moved.gain).to(moved.gain.dtype)
-    diverged = (~(moved.gain > -DIVERGENT)).to(moved.gain.dtype)  # NaN counts as divergent.
+    diverged = (~(moved.gain > -MAX_ENERGY_ERROR)).to(moved.gain.dtype)  # NaN counts as divergent.
     return after, torch.stack([diverged, moved.accept, steps, after.log_prob], -1)
 
 
@@ -249,7 +249,7 @@ def _integrated(
     return Trajectory(theta, momentum, log_prob, grad, gain)
 
 
-def _learnt(
+def _adapted(
     settings: ChEES, before: ChEESState, after: ChEESState, moved: Trajectory, jitter: Float[Tensor, ""]
 ) -> ChEESState:
     """Adapt the step by dual averaging of the harmonic mean acceptance, length by Adam, and variances over chains."""

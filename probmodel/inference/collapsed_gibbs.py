@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, gibbs_sweep, log_joint
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
-from probmodel.families.gaussian_processes.mixtures.gates import log_sizes
+from probmodel.families.gaussian_processes.mixtures.gates import log_prior_of_counts
 from probmodel.inference.variational_em import PARTICLES, checked_mixture
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -89,5 +89,5 @@ def _starts(model: Assigned, r: Tensor | None, x: Tensor, num_chains: int) -> Te
 def _log_p(model: Assigned, c: Tensor) -> Tensor:
     """Log p(y, c | x) per assignment, in nats."""
     counts = torch.nn.functional.one_hot(c, len(model.residual)).sum(1).to(model.residual)
-    gate = model.log_rows.expand(len(c), -1, -1).gather(2, c[..., None]).sum((1, 2))
-    return log_joint(model, c) + gate + log_sizes(model.coupling, counts)
+    gate = model.log_input_factors.expand(len(c), -1, -1).gather(2, c[..., None]).sum((1, 2))
+    return log_joint(model, c) + gate + log_prior_of_counts(model.count_prior, counts)

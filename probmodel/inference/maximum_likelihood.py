@@ -9,7 +9,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from probmodel.inference.descent.quasi_newton import maximized
+from probmodel.inference.descent.quasi_newton import maximize
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -17,7 +17,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.ownership import own
+from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
@@ -56,14 +56,14 @@ class MaximumLikelihood:
         max_steps, seed = integer("max_steps", self.max_steps), checked_seed(seed)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(False):
-            fitted, _, leaves = own(model, _nothing, _no_guide, data)
+            fitted, _, leaves = owned_copies(model, _nothing, _no_guide, data)
             latents = [latent.name for latent in sites(fitted, data).latents]
             if latents or not leaves:
                 raise ValueError(
                     f"expected a model with parameters and no latents, got latents {latents} and {len(leaves)} parameters; "
                     "fit latents by SVI, NUTS or Laplace, and free fixed parameters by requires_grad_(True)"
                 )
-            found = maximized(
+            found = maximize(
                 partial(_log_likelihood, fitted, data),
                 list(leaves.values()),
                 max_steps=max_steps,

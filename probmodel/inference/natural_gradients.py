@@ -21,13 +21,13 @@ from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
-from probmodel.protocols.errors import LeavesNormalsError, NonFiniteError
+from probmodel.protocols.errors import NonFiniteError, NotNormalError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.layers import Decision
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.checks import check_training
-from probmodel.tracing.ownership import own
+from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.randomness import isolated, spawn
 
 ADAM = partial(Adam, lr=0.01)
@@ -36,7 +36,7 @@ WARM_STEPS = 20
 """Number of natural steps over which the rate rises: far from the optimum a full step may leave the normals."""
 ROWS_AT_A_TIME = 1_000
 """Number of rows whose features are computed together for the draws: images of all rows would not fit into memory."""
-MOST_HALVINGS = 10
+MAX_HALVINGS = 10
 """Largest number of times that the rate of one step is halved."""
 
 
@@ -56,17 +56,17 @@ class NormalInducing(Protocol, metaclass=Structural):
 
     def code_marginals(self, h: Any, q_loc: Tensor, q_scale_tril: Tensor) -> Any: ...
 
-    def set_q(self, loc: Tensor, scale_tril: Tensor) -> None: ...
+    def replace_q(self, loc: Tensor, scale_tril: Tensor) -> None: ...
 
     def check_codes(self, h: Any) -> None: ...
 
-    def drawn_u(self, num_samples: int) -> Tensor: ...
+    def sample_inducing_values(self, num_samples: int) -> Tensor: ...
 
-    def drawn_codes(self, h: Any, u: Tensor) -> Tensor: ...
+    def sample_codes(self, h: Any, u: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
-class Coded(Protocol, metaclass=Structural):
+class WithInducingValues(Protocol, metaclass=Structural):
     """A pipeline that ends in a representation by inducing values and a decision."""
 
     features: Callable[[Tensor], Tensor]
@@ -127,9 +127,9 @@ class NaturalGradients:
         if self.batch_size is not None:
             check_rows_can_be_taken(data)
         with isolated(seed), pyro.validation_enabled(False):
-            fitted, guide, leaves = own(model, None, AutoNormal, data)
+            fitted, guide, leaves = owned_copies(model, None, AutoNormal, data)
         with isolated(spawn(seed, 1)), pyro.validation_enabled(False):
-            _check_codes(fitted, data)
+            _check_features(fitted, data)
             losses = _descend(self, fitted, leaves, data)
         with isolated(spawn(seed, 2)), torch.no_grad():
             draws = _draws(fitted, data, integer("num_samples", self.num_samples))
@@ -144,7 +144,7 @@ class NaturalGradients:
 
 
 def _check(model: Any, rate: float) -> None:
-    if not isinstance(model, Coded) or not isinstance(model.representation, NormalInducing):
+    if not isinstance(model, WithInducingValues) or not isinstance(model.representation, NormalInducing):
         raise ValueError(
             f"expected a Pipeline with a SparseGP, got {type(model).__name__}; fit other models by SVI or MaximumLikelihood"
         )
@@ -155,14 +155,14 @@ def _check(model: Any, rate: float) -> None:
         raise ValueError(f"expected a rate above 0 and up to 1, got {rate}; pass 0.1, which is usual for minibatches")
 
 
-def _check_codes(model: Any, data: Dataset) -> None:
+def _check_features(model: Any, data: Dataset) -> None:
     """Check the features of some rows against the inducing inputs, before the first step."""
     x = data.named("x", "y")["x"]
     with torch.no_grad():
         model.representation.check_codes(model.features(x[:: max(1, len(x) // ROWS_AT_A_TIME)]))
 
 
-class _Slopes(NamedTuple):
+class _LossAndGradients(NamedTuple):
     """Loss in nats over all rows, and its gradients by the mean and scale of q(u) and by the other parameters."""
 
     loss: float
@@ -195,7 +195,7 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
                 _step(optimizer, others.values(), found.others)
             losses.append(found.loss)
             bar.update()
-    model.representation.set_q(loc, scale)
+    model.representation.replace_q(loc, scale)
     return losses
 
 
@@ -206,22 +206,22 @@ def _step(optimizer: Optimizer, leaves: Iterable[Tensor], grads: Sequence[Tensor
     optimizer.zero_grad(set_to_none=True)
 
 
-def _stepped(loc: Tensor, scale: Tensor, found: _Slopes, rate: float) -> tuple[Tensor, Tensor]:
+def _stepped(loc: Tensor, scale: Tensor, found: _LossAndGradients, rate: float) -> tuple[Tensor, Tensor]:
     """Mean and scale of q(u) after a natural step, whose rate is halved where the whole step would leave the normals.
 
     It may do so where the noise depends on the latent function values.
     """
-    for _ in range(MOST_HALVINGS):
+    for _ in range(MAX_HALVINGS):
         try:
             return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
-        except LeavesNormalsError:
+        except NotNormalError:
             rate /= 2
     return natural_update(loc, scale, -found.loc, -found.scale, rate=rate)
 
 
 def _gradients(
     settings: NaturalGradients, model: Any, batch: Dataset, loc: Tensor, scale: Tensor, others: list[Tensor]
-) -> _Slopes:
+) -> _LossAndGradients:
     """Loss in nats over all rows, and its gradients."""
     loc, scale = loc.detach().requires_grad_(), scale.detach().requires_grad_()
     values = batch.named("x", "y")
@@ -232,12 +232,12 @@ def _gradients(
     )
     loss = kl_to_standard(loc, scale) - rows.sum() * ((batch.size or len(rows)) / len(rows))
     grads = torch.autograd.grad(loss, [loc, scale, *others], allow_unused=True, materialize_grads=True)
-    return _Slopes(float(loss.detach()), grads[0], grads[1], list(grads[2:]))
+    return _LossAndGradients(float(loss.detach()), grads[0], grads[1], list(grads[2:]))
 
 
 def _draws(model: Any, data: Dataset, num_samples: int) -> dict[str, Tensor]:
     """Draws (1, num_samples, …) of the guide; the features of each row are computed once."""
     representation = model.representation
-    u = representation.drawn_u(num_samples)
+    u = representation.sample_inducing_values(num_samples)
     rows = data.named("x", "y")["x"].split(ROWS_AT_A_TIME)
-    return {"u": u[None], "z": torch.cat([representation.drawn_codes(model.features(x), u) for x in rows], 1)[None]}
+    return {"u": u[None], "z": torch.cat([representation.sample_codes(model.features(x), u) for x in rows], 1)[None]}

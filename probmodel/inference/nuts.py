@@ -13,7 +13,7 @@ from probmodel.inference.chains import adaptation
 from probmodel.inference.chains import nuts_tree as tree
 from probmodel.inference.chains.adaptation import Adaptation, Schedule
 from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
-from probmodel.inference.chains.recording import Recording, chain_gradient
+from probmodel.inference.chains.recording import StepWindows, chain_gradient
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -91,12 +91,12 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
         return (*tree.flatten(chains), *adapted), tuple(finished)
 
     size = adaptation.reasonable_step(theta, gradient.here, torch.ones_like(theta[0]))
-    first = adaptation.begin(size, theta.shape[1])
+    first = adaptation.initial_adaptation(size, theta.shape[1])
     state = (*tree.flatten(tree.begin(theta, gradient.here, settings.max_tree_depth)), *first)
     outputs, constants = (theta, theta.new_zeros(len(theta), 6)), (*plan, *gradient.constants)
-    recording = Recording(step, state, outputs, constants, gradient.reason, threads=gradient.threads)
-    draws, numbers, state = _collected(settings, recording, state, theta)
-    seconds = time.perf_counter() - begin - recording.compiling
+    windows = StepWindows(step, state, outputs, constants, gradient.reason, threads=gradient.threads)
+    draws, numbers, state = _collected(settings, windows, state, theta)
+    seconds = time.perf_counter() - begin - windows.compiling
     stats = {
         "diverging": numbers[..., 1] > 0,
         "acceptance_rate": numbers[..., 2],
@@ -104,12 +104,12 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
         "n_steps": numbers[..., 4].long(),
         "lp": numbers[..., 5],
     }
-    learnt = {"step_size": Adaptation(*state[-fields:]).log_step.exp().tolist()}
-    return Sampled(draws, stats, learnt, recording.compiled, recording.execution, seconds)
+    adapted_values = {"step_size": Adaptation(*state[-fields:]).log_step.exp().tolist()}
+    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds)
 
 
 def _collected(
-    settings: NUTS, recording: Recording, state: Tensors, theta: Float[Tensor, "C D"]
+    settings: NUTS, windows: StepWindows, state: Tensors, theta: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C N D"], Float[Tensor, "C N 6"], Tensors]:
     """Draws, statistics and last state, from windows of steps until every chain has its draws.
 
@@ -122,8 +122,8 @@ def _collected(
     done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     with tqdm(total=total * len(theta), desc="NUTS", disable=not settings.progress, mininterval=0.5) as bar:
         while (slowest := int(done.min())) < total:
-            recording.compile_where_it_pays((total - slowest) * LEAPFROGS, settings.compile, bar)
-            state, (where, told) = recording(state)
+            windows.compile_where_it_pays((total - slowest) * LEAPFROGS, settings.compile, bar)
+            state, (where, told) = windows(state)
             new = told[..., 0] > 0
             number = done + new.cumsum(0) - 1
             step, chain = (new & (number >= warmup) & (number < total)).nonzero(as_tuple=True)

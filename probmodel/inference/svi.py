@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.inference.descent.descent import WINDOW, descent, one_step_a_call
+from probmodel.inference.descent.descent import WINDOW, descent, reason_against_loop
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.trend import Trend, loss_trend
@@ -32,7 +32,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.guided_runs import first_bad_site
-from probmodel.tracing.ownership import own
+from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.programs.compiling import CompilationPlan, plan
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.randomness import isolated, preserving_random_state, spawn
@@ -109,14 +109,14 @@ class SVI:
         seed, settings = checked_seed(seed), _checked(self, data)
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
-            fitted, guide, leaves = own(model, settings.guide, partial(_automatic, settings, data), data)
+            fitted, guide, leaves = owned_copies(model, settings.guide, partial(_automatic, settings, data), data)
         with isolated(spawn(seed, 1)):
             outcome = _descend(settings, fitted, guide, leaves, data)
             if not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
-                fell = _fall(outcome.losses)
+                trend = _recent_trend(outcome.losses)
                 warnings.warn(
-                    f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {fell.size:,.2f} ± "
-                    f"{fell.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)} steps; raise num_steps",
+                    f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {trend.size:,.2f} ± "
+                    f"{trend.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)} steps; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
@@ -153,11 +153,13 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     mode = descent(gradient, batches, order, optimizer)
     losses: list[float] = []
     quiet, seconds, tried = 0, 0.0, False
-    chosen = _wish(settings, gradient)
+    chosen = _initial_plan(settings, gradient)
     with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
         while len(losses) < settings.num_steps:
             if losses and settings.compile is None and gradient.graph is not None and not tried:
-                later = plan(seconds / len(losses) * (settings.num_steps - len(losses)) * mode.saved, mode.on_disk)
+                later = plan(
+                    seconds / len(losses) * (settings.num_steps - len(losses)) * mode.saved_fraction, mode.on_disk
+                )
                 chosen = later if later.compile or len(losses) == TRIAL_STEPS else chosen
             if chosen.compile and not tried:
                 tried = True
@@ -184,8 +186,8 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     for leaf in leaves.values():
         leaf.grad = None
     reason = "refused by the compiler" if chosen.compile and not mode.compiled else chosen.reason
-    apart = mode.mode == "step" and gradient.graph is not None
-    why = f" ({one_step_a_call(gradient, optimizer)})" if apart else ""
+    by_step = mode.mode == "step" and gradient.graph is not None
+    why = f" ({reason_against_loop(gradient, optimizer)})" if by_step else ""
     execution = f"{_EXECUTIONS[mode.mode, mode.compiled]}{why}: {reason}"
     return Outcome(losses, not descends(losses), mode.compiled, gradient.program.reason, execution)
 
@@ -198,7 +200,7 @@ _EXECUTIONS = {
 }
 
 
-def _wish(settings: SVI, gradient: Gradient) -> CompilationPlan:
+def _initial_plan(settings: SVI, gradient: Gradient) -> CompilationPlan:
     """Compilation plan before any step is timed."""
     if gradient.graph is None:
         return CompilationPlan(False, gradient.program.reason or "the loss reads no parameters")
@@ -213,10 +215,10 @@ def descends(losses: list[float]) -> bool:
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
     """
-    return len(losses) < WINDOW or _fall(losses).exceeds(0.0)
+    return len(losses) < WINDOW or _recent_trend(losses).exceeds(0.0)
 
 
-def _fall(losses: list[float]) -> Trend:
+def _recent_trend(losses: list[float]) -> Trend:
     return loss_trend(losses[-SPAN:])
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, ProcessMixture
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
-from probmodel.families.gaussian_processes.mixtures.soft_assignments import bound, improved
-from probmodel.inference.descent.quasi_newton import maximized
+from probmodel.families.gaussian_processes.mixtures.soft_assignments import evidence_bound, updated_responsibilities
+from probmodel.inference.descent.quasi_newton import maximize
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
@@ -31,7 +31,7 @@ PARTICLES = 20
 SOFTENING = 0.1
 """Fraction of a start's responsibilities spread over all experts, so that no row is fixed before the first step."""
 
-SMALLEST = 1e-12
+MIN_RESPONSIBILITY = 1e-12
 """Responsibility below which a row counts as not belonging to the expert."""
 
 OCCUPIED = 0.5
@@ -111,27 +111,27 @@ class VariationalEM:
             r = (_by_particles if start % 2 == 0 else _by_region)(evaluated, x)
         leaves, value = _leaves(mixture), -np.inf
         for _ in range(integer("num_rounds", self.num_rounds)):
-            maximized(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
+            maximize(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
             with torch.no_grad():
                 evaluated = mixture.assigned(x, y)
                 for _ in range(self.num_steps):
-                    r = improved(evaluated, r[None])[0]
+                    r = updated_responsibilities(evaluated, r[None])[0]
                 value = float(_bound(mixture, x, y, r))
         return _FittedStart(mixture, r, value, False)
 
     def _finished(self, start: "_FittedStart", x: Tensor, y: Tensor) -> "_FittedStart":
         mixture = start.mixture
-        logits = start.r.clamp(min=SMALLEST).log().requires_grad_(True)
+        logits = start.r.clamp(min=MIN_RESPONSIBILITY).log().requires_grad_(True)
 
         def value() -> Tensor:
             return _bound(mixture, x, y, logits.softmax(-1))
 
         leaves = [*_leaves(mixture), logits]
-        converged = maximized(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).converged
+        converged = maximize(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).converged
         with torch.no_grad():
             evaluated, r = mixture.assigned(x, y), logits.softmax(-1)
             for _ in range(self.num_steps):
-                r = improved(evaluated, r[None])[0]
+                r = updated_responsibilities(evaluated, r[None])[0]
             return _FittedStart(mixture, r, float(_bound(mixture, x, y, r)), converged)
 
 
@@ -156,7 +156,7 @@ def checked_mixture(model: Any, data: Dataset) -> tuple[Any, Tensor, Tensor]:
 
 
 def _bound(mixture: Any, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
-    return bound(mixture.assigned(x, y), r[None])[0] + mixture.gate.log_prior().to(r)
+    return evidence_bound(mixture.assigned(x, y), r[None])[0] + mixture.gate.log_prior().to(r)
 
 
 def _leaves(mixture: Any) -> list[Tensor]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import Decision, brings_guide
-from probmodel.protocols.model import Checked, ChecksTrainingData, Guided
+from probmodel.protocols.layers import Decision, has_own_guide
+from probmodel.protocols.model import ChecksData, ChecksTrainingData, Guided
 
 Prior = Callable[[str, Tensor], TorchDistributionMixin]
 """Function of the name and value of a parameter that returns its prior, with the whole parameter as one event."""
@@ -92,12 +92,12 @@ class Lifted(nn.Module):
         values = {}
         for name, loc, log_scale in zip(self.names, self.loc, self.log_scale, strict=True):
             values[name] = pyro.sample(name, dist.Normal(loc, log_scale.exp()).to_event(loc.dim()))
-        if brings_guide(self.module):
+        if has_own_guide(self.module):
             functional_call(_Guide(self.module), {f"module.{name}": v for name, v in values.items()}, args, kwargs)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError as the module's own `check` does."""
-        if isinstance(self.module, Checked):
+        if isinstance(self.module, ChecksData):
             self.module.check(data)
 
     def check_training(self, data: Dataset) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from probmodel.layers.decisions import ClassifyJoint, Regress
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import CodesByProcess, Decision, DependentRows, Generative, Representation
+from probmodel.protocols.layers import Decision, DependentRows, GaussianProcessCodes, Generative, Representation
 from probmodel.protocols.model import ExactPosterior
 
 
@@ -106,7 +106,7 @@ class Pipeline(nn.Module):
         Raises:
             ValueError: if the representation is not a `SparseGP`, or the decision not a `Regress`.
         """
-        if not isinstance(self.representation, CodesByProcess) or not isinstance(self.decision, Regress):
+        if not isinstance(self.representation, GaussianProcessCodes) or not isinstance(self.decision, Regress):
             kinds = f"{type(self.representation).__name__} and {type(self.decision).__name__}"
             raise ValueError(f"expected a SparseGP and a Regress, got {kinds}; use evidence.sandwich or evidence.elbo")
         values = _named(data)
@@ -149,7 +149,7 @@ class ConditionedPipeline(nn.Module):
     def forward(self, x: Float[Tensor, "m *features"], y: Tensor | None = None) -> Tensor:
         parts, rows = self.pipeline, pyro.plate("rows", len(x), dim=-1)
         representation = cast(DependentRows, parts.representation)
-        z = representation.continued(parts.features(self.x), parts.features(x), rows)
+        z = representation.codes_of_new_rows(parts.features(self.x), parts.features(x), rows)
         with rows:
             observed = None if y is None else parts.decision.observed(y)
             return pyro.sample("y", parts.decision.likelihood(z), obs=observed)

@@ -9,8 +9,8 @@ from torch import Tensor
 from probmodel.protocols.arrays import as_tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form
-from probmodel.protocols.layers import Deciding
-from probmodel.protocols.model import Marginal
+from probmodel.protocols.layers import HasDecision
+from probmodel.protocols.model import ConditionsOnRows
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 
@@ -40,7 +40,7 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
     for old, new in zip(posterior.data.args, data.args, strict=False):
         if not isinstance(old, Tensor) or not isinstance(new, Tensor):
             continue
-        by_row = posterior.data.size is not None or isinstance(posterior.model, Marginal)
+        by_row = posterior.data.size is not None or isinstance(posterior.model, ConditionsOnRows)
         if by_row and old.shape[1:] != new.shape[1:]:
             raise ValueError(
                 f"expected new rows with columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
@@ -66,7 +66,7 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
     # An autoencoder's y equals its x: a positional argument is an observation only where no keyword is.
     left = [seen for seen in found.observations if not any(observed(value, seen) for value in trained.kwargs.values())]
     args = [None if matches(old, left) else new for old, new in zip(trained.args, data.args, strict=False)]
-    if isinstance(posterior.model, Deciding):
+    if isinstance(posterior.model, HasDecision):
         # Observed latent values may be x itself, which has to stay.
         names, args = names | {"y"}, [*data.args[:1], *args[1:]]
     return Dataset(tuple(args), {k: None if k in names else v for k, v in data.kwargs.items()}, None)

@@ -14,8 +14,8 @@ from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer
-from probmodel.protocols.layers import Deciding
-from probmodel.protocols.model import NOISE_VARIANCE, Marginal
+from probmodel.protocols.layers import HasDecision
+from probmodel.protocols.model import NOISE_VARIANCE, ConditionsOnRows
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.density import Density
@@ -124,7 +124,9 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
     with isolated(seed):
         data = without_observations(posterior, found, data)
         draws = _SharedDraws(posterior, found, num_samples)
-        known = posterior.model.given(posterior.data) if isinstance(posterior.model, Marginal) else posterior.model
+        known = (
+            posterior.model.given(posterior.data) if isinstance(posterior.model, ConditionsOnRows) else posterior.model
+        )
 
         def likelihood(theta: Tensor) -> _Likelihood:
             run = traced_run(poutine.condition(known, draws.split(theta)), data)
@@ -200,7 +202,7 @@ class _SharedDraws:
 
 
 def _act(posterior: Posterior, distribution: Distribution) -> Tensor:
-    if isinstance(posterior.model, Deciding):
+    if isinstance(posterior.model, HasDecision):
         return posterior.model.decision.act(distribution)
     return distribution.probs.argmax(-1) if isinstance(distribution, Categorical) else distribution.mean
 

@@ -23,12 +23,12 @@ from probmodel.protocols.dataset import Dataset, digest
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.layers import Decision, Representation
 from probmodel.protocols.methods import Estimator, Inference, Objective
-from probmodel.protocols.model import Checked, ClosedForm, ExactPosterior, Guided, Model
+from probmodel.protocols.model import ChecksData, ClosedForm, ExactPosterior, Guided, Model
 from probmodel.protocols.posterior import Draws, Posterior, Target
 
 __all__ = [
     "Agreement",
-    "Checked",
+    "ChecksData",
     "ClosedForm",
     "Dataset",
     "Decision",

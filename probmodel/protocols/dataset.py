@@ -131,7 +131,7 @@ def digest(values: list[Tensor]) -> str:
     return hashlib.sha256(b"|".join(parts)).hexdigest()[:16]
 
 
-def counted(value: Tensor, kept: Tensor) -> Tensor:
+def joined_with_mask(value: Tensor, kept: Tensor) -> Tensor:
     """The form in which `digest` takes a masked value: joined with its mask, since the evidence depends on it.
 
     Args:

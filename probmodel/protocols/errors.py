@@ -20,11 +20,11 @@ class NotPositiveDefiniteError(ProbmodelError, ValueError):
     """A covariance matrix has no Cholesky factor with any jitter of the schedule."""
 
 
-class LeavesNormalsError(ProbmodelError, ValueError):
+class NotNormalError(ProbmodelError, ValueError):
     """A natural-gradient step leads to a covariance matrix that is not positive definite."""
 
 
-class UndescribableError(ProbmodelError, ValueError):
+class NotSerializableError(ProbmodelError, ValueError):
     """A value cannot be stored in a file format free of code; the message names where it was found."""
 
 

@@ -140,7 +140,7 @@ class OwnEstimators(NamedTuple):
 
 
 @runtime_checkable
-class BringsEstimators(Protocol, metaclass=Structural):
+class SuppliesEstimators(Protocol, metaclass=Structural):
     """A model with its own estimators of the evidence, such as a sum over discrete structures."""
 
     def evidence_estimators(self) -> OwnEstimators:

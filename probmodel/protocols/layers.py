@@ -27,7 +27,7 @@ class Representation(Protocol, metaclass=Structural):
         ...
 
 
-def brings_guide(model: Model) -> TypeGuard[Guided]:
+def has_own_guide(model: Model) -> TypeGuard[Guided]:
     """Return whether a model has a guide with the model's own call signature, unlike the guide of a representation."""
     return isinstance(model, Guided) and not isinstance(model, Representation)
 
@@ -58,7 +58,7 @@ class Decision(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Deciding(Protocol, metaclass=Structural):
+class HasDecision(Protocol, metaclass=Structural):
     """A model that ends in a decision layer."""
 
     decision: Decision
@@ -68,7 +68,7 @@ class Deciding(Protocol, metaclass=Structural):
 class DependentRows(Protocol, metaclass=Structural):
     """A representation with dependent rows: the latent function values of new rows depend on those of the known rows."""
 
-    def continued(
+    def codes_of_new_rows(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
         """Sample the codes of the new rows given those of the known rows."""
@@ -89,7 +89,7 @@ class Generative(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class CodesByProcess(Protocol, metaclass=Structural):
+class GaussianProcessCodes(Protocol, metaclass=Structural):
     """A Gaussian process representation that remains a Gaussian process under an affine decision with normal noise."""
 
     def process(self, h: Float[Tensor, "N D"], y: Tensor, decision: Any) -> Any:

@@ -65,14 +65,14 @@ def free_bytes(device: torch.device) -> int:
     return max(0, min(available, int(limit) - int(_USED.read_text()) + cached))
 
 
-def refuse_above_memory(needed: int, device: torch.device, what: str, instead: str) -> None:
+def refuse_above_memory(needed: int, device: torch.device, description: str, remedy: str) -> None:
     """Raise a MemoryError before a tensor that does not fit is allocated.
 
     Args:
         needed: memory that it needs, in bytes.
         device: device that would hold it.
-        what: description of it, for the message.
-        instead: remedy, for the message.
+        description: what needs it, for the message.
+        remedy: what to do instead, for the message.
 
     Raises:
         MemoryError: where more is needed than is free, or than the stated budget.
@@ -81,4 +81,6 @@ def refuse_above_memory(needed: int, device: torch.device, what: str, instead: s
     free = free_bytes(device) if stated is None else stated
     if needed > free:
         kind = "free" if stated is None else "in the stated budget"
-        raise MemoryError(f"expected at most {free:,} bytes {kind}, got {what}, which needs {needed:,}; {instead}")
+        raise MemoryError(
+            f"expected at most {free:,} bytes {kind}, got {description}, which needs {needed:,}; {remedy}"
+        )

@@ -26,7 +26,7 @@ class Guided(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Checked(Protocol, metaclass=Structural):
+class ChecksData(Protocol, metaclass=Structural):
     """A model that detects invalid data before anything runs: `check` raises a ValueError with expected, got, remedy."""
 
     def check(self, data: Dataset) -> None:
@@ -48,7 +48,7 @@ NOISE_VARIANCE = "variance of the noise"
 
 
 @runtime_checkable
-class Marginal(Protocol, metaclass=Structural):
+class ConditionsOnRows(Protocol, metaclass=Structural):
     """A model that has integrated out what couples its rows, so that new rows depend on the observed ones."""
 
     def given(self, data: Dataset) -> Model:
@@ -57,7 +57,7 @@ class Marginal(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class LeavesOneOut(Protocol, metaclass=Structural):
+class HasLeaveOneOut(Protocol, metaclass=Structural):
     """A model with a closed form of the density of each row given all others."""
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:

@@ -17,7 +17,7 @@ Draws = Mapping[str, Tensor]
 """Site name → draws of shape (chain, draw, *event), in the model's own (constrained) space."""
 
 
-class Traced(NamedTuple):
+class TraceInfo(NamedTuple):
     """Properties of a model that are known once its log joint is recorded as a graph."""
 
     bytes_per_draw: int
@@ -55,7 +55,7 @@ class Target:
     device: torch.device
     sites: Sites
     """Latents and observations, from one run of the model."""
-    traced: Callable[[], Traced]
+    traced: Callable[[], TraceInfo]
     """Function that records the log joint on its first call."""
 
     @property

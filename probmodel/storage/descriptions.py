@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probmodel.protocols.errors import UndescribableError
+from probmodel.protocols.errors import NotSerializableError
 from probmodel.storage.components.table import COMPONENT_NAMES, COMPONENTS, FUNCTION_NAMES, FUNCTIONS
 
 Json = Any
@@ -46,6 +46,8 @@ RENAMED = {
     "Discretise": "Discretize",
     "generalised_product_of_experts": "generalized_product_of_experts",
     "generalised_robust_bayesian_committee": "generalized_robust_bayesian_committee",
+    "separate": "own_shards",
+    "communicating": "with_communication_shard",
 }
 """Name of a component or function in folders saved by release 0.1 → its current name."""
 
@@ -60,7 +62,7 @@ OF_ONE_HIDDEN_LAYER = ("NonlinearNetwork", "ClassRBM", "DeepBoltzmannMachine")
 _FLOATS: Mapping[str, float] = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-class Kept:
+class TensorCollection:
     """Tensors collected while describing values: each once, on the CPU, under the path where it was first found."""
 
     def __init__(self) -> None:
@@ -73,12 +75,12 @@ class Kept:
         """Keep a tensor and return its name.
 
         Raises:
-            UndescribableError: for a sparse tensor, or a dtype that safetensors cannot store.
+            NotSerializableError: for a sparse tensor, or a dtype that safetensors cannot store.
         """
         if id(tensor) in self._seen:
             return self._seen[id(tensor)][1]
         if tensor.layout is not torch.strided or tensor.dtype not in DTYPES:
-            raise UndescribableError(
+            raise NotSerializableError(
                 f"expected a dense tensor of numbers at {path}, got {tensor.layout} of {tensor.dtype}; convert it or leave it out"
             )
         name = path
@@ -91,7 +93,7 @@ class Kept:
         return name
 
 
-def laid_out(values: Tensor, stride: Sequence[int] | None) -> Tensor:
+def with_strides(values: Tensor, stride: Sequence[int] | None) -> Tensor:
     """A copy with the given strides: sums run in the order of memory, so rounding errors depend on them.
 
     Raises:
@@ -114,7 +116,7 @@ def _is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
 
 
 @singledispatch
-def describe(value: object, path: str, kept: Kept) -> Json:
+def describe(value: object, path: str, kept: TensorCollection) -> Json:
     """JSON description of a value, whose tensors are added to `kept`.
 
     Args:
@@ -123,7 +125,7 @@ def describe(value: object, path: str, kept: Kept) -> Json:
         kept: collection of tensors.
 
     Raises:
-        UndescribableError: naming the path of the first value that is neither plain, a tensor, nor in `COMPONENTS`.
+        NotSerializableError: naming the path of the first value that is neither plain, a tensor, nor in `COMPONENTS`.
     """
     name = COMPONENT_NAMES.get(type(value))
     if name is None:
@@ -131,9 +133,9 @@ def describe(value: object, path: str, kept: Kept) -> Json:
     return {"$piece": [name, describe(dict(COMPONENTS[name].arguments(value)), path, kept)]}
 
 
-def _undescribable(value: object, path: str) -> UndescribableError:
+def _undescribable(value: object, path: str) -> NotSerializableError:
     got = type(value)
-    return UndescribableError(
+    return NotSerializableError(
         f"expected a number, string, None, tensor, or a list or dictionary of them at {path}, got {got.__module__}."
         f"{got.__qualname__}; convert it to one of these or leave it out"
     )
@@ -143,58 +145,58 @@ def _undescribable(value: object, path: str) -> UndescribableError:
 @describe.register(bool)
 @describe.register(int)
 @describe.register(str)
-def _(value: Any, path: str, kept: Kept) -> Json:
+def _(value: Any, path: str, kept: TensorCollection) -> Json:
     return value
 
 
 @describe.register
-def _(value: float, path: str, kept: Kept) -> Json:
+def _(value: float, path: str, kept: TensorCollection) -> Json:
     return float(value) if math.isfinite(value) else {"$float": str(float(value))}
 
 
 @describe.register
-def _(value: np.generic, path: str, kept: Kept) -> Json:
+def _(value: np.generic, path: str, kept: TensorCollection) -> Json:
     return describe(value.item(), path, kept)
 
 
 @describe.register
-def _(value: list, path: str, kept: Kept) -> Json:
+def _(value: list, path: str, kept: TensorCollection) -> Json:
     return [describe(item, f"{path}[{i}]", kept) for i, item in enumerate(value)]
 
 
 @describe.register
-def _(value: tuple, path: str, kept: Kept) -> Json:
+def _(value: tuple, path: str, kept: TensorCollection) -> Json:
     return {"$tuple": describe(list(value), path, kept)}
 
 
 @describe.register(Mapping)
-def _(value: Mapping[Any, Any], path: str, kept: Kept) -> Json:
+def _(value: Mapping[Any, Any], path: str, kept: TensorCollection) -> Json:
     unexpected = [key for key in value if not isinstance(key, str)]
     if unexpected:
-        raise UndescribableError(f"expected strings as keys of {path}, got {unexpected[0]!r}; convert the keys")
+        raise NotSerializableError(f"expected strings as keys of {path}, got {unexpected[0]!r}; convert the keys")
     items = {str(key): describe(item, f"{path}.{key}".removeprefix("."), kept) for key, item in value.items()}
     return {"$dict": items} if any(key.startswith("$") for key in items) else items
 
 
 @describe.register
-def _(value: Tensor, path: str, kept: Kept) -> Json:
+def _(value: Tensor, path: str, kept: TensorCollection) -> Json:
     return {"$tensor": kept(path, value)}
 
 
 @describe.register
-def _(value: nn.Parameter, path: str, kept: Kept) -> Json:
+def _(value: nn.Parameter, path: str, kept: TensorCollection) -> Json:
     return {"$parameter": kept(path, value)}
 
 
 @describe.register
-def _(value: np.ndarray, path: str, kept: Kept) -> Json:
+def _(value: np.ndarray, path: str, kept: TensorCollection) -> Json:
     if value.dtype.kind not in "biuf":
         raise _undescribable(value, path)
     return {"$array": kept(path, torch.from_numpy(np.array(value)))}
 
 
 @describe.register
-def _(value: FunctionType, path: str, kept: Kept) -> Json:
+def _(value: FunctionType, path: str, kept: TensorCollection) -> Json:
     if value not in FUNCTION_NAMES:
         raise _undescribable(value, path)
     return {"$function": FUNCTION_NAMES[value]}

@@ -18,9 +18,9 @@ from probmodel.draws.arrays import load_netcdf, save_netcdf
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
-from probmodel.storage.descriptions import Kept, describe, laid_out, rebuild
+from probmodel.storage.descriptions import TensorCollection, describe, rebuild, with_strides
 from probmodel.storage.fitted_pair import describe_pair, needs_code, rebuild_pair, stored_pair
-from probmodel.storage.folder import DRAWS_FILE, STRUCTURE, TENSORS, read, refusing, write
+from probmodel.storage.folder import DRAWS_FILE, STRUCTURE, TENSORS, corrupt_on_failure, read, write
 from probmodel.tracing.randomness import isolated
 
 
@@ -39,7 +39,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
         ValueError: naming an argument of the data, or an entry of `info`, that is not a number, string, None, tensor, or
             a list or dictionary of them.
     """
-    folder, kept = Path(folder), Kept()
+    folder, kept = Path(folder), TensorCollection()
     data = posterior.data
     values = {
         "pair": describe_pair(posterior)._asdict(),
@@ -84,18 +84,18 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
     """
     folder = Path(folder)
     files = read(folder)
-    with refusing(folder / TENSORS, "tensors"):
+    with corrupt_on_failure(folder / TENSORS, "tensors"):
         tensors = safetensors.torch.load(files[TENSORS])
-    with refusing(folder / DRAWS_FILE, "draws"):
+    with corrupt_on_failure(folder / DRAWS_FILE, "draws"):
         draws = {name: torch.from_numpy(values).clone() for name, values in load_netcdf(folder / DRAWS_FILE).items()}
-    with refusing(folder / STRUCTURE, "the structure of a fit"):
+    with corrupt_on_failure(folder / STRUCTURE, "the structure of a fit"):
         content = _parse(files[STRUCTURE], tensors)
         pair, info = stored_pair(content["pair"]), dict(content["info"])
         data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"])
         draws = {name: draws[name] for name in content["sites"]}
         alone = model is None and guide is None and not needs_code(pair)
     # The caller's code may fail for its own reasons; without any, a failure means a corrupt folder.
-    blame = refusing(folder / STRUCTURE, "a model with its parameters") if alone else nullcontext()
+    blame = corrupt_on_failure(folder / STRUCTURE, "a model with its parameters") if alone else nullcontext()
     with blame, isolated(seed=0):
         fitted, fitted_guide = rebuild_pair(pair, data, draws, model, guide)
     return Posterior(fitted, data, draws, info, fitted_guide)
@@ -104,7 +104,7 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
 def _parse(contents: bytes, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     structure = json.loads(contents, parse_constant=_refuse_constant)
     strides = structure["strides"]
-    laid = {name: laid_out(values, strides.get(name)) for name, values in tensors.items()}
+    laid = {name: with_strides(values, strides.get(name)) for name, values in tensors.items()}
     with isolated(seed=0):
         return rebuild(structure["content"], laid.__getitem__)
 

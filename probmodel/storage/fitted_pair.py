@@ -1,6 +1,6 @@
 """A fitted model and its guide ↔ storable values: their kinds, and their parameters by name.
 
-User code is rebuilt in the way it was fitted: `own` rebuilds the pair around the function that is passed to `load`, and
+User code is rebuilt in the way it was fitted: `owned_copies` rebuilds the pair around the function that is passed to `load`, and
 the stored parameters replace the initial ones.
 """
 
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from probmodel.families.gaussian_processes.mixtures.assignments import ProcessMixture
 from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import UndescribableError
+from probmodel.protocols.errors import NotSerializableError
 from probmodel.protocols.model import ExactGuide, Model
 from probmodel.protocols.posterior import Draws, Posterior
-from probmodel.storage.descriptions import RENAMED_ARGUMENTS, Kept, describe, rebuild
+from probmodel.storage.descriptions import RENAMED_ARGUMENTS, TensorCollection, describe, rebuild
 from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.ownership import Owned, own
+from probmodel.tracing.ownership import OwnedFunction, owned_copies
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
@@ -35,7 +35,7 @@ AUTOGUIDES: Mapping[str, Callable[[Model], Model]] = {
 }
 """Automatic guides whose parameters have the same shapes for all settings."""
 
-SAME_MODEL = 1e-3
+SAME_MODEL_ERROR = 1e-3
 """Largest relative difference of a log joint that rounding on another machine explains; another model differs by more."""
 
 
@@ -73,12 +73,12 @@ def _renamed(name: str) -> str:
 def describe_pair(posterior: Posterior) -> FittedPair:
     """The model and guide of a posterior as storable values."""
     model, guide = posterior.model, posterior.guide
-    function = model.function if isinstance(model, Owned) else model
+    function = model.function if isinstance(model, OwnedFunction) else model
     known, state = _is_describable(function), _state(model, guide)
     return FittedPair(
         model=function if known else None,
         model_name=_name(function),
-        owned=isinstance(model, Owned),
+        owned=isinstance(model, OwnedFunction),
         # With the same seed the same latents are found, also where a support depends on another latent's value.
         guide=_guide_content(guide, function) | {"seed": posterior.info.get("seed", 0)},
         state=state,
@@ -113,10 +113,10 @@ def rebuild_pair(
     fitted_guide: Model | None = None
     if isinstance(fitted, ProcessMixture) and ASSIGNMENTS in pair.state:
         fitted = fitted.with_responsibilities(pair.state[ASSIGNMENTS])
-    owned = pair.owned or kind in _CODE or any(name.startswith("guide.param ") for name in pair.state)
+    owned = pair.owned or kind in _CODE_KINDS or any(name.startswith("guide.param ") for name in pair.state)
     if owned:
-        fitted, fitted_guide, _ = own(fitted, *_beside(pair, guide), data)
-    if kind in _STANDALONE or not owned:
+        fitted, fitted_guide, _ = owned_copies(fitted, *_guide_arguments(pair, guide), data)
+    if kind in _STANDALONE_KINDS or not owned:
         _restore(pair, fitted, None)
         fitted_guide = _GUIDES[kind](pair, fitted, data)
     _restore(pair, fitted, fitted_guide)
@@ -126,10 +126,10 @@ def rebuild_pair(
 
 def _is_describable(function: Model) -> bool:
     """Return whether a model's constructor arguments reproduce its parameters: not where a layer was changed by hand."""
-    kept = Kept()
+    kept = TensorCollection()
     try:
         node = describe(function, "model", kept)
-    except UndescribableError:
+    except NotSerializableError:
         return False
     with isolated(seed=0):
         again = _state(rebuild(node, kept.tensors.__getitem__), None)
@@ -175,7 +175,7 @@ def _(guide: AutoGuide, function: Model) -> dict[str, Any]:
 
 
 @_guide_content.register
-def _(guide: Owned, function: Model) -> dict[str, Any]:
+def _(guide: OwnedFunction, function: Model) -> dict[str, Any]:
     return _guide_content(guide.function, function)
 
 
@@ -189,7 +189,7 @@ def _state(model: Model, guide: Model | None) -> dict[str, Tensor]:
     sites_of = {
         f"{part}.unconstrained.{i}": f"{part}.param {site}"
         for part, owner in modules.items()
-        if isinstance(owner, Owned)
+        if isinstance(owner, OwnedFunction)
         for i, site in enumerate(owner.sites)
     }
     named = dict(modules.named_parameters()) | dict(modules.named_buffers())
@@ -213,8 +213,8 @@ def _needs_guide(pair: FittedPair) -> bool:
 
 def _check_code(pair: FittedPair, model: Model | None, guide: Model | None) -> None:
     kind = pair.guide["kind"]
-    if kind not in _CODE and kind not in _GUIDES:
-        raise ValueError(f"expected a guide of kind {[*_GUIDES, *_CODE]}, got {kind!r}; fit and save again")
+    if kind not in _CODE_KINDS and kind not in _GUIDES:
+        raise ValueError(f"expected a guide of kind {[*_GUIDES, *_CODE_KINDS]}, got {kind!r}; fit and save again")
     if model is None and pair.model is None:
         raise ValueError(f"expected model=, the function that was fitted ({pair.model_name}), got none; pass it")
     if guide is None and _needs_guide(pair):
@@ -223,8 +223,8 @@ def _check_code(pair: FittedPair, model: Model | None, guide: Model | None) -> N
         raise ValueError(f"expected no guide=, since the folder holds the guide, got {_name(guide)}; leave it out")
 
 
-def _beside(pair: FittedPair, guide: Any) -> tuple[Model | None, Callable[[Model], Model]]:
-    """Arguments of `own` besides the model: a guide, or None and a function that makes one."""
+def _guide_arguments(pair: FittedPair, guide: Any) -> tuple[Model | None, Callable[[Model], Model]]:
+    """Arguments of `owned_copies` besides the model: a guide, or None and a function that makes one."""
     if pair.guide["kind"] == "automatic":
         return None, guide or AUTOGUIDES[pair.guide["name"]]
     if pair.guide["kind"] == "own":
@@ -252,10 +252,10 @@ _GUIDES: Mapping[str, Callable[[FittedPair, Any, Dataset], Model | None]] = {
 }
 """Kinds of guides that need no user code → function that builds the guide."""
 
-_CODE = ("automatic", "foreign")
+_CODE_KINDS = ("automatic", "foreign")
 """Kinds of guides that are made by calling code: Pyro's or the user's."""
 
-_STANDALONE = ("none", "gaussian", "by_site", "exact")
+_STANDALONE_KINDS = ("none", "gaussian", "by_site", "exact")
 """Kinds of guides that share no parameters with their model."""
 
 
@@ -281,7 +281,7 @@ def _check_same_model(pair: FittedPair, model: Model, data: Dataset, draws: Draw
     if math.isnan(pair.log_joint):
         return
     got = _log_joint(model, data, draws)
-    if not math.isclose(got, pair.log_joint, rel_tol=SAME_MODEL, abs_tol=SAME_MODEL):
+    if not math.isclose(got, pair.log_joint, rel_tol=SAME_MODEL_ERROR, abs_tol=SAME_MODEL_ERROR):
         raise ValueError(
             f"expected the model that was fitted ({pair.model_name}), with log joint {pair.log_joint:.6g} at the first "
             f"draw, got one with {got:.6g}; pass the same function, with the same networks and constants"

@@ -35,7 +35,7 @@ _PARSING = (
 
 
 @contextmanager
-def refusing(path: Path, expected: str) -> Iterator[None]:
+def corrupt_on_failure(path: Path, expected: str) -> Iterator[None]:
     """Context that turns any failure to read `path` into a CorruptFitError that states what was expected there."""
     try:
         yield
@@ -101,7 +101,7 @@ def read(folder: Path) -> dict[str, bytes]:
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / MANIFEST
-    with refusing(path, "the manifest of a fit"):
+    with corrupt_on_failure(path, "the manifest of a fit"):
         _check_regular(path)
         manifest = json.loads(path.read_bytes())
         if manifest["format"] != FORMAT or manifest["version"] != VERSION:
@@ -113,7 +113,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _contents(path: Path, entry: Mapping[str, Any]) -> bytes:
-    with refusing(path, "a readable file"):
+    with corrupt_on_failure(path, "a readable file"):
         size = _check_regular(path)
         if size != entry["bytes"]:
             raise _corrupt(path, f"{entry['bytes']} bytes", str(size))

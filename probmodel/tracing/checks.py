@@ -4,7 +4,7 @@ import torch
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form
-from probmodel.protocols.model import Checked, ChecksTrainingData, Model
+from probmodel.protocols.model import ChecksData, ChecksTrainingData, Model
 from probmodel.tracing.ownership import copied_to_data
 
 
@@ -38,14 +38,14 @@ def check(model: Model, data: Dataset) -> None:
         raise ValueError(
             f"expected size to be the number of rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
         )
-    if isinstance(model, Checked):
+    if isinstance(model, ChecksData):
         model.check(data)
 
 
 def check_training(model: Model, data: Dataset) -> None:
     """Run `check`, and raise ValueError for data from which the model states that nothing can be learned."""
     check_form(data)
-    if isinstance(model, Checked | ChecksTrainingData):
+    if isinstance(model, ChecksData | ChecksTrainingData):
         model = copied_to_data(model, data)
     check(model, data)
     if isinstance(model, ChecksTrainingData):

@@ -27,11 +27,11 @@ from probmodel.tracing.curvature import NormalApproximation, gaussian_at, gradie
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import density_of
 
-RELATIVE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
+CONJUGATE_ERROR = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Largest misfit of the family at fresh points, relative to the largest log joint there: rounding errors only."""
 NUM_CHECKS = 8
 NUM_PRIOR_CHECKS = 200
-REACHES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
+CHECK_DISTANCES = (3.0, -3.0, 12.0, -12.0, 50.0, -50.0)
 """Distances from the mode, in posterior standard deviations, at which the quadratic is verified besides prior draws."""
 
 
@@ -101,7 +101,7 @@ def normal_posterior(target: Target) -> Conjugate:
     with isolated(seed=0):
         offsets = gaussian.sample(NUM_CHECKS) - gaussian.loc
     # Near the mode, and so far out that another mode would show: each direction and its opposite.
-    points = torch.cat([gaussian.loc + reach * offsets for reach in REACHES])
+    points = torch.cat([gaussian.loc + reach * offsets for reach in CHECK_DISTANCES])
     if not target.improper:
         points = torch.cat([points, target.sample_prior(NUM_PRIOR_CHECKS, 0)])
     offset = (points - gaussian.loc)[:, gaussian.coordinates]
@@ -113,7 +113,7 @@ def normal_posterior(target: Target) -> Conjugate:
 def _verify(log_joint: Float[Tensor, " S"], predicted: Float[Tensor, " S"]) -> None:
     scale = max(1.0, float(log_joint.abs().max()))
     misfit = float((log_joint - predicted).abs().max()) / scale
-    if not misfit < RELATIVE_ERROR.get(log_joint.dtype, 1e-3):
+    if not misfit < CONJUGATE_ERROR.get(log_joint.dtype, 1e-3):
         raise NotConjugateError(
             f"expected a log joint linear in sufficient statistics of a normal, beta, Dirichlet or gamma posterior, got "
             f"a relative misfit of {misfit:.2g}; use NUTS, SVI or Laplace instead of an exact method"

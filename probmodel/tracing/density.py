@@ -12,11 +12,11 @@ from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.tracing.programs.graphs import SplitGraph, draws_numbers, recording, split_at_draws
 from probmodel.tracing.programs.program import Program, bytes_of_result, bytes_per_call, trace
 
-DRAWN_AT_ONCE = 2**29
+ACCELERATOR_BLOCK_BYTES = 2**29
 """Bytes per block of draws on an accelerator: of the random numbers where they can be split off, else of the whole call.
 It is fixed, since seeded random numbers depend on where draws are split."""
 
-CLAIMED_AT_ONCE = 2**26
+CPU_CALL_BYTES = 2**26
 """Largest vectorized call on a CPU in bytes, whatever the budget: allocating gigabytes takes longer than computing in them."""
 
 LARGE_CALL = 2**22
@@ -61,7 +61,7 @@ class Density:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
         each = max(1, bytes_per_call(self.program))
-        if loops(each, theta.device):
+        if evaluates_one_by_one(each, theta.device):
             return torch.stack([self.at(draw) for draw in theta])
         result = len(theta) * bytes_of_result(self.program)
         shape = f"a result for {len(theta):,} draws at once"
@@ -76,8 +76,8 @@ class Density:
     def _block(self, each: int, device: torch.device) -> int:
         """Number of draws whose random numbers are drawn at once; seeded numbers depend on it, so it ignores the budget."""
         if device.type == "cpu":
-            return max(1, CLAIMED_AT_ONCE // each)
-        return max(1, DRAWN_AT_ONCE // (each if self._parts is None else max(1, self._parts.num_bytes)))
+            return max(1, CPU_CALL_BYTES // each)
+        return max(1, ACCELERATOR_BLOCK_BYTES // (each if self._parts is None else max(1, self._parts.num_bytes)))
 
     def _drawn(self, theta: Float[Tensor, "S *D"], chunk: int) -> Tensor:
         """Values for one block of draws, whose random numbers are drawn at once and processed in chunks of the budget."""
@@ -91,9 +91,9 @@ class Density:
 def _allowed(device: torch.device) -> int:
     """Bytes that one vectorized call may need: inside a graph the whole budget, since more calls would enlarge the graph."""
     whole = device.type != "cpu" or recording()
-    return budget(device) if whole else min(budget(device), CLAIMED_AT_ONCE)
+    return budget(device) if whole else min(budget(device), CPU_CALL_BYTES)
 
 
-def loops(memory: int, device: torch.device) -> bool:
+def evaluates_one_by_one(memory: int, device: torch.device) -> bool:
     """Return whether draws are evaluated faster one by one than in a batch."""
     return memory > LARGE_CALL and device.type == "cpu"

@@ -13,7 +13,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample
-from probmodel.tracing.minibatch_scale import row_scaled, scaled_if_possible
+from probmodel.tracing.minibatch_scale import row_scaled, scaled_to_rows
 from probmodel.tracing.randomness import preserving_random_state
 from probmodel.tracing.site_densities import axis_of_rows, enumerated, log_joint, reduce_to_rows
 from probmodel.tracing.sites import row_axis, sites
@@ -33,7 +33,7 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
 def _guided_runs(
     model: Model, guide: Model, data: Dataset, found: Sites
 ) -> tuple[poutine.Trace, poutine.Trace, Tensor]:
-    drawn = traced_run(scaled_if_possible(guide, found, data, required=False), data)
+    drawn = traced_run(scaled_to_rows(guide, found, data, required=False), data)
     replayed_model = poutine.replay(row_scaled(model, found, data), trace=drawn)
     summed = found._replace(discrete=tuple(name for name in found.discrete if name not in drawn.nodes))
     replayed = traced_run(enumerated(replayed_model, summed), data)

@@ -42,10 +42,10 @@ def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
     Raises:
         ValueError: on the call, when no plate runs over the rows of a minibatch, so that nothing could be scaled.
     """
-    return scaled_if_possible(model, found, data, required=True)
+    return scaled_to_rows(model, found, data, required=True)
 
 
-def scaled_if_possible(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
+def scaled_to_rows(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
     """The model scaled as by `row_scaled`; a missing plate over rows is an error only where scaling is required."""
     rows, size = data.num_rows, data.size
     if rows is None or size is None or rows == size:

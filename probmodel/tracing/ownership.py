@@ -13,7 +13,7 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import brings_guide
+from probmodel.protocols.layers import has_own_guide
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import device_of, on_data_device
 from probmodel.tracing.error_messages import translated_errors
@@ -43,7 +43,7 @@ class _Copied(Messenger):
         msg["args"] = (name, *copies)
 
 
-class Owned(nn.Module):
+class OwnedFunction(nn.Module):
     """A Pyro function as a module that holds the values of its `pyro.param` statements and the networks it uses."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Owned(nn.Module):
             return self.function(*args, **kwargs)
 
 
-def own(
+def owned_copies(
     model: Model, guide: Model | None, autoguide: Callable[[Model], Model], data: Dataset
 ) -> tuple[Model, Model, dict[str, Tensor]]:
     """Copies of a model and its guide that own every parameter: fitting them changes nothing the caller holds.
@@ -86,17 +86,17 @@ def own(
     model, model_networks = _copy(model, memo)
     _move(model, model_networks, data)
     values = _param_statements(model, data, {})
-    owned: Model = Owned(model, model_networks, values) if values or model_networks else model
+    owned: Model = OwnedFunction(model, model_networks, values) if values or model_networks else model
     guide_networks: list[nn.Module] = []
     if guide is not None:
         guide, guide_networks = _copy(guide, memo)
         _move(guide, guide_networks, data)
     else:
         # An automatic guide runs the model inside a PyroModule, which refuses a `pyro.param` without a supplied value.
-        guide = model.guide if brings_guide(model) else autoguide(owned)
+        guide = model.guide if has_own_guide(model) else autoguide(owned)
     values = {**values, **_param_statements(guide, data, values)}
     if values or guide_networks:
-        guide = Owned(guide, guide_networks, values)
+        guide = OwnedFunction(guide, guide_networks, values)
     return owned, guide, parameters(owned, guide)
 
 

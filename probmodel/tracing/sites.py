@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from probmodel.protocols.dataset import Dataset, counted, digest
+from probmodel.protocols.dataset import Dataset, digest, joined_with_mask
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import traced_run
@@ -97,7 +97,7 @@ def _observed_values(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
 
 def _digested(fn: Any, value: Tensor) -> Tensor:
     mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
-    return counted(value, mask) if isinstance(mask, Tensor) else value
+    return joined_with_mask(value, mask) if isinstance(mask, Tensor) else value
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
-from probmodel.protocols.posterior import Posterior, Subject, Target, Traced
+from probmodel.protocols.posterior import Posterior, Subject, Target, TraceInfo
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check
 from probmodel.tracing.coordinates import Coordinates
@@ -141,8 +141,8 @@ def _(subject: Posterior) -> Target:
     return density_of(subject.model, subject.data)
 
 
-def _traced(model: Model, program: Program) -> Traced:
-    return Traced(bytes_per_call(program), program.reason, _given(model, program))
+def _traced(model: Model, program: Program) -> TraceInfo:
+    return TraceInfo(bytes_per_call(program), program.reason, _given(model, program))
 
 
 def _given(model: Model, program: Program) -> tuple[str, ...]:

@@ -151,8 +151,8 @@ NO_INFERENCE = {"BoltzmannLearning"}
 
 def test_every_inference_is_under_contract():
     assert set(METHODS) == set(QUICK)
-    assert set(METHODS) | set(PARTICULAR) == set(inference.__all__) - NO_INFERENCE
-    assert not set(METHODS) & set(PARTICULAR)
+    assert set(METHODS) | set(MODEL_SPECIFIC) == set(inference.__all__) - NO_INFERENCE
+    assert not set(METHODS) & set(MODEL_SPECIFIC)
 
 
 # ------------------------------------------------------------------------------------------ the contract
@@ -296,7 +296,7 @@ def test_bad_data_raise_a_clear_error(method, kind, where):
 # ------------------------------------------------------------------------------------------ of particular models
 
 
-class Particular(NamedTuple):
+class ModelSpecific(NamedTuple):
     """An inference method for one kind of model: quick settings, and a model that it accepts."""
 
     settings: Any
@@ -316,18 +316,18 @@ def _sparse() -> Pipeline:
     return Pipeline(Identity(), SparseGP(1, 1, inducing=torch.linspace(-1, 1, 5)[:, None]), problems.Regress(1, 1))
 
 
-PARTICULAR: dict[str, Particular] = {
-    "MaximumLikelihood": Particular(MaximumLikelihood(), _process),
-    "NaturalGradients": Particular(NaturalGradients(30, 8, num_samples=20, progress=False), _sparse, 24),
-    "VariationalEM": Particular(VariationalEM(num_restarts=2, num_rounds=2), _mixture),
-    "CollapsedGibbs": Particular(CollapsedGibbs(num_samples=5, num_warmup=2, num_chains=2), _mixture),
+MODEL_SPECIFIC: dict[str, ModelSpecific] = {
+    "MaximumLikelihood": ModelSpecific(MaximumLikelihood(), _process),
+    "NaturalGradients": ModelSpecific(NaturalGradients(30, 8, num_samples=20, progress=False), _sparse, 24),
+    "VariationalEM": ModelSpecific(VariationalEM(num_restarts=2, num_rounds=2), _mixture),
+    "CollapsedGibbs": ModelSpecific(CollapsedGibbs(num_samples=5, num_warmup=2, num_chains=2), _mixture),
 }
 """Inference methods for particular models; their own tests compare them with exact answers."""
-each_particular = pytest.mark.parametrize("name", PARTICULAR)
+each_particular = pytest.mark.parametrize("name", MODEL_SPECIFIC)
 
 
 def particular(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, nn.Module, Dataset]:
-    settings, make, size = PARTICULAR[name]
+    settings, make, size = MODEL_SPECIFIC[name]
     noise = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=dtype)
     x = torch.linspace(-1, 1, 24, dtype=dtype)[:, None]
     with isolated(seed=0):
@@ -394,7 +394,7 @@ def test_a_particular_inference_refuses_bad_data(name, kind):
 
 @each_particular
 def test_a_particular_inference_refuses_other_models(name):
-    settings = PARTICULAR[name].settings
+    settings = MODEL_SPECIFIC[name].settings
     problem = problems.conjugate_normal()
     with pytest.raises(ValueError, match=r"expected a (GPMixture|Pipeline with a SparseGP|model with parameters)"):
         settings(problem.model, problem.data, seed=0)

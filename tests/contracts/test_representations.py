@@ -110,7 +110,7 @@ NO_CODE = {
     "NonlinearNetwork",
 }
 """A prior of codes, and joint models of all columns, which have no code."""
-LINKED = [name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")]
+DEPENDENT = [name for name in REPRESENTATIONS if name.split()[0] in ("GaussianProcess", "GPProduct", "GPMixture")]
 """Representations of dependent rows: data without a size, and no minibatches."""
 
 LOCAL, SHARED = {"z": (N, CODES)}, {"u": (CODES, INDUCING)}
@@ -153,7 +153,7 @@ for coupled in ("GPMixture", "GPMixture by stick breaking"):
     LATENTS[coupled] = {**BY_EXPERT, "sticks": (EXPERTS - 1,)}
 
 each = pytest.mark.parametrize("name", REPRESENTATIONS)
-by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in LINKED])
+by_row = pytest.mark.parametrize("name", [name for name in REPRESENTATIONS if name not in DEPENDENT])
 VARIANTS = ("GPMixture by", "GPProduct of", "RBM", "BoltzmannMachine", "DeepBoltzmannMachine", "ClassRBM")
 """Variants of a representation that is tested with every decision, or deterministic ones; one decision is enough."""
 
@@ -168,7 +168,7 @@ def meet(name: str, decision: str) -> bool:
 
 PAIRS = [(name, decision) for name in REPRESENTATIONS for decision in DECISIONS if meet(name, decision)]
 each_pair = pytest.mark.parametrize(("name", "decision"), PAIRS)
-each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in LINKED])
+each_pair_by_row = pytest.mark.parametrize(("name", "decision"), [pair for pair in PAIRS if pair[0] not in DEPENDENT])
 
 
 def built(make: Callable[[], Any]) -> Any:
@@ -187,8 +187,8 @@ def labels(decision: str, count: int = N) -> Tensor:
     return rows_of(1, count, 2)
 
 
-def dataset(decision: str, count: int = N, *, linked: bool = False) -> Dataset:
-    return Dataset((rows_of(0, count, WIDE),), {"y": labels(decision, count)}, None if linked else count)
+def dataset(decision: str, count: int = N, *, dependent: bool = False) -> Dataset:
+    return Dataset((rows_of(0, count, WIDE),), {"y": labels(decision, count)}, None if dependent else count)
 
 
 def pipeline(name: str, decision: str) -> Pipeline:
@@ -266,7 +266,7 @@ OF_THE_DENSITY = (".visible_bias", ".upper")
 def test_gradients_reach_every_parameter(name, decision):
     model = pipeline(name, decision)
     with isolated(seed=0):
-        elbo(model, model.guide, dataset(decision, linked=name in LINKED)).backward()
+        elbo(model, model.guide, dataset(decision, dependent=name in DEPENDENT)).backward()
         pyro.clear_param_store()
     # A StandardNormal has no parameters, the noise of a process is replaced by the decision's in a pipeline, and the means
     # of an affine decision and of a process have the same effect; everything else is fitted.
@@ -280,10 +280,10 @@ def test_gradients_reach_every_parameter(name, decision):
 @each_pair
 def test_the_pipeline_has_the_representations_latents_and_one_observation(name, decision):
     with isolated(seed=0):
-        found = sites(pipeline(name, decision), dataset(decision, linked=name in LINKED))
+        found = sites(pipeline(name, decision), dataset(decision, dependent=name in DEPENDENT))
     assert [latent.name for latent in found.latents] == list(LATENTS[name])
     assert found.observed == (("codes", "y") if name in GENERATIVE else ("y",))
-    assert found.num_rows == (None if name in LINKED else N)
+    assert found.num_rows == (None if name in DEPENDENT else N)
     assert found.discrete == (("expert",) if name.startswith("GPMixture") else ())
     assert {latent.name for latent in found.latents if latent.row_dim is not None} == LATENTS[name].keys() & LOCAL
     assert found.row_local == (set(LATENTS[name]) == set(LOCAL))
@@ -305,24 +305,24 @@ def test_the_elbo_of_minibatches_averages_to_that_of_all_rows(name, decision):
     assert error < 0.05 * abs(full.mean())
 
 
-@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("name", DEPENDENT)
 def test_a_pipeline_of_linked_rows_refuses_minibatches_and_a_size(name):
     model = pipeline(name, "Regress")
     with pytest.raises(ValueError, match="expected data with rows for batch_size, got size=None; "):
-        SVI(num_steps=1, batch_size=6, progress=False)(model, dataset("Regress", linked=True), seed=0)
+        SVI(num_steps=1, batch_size=6, progress=False)(model, dataset("Regress", dependent=True), seed=0)
     with pytest.raises(ValueError, match=f"expected size=None, since {name.split()[0]} makes the rows dependent"):
         SVI(num_steps=1, progress=False)(model, dataset("Regress"), seed=0)
 
 
 @pytest.mark.parametrize(
     ("name", "decision", "batch_size"),
-    [(*pair, size) for pair in PAIRS for size in (None, 6) if size is None or pair[0] not in LINKED],
+    [(*pair, size) for pair in PAIRS for size in (None, 6) if size is None or pair[0] not in DEPENDENT],
 )
 def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_size):
-    model, data = pipeline(name, decision), dataset(decision, linked=name in LINKED)
+    model, data = pipeline(name, decision), dataset(decision, dependent=name in DEPENDENT)
     before = fingerprints()
     settings = SVI(
-        num_steps=60 if name in LINKED else 150,
+        num_steps=60 if name in DEPENDENT else 150,
         batch_size=batch_size,
         num_samples=30,
         optimizer=partial(torch.optim.Adam, lr=0.02),
@@ -335,7 +335,7 @@ def test_svi_fits_it_and_predict_integrates_the_latents(name, decision, batch_si
     shapes = {site: tuple(draws.shape) for site, draws in posterior.draws.items()}
     assert shapes == {site: (1, 30, *shape) for site, shape in LATENTS[name].items()}
     # A guide of dependent rows has parameters for each row, which the model does not have.
-    assert (posterior.info["num_parameters"] > model.num_parameters) == (name in LINKED)
+    assert (posterior.info["num_parameters"] > model.num_parameters) == (name in DEPENDENT)
     new = rows_of(9, 7, WIDE)
     prediction = predict(posterior, new, num_samples=50, seed=3)
     again = predict(posterior, new, num_samples=50, seed=3)

@@ -18,7 +18,7 @@ from probmodel.evidence.by_family.boltzmann_machines import (
     log_partition_sandwich,
 )
 from probmodel.families.boltzmann_machines import model_draws as boltzmann_draws
-from probmodel.families.boltzmann_machines.annealing import frozen_schedule
+from probmodel.families.boltzmann_machines.annealing import annealing_schedule
 from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
 from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath
 from probmodel.protocols.errors import EvidenceWarning
@@ -153,7 +153,7 @@ def test_draws_of_the_machine_have_its_moments(max_side):
     probability = torch.softmax(rbm.log_unnormalized(states), 0)
     pairs = torch.einsum("n,ni,nj->ij", probability, states, states)
     known = boltzmann_draws.enumerated(rbm.machine, max_side)
-    schedule = frozen_schedule(rbm.machine, None, num_steps=8, draws=None, seed=0)
+    schedule = annealing_schedule(rbm.machine, None, num_steps=8, draws=None, seed=0)
     v = boltzmann_draws.tempered_draws(schedule, 4_000, 1) if known is None else known.draws(4_000, 1)
     assert v.shape == (4_000, 5)
     # Tempered draws are five sweeps apart: they are not independent, by a factor below two.
@@ -165,7 +165,7 @@ def test_exchanges_leave_each_temperature_its_distribution(first):
     rbm, betas = asymmetric(), torch.tensor([0.0, 0.4, 1.0]).double()
     path = HarmoniumPath(rbm.machine, torch.full((5,), 1.5).double(), torch.zeros(4).double())
     states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5))).double()
-    probability = torch.softmax(path.log_f(betas[:, None], path.fields(states).expand(3, -1, -1)), 1)
+    probability = torch.softmax(path.log_f(betas[:, None], path.products(states).expand(3, -1, -1)), 1)
     with isolated(0):
         v = states[torch.multinomial(probability, 40_000, replacement=True)].transpose(0, 1)
         after = boltzmann_draws._exchanged(path, betas, v, first)

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 import probmodel as pb
 from probmodel import evidence
 from probmodel.families.gaussian_processes.covariances import covariance
-from probmodel.families.gaussian_processes.nystrom import bounds, chosen
+from probmodel.families.gaussian_processes.nystrom import bounds, greedy_factor
 from probmodel.families.gaussian_processes.sparse import optimal_q, svgp_elbo
 from probmodel.tracing.randomness import isolated
 
@@ -144,7 +144,7 @@ def test_each_row_may_have_its_own_noise():
         observed = observed._replace(noise=torch.linspace(0.05, 0.5, N, dtype=torch.float64))
         k = observed.covariance(observed.inputs, observed.inputs) + torch.diag(observed.noise)
         exact = float(MultivariateNormal(observed.mean, k).log_prob(observed.y))
-        found = bounds(observed, chosen(observed, 40), num_steps=20, tolerance=1e-3)
+        found = bounds(observed, greedy_factor(observed, 40), num_steps=20, tolerance=1e-3)
     assert found.lower < exact < found.upper
     assert found.upper - found.lower < 1
 

@@ -273,7 +273,7 @@ def test_the_optimum_of_asia_is_the_published_one(term, expected):
 
 
 @NEEDS_DATA
-def test_protein_signalling_is_found_up_to_sixteen_edges():
+def test_protein_signaling_is_found_up_to_sixteen_edges():
     with np.load(locate("bayesnets/sachs_853_continuous.npz")) as file:
         x, truth, names = file["X"], file["DAG"], [str(name) for name in file["header"]]
     best = best_dag(gaussian_family_scores(moments(x), BGe()), names)

@@ -14,7 +14,7 @@ from torch import nn
 from probmodel.data import problems
 from probmodel.data.digits import digits
 from probmodel.evidence import exact, log_likelihood, log_partition, log_partition_ais, log_partition_sandwich, smc
-from probmodel.families.boltzmann_machines.annealing import backward, forward, frozen_schedule
+from probmodel.families.boltzmann_machines.annealing import annealing_schedule, backward, forward
 from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
 from probmodel.families.boltzmann_machines.couplings import color_classes, rows_of
@@ -374,7 +374,7 @@ def test_reversed_steps_are_the_time_reversal():
     with isolated(seed=7), torch.no_grad():
         start = space[torch.multinomial(torch.softmax(-machine.free_energy(space), 0), 200_000, replacement=True)]
         one = torch.ones(len(start)).double()
-        first, last = (step.gibbs(one, step.fields(start)) for step in (path, path.reversed))
+        first, last = (step.gibbs(one, step.products(start)) for step in (path, path.reversed))
         code = 2 ** torch.arange(6.0).double()
         ahead = torch.bincount((start @ code * 64 + first @ code).long(), minlength=4096)
         back = torch.bincount((last @ code * 64 + start @ code).long(), minlength=4096)
@@ -402,7 +402,7 @@ def test_gibbs_steps_keep_the_means_of_unbounded_units(family):
 
 def test_draws_by_tempering_have_the_moments_of_a_coupled_machine():
     machine = coupled(3)
-    way = frozen_schedule(machine.machine.double, None, num_steps=20, draws=None, seed=0)
+    way = annealing_schedule(machine.machine.double, None, num_steps=20, draws=None, seed=0)
     v = tempered_draws(way, 800, 1)
     with torch.no_grad():
         mean = torch.softmax(-machine.free_energy(states(6)), 0) @ states(6)
@@ -414,7 +414,7 @@ def test_base_rates_make_a_base_with_the_rows_means():
     for family in ("categorical", "bernoulli"):
         machine = rbm(family)
         rows = rows if family == "bernoulli" else torch.tensor([[1.0, 0, 0, 1, 0], [0, 1, 0, 0, 1]]).double()
-        base = machine.machine.natural(rows)
+        base = machine.machine.natural_parameters(rows)
         with isolated(seed=0):
             drawn = machine.machine.path(base).base(20_000)
         smooth = (rows.sum(0) + 1) / (len(rows) + 2)
@@ -424,7 +424,7 @@ def test_base_rates_make_a_base_with_the_rows_means():
 
 def test_a_deep_machine_starts_at_the_base_rates_of_its_visible_units():
     machine = deep().machine
-    base = machine.natural(states(5)[3:9])
+    base = machine.natural_parameters(states(5)[3:9])
     path = machine.path(base)
     assert torch.equal(path.hidden_base, torch.cat([base, torch.zeros(3).double()]))
     assert abs(path.log_z0 - float(torch.log1p(base.exp()).sum()) - 7 * math.log(2)) < 1e-12
@@ -434,7 +434,7 @@ def test_a_deep_machine_starts_at_the_base_rates_of_its_visible_units():
 def test_a_path_of_one_machine_to_itself_has_no_weight(ends):
     """Independent units are their own base: every weight is Z, whatever the steps."""
     machine = fully_visible(torch.zeros(3, 3).double(), torch.linspace(-1, 1, 3).double())
-    way = frozen_schedule(machine, machine.visible_bias, num_steps=3, draws=None, seed=0)
+    way = annealing_schedule(machine, machine.visible_bias, num_steps=3, draws=None, seed=0)
     run, seed = ends
     log_w = run(way, 5, seed) if run is forward else run(way, torch.zeros(5, 1).double(), seed)
     assert log_w.std() < 0.4
@@ -552,7 +552,7 @@ def test_edges_that_are_absent_stay_uncoupled():
     edges = problems.ising_torus(4).couplings != 0
     with isolated(seed=0):
         machine = filled(BoltzmannMachine(16, edges=edges))
-    assert len(machine.classes) == 2
+    assert len(machine.color_classes) == 2
     assert torch.equal(machine.couplings != 0, edges)
     assert machine.machine.num_enumerated == 8
     with torch.no_grad():
@@ -673,7 +673,7 @@ def test_units_in_the_interval_have_the_density_they_say():
     assert bool(((draws >= 0) & (draws <= 1)).all())
     stderr = draws.std(0) / 200
     assert bool(((draws.mean(0) - gradient).abs() < 4 * stderr).all())
-    assert float((units.natural(gradient.clamp(0.02, 0.98).expand(10**6, -1))[1] - eta[1]).abs()) < 1e-3
+    assert float((units.natural_parameters(gradient.clamp(0.02, 0.98).expand(10**6, -1))[1] - eta[1]).abs()) < 1e-3
 
 
 @each_family

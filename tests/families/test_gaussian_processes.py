@@ -28,7 +28,7 @@ from probmodel.families.gaussian_processes import exact as gaussian_process
 from probmodel.families.gaussian_processes import positive_definite
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.positive_definite import JITTERS, inverted_in_place
-from probmodel.families.gaussian_processes.sparse import interpolated, svgp_elbo
+from probmodel.families.gaussian_processes.sparse import svgp_elbo, whitened_marginals
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.protocols.errors import TracingWarning
 from probmodel.tracing.programs.gradients import Gradient
@@ -523,7 +523,7 @@ def test_a_traced_bound_climbs_the_same_ladder_with_finite_gradients(rung):
     _, loc, scale = (tensor.detach() for tensor in variational())
 
     def loss(k, jitter, loc, scale):
-        return torch.cat(interpolated(k, jitter, loc, scale)).sum()
+        return torch.cat(whitened_marginals(k, jitter, loc, scale)).sum()
 
     start = torch.cat([torch.eye(M, dtype=torch.float64), k[:, M:]], 1)
     program = trace(loss, start, jitter, loc, scale)
@@ -549,7 +549,7 @@ def test_compiled_code_climbs_the_ladder():
     _, loc, scale = (tensor.detach() for tensor in variational())
 
     def loss(jitter):
-        return torch.cat(interpolated(k, jitter, loc, scale)).sum()
+        return torch.cat(whitened_marginals(k, jitter, loc, scale)).sum()
 
     compiled = Gradient(loss, [k], JITTER)
     compiled.compile()

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_t
 from sklearn.metrics import roc_auc_score
 
-from probmodel.data.signalling import dream4, simulated_genes
+from probmodel.data.signaling import dream4, simulated_genes
 from probmodel.families.bayesian_networks import kinetics
 from probmodel.families.bayesian_networks.kinetics import LinearKinetics, SteadyStates, Trajectories
 
@@ -23,7 +23,7 @@ def simulated(**settings):
 
 
 def test_the_sum_over_regulators_equals_the_student_t_of_every_set(monkeypatch):
-    for name, value in (("PERSISTENCE", (0.3,)), ("PRECISION", (0.5,)), ("COEFFICIENT_VARIANCE", (4.0,))):
+    for name, value in (("PERSISTENCE", (0.3,)), ("STEADY_PRECISIONS", (0.5,)), ("COEFFICIENT_VARIANCE", (4.0,))):
         monkeypatch.setattr(kinetics, name, value)
     trajectories, steady = simulated(num_genes=3, num_series=2, num_times=4)
     found = LinearKinetics(num_regulators=0.8, input_fraction=0.4, max_terms=2)(trajectories, steady)

@@ -43,7 +43,7 @@ from probmodel.families.bayesian_networks.structure.order_search import OrderSea
 from probmodel.families.bayesian_networks.structure.partition_mcmc import (
     PartitionMCMC,
     log_scores_of_partitions,
-    places,
+    placement_scores,
     split_or_joined,
 )
 from probmodel.families.bayesian_networks.structure.pgmpy_search import HAS_PGMPY, hill_climbing, pc
@@ -261,7 +261,7 @@ def test_places_of_a_node_are_scores_of_partitions():
     own = part[np.arange(30), node]
     rest = part - ((part > own[:, None]) & ((part == own[:, None]).sum(1) == 1)[:, None])
     rest[np.arange(30), node] = n
-    joins, opens = places(rest, node, given, among)
+    joins, opens = placement_scores(rest, node, given, among)
     for chain in range(30):
         num_parts = max(k for k in rest[chain] if k < n) + 1
         for at in range(n):

@@ -1,4 +1,4 @@
-"""The README and the guides: their code runs and prints what they show, their links lead somewhere, no public name is unexplained."""
+"""README and guides: their code runs and prints what they show, links lead somewhere, every public name is explained."""
 
 import io
 import re
@@ -22,7 +22,7 @@ MOST_WORDS = 900
 RELATIVE, ABSOLUTE = 0.02, 0.02
 """By how much a printed number may differ from the one that is shown, the larger of the two."""
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([\w{}]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTPUT = "<!-- output -->"
 NUMBER = re.compile(r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

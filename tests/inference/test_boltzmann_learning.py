@@ -200,8 +200,10 @@ def test_the_centered_slope_does_not_depend_on_which_value_is_called_zero() -> N
             gradients(model, rows, torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)),
             gradients(model, states, torch.full((len(states),), 1 / len(states), dtype=torch.float64)),
         )
-        towards = Offsets.of(gradient, rbm.layer_couplings).centered(gradient.plain) if centered else gradient.plain
-        return [leaf.detach() + 0.3 * towards[name] for name, leaf in model.named_parameters()]
+        ascent_direction = (
+            Offsets.of(gradient, rbm.layer_couplings).centered(gradient.plain) if centered else gradient.plain
+        )
+        return [leaf.detach() + 0.3 * ascent_direction[name] for name, leaf in model.named_parameters()]
 
     other = machine()
     with torch.no_grad():
@@ -248,8 +250,8 @@ def test_centring_a_deep_machine_does_not_depend_on_which_value_is_called_zero()
             for value in (-model.free_energy(rows).mean(), -model.hidden_free_energy(states).mean())
         ]
         gradient = PhaseGradients(*sides)
-        towards = Offsets.of(gradient, model.layer_couplings).centered(gradient.plain)
-        return {name: leaf.detach() + 0.3 * towards[name] for name, leaf in leaves.items()}
+        ascent_direction = Offsets.of(gradient, model.layer_couplings).centered(gradient.plain)
+        return {name: leaf.detach() + 0.3 * ascent_direction[name] for name, leaf in leaves.items()}
 
     other = deep_machine(hidden=3, top=2)
     with torch.no_grad():
@@ -304,7 +306,7 @@ def test_offsets_start_at_the_first_step_and_move_slowly() -> None:
         {"visible_bias": torch.zeros(2), "hidden_bias": torch.ones(1)},
     )
     nothing = {"visible_bias": torch.zeros(2), "hidden_bias": torch.zeros(1)}
-    moved = Offsets.of(first, {"weight": ("visible_bias", "hidden_bias")}).moved(PhaseGradients(nothing, nothing))
+    moved = Offsets.of(first, {"weight": ("visible_bias", "hidden_bias")}).updated(PhaseGradients(nothing, nothing))
     torch.testing.assert_close(moved.means["visible_bias"], torch.full((2,), 0.5 * 0.99))
     torch.testing.assert_close(moved.means["hidden_bias"], torch.full((1,), 0.99))
 
@@ -312,12 +314,12 @@ def test_offsets_start_at_the_first_step_and_move_slowly() -> None:
 def test_an_average_is_the_mean_of_what_was_added() -> None:
     leaves = {"b": torch.zeros(2)}
     mean = Average(leaves)
-    mean.put(leaves)
+    mean.copy_into(leaves)
     assert bool((leaves["b"] == 0).all())
     for value in (1.0, 2.0, 6.0):
         leaves["b"].fill_(value)
         mean.add(leaves)
-    mean.put(leaves)
+    mean.copy_into(leaves)
     torch.testing.assert_close(leaves["b"], torch.full((2,), 3.0))
 
 

@@ -17,7 +17,7 @@ from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.objectives import elbo, iwae
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import CompilingWarning, NonFiniteError, TracingWarning
-from probmodel.tracing.ownership import own
+from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.programs.program import trace
 from probmodel.tracing.randomness import isolated
@@ -40,7 +40,7 @@ def ways(optimizer, *, batch_size=None, dtype=torch.float64, guide=AutoNormal):
     """The loop, and single steps twice, each on parameters of its own that start alike."""
     for kind in (ByLoop, ByStep, ByStep):
         with isolated(seed=0):
-            model, fitted_guide, leaves = own(regression, None, guide, data(dtype))
+            model, fitted_guide, leaves = owned_copies(regression, None, guide, data(dtype))
         rows = data(dtype)
         parts = Batches(rows.tensors(), ROWS)
         with isolated(seed=1):
@@ -73,7 +73,7 @@ def test_the_loop_and_steps_in_place_walk_the_path_of_pytorchs_optimizer(name, b
         with isolated(seed=2):
             losses = mode.advance(20).losses
             if len(ends) == 2:
-                mode.go_on_with(mode.whole)
+                mode.continue_with(mode.whole)
             losses += [loss for count in (80, 7) for loss in mode.advance(count).losses]
         ends.append((losses, sorted(torch.cat([leaf.detach().flatten() for leaf in mode.leaves]).tolist())))
     for losses, leaves in ends[1:]:
@@ -104,7 +104,9 @@ def test_draws_taken_one_by_one_are_those_of_the_same_guide(monkeypatch):
     """As of data too large to be traced for."""
     found = []
     for each_alone in (True, False):
-        monkeypatch.setattr("probmodel.inference.guides.draws.loops", lambda *_, each_alone=each_alone: each_alone)
+        monkeypatch.setattr(
+            "probmodel.inference.guides.draws.evaluates_one_by_one", lambda *_, each_alone=each_alone: each_alone
+        )
         settings = SVI(num_steps=20, num_samples=2_000, compile=False, progress=False)
         found.append(settings(regression, data(), seed=0).draws["w"][0])
     a, b = found
@@ -184,7 +186,7 @@ def test_the_gradient_by_a_discrete_latent_of_the_guide_is_unbiased():
     x = torch.tensor([0.5, 1.0, 0.9], dtype=torch.float64)
     rows = Dataset((x,), size=3)
     with isolated(seed=0):
-        model, guide, leaves = own(coin, coin_guide, AutoNormal, rows)
+        model, guide, leaves = owned_copies(coin, coin_guide, AutoNormal, rows)
     (leaf,) = leaves.values()
     with isolated(seed=1):
         found = np.array([float(torch.autograd.grad(elbo(model, guide, rows), leaf)[0]) for _ in range(1_500)])
@@ -206,7 +208,7 @@ def test_a_discrete_latent_of_the_guide_runs_eagerly_and_says_why():
     x = torch.tensor([0.5, 1.0, 0.9], dtype=torch.float64)
     rows = Dataset((x,), size=3)
     with isolated(seed=0):
-        model, guide, _ = own(coin, coin_guide, AutoNormal, rows)
+        model, guide, _ = owned_copies(coin, coin_guide, AutoNormal, rows)
     with pytest.warns(TracingWarning, match="runs eagerly"):
         assert trace(lambda x: elbo(model, guide, Dataset((x,), size=3)), x).reason
 
@@ -214,14 +216,14 @@ def test_a_discrete_latent_of_the_guide_runs_eagerly_and_says_why():
 def test_importance_weighted_bounds_refuse_a_guide_that_cannot_be_reparametrized():
     rows = Dataset((torch.tensor([0.5, 1.0, 0.9]),), size=3)
     with isolated(seed=0):
-        model, guide, _ = own(coin, coin_guide, AutoNormal, rows)
+        model, guide, _ = owned_copies(coin, coin_guide, AutoNormal, rows)
     with isolated(seed=1), pytest.raises(ValueError, match=r"got site\(s\) \['k'\] that cannot be reparametrized"):
         iwae(3)(model, guide, rows)
 
 
 def test_all_minibatches_together_have_the_gradient_of_all_rows():
     with isolated(seed=0):
-        model, guide, leaves = own(regression, None, AutoDelta, data())
+        model, guide, leaves = owned_copies(regression, None, AutoDelta, data())
 
     def grad(rows):
         with isolated(seed=1):
@@ -290,7 +292,7 @@ def test_parameters_the_optimizer_does_not_hold_stay():
         return torch.optim.Adam(leaves[:1], lr=0.1)
 
     with isolated(seed=0):
-        model, guide, leaves = own(regression, None, AutoNormal, data())
+        model, guide, leaves = owned_copies(regression, None, AutoNormal, data())
     parts = Batches(data().tensors(), ROWS)
 
     def loss(*tensors):

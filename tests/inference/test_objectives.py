@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -193,9 +194,18 @@ def test_a_minibatch_for_a_model_without_a_plate_over_rows_is_refused(objective)
         objective(model, mean_field, DATA.rows(HALVES[0]))
 
 
-def test_no_particles_are_refused():
-    with pytest.raises(ValueError, match="expected num_particles of 1 or more, got 0; "):
-        iwae(0)
+@pytest.mark.parametrize("num_particles", [0, -1, 2.0, True, "2", None])
+def test_a_number_of_particles_that_is_not_an_integer_from_one_is_refused(num_particles):
+    expected = rf"expected num_particles to be an integer, 1 or more, got {num_particles!r}; "
+    with pytest.raises(ValueError, match=expected):
+        iwae.__wrapped__(num_particles)  # Past the check of annotations, which runs in tests only.
+
+
+def test_a_number_of_particles_may_be_an_integer_of_numpy():
+    with isolated(seed=0):
+        expected = iwae(2)(regression, mean_field, DATA)
+    with isolated(seed=0):
+        assert torch.equal(iwae.__wrapped__(np.int64(2))(regression, mean_field, DATA), expected)
 
 
 def test_the_order_of_sites_and_rows_changes_nothing():

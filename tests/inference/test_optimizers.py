@@ -213,7 +213,7 @@ def test_steps_with_a_hook_are_not_run_twice_to_find_a_bad_one():
         optimizer = torch.optim.SGD([x], lr=0.9)
         optimizer.register_step_post_hook(lambda *_: steps.append(1))
         way = descent.descent(gradient, Batches(rows.tensors(), None), minibatches(rows, None), optimizer)
-        assert way.waits
+        assert way.checks_every_step
         found = way.advance(50)
     assert found.bad
     assert len(steps) == len(found.losses) < 50

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import probmodel as pb
-from probmodel.inference.descent.quasi_newton import maximized
+from probmodel.inference.descent.quasi_newton import maximize
 from probmodel.protocols.errors import NotPositiveDefiniteError
 
 DOUBLE = torch.float64
@@ -19,7 +19,7 @@ def leaf(*values: float) -> torch.Tensor:
 
 def test_a_quadratic_is_climbed_to_its_top_in_place():
     x = leaf(3.0, -2.0)
-    found = maximized(lambda: 5.0 - (x - torch.tensor([1.0, 2.0])).square().sum(), [x], max_steps=50, tolerance=1e-12)
+    found = maximize(lambda: 5.0 - (x - torch.tensor([1.0, 2.0])).square().sum(), [x], max_steps=50, tolerance=1e-12)
     assert torch.allclose(x.detach(), torch.tensor([1.0, 2.0], dtype=DOUBLE), atol=1e-5)
     assert found.converged
     assert abs(found.value - 5.0) < 1e-9
@@ -38,7 +38,7 @@ def test_a_cliff_beside_the_top_does_not_end_the_climb_early(failure):
             return x.sum() * failure
         return -(1.0 + (x - 28.0).square()).sqrt().sum()
 
-    found = maximized(value, [x], max_steps=200, tolerance=1e-9)
+    found = maximize(value, [x], max_steps=200, tolerance=1e-9)
     assert met, "the search never met the cliff, so the test says nothing"
     assert abs(float(x.detach()) - 28.0) < 0.05
     assert found.converged
@@ -47,7 +47,7 @@ def test_a_cliff_beside_the_top_does_not_end_the_climb_early(failure):
 def test_the_tolerance_is_of_the_value_and_not_of_a_share_of_it():
     """From −1 up to 3,000: a share of the first value would be three at the end."""
     x = leaf(-2.0, 2.0)
-    found = maximized(
+    found = maximize(
         lambda: 3000.0 - 10 * (100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2), [x], max_steps=500, tolerance=1e-3
     )
     assert found.converged
@@ -56,7 +56,7 @@ def test_the_tolerance_is_of_the_value_and_not_of_a_share_of_it():
 
 def test_a_negative_tolerance_is_refused():
     with pytest.raises(ValueError, match="tolerance of 0 or more"):
-        maximized(lambda: torch.zeros(()), [], max_steps=5, tolerance=-1.0)
+        maximize(lambda: torch.zeros(()), [], max_steps=5, tolerance=-1.0)
 
 
 def test_other_errors_are_not_swallowed():
@@ -68,18 +68,18 @@ def test_other_errors_are_not_swallowed():
         return x.sum()
 
     with pytest.raises(ValueError, match="something else"):
-        maximized(value, [x], max_steps=5, tolerance=1e-6)
+        maximize(value, [x], max_steps=5, tolerance=1e-6)
 
 
 def test_a_start_that_cannot_be_computed_is_refused():
     x = leaf(-1.0)
     with pytest.raises(ArithmeticError, match="expected a finite value and gradient at the start"):
-        maximized(lambda: x.log().sum(), [x], max_steps=5, tolerance=1e-6)
+        maximize(lambda: x.log().sum(), [x], max_steps=5, tolerance=1e-6)
 
 
 def test_too_few_steps_are_no_end():
     x = leaf(-1.2, 1.0)
-    found = maximized(lambda: -(100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2), [x], max_steps=5, tolerance=1e-12)
+    found = maximize(lambda: -(100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2), [x], max_steps=5, tolerance=1e-12)
     assert not found.converged
     assert found.num_steps == 5
 

@@ -14,11 +14,10 @@ from tqdm.auto import tqdm
 
 from probmodel.draws import diagnostics as arviz_data
 from probmodel.inference import NUTS, ChEES, chees
-from probmodel.inference.chains import adaptation
+from probmodel.inference.chains import adaptation, warm_start
 from probmodel.inference.chains import nuts_tree as tree
-from probmodel.inference.chains import warm_start as settling
 from probmodel.inference.chains.chains import SMALLEST_STEP, Sampled, is_stuck, warn_if_untrusted
-from probmodel.inference.chains.recording import Layout, Recording, chain_gradient
+from probmodel.inference.chains.recording import Layout, StepWindows, chain_gradient
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning, TracingWarning
 from probmodel.tracing.randomness import isolated
@@ -79,7 +78,7 @@ def test_subtrees_are_checked_as_brute_force_would():
     state = _growing(depth, dim, chains)
     decided = dict.fromkeys((2, 4, 8, 16, 32), 0)
     for n in range(count):
-        saved_momentum, saved_sum, turned = tree._checked(state, momenta[n], momenta[: n + 1].sum(0))
+        saved_momentum, saved_sum, turned = tree._check_subtrees(state, momenta[n], momenta[: n + 1].sum(0))
         state = state._replace(saved_momentum=saved_momentum, saved_sum=saved_sum, leaf=state.leaf + 1)
         expected = torch.zeros(chains, dtype=torch.bool)
         for size in (size for size in decided if (n + 1) % size == 0):
@@ -121,10 +120,10 @@ def test_a_recording_keeps_each_steps_output_in_order():
         return (x + constants[0],), (2 * x,)
 
     zeros = (torch.zeros(2, dtype=DOUBLE),)
-    record = Recording(step, zeros, zeros, (torch.ones((), dtype=DOUBLE),), None)
-    (state,), (rows,) = record(zeros)
-    assert torch.equal(rows[:, 0], 2 * torch.arange(record.window, dtype=DOUBLE))
-    assert torch.equal(state, torch.full((2,), record.window, dtype=DOUBLE))
+    windows = StepWindows(step, zeros, zeros, (torch.ones((), dtype=DOUBLE),), None)
+    (state,), (rows,) = windows(zeros)
+    assert torch.equal(rows[:, 0], 2 * torch.arange(windows.window, dtype=DOUBLE))
+    assert torch.equal(state, torch.full((2,), windows.window, dtype=DOUBLE))
 
 
 def test_the_schedule_of_a_thousand_draws_is_stans():
@@ -143,7 +142,7 @@ def test_any_schedule_ends_its_last_window_before_the_last_buffer(length):
 
 def test_a_window_ends_with_the_shrunk_variance_of_its_draws():
     plan = adaptation.schedule(150, torch.device("cpu"))
-    state = adaptation.begin(torch.ones(2, dtype=DOUBLE), 3)
+    state = adaptation.initial_adaptation(torch.ones(2, dtype=DOUBLE), 3)
     theta = noise(150, 6).reshape(150, 2, 3)
     for number in range(150):
         state = adaptation.adapt(
@@ -157,7 +156,7 @@ def test_a_window_ends_with_the_shrunk_variance_of_its_draws():
 @pytest.mark.parametrize("accepted", [0.5, 0.95])
 def test_the_step_shrinks_under_too_few_acceptances_and_grows_under_too_many(accepted):
     plan = adaptation.schedule(60, torch.device("cpu"))
-    state = adaptation.begin(torch.ones(1, dtype=DOUBLE), 1)
+    state = adaptation.initial_adaptation(torch.ones(1, dtype=DOUBLE), 1)
     steps = []
     for number in range(20):
         state = adaptation.adapt(
@@ -216,19 +215,19 @@ def two_hills(theta):
     return parts.logsumexp(0), (weights[..., None] * grads).sum(0)
 
 
-def climbed(start, gradient):
-    climb = settling.initial_state(start.clone())
-    for _ in range(settling.WARM_START_STEPS):
-        climb = settling.ascent_step(climb, gradient)
-    return climb
+def ascended(start, gradient):
+    ascent = warm_start.initial_state(start.clone())
+    for _ in range(warm_start.WARM_START_STEPS):
+        ascent = warm_start.ascent_step(ascent, gradient)
+    return ascent
 
 
 def test_climbing_finds_the_hill_of_each_chain_and_the_width_there():
     with isolated(seed=0):
         start = 6 * torch.rand(40, 1, dtype=DOUBLE).expand(-1, 2) * torch.tensor([1.0, 1.0], dtype=DOUBLE) - 3
-        climb = climbed(start, two_hills)
-        theta, variance = settling.sample_approximation(climb, two_hills)
-    mean = climb.best[:, :2]
+        ascent = ascended(start, two_hills)
+        theta, variance = warm_start.sample_approximation(ascent, two_hills)
+    mean = ascent.best[:, :2]
     hill = mean.sign()
     assert {-1.0, 1.0} == set(hill.flatten().tolist())
     torch.testing.assert_close(mean, 3 * hill, rtol=0, atol=0.01)
@@ -247,8 +246,8 @@ def unbounded(theta):
 def test_climbing_keeps_out_of_a_singularity_of_the_density():
     with isolated(seed=0):
         start = torch.randn(64, 9, dtype=DOUBLE)
-        climb = climbed(start, unbounded)
-        theta, variance = settling.sample_approximation(climb, unbounded)
+        ascent = ascended(start, unbounded)
+        theta, variance = warm_start.sample_approximation(ascent, unbounded)
     # v has the density of log |Cauchy|: standard deviation π / 2, 1 in 10⁴ draws beyond ±9.
     assert float(theta[:, 0].abs().max()) < 9
     assert bool(((variance > 0.01) & (variance < 100)).all())
@@ -271,7 +270,7 @@ def adapted(stuck, num_warmup=600):
         gain[:stuck] = -math.inf
         moved = chees.Trajectory(theta, torch.zeros_like(theta), nothing, theta, gain)
         after = state._replace(draw=state.draw + 1)
-        state = chees._learnt(settings, state, after, moved, torch.tensor(0.5, dtype=DOUBLE))
+        state = chees._adapted(settings, state, after, moved, torch.tensor(0.5, dtype=DOUBLE))
     return float(state.log_step.exp())
 
 
@@ -367,7 +366,7 @@ def test_chains_whose_draws_are_all_the_same_are_stuck():
     theta[1] = theta[1, :1]
     found = Sampled(theta, {}, {"step_size": [0.1, 0.1, 0.5 * SMALLEST_STEP]}, False, "", 0.0)
     assert is_stuck(found).tolist() == [False, True, True]
-    assert is_stuck(found._replace(learnt={"step_size": 0.1})).tolist() == [False, True, False]
+    assert is_stuck(found._replace(adapted={"step_size": 0.1})).tolist() == [False, True, False]
 
 
 COUNTED = ("num_samples", "num_warmup", "num_chains")
@@ -471,19 +470,19 @@ class Chores:
 )
 def test_the_first_window_decides_whether_to_compile(seconds, on_disk, refuses, reason):
     zero = torch.zeros(1, dtype=DOUBLE)
-    record = Recording(lambda state, _: (state, state), (zero,), (zero,), (), None)
-    record.native = Chores(on_disk, refuses)
+    windows = StepWindows(lambda state, _: (state, state), (zero,), (zero,), (), None)
+    windows.native = Chores(on_disk, refuses)
     with io.StringIO() as screen, tqdm(total=1, file=screen) as bar:
-        record.compile_where_it_pays(11 * record.window, None, bar)
+        windows.compile_where_it_pays(11 * windows.window, None, bar)
         if seconds:
-            record.steps, record.seconds = record.window, seconds
-            record.compile_where_it_pays(10 * record.window, None, bar)
-            tried = record.native.compiled or record.native.refused
-            record.steps *= 10
-            record.compile_where_it_pays(record.window, None, bar)
+            windows.steps, windows.seconds = windows.window, seconds
+            windows.compile_where_it_pays(10 * windows.window, None, bar)
+            tried = windows.native.compiled or windows.native.refused
+            windows.steps *= 10
+            windows.compile_where_it_pays(windows.window, None, bar)
             assert ("compiling" in screen.getvalue()) == tried
-    assert record.execution.endswith(f": {reason}")
-    assert record.execution.startswith("compiled loop" if record.compiled else "traced graph, uncompiled")
+    assert windows.execution.endswith(f": {reason}")
+    assert windows.execution.startswith("compiled loop" if windows.compiled else "traced graph, uncompiled")
 
 
 def test_an_improper_prior_is_started_uniformly():

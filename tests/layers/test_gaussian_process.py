@@ -18,7 +18,7 @@ from pyro import poutine
 
 import probmodel as pb
 from probmodel.data.locate import VARIABLE, locate
-from probmodel.families.gaussian_processes.conditional import conditional, factored, leave_one_out
+from probmodel.families.gaussian_processes.conditional import condition, conditional, leave_one_out
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.tracing.randomness import isolated
 
@@ -111,10 +111,10 @@ def test_leave_one_out_equals_refits_without_each_row():
     x, y = problem(12)
     mean, kernel, likelihood = parts()
     with torch.no_grad():
-        found = leave_one_out(factored(mean, kernel, likelihood, x, y), y)
+        found = leave_one_out(condition(mean, kernel, likelihood, x, y), y)
         for row in range(12):
             others = torch.arange(12) != row
-            given = factored(mean, kernel, likelihood, x[others], y[others])
+            given = condition(mean, kernel, likelihood, x[others], y[others])
             alone = conditional(mean, kernel, given, x[others], x[row : row + 1])
             assert float(found.mean[row]) == pytest.approx(float(alone.mean[0]), rel=1e-10)
             assert float(found.variance[row]) == pytest.approx(float(alone.variance[0] + likelihood.noise), rel=1e-10)
@@ -256,7 +256,7 @@ def test_noise_and_function_make_up_the_predictive_variance():
     x, y = problem()
     model = process()
     found = pb.predict(pb.Posterior(model, dataset(x, y), {}, {}), x[:5] + 0.1)
-    given = factored(model.mean, model.kernel, model.likelihood, x, y)
+    given = condition(model.mean, model.kernel, model.likelihood, x, y)
     function = conditional(model.mean, model.kernel, given, x, x[:5] + 0.1).variance.detach()
     assert torch.allclose(found.aleatoric, torch.full((5,), 0.2, dtype=torch.float64), atol=1e-7)
     assert torch.allclose(found.epistemic, function, atol=1e-9)

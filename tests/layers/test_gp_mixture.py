@@ -23,8 +23,8 @@ from probmodel.families.gaussian_processes.mixtures.assignments import (
     subset_log_marginals,
 )
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import smc_over_rows
-from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_sizes
-from probmodel.families.gaussian_processes.mixtures.soft_assignments import bound, improved
+from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_prior_of_counts
+from probmodel.families.gaussian_processes.mixtures.soft_assignments import evidence_bound, updated_responsibilities
 from probmodel.families.normal_mixture import NormalMixture, modes, quantiles
 from probmodel.inference.collapsed_gibbs import CollapsedGibbs
 from probmodel.inference.variational_em import VariationalEM
@@ -36,7 +36,7 @@ from probmodel.layers.representations.gaussian_process.gates import (
     StickBreakingGate,
 )
 from probmodel.layers.representations.gaussian_process.mixture import GPMixture
-from probmodel.protocols.model import Marginal
+from probmodel.protocols.model import ConditionsOnRows
 
 DOUBLE = torch.float64
 
@@ -89,8 +89,8 @@ def every_assignment(model: Assigned) -> tuple[Tensor, Tensor]:
     num_experts, n = model.residual.shape
     c = torch.tensor(list(product(range(num_experts), repeat=n)))
     counts = torch.nn.functional.one_hot(c, num_experts).sum(1).double()
-    gate = torch.stack([model.log_rows[torch.arange(n), each].sum() for each in c])
-    return c, log_joint(model, c) + log_sizes(model.coupling, counts) + gate
+    gate = torch.stack([model.log_input_factors[torch.arange(n), each].sum() for each in c])
+    return c, log_joint(model, c) + log_prior_of_counts(model.count_prior, counts) + gate
 
 
 @pytest.mark.parametrize(("num_experts", "expected"), [(1, -268.3996021), (2, -14.7479318)])
@@ -124,7 +124,7 @@ def test_gates_are_normalized_over_assignments_and_agree_with_their_own_next_row
     counts, chain = torch.zeros(len(c), 3, dtype=DOUBLE), torch.zeros(len(c), dtype=DOUBLE)
     for i in range(5):
         one = torch.nn.functional.one_hot(c[:, i], 3).double()
-        chain += ((model.coupling.log_next(counts) + model.log_rows[i]) * one).sum(1)
+        chain += ((model.count_prior.log_next_assignment(counts) + model.log_input_factors[i]) * one).sum(1)
         counts += one
     assert torch.allclose(chain, prior, atol=1e-12)
 
@@ -146,7 +146,7 @@ def test_one_stick_is_the_exact_gaussian_process():
     mixture = GPMixture([each], StickBreakingGate(1))
     assert abs(assignments(pb.Posterior(mixture, data, {}, {})).log_z - float(alone)) < 1e-8
     assert abs(assignments_smc(pb.Posterior(mixture, data, {}, {}), num_repeats=2).log_z - float(alone)) < 1e-8
-    whole = bound(mixture.assigned(x, y).detach(), torch.ones(1, 40, 1, dtype=DOUBLE))
+    whole = evidence_bound(mixture.assigned(x, y).detach(), torch.ones(1, 40, 1, dtype=DOUBLE))
     assert abs(float(whole) - float(alone)) < 1e-8
 
 
@@ -265,7 +265,7 @@ def test_the_bound_of_certain_assignments_is_their_joint_density(gate):
     model = evaluated(gate, 3, 4)
     c, log_p = every_assignment(model)
     r = torch.nn.functional.one_hot(c, 3).double()
-    assert torch.allclose(bound(model, r), log_p, atol=1e-7)
+    assert torch.allclose(evidence_bound(model, r), log_p, atol=1e-7)
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -276,8 +276,8 @@ def test_the_bound_rises_with_each_e_step_and_stays_below_the_evidence(gate):
         r = torch.rand(5, 8, 3, dtype=DOUBLE).softmax(-1)
     values = []
     for _ in range(10):
-        values.append(bound(model, r))
-        r = improved(model, r)
+        values.append(evidence_bound(model, r))
+        r = updated_responsibilities(model, r)
     rising = torch.stack(values)
     assert (rising.diff(dim=0) > -1e-9).all()
     assert rising.max() < exact
@@ -414,7 +414,7 @@ def test_what_cannot_be_is_refused_with_a_remedy(make, match):
 
 def test_a_mixture_is_a_model_of_linked_rows():
     mixture, data = reference(2)
-    assert isinstance(mixture, Marginal)
+    assert isinstance(mixture, ConditionsOnRows)
     with pytest.raises(ValueError, match="size=None"):
         mixture.check(data._replace(size=12))
 

@@ -24,7 +24,7 @@ from probmodel.layers.representations.bayesian_network import (
     ConditionalGaussianNetwork,
     LinearGaussianNetwork,
     NonlinearNetwork,
-    augmented,
+    best_augmented,
     conditional_information,
     gaussian_conditional_information,
     naive_bayes,
@@ -529,7 +529,7 @@ def test_information_of_normal_codes_is_that_of_their_correlation():
 def test_augmented_graphs_beat_naive_and_tree_augmented_ones():
     codes, names = whole(3, 150, (3, 2, 3, 3)), ["a", "b", "c"]
     data = categories(codes, {"a": 3, "b": 2, "c": 3, "class": 3})
-    best = augmented(family_scores(data, BDeu(4.0)), names)
+    best = best_augmented(family_scores(data, BDeu(4.0)), names)
     tree = tree_augmented(
         conditional_information(torch.as_tensor(codes[:, :3]).double(), torch.as_tensor(codes[:, 3])), names
     )

@@ -18,8 +18,8 @@ from probmodel.layers.pipeline import Pipeline
 from probmodel.layers.representations import DNN, VAE, StandardNormal
 from probmodel.prediction.predictive import predict
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.layers import Deciding, Decision, Representation
-from probmodel.protocols.model import Checked, Guided
+from probmodel.protocols.layers import Decision, HasDecision, Representation
+from probmodel.protocols.model import ChecksData, Guided
 from probmodel.tracing.conjugate import conjugate
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated
@@ -48,8 +48,8 @@ def dnn_classifier():
 def test_the_pieces_fit_their_protocols():
     model = vae_classifier()
     assert isinstance(model, Guided)
-    assert isinstance(model, Checked)
-    assert isinstance(model, Deciding)
+    assert isinstance(model, ChecksData)
+    assert isinstance(model, HasDecision)
     assert isinstance(model.representation, Representation)
     assert isinstance(model.decision, Decision)
 

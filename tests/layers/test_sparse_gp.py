@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import nn
 
 from probmodel.data import digits
-from probmodel.families.gaussian_processes.conditional import conditional, factored
+from probmodel.families.gaussian_processes.conditional import condition, conditional
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.natural_gradients import natural_step
 from probmodel.families.gaussian_processes.sparse import interpolation, optimal_q, svgp_elbo
@@ -220,7 +220,7 @@ def test_inducing_inputs_at_all_rows_give_the_exact_process():
         piece = with_q(sparse(2, x), *optimal_q(*modules, x, x, y))
         loc, variance = codes(piece, new)
     with torch.no_grad():
-        exact = conditional(modules[0], modules[1], factored(*modules, x, y), x, new)
+        exact = conditional(modules[0], modules[1], condition(*modules, x, y), x, new)
     for k in range(2):
         assert torch.allclose(loc[:, k], exact.mean, rtol=0, atol=1e-6)
         assert torch.allclose(variance[:, k], exact.variance, rtol=0, atol=1e-6)

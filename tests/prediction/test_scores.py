@@ -89,7 +89,7 @@ def test_crps_of_a_mixture_equals_the_integral_that_defines_it():
 def test_crps_in_chunks_of_rows_is_the_same(monkeypatch):
     means, sds, y = normal(5, 11), 0.5 + uniform(5, 11, seed=1), normal(11, seed=2)
     whole = crps_normal_mixture(means, sds, y)
-    monkeypatch.setattr(scores, "ELEMENTS", 4 * 25)
+    monkeypatch.setattr(scores, "MAX_ELEMENTS", 4 * 25)
     torch.testing.assert_close(crps_normal_mixture(means, sds, y), whole, rtol=0, atol=1e-12)
 
 
@@ -240,7 +240,7 @@ def test_calibration_depends_on_its_seed_alone():
 def test_simulations_in_chunks_draw_from_the_same_null(monkeypatch):
     rows = calibrated(300, seed=0)
     whole = calibration(*rows)
-    monkeypatch.setattr(scores, "ELEMENTS", 300 * 7)
+    monkeypatch.setattr(scores, "MAX_ELEMENTS", 300 * 7)
     chunked = calibration(*rows)
     assert chunked.ece == whole.ece and chunked.null_mean != 0
     assert abs(chunked.null_mean - whole.null_mean) < 4 * whole.null_sd * math.sqrt(2 / 2_000)

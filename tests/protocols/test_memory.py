@@ -156,7 +156,7 @@ def test_prior_draws_are_the_same_for_every_budget():
 
 def test_draws_beyond_one_block_are_the_same_for_every_budget_and_all_differ(monkeypatch):
     whole = fit()
-    monkeypatch.setattr(MODULE, "CLAIMED_AT_ONCE", 2_000)
+    monkeypatch.setattr(MODULE, "CPU_CALL_BYTES", 2_000)
     blocks = fit()
     with memory_budget(50 * 28):
         split = fit()
@@ -192,7 +192,7 @@ def test_a_small_budget_shrinks_what_is_made_of_the_noise():
 
 def test_a_recorded_graph_holds_one_call_where_the_budget_allows_it(monkeypatch):
     """Chunks of a CPU's size would be unrolled, one copy of the density each."""
-    monkeypatch.setattr(MODULE, "CLAIMED_AT_ONCE", 1)
+    monkeypatch.setattr(MODULE, "CPU_CALL_BYTES", 1)
     density = Density(lambda theta: theta.sin().sum(), torch.zeros(3))
     theta = torch.zeros(20, 3)
     density(theta)

@@ -35,10 +35,10 @@ from probmodel.layers.pipeline import Pipeline
 from probmodel.layers.representations import DNN, VAE, StandardNormal
 from probmodel.prediction.predictive import predict
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import CorruptFitError, UndescribableError
+from probmodel.protocols.errors import CorruptFitError, NotSerializableError
 from probmodel.protocols.posterior import Posterior
 from probmodel.storage import folder as fit_folder
-from probmodel.storage.descriptions import Kept, describe, laid_out, rebuild
+from probmodel.storage.descriptions import TensorCollection, describe, rebuild, with_strides
 from probmodel.storage.fits import load, save
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated
@@ -491,9 +491,9 @@ arrays = hnp.arrays(
 @given(info=st.dictionaries(st.text(max_size=5), values, max_size=4), args=st.lists(arrays, max_size=3))
 def test_any_info_and_any_tensors_round_trip(info, args):
     tensors = [torch.from_numpy(array) for array in args]
-    kept = Kept()
+    kept = TensorCollection()
     node = json.loads(json.dumps(describe({"info": info, "args": tensors}, "", kept), allow_nan=False))
-    stored = {name: laid_out(tensor, kept.strides.get(name)) for name, tensor in kept.tensors.items()}
+    stored = {name: with_strides(tensor, kept.strides.get(name)) for name, tensor in kept.tensors.items()}
     again = rebuild(node, stored.__getitem__)
     assert repr(again["info"]) == repr(info)
     assert all(identical(a, b) for a, b in zip(tensors, again["args"], strict=True))
@@ -777,4 +777,4 @@ def test_a_fit_with_a_file_of_someone_else_in_it_is_never_replaced(folder):
 
 
 def test_undescribable_values_are_value_errors():
-    assert issubclass(UndescribableError, ValueError) and issubclass(CorruptFitError, ValueError)
+    assert issubclass(NotSerializableError, ValueError) and issubclass(CorruptFitError, ValueError)

@@ -15,7 +15,7 @@ from torch import nn
 from typing_extensions import get_protocol_members
 
 import probmodel as pb
-from probmodel.protocols.layers import Deciding, Representation
+from probmodel.protocols.layers import HasDecision, Representation
 from probmodel.protocols.model import Guided
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.devices import on_data_device, on_device_of, traced_run
@@ -109,7 +109,7 @@ class Ends(nn.Module):
 def test_submodules_are_parts():
     with pb.isolated(0):
         ends, bare, vae, cnn = Ends(nn.Identity()), Ends(None), pb.VAE(4, 2), pb.CNN(1, 4)
-    assert isinstance(ends, Deciding) and not isinstance(vae, Deciding)
+    assert isinstance(ends, HasDecision) and not isinstance(vae, HasDecision)
     assert isinstance(ends, Guided) and not isinstance(bare, Guided) and not isinstance(cnn, Guided)
     assert isinstance(vae, Representation) and not isinstance(cnn, Representation)
 

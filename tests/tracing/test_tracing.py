@@ -21,7 +21,7 @@ from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.svi import SVI
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
-from probmodel.tracing.ownership import copied_to_data, own, parameters
+from probmodel.tracing.ownership import copied_to_data, owned_copies, parameters
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.programs.graphs import closed_graph, recorded
 from probmodel.tracing.programs.program import Program, bytes_per_call, trace
@@ -333,7 +333,7 @@ def test_model_and_guide_share_what_they_shared():
         def guide(x, y):
             pyro.sample("z", dist.Normal(holder.network(x).mean(), 1.0))
 
-        model, copied, leaves = own(holder, guide, AutoNormal, DATA)
+        model, copied, leaves = owned_copies(holder, guide, AutoNormal, DATA)
     assert {name.split(".")[0] for name in leaves} == {"model"}  # Each parameter once.
     assert parameters(copied).keys() == {"model.networks.0.network.weight", "model.networks.0.network.bias"}
     assert set(map(id, parameters(copied).values())) == set(map(id, parameters(model).values()))
@@ -352,14 +352,14 @@ def test_data_of_whole_numbers_leave_a_model_in_its_own_precision():
     counts = Dataset((torch.tensor([1, 2, 3]),), size=3)
     with isolated(seed=0):
         holder = Counts()
-        _, _, leaves = own(holder, None, AutoNormal, counts)
+        _, _, leaves = owned_copies(holder, None, AutoNormal, counts)
         assert copied_to_data(holder, counts) is holder
     assert {leaf.dtype for name, leaf in leaves.items() if name.startswith("model")} == {torch.float64}
 
 
 def test_a_parameter_of_a_function_keeps_its_value_and_constraint():
     with isolated(seed=0):
-        model, _, leaves = own(with_global_network, None, AutoNormal, DATA)
+        model, _, leaves = owned_copies(with_global_network, None, AutoNormal, DATA)
         run = pyro.poutine.trace(model).get_trace(*DATA.args)
     assert run.nodes["scale"]["value"].detach() == 0.5
     assert len({id(leaf) for leaf in leaves.values()}) == len(leaves)

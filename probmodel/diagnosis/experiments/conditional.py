@@ -7,7 +7,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator, Inference
-from probmodel.protocols.model import Marginal, Model
+from probmodel.protocols.model import ConditionsOnRows, Model
 from probmodel.tracing.target import target
 
 
@@ -61,7 +61,7 @@ def first_rows(model: Model, data: Dataset, num_rows: int) -> Dataset:
     Raises:
         ValueError: for a minibatch, or a number of rows that leaves one part without rows.
     """
-    if data.size is None and isinstance(model, Marginal):
+    if data.size is None and isinstance(model, ConditionsOnRows):
         return first_rows(model, data._replace(size=len(data.tensors()[0])), num_rows)._replace(size=None)
     if data.num_rows != data.size:
         raise ValueError(f"expected all {data.size} rows, got a minibatch of {data.num_rows}; pass the full data set")

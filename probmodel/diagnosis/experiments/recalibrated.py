@@ -9,7 +9,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import Checked, Model
+from probmodel.protocols.model import ChecksData, Model
 
 
 def every(name: str) -> bool:
@@ -59,7 +59,7 @@ class Recalibrated(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Check the data as the model does."""
-        if isinstance(self.model, Checked):
+        if isinstance(self.model, ChecksData):
             self.model.check(data)
 
 

@@ -10,7 +10,7 @@ from probmodel.evidence.annealing.reference import Base
 from probmodel.protocols.memory import budget
 from probmodel.protocols.posterior import Target
 from probmodel.tracing.curvature import log_joint_by_block
-from probmodel.tracing.density import loops
+from probmodel.tracing.density import evaluates_one_by_one
 from probmodel.tracing.programs.gradients import Batched
 
 GRADIENT_MEMORY = 4
@@ -53,7 +53,7 @@ class AnnealingPath:
         self.chunk = max(
             1, (budget(target.device) if memory is None else memory) // max(1, GRADIENT_MEMORY * target.bytes_per_draw)
         )
-        eager = target.fallback is not None or loops(target.bytes_per_draw, target.device)
+        eager = target.fallback is not None or evaluates_one_by_one(target.bytes_per_draw, target.device)
         self.batched = Batched(self._tempered, eager=eager)
 
     def log_ratio(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData
-from probmodel.families.bayesian_networks.dag import refuse_twice
+from probmodel.families.bayesian_networks.dag import refuse_duplicates
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
     BDeu,
@@ -29,7 +29,7 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import (
     moments,
 )
 from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior
-from probmodel.protocols.dataset import counted, digest
+from probmodel.protocols.dataset import digest, joined_with_mask
 from probmodel.protocols.evidence import Evidence
 
 StructurePrior = Callable[[FamilyScores], GraphPosterior]
@@ -94,14 +94,18 @@ def gaussian_structures(
     _refuse_criteria(chosen in (gaussian_bic, gaussian_log_likelihood), "BGe")
     if len(names) != x.shape[1]:
         raise ValueError(f"expected {x.shape[1]} names, got {len(names)}; name each column")
-    refuse_twice(list(names))
+    refuse_duplicates(list(names))
     found = prior(gaussian_family_scores(moments(x), chosen, max_parents))
     return _evidence(found, chosen, tuple(names), [torch.as_tensor(column) for column in x.T], max_parents, ())
 
 
 def _observed_column(column: Int[Tensor, " N"], kept: Int[np.ndarray, " M"] | None) -> Tensor:
     """Column with the rows in which it was not set by intervention."""
-    return column if kept is None else counted(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
+    return (
+        column
+        if kept is None
+        else joined_with_mask(column, torch.isin(torch.arange(len(column)), torch.as_tensor(kept)))
+    )
 
 
 def _refuse_criteria(criterion: bool, instead: str) -> None:

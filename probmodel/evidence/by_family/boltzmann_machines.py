@@ -25,10 +25,10 @@ from probmodel.evidence.by_family.boltzmann_sides import (
 from probmodel.evidence.weighing.bounds import lower_bound
 from probmodel.evidence.weighing.verdict import CLOSED_FORM_ROUNDING
 from probmodel.evidence.weighing.weights import warn_if_untrusted, weighted_mean
-from probmodel.families.boltzmann_machines.annealing import forward, frozen_schedule
+from probmodel.families.boltzmann_machines.annealing import annealing_schedule, forward
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
-from probmodel.families.boltzmann_machines.machine import Machine, Undirected
-from probmodel.families.boltzmann_machines.model_draws import MAX_SIDE, enumerated, log_masses
+from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
+from probmodel.families.boltzmann_machines.model_draws import MAX_ENUMERATED, enumerated, log_unnormalized_of_enumerated
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -37,7 +37,7 @@ from probmodel.tracing.randomness import spawn
 NUM_CHAINS = 10_000
 
 
-def log_partition(model: Undirected) -> Evidence:
+def log_partition(model: SuppliesMachine) -> Evidence:
     """Exact log Z in nats: the sum over all states of some units, with all others summed out in closed form.
 
     The enumerated units are the smaller side of a machine between two layers of {0, 1} units, the hidden side where the
@@ -55,13 +55,13 @@ def log_partition(model: Undirected) -> Evidence:
         ValueError: if there are more than 25 units to sum over, or a parameter is not finite.
     """
     machine = _checked(model)
-    if machine.num_enumerated > MAX_SIDE:
+    if machine.num_enumerated > MAX_ENUMERATED:
         raise ValueError(
-            f"expected a side of at most {MAX_SIDE} units to sum over, got {machine.sizes}; "
+            f"expected a side of at most {MAX_ENUMERATED} units to sum over, got {machine.sizes}; "
             "use log_partition_sandwich, which bounds log Z from both sides"
         )
     begin = time.perf_counter()
-    log_z = float(torch.logsumexp(log_masses(machine.double), 0))
+    log_z = float(torch.logsumexp(log_unnormalized_of_enumerated(machine.double), 0))
     allowance = CLOSED_FORM_ROUNDING * max(1.0, abs(log_z))
     return Evidence(
         log_z,
@@ -78,7 +78,7 @@ def log_partition(model: Undirected) -> Evidence:
 
 
 def log_partition_ais(
-    model: Undirected,
+    model: SuppliesMachine,
     *,
     seed: int = 0,
     level: float = 0.95,
@@ -114,7 +114,7 @@ def log_partition_ais(
     _check_settings(num_chains, num_steps, level)
     machine = _checked(model)
     begin = time.perf_counter()
-    schedule = frozen_schedule(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
+    schedule = annealing_schedule(machine.double, base_bias, num_steps=num_steps, draws=None, seed=seed)
     log_w = forward(schedule, num_chains, spawn(seed, 63))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, REMEDY)
@@ -138,14 +138,14 @@ def log_partition_ais(
 
 
 def log_partition_sandwich(
-    model: Undirected,
+    model: SuppliesMachine,
     *,
     seed: int = 0,
     level: float = 0.95,
     visible: Float[Tensor, "N V"] | None = None,
     num_chains: int = NUM_CHAINS,
     num_steps: int | None = None,
-    max_side: int = MAX_SIDE,
+    max_side: int = MAX_ENUMERATED,
 ) -> Evidence:
     """Log Z in nats between two bounds: annealing forward into the machine, and in reverse from draws of it.
 
@@ -181,10 +181,10 @@ def log_partition_sandwich(
     begin = time.perf_counter()
     known = enumerated(machine.double, max_side)
     base, draws = (
-        None if visible is None else machine.double.natural(visible.double()),
+        None if visible is None else machine.double.natural_parameters(visible.double()),
         None if known is None else known.draws,
     )
-    schedule = frozen_schedule(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
+    schedule = annealing_schedule(machine.double, base, num_steps=num_steps, draws=draws, seed=seed)
     below = forward_side(schedule, num_chains, spawn(seed, 63))
     above = backward_side(schedule, known, num_chains, spawn(seed, 64))
     found = combined_sides(below, above, known, level)
@@ -214,7 +214,7 @@ def log_partition_sandwich(
     )
 
 
-def log_likelihood(model: Undirected, visible: Float[Tensor, "N V"], partition: Evidence) -> Evidence:
+def log_likelihood(model: SuppliesMachine, visible: Float[Tensor, "N V"], partition: Evidence) -> Evidence:
     """Log likelihood of N rows in nats: Σ log f(v) − N log Z.
 
     The direction of a bound on log Z flips and its width is multiplied by N: lower = Σ log f − N·upper of log Z,
@@ -266,11 +266,11 @@ def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
     """
     units = BernoulliUnits()
     units.check(visible)
-    return units.natural(visible.double())
+    return units.natural_parameters(visible.double())
 
 
-def _checked(model: Undirected) -> Machine:
-    if not isinstance(model, Undirected):
+def _checked(model: SuppliesMachine) -> Machine:
+    if not isinstance(model, SuppliesMachine):
         raise ValueError(
             f"expected a Boltzmann machine, got {type(model).__name__}; for a fit pass fit.model, for arrays "
             "BinaryRBM(W, b, c)"

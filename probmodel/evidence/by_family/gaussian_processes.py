@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.evidence.weighing.starting_point import starting_point
-from probmodel.families.gaussian_processes.nystrom import Bounds, ObservedValues, Processed, bounds, chosen, projected
+from probmodel.families.gaussian_processes.nystrom import (
+    Bounds,
+    ObservedValues,
+    SuppliesProcess,
+    bounds,
+    greedy_factor,
+    inducing_factor,
+)
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.integers import integer
@@ -57,7 +64,7 @@ def inducing_bounds(
     begin = time.perf_counter()
     point = starting_point(subject)
     process, data = point.model, point.data
-    if data is None or not isinstance(process, Processed):
+    if data is None or not isinstance(process, SuppliesProcess):
         raise ValueError(
             f"expected the fit of a Gaussian process, got {point.description}; fit a GaussianProcess by MaximumLikelihood, or a "
             "Pipeline of SparseGP and Regress by SVI"
@@ -72,9 +79,9 @@ def inducing_bounds(
         observed = model.process(data.to(torch.float64))
         if isinstance(inducing, Tensor):
             _check_inducing(inducing, observed)
-            w = projected(observed, inducing.to(observed.inputs))
+            w = inducing_factor(observed, inducing.to(observed.inputs))
         else:
-            w = chosen(observed, integer("inducing", inducing))
+            w = greedy_factor(observed, integer("inducing", inducing))
         found = bounds(observed, w, num_steps=num_steps, tolerance=tolerance)
         found = _widened(found, observed)
     return Evidence(

@@ -48,7 +48,7 @@ from probmodel.families.bayesian_networks.structure.exact_posterior import (
 )
 from probmodel.families.bayesian_networks.structure.exact_search import BestDAG, best_dag, verify
 from probmodel.families.bayesian_networks.structure.order_mcmc import OrderMCMC, SampledEdges
-from probmodel.families.bayesian_networks.structure.order_search import FoundGraph, OrderSearch
+from probmodel.families.bayesian_networks.structure.order_search import OrderSearch, SearchResult
 from probmodel.families.bayesian_networks.structure.partition_mcmc import PartitionMCMC
 from probmodel.families.bayesian_networks.tables.dirichlet_tables import (
     maximum_likelihood,
@@ -82,7 +82,7 @@ __all__ = [
     "EMWarning",
     "family_scores",
     "FamilyCache",
-    "FoundGraph",
+    "SearchResult",
     "gaussian_bic",
     "gaussian_families",
     "gaussian_family_scores",

@@ -49,8 +49,10 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
         token for token in _TOKEN.findall(Path(path).read_text(encoding="utf-8")) if token[:2] not in ("//", "/*")
     ]
     blocks = list(_blocks(tokens))
-    levels = _once([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
-    families = _once([_family(block, levels) for block in blocks if block.head[0] == "probability"], "probability")
+    levels = _unique_by_name([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
+    families = _unique_by_name(
+        [_family(block, levels) for block in blocks if block.head[0] == "probability"], "probability"
+    )
     if set(families) != set(levels) or not levels:
         raise ValueError(
             f"expected one variable or more in {path}, each with a probability block, got {len(levels)} variables and"
@@ -78,7 +80,7 @@ def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
 # ------------------------------------------------------------------------------------------ reading
 
 
-def _once(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
+def _unique_by_name(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
     """Blocks by name; raise ValueError if a name is declared twice."""
     names = [name for name, _ in found]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.dag import refuse_twice
+from probmodel.families.bayesian_networks.dag import refuse_duplicates
 
 
 class CategoricalData(NamedTuple):
@@ -57,7 +57,7 @@ class CategoricalData(NamedTuple):
         """
         names = [str(name) for name in frame]
         _refuse_names(names, levels or {})
-        texts = {name: _seen(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
+        texts = {name: _observed(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
         found = {name: _own_levels(frame.iloc[:, column], texts[name]) for column, name in enumerate(names)}
         found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
         codes = np.full(frame.shape, -1, dtype=np.int64)
@@ -117,7 +117,7 @@ class CategoricalData(NamedTuple):
         return self.names.index(name)
 
 
-def _seen(column: pd.Series) -> pd.Series:
+def _observed(column: pd.Series) -> pd.Series:
     """Values that are not missing; floats without fractional part become integers."""
     seen = column.dropna()
     whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
@@ -131,7 +131,7 @@ def _own_levels(column: pd.Series, texts: pd.Series) -> tuple[str, ...]:
 
 
 def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
-    refuse_twice(names)
+    refuse_duplicates(names)
     unknown, unnamed = sorted(set(levels) - set(names)), sorted(set(names) - set(levels))
     # Levels of more variables than there are columns are allowed, a misspelled name is not.
     if unknown and unnamed:
@@ -204,12 +204,12 @@ def counts(
     sizes = data.cardinalities
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for parent in parents:
-        label, used = compact(label * sizes[parent] + codes[:, parent], used * sizes[parent])
+        label, used = compact_labels(label * sizes[parent] + codes[:, parent], used * sizes[parent])
     table = np.bincount(label * sizes[child] + codes[:, child], minlength=used * sizes[child])
     return Counts(table.reshape(used, sizes[child]).astype(float), float(np.prod([float(sizes[p]) for p in parents])))
 
 
-def compact(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
+def compact_labels(label: Int[np.ndarray, " N"], size: int) -> tuple[Int[np.ndarray, " N"], int]:
     """Labels without gaps, so that combinations that never occur take no memory, and the number of distinct labels."""
     occurs = np.bincount(label, minlength=size) > 0
     return (np.cumsum(occurs) - 1)[label], int(occurs.sum())

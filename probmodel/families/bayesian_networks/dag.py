@@ -62,7 +62,7 @@ class DAG:
             ValueError: if a node occurs twice, a child is not a node, or the class refuses the parents.
         """
         names = list(nodes)
-        refuse_twice(names)
+        refuse_duplicates(names)
         parents: dict[str, list[str]] = {node: [] for node in names}
         for parent, child in edges:
             if child not in parents:
@@ -84,7 +84,7 @@ class DAG:
             raise ValueError(
                 f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}; write each in brackets, with parents after a bar"
             )
-        refuse_twice([node for node, _ in found])
+        refuse_duplicates([node for node, _ in found])
         return cls({node: tuple(parents.split(":")) if parents else () for node, parents in found})
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class DAG:
         return {"parents": self.parents}
 
 
-def refuse_twice(names: Sequence[str]) -> None:
+def refuse_duplicates(names: Sequence[str]) -> None:
     """Raise ValueError if a name occurs more than once."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -148,18 +148,20 @@ def refuse_twice(names: Sequence[str]) -> None:
 def _follows(
     edge: tuple[str, str],
     directed: set[tuple[str, str]],
-    open_: frozenset[tuple[str, str]],
+    undirected: frozenset[tuple[str, str]],
     adjacent: set[frozenset[str]],
 ) -> bool:
     """True if one of Meek's first three rules directs an edge a → b that is still undirected."""
     a, b = edge
-    undirected = {frozenset(each) for each in open_}
+    undirected_pairs = {frozenset(each) for each in undirected}
     into_a = [x for x, y in directed if y == a]
     into_b = [x for x, y in directed if y == b]
     chain = any(frozenset((x, b)) not in adjacent for x in into_a)
     cycle = any((a, x) in directed for x in into_b)
     kite = any(
-        frozenset((x, y)) not in adjacent and frozenset((a, x)) in undirected and frozenset((a, y)) in undirected
+        frozenset((x, y)) not in adjacent
+        and frozenset((a, x)) in undirected_pairs
+        and frozenset((a, y)) in undirected_pairs
         for x, y in combinations(into_b, 2)
     )
     return chain or cycle or kite

@@ -79,14 +79,14 @@ class SimulatedNetworks:
         for _ in range(count):
             graph = random_dag(n, rng)
             truths.append(graph)
-            probabilities.append(judged(self.sampled(graph, rng)))
+            probabilities.append(judged(self.sample(graph, rng)))
         return edge_reliability(np.stack(probabilities), np.stack(truths), num_bins)
 
     def posterior(self, data: CategoricalData) -> Float[np.ndarray, "n n"]:
         """Exact posterior of the edges under this prior."""
         return posterior_over_dags(family_scores(data, BDeu(self.sample_size))).edges
 
-    def sampled(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> CategoricalData:
+    def sample(self, graph: Int[np.ndarray, "n n"], rng: np.random.Generator) -> CategoricalData:
         """Rows drawn from a network with this graph and tables drawn from their prior."""
         n, r = len(graph), integer("cardinality", self.cardinality, least=2)
         names = [f"x{i}" for i in range(n)]

@@ -13,20 +13,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.textpath import TextPath
 
-from probmodel.families.bayesian_networks.dag import refuse_twice
+from probmodel.families.bayesian_networks.dag import refuse_duplicates
 
 PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
 BEND = 0.16
 """Curvature of an edge that runs beside its reverse or past another node."""
-SHOWN = 0.1
-WIDE, HIGH, FEW = 7.2, 6.4, 10
-"""Width and height in inches of a figure of up to FEW nodes; larger ones grow with the root of the number of nodes."""
-LETTERS, PADDING = 9, 0.35
+LEAST_PROBABILITY = 0.1
+WIDTH, HEIGHT, FEW_NODES = 7.2, 6.4, 10
+"""Width and height in inches of a figure of up to FEW_NODES nodes; larger ones grow with the root of the number of nodes."""
+FONT_SIZE, PADDING = 9, 0.35
 """Font size of a name in points, and the padding around it as a fraction of the font size."""
 NODE_DISTANCE, LABEL, LEGEND = 0.1, 0.35, 0.35
 """Inches between two nodes, extra inches where a labeled edge joins them, and the height of the legend."""
-UNTIED = 3.0
+COMPONENT_DISTANCE = 3.0
 """Distance between connected components in the layout, where an edge has length 1."""
 
 Places = dict[str, Float[np.ndarray, " 2"]]
@@ -46,7 +46,7 @@ def plot(
     names: Sequence[str],
     *,
     known: Collection[tuple[str, str]] | None = None,
-    least: float = SHOWN,
+    least: float = LEAST_PROBABILITY,
 ) -> Figure:
     """Draw nodes joined by arrows whose width and darkness show the probability of the edge.
 
@@ -61,7 +61,7 @@ def plot(
         ValueError: if the number of names differs, values lie outside [0, 1], or known edges have other nodes.
     """
     n = len(names)
-    refuse_twice(list(names))
+    refuse_duplicates(list(names))
     if not n or edges.shape != (n, n):
         raise ValueError(
             f"expected probabilities ({n}, {n}), one row and column per name, got {edges.shape}; name each node once"
@@ -72,9 +72,9 @@ def plot(
     if unknown:
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}; drop those edges or add the names")
     drawn = _drawn(edges, names, known, least)
-    larger = max(1.0, math.sqrt(n / FEW))
+    larger = max(1.0, math.sqrt(n / FEW_NODES))
     half = {name: _half_size(name) for name in names}
-    wide, high = max(WIDE * larger, 4 * max(float(size[0]) for size in half.values())), HIGH * larger
+    wide, high = max(WIDTH * larger, 4 * max(float(size[0]) for size in half.values())), HEIGHT * larger
     places = _places(half, drawn, np.array([wide, high]))
     drawn = [edge._replace(bent=edge.bent or _passes_a_node(edge, places, half)) for edge in drawn]
     certain = set(np.unique(edges)) <= {0.0, 1.0}
@@ -89,7 +89,7 @@ def plot(
             axes.text(x, y, _text(edge.probability), fontsize=7, ha="center", va="center", bbox=background, zorder=3)
     for name, (x, y) in places.items():
         box = {"boxstyle": f"round,pad={PADDING}", "facecolor": NODE, "edgecolor": PLAIN, "linewidth": 0.8}
-        axes.text(x, y, name, ha="center", va="center", fontsize=LETTERS, bbox=box, zorder=4)
+        axes.text(x, y, name, ha="center", va="center", fontsize=FONT_SIZE, bbox=box, zorder=4)
     axes.set(xlim=(0, wide), ylim=(0, high))
     axes.axis("off")
     if known is not None:
@@ -121,8 +121,8 @@ def _drawn(
 def _half_size(name: str) -> Float[np.ndarray, " 2"]:
     """Half the width and half the height of a node, in inches."""
     # On a screen letters are an integer number of pixels wide, up to 8 % more than on paper.
-    width = 1.08 * TextPath((0, 0), name, size=LETTERS).get_extents().width if name.strip() else 0.0
-    return (0.5 * np.array([width, 1.2 * LETTERS]) + PADDING * LETTERS) / 72
+    width = 1.08 * TextPath((0, 0), name, size=FONT_SIZE).get_extents().width if name.strip() else 0.0
+    return (0.5 * np.array([width, 1.2 * FONT_SIZE]) + PADDING * FONT_SIZE) / 72
 
 
 def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"]) -> Places:
@@ -134,7 +134,7 @@ def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"])
     # Connected components would drift apart: edges between one node of each keep them in the figure.
     middles = [max(sorted(part), key=joined.degree) for part in nx.connected_components(joined)]
     tied = joined.copy()
-    tied.add_weighted_edges_from((a, b, UNTIED) for a, b in combinations(middles, 2))
+    tied.add_weighted_edges_from((a, b, COMPONENT_DISTANCE) for a, b in combinations(middles, 2))
     found = nx.kamada_kawai_layout(tied, pos=nx.circular_layout(tied)) if len(names) > 1 else {names[0]: (0.0, 0.0)}
     plane = np.array([found[name] for name in names], dtype=float)
     sides = np.array([half[name] for name in names]) + NODE_DISTANCE / 2
@@ -142,11 +142,11 @@ def _places(half: Places, drawn: Sequence[_Edge], size: Float[np.ndarray, " 2"])
     straight = extent <= 0.05 * extent.max()  # A straight line has no extent across it to stretch.
     fraction = np.where(straight, 0.5, (plane - plane.min(0)) / np.where(straight, 1.0, extent))
     extra = LABEL * nx.to_numpy_array(joined, nodelist=names)
-    placed = _apart(sides + fraction * (size - 2 * sides), sides, extra, size)
+    placed = _without_overlap(sides + fraction * (size - 2 * sides), sides, extra, size)
     return dict(zip(names, placed, strict=True))
 
 
-def _apart(
+def _without_overlap(
     places: Float[np.ndarray, "n 2"],
     half: Float[np.ndarray, "n 2"],
     extra: Float[np.ndarray, "n n"],

@@ -25,9 +25,9 @@ from probmodel.protocols.integers import integer
 
 PERSISTENCE = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 """Grid of ρ: from a gene that forgets its level between two times to one that hardly changes."""
-PRECISION = (0.1, 0.3, 1.0, 3.0)
+STEADY_PRECISIONS = (0.1, 0.3, 1.0, 3.0)
 """Grid of w: a steady state may follow the kinetics less or more closely than a step of a trajectory does."""
-SHAPE, RATE = 0.5, 0.05
+VARIANCE_SHAPE, VARIANCE_RATE = 0.5, 0.05
 """Shape and rate of the inverse gamma prior of σ², in units of each gene's variance: one row of noise variance 0.1."""
 COEFFICIENT_VARIANCE = (1.0, 10.0, 100.0)
 """Grid of the prior variance of b and u, in units of σ²: from effects of the size of the noise to ten times that."""
@@ -127,7 +127,7 @@ class LinearKinetics:
                 f"expected input_fraction between 0 and 1, both excluded, got {self.input_fraction}; 1/3 is usual"
             )
 
-    def _of_gene(self, rows: "_StandardizedLevels", gene: int) -> "_OfGene":
+    def _of_gene(self, rows: "_StandardizedLevels", gene: int) -> "_GenePosterior":
         """Posterior of one gene, averaged over the grid with each point weighted by its evidence."""
         n, series = rows.steady.shape[1], rows.disturbed.shape[1]
         prior_probability = np.r_[np.full(n - 1, self.num_regulators / (n - 1)), np.full(series, self.input_fraction)]
@@ -135,21 +135,21 @@ class LinearKinetics:
         sets = [_sets(len(prior_probability), size) for size in range(min(self.max_terms, len(prior_probability)) + 1)]
         prior = [log_odds[members].sum(1) for members in sets]
         found = [
-            _summed(regression, variance, len(prior_probability), sets, prior)._replace(persistence=rho)
-            for rho, precision in product(PERSISTENCE, PRECISION)
+            _sum_over_sets(regression, variance, len(prior_probability), sets, prior)._replace(persistence=rho)
+            for rho, precision in product(PERSISTENCE, STEADY_PRECISIONS)
             for regression in [_regression(rows, gene, rho, precision)]
             for variance in COEFFICIENT_VARIANCE
         ]
         log_z = np.array([each.log_evidence for each in found])
         weight = np.exp(log_z - logsumexp(log_z))
-        return _OfGene(
+        return _GenePosterior(
             weight @ np.stack([each.inclusion for each in found]),
             float(weight @ np.array([each.persistence for each in found])),
             float(logsumexp(log_z) - logsumexp(np.concatenate(prior))) - math.log(len(found)),
         )
 
 
-class _OfGene(NamedTuple):
+class _GenePosterior(NamedTuple):
     inclusion: Float[np.ndarray, " p"]
     persistence: float
     log_evidence: float
@@ -184,24 +184,24 @@ class _Regression(NamedTuple):
             cross = self.cross[members]
             explained = (np.linalg.solve(precision, cross[..., None])[..., 0] * cross).sum(1)
             log_det = np.linalg.slogdet(precision)[1] + size * math.log(variance)
-        shape = SHAPE + 0.5 * self.num_rows
-        return self.offset - 0.5 * log_det - shape * np.log(RATE + 0.5 * (self.square - explained))
+        shape = VARIANCE_SHAPE + 0.5 * self.num_rows
+        return self.offset - 0.5 * log_det - shape * np.log(VARIANCE_RATE + 0.5 * (self.square - explained))
 
 
-def _summed(
+def _sum_over_sets(
     regression: _Regression,
     variance: float,
     num_terms: int,
     sets: Sequence[np.ndarray],
     prior: Sequence[np.ndarray],
-) -> _OfGene:
+) -> _GenePosterior:
     """Sum over all sets of regulators and inputs, weighted by prior odds, and the inclusion probability of each."""
     joint = [regression.log_evidence(members, variance) + odds for members, odds in zip(sets, prior, strict=True)]
     total = float(logsumexp(np.concatenate(joint)))
     inclusion = np.zeros(num_terms)
     for members, each in zip(sets, joint, strict=True):
         np.add.at(inclusion, members, np.exp(each - total)[:, None])
-    return _OfGene(inclusion, math.nan, total)
+    return _GenePosterior(inclusion, math.nan, total)
 
 
 def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: float) -> _Regression:
@@ -223,8 +223,8 @@ def _regression(rows: _StandardizedLevels, gene: int, rho: float, precision: flo
     log_det = float(np.linalg.slogdet(held)[1]) + 2 * math.log(LEVEL_VARIANCE)
     # The Jacobian of the weights and that of dividing by 1 − ρ cancel for the steps.
     offset = (
-        float(gammaln(SHAPE + 0.5 * len(y)) - gammaln(SHAPE))
-        + SHAPE * math.log(RATE)
+        float(gammaln(VARIANCE_SHAPE + 0.5 * len(y)) - gammaln(VARIANCE_SHAPE))
+        + VARIANCE_SHAPE * math.log(VARIANCE_RATE)
         - 0.5 * len(y) * math.log(2 * math.pi)
         + 0.5 * len(at_rest) * math.log(precision)
         - 0.5 * log_det

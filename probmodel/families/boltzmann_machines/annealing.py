@@ -21,9 +21,9 @@ PILOT_CHAINS = 500
 PILOT_STEPS = 64
 MAX_STEPS = 10_000
 MAX_PILOTS = 12
-RUNG_GROWTH = (1.25, 8.0)
+SCHEDULE_GROWTH = (1.25, 8.0)
 """Least and largest factor by which the number of temperatures grows from one trial to the next."""
-VARIANCE = 0.5
+TARGET_VARIANCE = 0.5
 """Variance of the log weights in nats² that sets the number of temperatures: below it more chains beat more steps."""
 
 
@@ -44,14 +44,14 @@ class Pilot(NamedTuple):
 
 
 class TemperatureSchedule(NamedTuple):
-    """A path, the inverse temperatures for annealing, and fewer of them (rungs) for parallel tempering."""
+    """A path, the inverse temperatures for annealing, and fewer of them for parallel tempering."""
 
     path: BoltzmannPath
     betas: Float[Tensor, " K"]
-    rungs: Float[Tensor, " T"]
+    tempering_betas: Float[Tensor, " T"]
 
 
-def frozen_schedule(
+def annealing_schedule(
     machine: Machine,
     base_bias: Float[Tensor, " K"] | None,
     *,
@@ -74,17 +74,17 @@ def frozen_schedule(
         ValueError: for a base of wrong shape or with values that are not finite.
     """
     pilot = _pilot(machine, base_bias, spawn(seed, 61))
-    # With rungs one standard deviation of the log weight apart, about half of the exchanges are accepted.
-    rungs = pilot.betas(2 + math.ceil(float(pilot.spread.sum())))
+    # With temperatures one standard deviation of the log weight apart, about half of the exchanges are accepted.
+    tempering_betas = pilot.betas(2 + math.ceil(float(pilot.spread.sum())))
     if num_steps is not None:
-        return TemperatureSchedule(pilot.path, pilot.betas(num_steps), rungs)
-    count, (least, most) = PILOT_STEPS, RUNG_GROWTH
+        return TemperatureSchedule(pilot.path, pilot.betas(num_steps), tempering_betas)
+    count, (least, most) = PILOT_STEPS, SCHEDULE_GROWTH
     for attempt in range(MAX_PILOTS):
-        schedule = TemperatureSchedule(pilot.path, pilot.betas(count), rungs)
+        schedule = TemperatureSchedule(pilot.path, pilot.betas(count), tempering_betas)
         variance = _variance(schedule, draws, spawn(spawn(seed, 62), attempt))
-        if variance <= VARIANCE or count == MAX_STEPS:
+        if variance <= TARGET_VARIANCE or count == MAX_STEPS:
             break
-        count = min(MAX_STEPS, math.ceil(count * min(most, max(least, variance / VARIANCE))))
+        count = min(MAX_STEPS, math.ceil(count * min(most, max(least, variance / TARGET_VARIANCE))))
     return schedule
 
 
@@ -119,9 +119,9 @@ def _increments(
     the reverse chain.
     """
     for before, after in pairwise(betas):
-        fields = path.fields(v)
-        yield path.log_f(after, fields) - path.log_f(before, fields)
-        v = path.gibbs(after, fields)
+        products = path.products(v)
+        yield path.log_f(after, products) - path.log_f(before, products)
+        v = path.gibbs(after, products)
 
 
 def _annealed(path: BoltzmannPath, betas: Float[Tensor, " K"], v: Float[Tensor, "S U"]) -> Float[Tensor, "S 1"]:
@@ -146,8 +146,8 @@ def _fitted_base(machine: Machine, betas: Float[Tensor, " K"]) -> BoltzmannPath:
     path = machine.path(None)
     v = path.base(PILOT_CHAINS)
     for beta in betas[1:]:
-        v = path.gibbs(beta, path.fields(v))
-    return path.fitted(v)
+        v = path.gibbs(beta, path.products(v))
+    return path.fitted_base(v)
 
 
 def _variance(

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from probmodel.families.boltzmann_machines.couplings import SparseRows, color_classes, rows_of
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import check_finite, check_width
-from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
+from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, logit_of_mean
 from probmodel.protocols.dataset import digest
 
 UNITS = BernoulliUnits()
@@ -81,7 +81,7 @@ class CoupledMachine:
         return tuple(self.weight.shape)
 
     @cached_property
-    def parts(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " A"]]:
+    def kept_and_summed_out(self) -> tuple[Int[Tensor, " R"], Int[Tensor, " A"]]:
         """Indices of the visible units that sums and annealing run over, and of those that are summed out."""
         units = torch.arange(len(self.visible_bias), device=self.visible_bias.device)
         if len(self.hidden_bias):
@@ -94,7 +94,7 @@ class CoupledMachine:
     @cached_property
     def semi_restricted(self) -> "CoupledMachine":
         """The same machine with the summed-out visible units as hidden units."""
-        kept, out = self.parts
+        kept, out = self.kept_and_summed_out
         if not len(out):
             return self
         couplings = self.couplings[kept]
@@ -103,7 +103,7 @@ class CoupledMachine:
     @property
     def num_enumerated(self) -> int:
         """Number of units that an exact sum runs over: visible units that are not summed out."""
-        return len(self.parts[0])
+        return len(self.kept_and_summed_out[0])
 
     def hidden_inputs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
         """Log odds of the hidden units given v."""
@@ -112,7 +112,7 @@ class CoupledMachine:
     def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """Log f(v) = −free energy, in nats."""
         pairs = 0.5 * (v @ self.couplings * v).sum(-1)
-        return pairs + v @ self.visible_bias + softplus(self.hidden_inputs(v), threshold=THRESHOLD).sum(-1)
+        return pairs + v @ self.visible_bias + softplus(self.hidden_inputs(v), threshold=SOFTPLUS_THRESHOLD).sum(-1)
 
     def gibbs(self, v: Float[Tensor, "*S V"], classes: Sequence[Int[Tensor, " B"]]) -> Float[Tensor, "*S V"]:
         """Gibbs step from v that leaves f invariant: hidden units given v, then each class of visible units."""
@@ -122,26 +122,26 @@ class CoupledMachine:
             v[..., units] = bernoulli(inputs[..., units] + v @ self.couplings[:, units])
         return v
 
-    def log_masses(self, states: Float[Tensor, "M R"]) -> Float[Tensor, " M"]:
+    def log_unnormalized_of_enumerated(self, states: Float[Tensor, "M R"]) -> Float[Tensor, " M"]:
         """Log f of states of the units that are not summed out, in nats."""
         return self.semi_restricted.log_unnormalized(states)
 
-    def given(self, states: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:
+    def states_given(self, states: Float[Tensor, "S R"]) -> Float[Tensor, "S R"]:
         """The states: the path runs over the same units."""
         return states
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> "CoupledPath":
         """Path from visible units with these log odds and hidden fair coins; None takes fair coins for all units."""
         visible = torch.zeros_like(self.visible_bias) if base_bias is None else base_bias
-        kept, out = self.parts
+        kept, out = self.kept_and_summed_out
         return coupled_path(
             self.semi_restricted, visible[kept], torch.cat([visible[out], torch.zeros_like(self.hidden_bias)])
         )
 
-    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         """Log odds of the rows' means, smoothed by one added row of zeros and one of ones."""
         UNITS.check(visible)
-        return UNITS.natural(visible.to(self.visible_bias))
+        return UNITS.natural_parameters(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """Lower and upper bound of log f of each row in nats, which are equal since log f is exact."""
@@ -151,7 +151,7 @@ class CoupledMachine:
         return log_f, log_f
 
 
-class CoupledFields(NamedTuple):
+class CoupledProducts(NamedTuple):
     """Functions of v that every f_β uses; states and sums over neighbors have the units as first axis."""
 
     v: Float[Tensor, "V *S"]
@@ -177,22 +177,24 @@ class CoupledPath(NamedTuple):
     hidden_base: Float[Tensor, " H"]
     classes: tuple[Int[Tensor, " B"], ...]
     """Classes of visible units that are drawn together, in the order of a Gibbs step."""
-    blocks: tuple[SparseRows, ...]
+    class_couplings: tuple[SparseRows, ...]
     """Couplings of each class; empty where no visible units are coupled."""
-    upwards: SparseRows | None
+    to_hidden: SparseRows | None
     """Rows of Wᵀ, one per hidden unit; None without hidden units."""
-    downwards: SparseRows | None
+    to_visible: SparseRows | None
     """Rows of W, one per visible unit; None without hidden units."""
 
     @property
     def log_z0(self) -> float:
         """Log Σ_v f_0(v), in nats."""
-        return float(sum(softplus(base, threshold=THRESHOLD).sum() for base in (self.visible_base, self.hidden_base)))
+        return float(
+            sum(softplus(base, threshold=SOFTPLUS_THRESHOLD).sum() for base in (self.visible_base, self.hidden_base))
+        )
 
     @property
     def reversed(self) -> "CoupledPath":
         """Path whose steps are the time reversals of these: hidden units first, then the classes in reverse order."""
-        return self._replace(classes=self.classes[::-1], blocks=self.blocks[::-1])
+        return self._replace(classes=self.classes[::-1], class_couplings=self.class_couplings[::-1])
 
     def base(self, *size: int) -> Tensor:
         """Independent draws at β = 0."""
@@ -202,47 +204,47 @@ class CoupledPath(NamedTuple):
         """Log base measure, which is zero."""
         return UNITS.log_base(v)
 
-    def fields(self, v: Tensor) -> CoupledFields:
+    def products(self, v: Tensor) -> CoupledProducts:
         """Products of v with the parameters, which every f_β uses."""
         across = v.movedim(-1, 0).contiguous()
         columns, shape = across.flatten(1), across.shape[1:]
         base, log_f = (torch.stack([self.visible_base, self.machine.visible_bias]) @ columns).view(2, *shape)
-        hidden = columns[:0] if self.upwards is None else self.upwards.times(columns)
-        if not self.blocks:
-            return CoupledFields(across, None, hidden.view(-1, *shape), base, log_f)
+        hidden = columns[:0] if self.to_hidden is None else self.to_hidden.times(columns)
+        if not self.class_couplings:
+            return CoupledProducts(across, None, hidden.view(-1, *shape), base, log_f)
         local = torch.empty_like(columns)
-        for units, block in zip(self.classes, self.blocks, strict=True):
+        for units, block in zip(self.classes, self.class_couplings, strict=True):
             local[units] = block.times(columns)
         pairs = 0.5 * (local * columns).sum(0).view(shape)
-        return CoupledFields(across, local.view_as(across), hidden.view(-1, *shape), base, log_f + pairs)
+        return CoupledProducts(across, local.view_as(across), hidden.view(-1, *shape), base, log_f + pairs)
 
-    def hidden_inputs(self, beta: Tensor, fields: CoupledFields) -> Tensor:
+    def hidden_inputs(self, beta: Tensor, products: CoupledProducts) -> Tensor:
         """Log odds (1 − β) d + β (c + v W) of the hidden units given v, with the units as first axis."""
-        column = (-1, *[1] * (fields.hidden.dim() - 1))
+        column = (-1, *[1] * (products.hidden.dim() - 1))
         return (1 - beta) * self.hidden_base.view(column) + beta * (
-            self.machine.hidden_bias.view(column) + fields.hidden
+            self.machine.hidden_bias.view(column) + products.hidden
         )
 
-    def log_f(self, beta: Tensor, fields: CoupledFields) -> Tensor:
+    def log_f(self, beta: Tensor, products: CoupledProducts) -> Tensor:
         """Log f_β, in nats."""
-        inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(0)
-        return (1 - beta) * fields.base + beta * fields.log_f + inputs
+        inputs = softplus(self.hidden_inputs(beta, products), threshold=SOFTPLUS_THRESHOLD).sum(0)
+        return (1 - beta) * products.base + beta * products.log_f + inputs
 
-    def gibbs(self, beta: Tensor, fields: CoupledFields) -> Tensor:
+    def gibbs(self, beta: Tensor, products: CoupledProducts) -> Tensor:
         """Gibbs step that leaves f_β invariant: hidden units given v, then each class of visible units."""
-        h, shape = bernoulli(self.hidden_inputs(beta, fields)).flatten(1), fields.v.shape
+        h, shape = bernoulli(self.hidden_inputs(beta, products)).flatten(1), products.v.shape
         beta = beta.expand(shape[1:]).flatten()
         inputs = self.machine.visible_bias[:, None]
-        inputs = inputs if self.downwards is None else inputs + self.downwards.times(h)
+        inputs = inputs if self.to_visible is None else inputs + self.to_visible.times(h)
         inputs = (1 - beta) * self.visible_base[:, None] + beta * inputs
-        if fields.local is None:
+        if products.local is None:
             return bernoulli(inputs).view(shape).movedim(0, -1)
-        v, local = fields.v.flatten(1).clone(), fields.local.flatten(1)
-        for turn, (units, block) in enumerate(zip(self.classes, self.blocks, strict=True)):
+        v, local = products.v.flatten(1).clone(), products.local.flatten(1)
+        for turn, (units, block) in enumerate(zip(self.classes, self.class_couplings, strict=True)):
             v[units] = bernoulli(inputs[units] + beta * (block.times(v) if turn else local[units]))
         return v.view(shape).movedim(0, -1)
 
-    def fitted(self, v: Float[Tensor, "N V"]) -> "CoupledPath":
+    def fitted_base(self, v: Float[Tensor, "N V"]) -> "CoupledPath":
         """Path from independent units with the means of v and of the hidden units given v."""
         hidden = torch.sigmoid(self.machine.hidden_inputs(v))
         return self._replace(visible_base=logit_of_mean(v), hidden_base=logit_of_mean(hidden))
@@ -253,8 +255,8 @@ def coupled_path(
 ) -> CoupledPath:
     """Path over states of all visible units of the machine, from independent units with these log odds."""
     classes = tuple(color_classes(machine.couplings))
-    blocks = tuple(rows_of(machine.couplings[units]) for units in classes) if len(classes) > 1 else ()
+    class_couplings = tuple(rows_of(machine.couplings[units]) for units in classes) if len(classes) > 1 else ()
     hidden = bool(len(machine.hidden_bias))
-    upwards = rows_of(machine.weight.T.contiguous()) if hidden else None
-    downwards = rows_of(machine.weight) if hidden else None
-    return CoupledPath(machine, visible_base, hidden_base, classes, blocks, upwards, downwards)
+    to_hidden = rows_of(machine.weight.T.contiguous()) if hidden else None
+    to_visible = rows_of(machine.weight) if hidden else None
+    return CoupledPath(machine, visible_base, hidden_base, classes, class_couplings, to_hidden, to_visible)

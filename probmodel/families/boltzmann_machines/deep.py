@@ -14,15 +14,15 @@ from torch.nn.functional import softplus
 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, check_finite, check_width
-from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, bits
+from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, states_from_integers
 from probmodel.protocols.dataset import digest
 
 UNITS = BernoulliUnits()
 MEAN_FIELD_STEPS = 50
 """Number of updates of both layers; they converge after about 25 (Salakhutdinov & Hinton, 2009)."""
-MAX_ROW_SIDE = 14
+MAX_ENUMERATED_HIDDEN = 14
 """Largest number of units of the smaller hidden layer at which log f of a row is summed over all their states."""
-ROW_NUMBERS = 2**24
+MAX_VALUES_AT_ONCE = 2**24
 """Largest number of values held at once: units of the larger hidden layer × states × rows."""
 
 
@@ -82,17 +82,17 @@ class DeepMachine(NamedTuple):
         """Number of units that an exact sum runs over: those of h₁, or of v and h₂ if these are fewer."""
         return self.bipartite.num_enumerated
 
-    def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
+    def log_unnormalized_of_enumerated(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
         """Log f of states of the enumerated units with the others summed out, in nats."""
-        return self.bipartite.log_masses(states)
+        return self.bipartite.log_unnormalized_of_enumerated(states)
 
-    def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S H"]:
+    def states_given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S H"]:
         """States of h₁ given those of the enumerated units."""
-        return self.bipartite.given(states)
+        return self.bipartite.states_given(states)
 
     def visible(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
         """A draw of the visible units given states of the enumerated ones."""
-        return bernoulli(self.visible_bias + self.given(states) @ self.first.T)
+        return bernoulli(self.visible_bias + self.states_given(states) @ self.first.T)
 
     def path(self, base_bias: Float[Tensor, " V"] | None) -> HarmoniumPath:
         """Path over h₁ from visible units with these log odds and fair coins else; None takes fair coins for all units."""
@@ -101,10 +101,10 @@ class DeepMachine(NamedTuple):
             return even
         return even._replace(hidden_base=torch.cat([base_bias, torch.zeros_like(self.second_bias)]))
 
-    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         """Log odds of the rows' means, smoothed by one added row of zeros and one of ones."""
         UNITS.check(visible)
-        return UNITS.natural(visible.to(self.visible_bias))
+        return UNITS.natural_parameters(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """Lower and upper bound of log f of each row, in nats.
@@ -114,7 +114,7 @@ class DeepMachine(NamedTuple):
         check_width(visible, len(self.visible_bias))
         UNITS.check(visible)
         v = visible.to(self.visible_bias)
-        if min(self.second.shape) <= MAX_ROW_SIDE:
+        if min(self.second.shape) <= MAX_ENUMERATED_HIDDEN:
             log_f = self.log_unnormalized(v)
             return log_f, log_f
         low = self.mean_field_bound(v, self.mean_field(v))
@@ -127,13 +127,13 @@ class DeepMachine(NamedTuple):
             ValueError: where that layer has more than 14 units.
         """
         inputs, units = self.first_bias + v @ self.first, min(self.second.shape)
-        if units > MAX_ROW_SIDE:
+        if units > MAX_ENUMERATED_HIDDEN:
             raise ValueError(
-                f"expected a hidden layer of at most {MAX_ROW_SIDE} units to sum over, got {tuple(self.second.shape)}; use "
-                "the mean-field bound"
+                f"expected a hidden layer of at most {MAX_ENUMERATED_HIDDEN} units to sum over, got "
+                f"{tuple(self.second.shape)}; use the mean-field bound"
             )
-        states = bits(torch.arange(2**units, device=v.device), units).to(v)
-        rows = max(1, ROW_NUMBERS // (len(states) * max(self.second.shape)))
+        states = states_from_integers(torch.arange(2**units, device=v.device), units).to(v)
+        rows = max(1, MAX_VALUES_AT_ONCE // (len(states) * max(self.second.shape)))
         sums = [torch.logsumexp(self._log_joint(part[:, None], states), 1) for part in inputs.split(rows)]
         return v @ self.visible_bias + torch.cat(sums)
 
@@ -156,9 +156,9 @@ class DeepMachine(NamedTuple):
     def _log_joint(self, inputs: Float[Tensor, "N 1 H"], states: Float[Tensor, "M U"]) -> Float[Tensor, "N M"]:
         """Log of the sum over the larger hidden layer, given states of the smaller one."""
         if self.second.shape[1] <= self.second.shape[0]:
-            open_layer = softplus(inputs + states @ self.second.T, threshold=THRESHOLD).sum(-1)
+            open_layer = softplus(inputs + states @ self.second.T, threshold=SOFTPLUS_THRESHOLD).sum(-1)
             return states @ self.second_bias + open_layer
-        upper = softplus(self.second_bias + states @ self.second, threshold=THRESHOLD).sum(-1)
+        upper = softplus(self.second_bias + states @ self.second, threshold=SOFTPLUS_THRESHOLD).sum(-1)
         return (inputs * states).sum(-1) + upper
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, softplus
 
-from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
+from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, logit_of_mean
 from probmodel.families.boltzmann_machines.units import ONE_HOT, check_values, frozen
 from probmodel.protocols.integers import integer
 
@@ -33,12 +33,12 @@ class BernoulliUnits(nn.Module):
         return v.new_zeros(v.shape[:-1])
 
     def log_partition(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
-        return softplus(eta, threshold=THRESHOLD).sum(-1)
+        return softplus(eta, threshold=SOFTPLUS_THRESHOLD).sum(-1)
 
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return bernoulli(eta)
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         return logit_of_mean(v)
 
     def check(self, v: Tensor) -> None:
@@ -98,7 +98,7 @@ class CategoricalUnits(nn.Module):
         gumbel = -torch.log(torch.empty_like(logits).exponential_())
         return one_hot((logits + gumbel).argmax(-1), logits.shape[-1]).to(eta)[..., self.inside]
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         return torch.log(v.sum(0) + 1)
 
     def check(self, v: Tensor) -> None:
@@ -146,7 +146,7 @@ class CountUnits(nn.Module):
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return torch.poisson(torch.exp(eta))
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         return torch.log((v.sum(0) + 1) / (len(v) + 1))
 
     def check(self, v: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probmodel.families.boltzmann_machines.machine import BoltzmannPath
-from probmodel.families.boltzmann_machines.states import THRESHOLD, bernoulli, logit_of_mean
+from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, logit_of_mean
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.protocols.dataset import digest
 
@@ -64,11 +64,11 @@ class Harmonium(NamedTuple):
         """Number of units that an exact sum runs over: the smaller layer, or the hidden one if only that is {0, 1}."""
         return min(self.sizes) if self.units.binary else self.sizes[1]
 
-    def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
+    def log_unnormalized_of_enumerated(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
         """Log f of states of the enumerated layer with the other one summed out, in nats."""
         return self.log_unnormalized(states) if self._over_visible else self.log_unnormalized_hidden(states)
 
-    def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
+    def states_given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S V"]:
         """Draw of the visible states given those of the enumerated layer."""
         return states if self._over_visible else self.units.sample(self.visible_inputs(states))
 
@@ -77,10 +77,10 @@ class Harmonium(NamedTuple):
         visible = torch.zeros_like(self.visible_bias) if base_bias is None else base_bias
         return HarmoniumPath(self, visible, torch.zeros_like(self.hidden_bias))
 
-    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         """Natural parameters of independent visible units with the rows' means."""
         self.units.check(visible)
-        return self.units.natural(visible.to(self.visible_bias))
+        return self.units.natural_parameters(visible.to(self.visible_bias))
 
     def bounds(self, visible: Float[Tensor, "N V"]) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
         """Lower and upper bound of log f of each row in nats, which are equal since log f is exact."""
@@ -104,7 +104,7 @@ class Harmonium(NamedTuple):
     def log_unnormalized(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S"]:
         """Log f(v) = −free energy, in nats."""
         statistic = self.units.statistic(v)
-        inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=THRESHOLD).sum(-1)
+        inputs = softplus(self.hidden_bias + statistic @ self.weight, threshold=SOFTPLUS_THRESHOLD).sum(-1)
         return self.units.log_base(v) + statistic @ self.visible_bias + inputs
 
     def log_unnormalized_hidden(self, h: Float[Tensor, "*S H"]) -> Float[Tensor, "*S"]:
@@ -130,7 +130,7 @@ class HarmoniumPath(NamedTuple):
     @property
     def log_z0(self) -> float:
         """Log Σ_v f_0(v), in nats."""
-        hidden = softplus(self.hidden_base, threshold=THRESHOLD).sum()
+        hidden = softplus(self.hidden_base, threshold=SOFTPLUS_THRESHOLD).sum()
         return float(self.machine.units.log_partition(self.visible_base) + hidden)
 
     @property
@@ -146,31 +146,31 @@ class HarmoniumPath(NamedTuple):
         """Log base measure log m(v), which is the same for every f_β."""
         return self.machine.units.log_base(v)
 
-    def fields(self, v: Tensor) -> Tensor:
+    def products(self, v: Tensor) -> Tensor:
         """Products of T(v) with W, a and b along the last axis, which every f_β uses."""
         columns = torch.stack([self.visible_base, self.machine.visible_bias], 1)
         return self.machine.units.statistic(v) @ torch.cat([self.machine.weight, columns], 1)
 
-    def hidden_inputs(self, beta: Tensor, fields: Tensor) -> Tensor:
+    def hidden_inputs(self, beta: Tensor, products: Tensor) -> Tensor:
         """Log odds (1 − β) d + β (c + T(v) W) of the hidden units given v."""
         beta = beta[..., None]
-        return (1 - beta) * self.hidden_base + beta * (self.machine.hidden_bias + fields[..., :-2])
+        return (1 - beta) * self.hidden_base + beta * (self.machine.hidden_bias + products[..., :-2])
 
-    def log_f(self, beta: Tensor, fields: Tensor) -> Tensor:
+    def log_f(self, beta: Tensor, products: Tensor) -> Tensor:
         """Log f_β − log m, in nats; log m is the same at every β."""
-        inputs = softplus(self.hidden_inputs(beta, fields), threshold=THRESHOLD).sum(-1)
-        return (1 - beta) * fields[..., -2] + beta * fields[..., -1] + inputs
+        inputs = softplus(self.hidden_inputs(beta, products), threshold=SOFTPLUS_THRESHOLD).sum(-1)
+        return (1 - beta) * products[..., -2] + beta * products[..., -1] + inputs
 
-    def gibbs(self, beta: Tensor, fields: Tensor) -> Tensor:
+    def gibbs(self, beta: Tensor, products: Tensor) -> Tensor:
         """Gibbs step that is reversible with respect to f_β: hidden units given v, then visible units given those."""
-        h = bernoulli(self.hidden_inputs(beta, fields))
+        h = bernoulli(self.hidden_inputs(beta, products))
         beta = beta[..., None]
         return self.machine.units.sample((1 - beta) * self.visible_base + beta * self.machine.visible_inputs(h))
 
-    def fitted(self, v: Float[Tensor, "N V"]) -> "HarmoniumPath":
+    def fitted_base(self, v: Float[Tensor, "N V"]) -> "HarmoniumPath":
         """Path from independent units with the means of v and of the hidden units given v."""
         hidden = torch.sigmoid(self.machine.hidden_inputs(v))
-        return HarmoniumPath(self.machine, self.machine.units.natural(v), logit_of_mean(hidden))
+        return HarmoniumPath(self.machine, self.machine.units.natural_parameters(v), logit_of_mean(hidden))
 
 
 class TemperedMachines(NamedTuple):
@@ -181,12 +181,12 @@ class TemperedMachines(NamedTuple):
 
     def free_energy(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T"]:
         """Free energy −log f_β(v) in nats, differentiable in the machine's parameters."""
-        return -self.path.log_base(v) - self.path.log_f(self.betas, self.path.fields(v))
+        return -self.path.log_base(v) - self.path.log_f(self.betas, self.path.products(v))
 
     def gibbs(self, v: Float[Tensor, "*S T V"]) -> Float[Tensor, "*S T V"]:
         """One block Gibbs step at each temperature, without gradients; draws from the global random state."""
         with torch.no_grad():
-            return self.path.gibbs(self.betas, self.path.fields(v))
+            return self.path.gibbs(self.betas, self.path.products(v))
 
     def base(self, *size: int) -> Float[Tensor, "*S V"]:
         """Independent draws at β = 0."""

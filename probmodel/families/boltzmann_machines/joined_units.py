@@ -62,8 +62,8 @@ class JoinedUnits(nn.Module):
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return torch.cat([part.sample(each) for part, each in self._split(eta)], -1)
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
-        return torch.cat([part.natural(each) for part, each in self._split(v)], -1)
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+        return torch.cat([part.natural_parameters(each) for part, each in self._split(v)], -1)
 
     def check(self, v: Tensor) -> None:
         if v.shape[-1] != sum(self.widths):

@@ -34,19 +34,19 @@ class BoltzmannPath(Protocol, metaclass=Structural):
         """Log base measure of v in nats, which is the same at every β."""
         ...
 
-    def fields(self, v: Tensor) -> Any:
+    def products(self, v: Tensor) -> Any:
         """Products of v with the parameters that every f_β uses, computed once."""
         ...
 
-    def log_f(self, beta: Tensor, fields: Any) -> Tensor:
+    def log_f(self, beta: Tensor, products: Any) -> Tensor:
         """Log f_β(v) less the log base measure, in nats."""
         ...
 
-    def gibbs(self, beta: Tensor, fields: Any) -> Tensor:
+    def gibbs(self, beta: Tensor, products: Any) -> Tensor:
         """Gibbs step from v that leaves f_β invariant."""
         ...
 
-    def fitted(self, v: Float[Tensor, "N V"]) -> "BoltzmannPath":
+    def fitted_base(self, v: Float[Tensor, "N V"]) -> "BoltzmannPath":
         """Path to the same machine from independent units with the means of the machine's draws v."""
         ...
 
@@ -89,11 +89,11 @@ class Machine(Protocol, metaclass=Structural):
         """Number of {0, 1} units over whose states an exact sum runs."""
         ...
 
-    def log_masses(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
+    def log_unnormalized_of_enumerated(self, states: Float[Tensor, "M K"]) -> Float[Tensor, " M"]:
         """Log f of states of the enumerated units with all other units summed out, in nats."""
         ...
 
-    def given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S U"]:
+    def states_given(self, states: Float[Tensor, "S K"]) -> Float[Tensor, "S U"]:
         """Draw of the states that the path runs over, given those of the enumerated units."""
         ...
 
@@ -101,7 +101,7 @@ class Machine(Protocol, metaclass=Structural):
         """Path from visible units with these natural parameters and fair coins else; None takes parameters 0."""
         ...
 
-    def natural(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         """Natural parameters of independent visible units with the rows' means.
 
         Raises:
@@ -119,7 +119,7 @@ class Machine(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
-class Undirected(Protocol, metaclass=Structural):
+class SuppliesMachine(Protocol, metaclass=Structural):
     """A model p = f / Z that provides its parameters as a `machine`: a Pyro module, or parameters alone."""
 
     @property

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.families.boltzmann_machines.units import BISECTIONS, LARGEST, check_values, frozen
+from probmodel.families.boltzmann_machines.units import LARGEST_NATURAL_PARAMETER, NUM_BISECTIONS, check_values, frozen
 
 NEAR_ZERO = 1e-3
 """Magnitude of natural parameters of units in [0, 1] below which series are as exact as single precision."""
@@ -50,10 +50,10 @@ class ContinuousBernoulliUnits(nn.Module):
         v = torch.where(size < NEAR_ZERO, uniform, low).clamp(0.0, 1.0)
         return torch.where(eta > 0, 1 - v, v)
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         mean = (v.sum(0) + 0.5) / (len(v) + 1)
-        low, high = torch.full_like(mean, -LARGEST), torch.full_like(mean, LARGEST)
-        for _ in range(BISECTIONS):
+        low, high = torch.full_like(mean, -LARGEST_NATURAL_PARAMETER), torch.full_like(mean, LARGEST_NATURAL_PARAMETER)
+        for _ in range(NUM_BISECTIONS):
             middle = (low + high) / 2
             above = self._mean(middle) > mean
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
@@ -112,7 +112,7 @@ class GaussianUnits(nn.Module):
     def sample(self, eta: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
         return self.log_scale.exp() * (eta + torch.randn_like(eta))
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         return self.statistic(v).mean(0)
 
     def check(self, v: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-THRESHOLD = 40.0
+SOFTPLUS_THRESHOLD = 40.0
 """Argument above which log(1 + e^x) is x in double precision; PyTorch's own threshold costs 2e-9 nats per unit."""
 
 
@@ -19,6 +19,6 @@ def logit_of_mean(values: Float[Tensor, "N K"]) -> Float[Tensor, " K"]:
     return torch.logit(mean)
 
 
-def bits(index: Int[Tensor, " N"], num_units: int) -> Float[Tensor, "N K"]:
+def states_from_integers(index: Int[Tensor, " N"], num_units: int) -> Float[Tensor, "N K"]:
     """States of {0, 1} units from the bits of integers, with the first unit as lowest bit."""
     return (index[:, None] >> torch.arange(num_units, device=index.device) & 1).double()

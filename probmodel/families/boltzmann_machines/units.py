@@ -14,7 +14,7 @@ from probmodel.protocols.structural import Structural
 
 ONE_HOT = "encode each variable by torch.nn.functional.one_hot and concatenate the codes"
 
-LARGEST, BISECTIONS = 200.0, 60
+LARGEST_NATURAL_PARAMETER, NUM_BISECTIONS = 200.0, 60
 """Largest natural parameter of a unit, with mean 0.005 from 0 or 1, and number of halvings of the interval."""
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -55,7 +55,7 @@ class Units(Protocol, metaclass=Structural):
         """Draws of the states given their natural parameters."""
         ...
 
-    def natural(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
+    def natural_parameters(self, v: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
         """Natural parameters of independent units with the slightly smoothed means of the rows."""
         ...
 

@@ -22,7 +22,7 @@ class NormalMarginals(NamedTuple):
     variance: Float[Tensor, " m"]
 
 
-class Factored(NamedTuple):
+class ConditionedProcess(NamedTuple):
     """A Gaussian process conditioned on its observations: the quantities that every prediction needs."""
 
     upper: Float[Tensor, "n n"]
@@ -31,13 +31,13 @@ class Factored(NamedTuple):
     """Weights α = (K + Σ)⁻¹ (y − m)."""
 
 
-def factored(
+def condition(
     mean: Mean,
     kernel: Kernel,
     likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood,
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
-) -> Factored:
+) -> ConditionedProcess:
     """Condition a Gaussian process on observations by a Cholesky factor of their covariance K + Σ.
 
     Args:
@@ -53,11 +53,11 @@ def factored(
     check_rows(kernel, x, y)
     k = covariance(kernel, x)
     upper = factor_with_jitter(k, noise_by_row(likelihood, y))
-    return Factored(upper, torch.cholesky_solve((y - mean_at(mean, x))[:, None], upper, upper=True)[:, 0])
+    return ConditionedProcess(upper, torch.cholesky_solve((y - mean_at(mean, x))[:, None], upper, upper=True)[:, 0])
 
 
 def conditional(
-    mean: Mean, kernel: Kernel, given: Factored, x: Float[Tensor, "n D"], new: Float[Tensor, "m D"]
+    mean: Mean, kernel: Kernel, given: ConditionedProcess, x: Float[Tensor, "n D"], new: Float[Tensor, "m D"]
 ) -> NormalMarginals:
     """Mean and variance of f at new rows, eqs. (2.25) and (2.26).
 
@@ -70,10 +70,10 @@ def conditional(
     """
     k = covariance(kernel, x, new)
     white = torch.linalg.solve_triangular(given.upper.mT, k, upper=False)
-    return NormalMarginals(mean_at(mean, new) + k.mT @ given.alpha, unexplained(kernel, new, white))
+    return NormalMarginals(mean_at(mean, new) + k.mT @ given.alpha, conditional_variance(kernel, new, white))
 
 
-def unexplained(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
+def conditional_variance(kernel: Kernel, new: Float[Tensor, "m D"], white: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
     """Conditional variance of f at each row, always above 0.
 
     Args:
@@ -93,7 +93,7 @@ def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, "
     return kernel(new, diag=True).to(new) if parts is None else parts.outputscale.to(new).expand(len(new))
 
 
-def leave_one_out(given: Factored, y: Float[Tensor, " n"]) -> NormalMarginals:
+def leave_one_out(given: ConditionedProcess, y: Float[Tensor, " n"]) -> NormalMarginals:
     """Mean and variance of each y_i given all others at fixed hyperparameters, eqs. (5.10) to (5.12)."""
     precision = torch.cholesky_inverse(given.upper, upper=True).diagonal()
     return NormalMarginals(y - given.alpha / precision, 1 / precision)

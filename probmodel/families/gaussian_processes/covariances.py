@@ -88,12 +88,12 @@ def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
     Raises:
         ValueError: for a mean whose parameters have a dtype that does not combine with that of x.
     """
-    with _explained_type(mean, x):
+    with _translated_dtype_error(mean, x):
         return mean(x).to(x)
 
 
 @contextmanager
-def _explained_type(module: Module, x: Tensor) -> Iterator[None]:
+def _translated_dtype_error(module: Module, x: Tensor) -> Iterator[None]:
     """Context of a module's call that translates PyTorch's error about parameters of another dtype than x."""
     try:
         yield
@@ -117,7 +117,7 @@ def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
         ValueError: for a kernel with several outputs per input, or with parameters of a dtype that does not combine
             with that of the inputs.
     """
-    with _explained_type(kernel, inputs[0]):
+    with _translated_dtype_error(kernel, inputs[0]):
         k = kernel(*inputs).to_dense()
     expected = (len(inputs[0]), len(inputs[-1]))
     if k.shape != expected:

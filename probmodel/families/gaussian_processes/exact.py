@@ -32,10 +32,10 @@ from probmodel.tracing.programs.graphs import functional
 PANEL = 256
 """Number of rows per panel: a panel of a few thousand columns stays in the cache."""
 
-BUFFERS = 3
+STATIONARY_BUFFERS = 3
 """Number of n × n matrices held for an RBF or Matérn kernel: covariance, its factor inverted in place, and ∂k/∂r²."""
 
-BUFFERS_OTHER = 5
+DENSE_BUFFERS = 5
 """Number of n × n matrices held for any other kernel, two of them an allowance for what its own gradient keeps."""
 
 
@@ -91,7 +91,7 @@ def gp_log_marginal(
         )
     noise = noise_by_row(likelihood, y)
     parts = stationary(kernel)
-    needed = (BUFFERS_OTHER if parts is None else BUFFERS) * len(y) ** 2 * y.element_size()
+    needed = (DENSE_BUFFERS if parts is None else STATIONARY_BUFFERS) * len(y) ** 2 * y.element_size()
     what = f"an exact Gaussian process of {len(y):,} rows"
     instead = "use a sparse Gaussian process (SparseGP), or experts on shards of the rows (GPProduct)"
     refuse_above_memory(needed, y.device, what, instead)

@@ -16,7 +16,7 @@ CHECKED_ROWS = 300
 """Number of rows checked, evenly spaced: among so many some are neighbors."""
 NEGLIGIBLE = 1e-12
 """Correlation, or distance of it from 1, that no gradient step can tell from 0."""
-LEAST_TO_BOUND = 2.0
+LEAST_VARIANCE_RATIO = 2.0
 """Ratio of the variance of y to the lower bound of the noise variance, below which most of y could be noise alone."""
 
 
@@ -24,14 +24,14 @@ def check_above_noise(likelihood: GaussianLikelihood, y: Float[Tensor, " n"]) ->
     """Raise ValueError where the lower bound of the noise variance would explain most of y as noise."""
     constraint = likelihood.noise_covar.raw_noise_constraint
     bound, variance = float(constraint.lower_bound), float(y.detach().double().var(correction=0))
-    if 0 < variance < LEAST_TO_BOUND * bound:
+    if 0 < variance < LEAST_VARIANCE_RATIO * bound:
         raise ValueError(
             f"expected y with a variance well above the lower bound of the noise, got a variance of {variance:.3g} and a bound "
             f"of {bound:.3g}; standardize y, or pass GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))"
         )
 
 
-def check_related(
+def check_identifiable(
     kernel: Kernel, x: Float[Tensor, "n D"], others: Float[Tensor, "m D"] | None = None, *, what: str = "rows"
 ) -> None:
     """Raise ValueError where the kernel correlates all pairs of rows not at all, or all of them perfectly.

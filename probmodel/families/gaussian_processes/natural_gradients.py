@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.protocols.errors import LeavesNormalsError
+from probmodel.protocols.errors import NotNormalError
 
 
 def natural_step(
@@ -38,7 +38,7 @@ def natural_step(
 
     Raises:
         ValueError: for a rate outside (0, 1].
-        LeavesNormalsError: for a step to a covariance that is not positive definite; a likelihood that is not
+        NotNormalError: for a step to a covariance that is not positive definite; a likelihood that is not
             log-concave needs a smaller rate.
 
     Reference:
@@ -62,7 +62,7 @@ def natural_update(
     """One step of `natural_step` from known gradients of the bound in m and in T.
 
     Raises:
-        ValueError, LeavesNormalsError: under the conditions of `natural_step`.
+        ValueError, NotNormalError: under the conditions of `natural_step`.
     """
     if not 0.0 < rate <= 1.0:
         raise ValueError(
@@ -73,7 +73,7 @@ def natural_update(
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     t = q_scale_tril @ factor_of_inverse(eye - rate * (p + p.mT))
     if not bool(t.isfinite().all()):
-        raise LeavesNormalsError(
+        raise NotNormalError(
             f"expected a step to a positive definite covariance, got none at rate {rate}; lower the rate"
         )
     return q_loc + rate * (t @ (t.mT @ grad_loc[..., None]))[..., 0], t

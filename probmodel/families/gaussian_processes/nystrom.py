@@ -22,7 +22,7 @@ from probmodel.families.gaussian_processes.positive_definite import factor_with_
 from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural
 
-BUFFERS = 4
+PRODUCT_BUFFERS = 4
 """Number of matrices of block rows × n held at a time for a product with the covariance."""
 
 
@@ -52,7 +52,7 @@ class ObservedValues(NamedTuple):
 
 
 @runtime_checkable
-class Processed(Protocol, metaclass=Structural):
+class SuppliesProcess(Protocol, metaclass=Structural):
     """A model whose observations are those of one Gaussian process."""
 
     def process(self, data: object) -> ObservedValues:
@@ -64,7 +64,7 @@ class Processed(Protocol, metaclass=Structural):
         ...
 
 
-def chosen(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
+def greedy_factor(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
     """Nyström factor W of up to `count` rows, each chosen greedily for its variance given those before.
 
     W is a pivoted Cholesky factor of K̃: Wᵀ W equals K̃ in the chosen rows, and is below it in all others.
@@ -97,7 +97,7 @@ def chosen(observed: ObservedValues, count: int) -> Float[Tensor, "M n"]:
     return w
 
 
-def projected(observed: ObservedValues, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
+def inducing_factor(observed: ObservedValues, inducing: Float[Tensor, "M D"]) -> Float[Tensor, "M n"]:
     """Nyström factor W at given inducing inputs; the jitter that Kuu needs keeps Wᵀ W below K̃.
 
     Raises:
@@ -136,7 +136,7 @@ def bounds(observed: ObservedValues, w: Float[Tensor, "M n"], *, num_steps: int,
 
     Args:
         observed: the process and its observations.
-        w: Nyström factor by `chosen` or `projected`.
+        w: Nyström factor by `greedy_factor` or `inducing_factor`.
         num_steps: largest number of conjugate gradient steps, each a product with K̃ in n² kernel evaluations; 0 takes
             v = 0.
         tolerance: gap between the bounds that the quadratic term may leave, in nats.
@@ -204,7 +204,7 @@ def _quadratic(
 def _product(observed: ObservedValues, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Product K̃ v, over blocks of rows of K̃ that fit the memory budget."""
     x, root = observed.inputs, observed.noise.rsqrt()
-    each = max(1, budget(x.device) // (BUFFERS * len(x) * x.element_size()))
+    each = max(1, budget(x.device) // (PRODUCT_BUFFERS * len(x) * x.element_size()))
     return root * torch.cat([observed.covariance(part, x) @ (root * v) for part in x.split(each)])
 
 

@@ -19,7 +19,7 @@ BLOCK = 128
 """Number of rows of a block inverted by substitution; larger blocks are halved into faster matrix products."""
 
 
-def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
+def factorized(build: Callable[[float], Tensor], jitters: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
     """Cholesky factor with the first jitter of a schedule for which it exists.
 
     Any jitter but the first raises a warning.  A recorded graph tries the first jitter only, and gives NaN where that one
@@ -27,7 +27,7 @@ def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
 
     Args:
         build: jitter → factor, with NaN where there is none.
-        ladder: jitter schedule, in units of `unit`.
+        jitters: jitter schedule, in units of `unit`.
         unit: what messages call one unit of jitter.
         stacklevel: stack level of the warning.
 
@@ -35,12 +35,12 @@ def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
         NotPositiveDefiniteError: where no jitter of the schedule suffices.
     """
     if functional():
-        return build(ladder[0])
-    for jitter in ladder:
+        return build(jitters[0])
+    for jitter in jitters:
         factor = build(jitter)
         diagonal = factor.diagonal()
         if bool((diagonal.isfinite() & (diagonal > 0)).all()):
-            if jitter != ladder[0]:
+            if jitter != jitters[0]:
                 # The warning names the line of the user's call, above `apply` and `forward`.
                 warnings.warn(
                     "expected a covariance that is positive definite up to rounding errors, got one that needs a jitter of "
@@ -50,7 +50,7 @@ def factorized(build: Callable[[float], Tensor], ladder: tuple[float, ...], unit
                 )
             return factor
     raise NotPositiveDefiniteError(
-        f"expected a positive definite covariance, got one that is not, even with a jitter of {ladder[-1]:g} × {unit} "
+        f"expected a positive definite covariance, got one that is not, even with a jitter of {jitters[-1]:g} × {unit} "
         "added; check that the parameters are finite, raise the noise, drop duplicate rows, or use float64"
     )
 

@@ -23,7 +23,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
 )
 from probmodel.tracing.programs.graphs import functional
 
-LADDER = (1.0, 10.0, 100.0, 1000.0)
+JITTER_MULTIPLES = (1.0, 10.0, 100.0, 1000.0)
 """Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; all but the first raise a warning."""
 
 
@@ -45,7 +45,7 @@ def svgp_elbo(
         E[f] = m(x) + Aᵀ m,   Var[f] = k(x, x) − Σ A² + Σ (Tᵀ A)².
 
     As in GPyTorch's `VariationalStrategy`, `gpytorch.settings.variational_cholesky_jitter` (1e-6 in float64, 1e-4 in
-    float32) is added to the diagonal of Kuu and to the variances; where Kuu needs more, the first multiple in `LADDER`
+    float32) is added to the diagonal of Kuu and to the variances; where Kuu needs more, the first multiple in `JITTER_MULTIPLES`
     that suffices is added, with a warning.  A recorded graph chooses the same multiple inside the graph; it cannot
     warn, and gives NaN where the largest does not suffice.  Priors on parameters are not added; gradients flow into the
     parameters of mean, kernel and likelihood and into every tensor; only a recorded graph has second derivatives.
@@ -70,7 +70,7 @@ def svgp_elbo(
         ValueError: for shapes or dtypes that do not fit, values that are not finite, a mean or kernel of another
             precision that cannot take x, or a size below the number of rows passed; unless a graph is recorded, also
             for a zero or NaN on the diagonal of T, or a Kuu that is not positive definite with the largest jitter of
-            `LADDER`.
+            `JITTER_MULTIPLES`.
 
     Reference:
         Hensman, Matthews & Ghahramani (2015), Scalable Variational Gaussian Process Classification, AISTATS.
@@ -102,7 +102,7 @@ def interpolation(kernel: Kernel, inducing: Float[Tensor, "M D"], x: Float[Tenso
         x: inputs (B, D).
 
     Raises:
-        ValueError: for a Kuu that is not positive definite with the largest jitter of `LADDER`; a recorded graph gives
+        ValueError: for a Kuu that is not positive definite with the largest jitter of `JITTER_MULTIPLES`; a recorded graph gives
             NaN.
     """
     k, prior, s = _covariances(kernel, inducing, x)
@@ -181,8 +181,8 @@ def _marginals(
     """Mean less the prior mean, and variance, of q(f_b)."""
     k, prior, s = _covariances(kernel, inducing, x)
     jitter = settings.variational_cholesky_jitter.value(x.dtype)
-    shift, excess = interpolated(k, jitter / s, q_loc, q_scale_tril)
-    return s.sqrt() * shift, s * (excess + prior) + jitter
+    shift, deviation = whitened_marginals(k, jitter / s, q_loc, q_scale_tril)
+    return s.sqrt() * shift, s * (deviation + prior) + jitter
 
 
 class _Covariances(NamedTuple):
@@ -226,10 +226,10 @@ def kl_to_standard(loc: Float[Tensor, "*K M"], scale_tril: Float[Tensor, "*K M M
     return 0.5 * (t.square().sum() + loc.square().sum() - loc.numel() - log_det)
 
 
-def interpolated(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
+def whitened_marginals(k: Tensor, jitter: Tensor, m: Tensor, scale_tril: Tensor) -> tuple[Tensor, Tensor]:
     """The pair (Aᵀ m, Σ A ∘ (T Tᵀ − I) A) from k = [Kuu, Kux], with A = L⁻¹ Kux."""
     if not functional():
-        return _Interpolated.apply(k, jitter, m, scale_tril)
+        return _WhitenedMarginals.apply(k, jitter, m, scale_tril)
     kuu, kux, eye = k[:, : len(m)], k[:, len(m) :], torch.eye(len(m), dtype=k.dtype, device=k.device)
     u = _factor(kuu, jitter)
     a = torch.linalg.solve_triangular(u, eye, upper=True).mT @ kux
@@ -242,32 +242,32 @@ def jittered_factor(k: Float[Tensor, "M M"]) -> Float[Tensor, "M M"]:
 
 
 def _factor(kuu: Tensor, jitter: Tensor) -> Float[Tensor, "M M"]:
-    """Upper Cholesky factor U of Kuu + multiple · jitter = Uᵀ U with the first multiple of `LADDER` that suffices."""
+    """Upper Cholesky factor U of Kuu + multiple · jitter = Uᵀ U with the first multiple of `JITTER_MULTIPLES` that suffices."""
 
     def build(multiple: float | Tensor) -> Tensor:
         return upper_factor(kuu + torch.diag_embed((multiple * jitter).expand(len(kuu))))
 
     if functional():
         return build(_recorded_multiple(kuu, jitter))
-    return factorized(build, LADDER, "variational_cholesky_jitter")
+    return factorized(build, JITTER_MULTIPLES, "variational_cholesky_jitter")
 
 
 def _recorded_multiple(kuu: Tensor, jitter: Tensor) -> Float[Tensor, ""]:
-    """The first multiple of `LADDER` with which Kuu has a Cholesky factor, else the last, chosen inside a graph.
+    """The first multiple of `JITTER_MULTIPLES` with which Kuu has a Cholesky factor, else the last, chosen inside a graph.
 
     It is chosen before the factor that is differentiated: a choice among factors would pass on the NaN gradients of
     those that failed.
     """
-    chosen = kuu.new_full((), LADDER[-1])
-    for multiple in LADDER[:-1]:
+    chosen = kuu.new_full((), JITTER_MULTIPLES[-1])
+    for multiple in JITTER_MULTIPLES[:-1]:
         # Once one is found, a first pivot of −Kuu[0, 0] makes LAPACK stop at once, so later multiples are almost free.
-        shift = torch.where(chosen < LADDER[-1], -2.0 * kuu[0, 0], multiple * jitter)
+        shift = torch.where(chosen < JITTER_MULTIPLES[-1], -2.0 * kuu[0, 0], multiple * jitter)
         info = torch.linalg.cholesky_ex((kuu + torch.diag_embed(shift.expand(len(kuu)))).mT).info
         chosen = torch.where(info == 0, multiple, chosen)
     return chosen
 
 
-class _Interpolated(torch.autograd.Function):
+class _WhitenedMarginals(torch.autograd.Function):
     """The pair (Aᵀ m, Σ A ∘ H) from [Kuu, Kux], with A = L⁻¹ Kux, H = (T Tᵀ − I) A and a gradient in M × M products.
 
     L⁻¹ is formed explicitly: products with it run faster than substitution, and cond(L) = √cond(Kuu), which the jitter
@@ -286,27 +286,27 @@ class _Interpolated(torch.autograd.Function):
             shifted.diagonal().add_(multiple * jitter)
             return upper_factor(shifted)
 
-        u = factorized(build, LADDER, "variational_cholesky_jitter")
+        u = factorized(build, JITTER_MULTIPLES, "variational_cholesky_jitter")
         inverse = torch.linalg.solve_triangular(u, torch.eye(len(m), dtype=k.dtype, device=k.device), upper=True)
         t = scale_tril.tril()
-        excess = t @ t.mT
-        excess.diagonal().sub_(1.0)
+        deviation = t @ t.mT
+        deviation.diagonal().sub_(1.0)
         a = inverse.mT @ kux
-        h = excess @ a
+        h = deviation @ a
         ctx.multiple = tried[-1]
-        ctx.save_for_backward(inverse, a, h, m, t, excess)
+        ctx.save_for_backward(inverse, a, h, m, t, deviation)
         return m @ a, (a * h).sum(0)
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         refuse_second_derivative()
-        inverse, a, h, m, t, excess = ctx.saved_tensors
+        inverse, a, h, m, t, deviation = ctx.saved_tensors
         grad_var = 2.0 * grad_var
         grad_m = a @ grad_mean
         grad_a = torch.addr(h.mul(grad_var), m, grad_mean)
         q = (a * grad_var) @ a.mT
         # Murray (2016), sec. 4.2: through the factor, −½ L⁻ᵀ P L⁻¹ with P the lower triangle of Ā Aᵀ, mirrored.
-        p = (excess @ q).addr_(m, grad_m).tril_()
+        p = (deviation @ q).addr_(m, grad_m).tril_()
         p = p.add(p.tril(-1).mT)
         grad_k = a.new_empty(len(m), len(m) + a.shape[1])
         grad_kuu = torch.mm(inverse @ p, inverse.mT, out=grad_k[:, : len(m)]).mul_(-0.5)

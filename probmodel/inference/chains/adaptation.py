@@ -32,7 +32,7 @@ class Adaptation(NamedTuple):
     updates: Float[Tensor, " C"]
     scale: Float[Tensor, "C D"]
     """Standard deviations: square roots of the inverse mass matrix's diagonal."""
-    seen: Float[Tensor, " C"]
+    num_draws: Float[Tensor, " C"]
     """Number of draws in the present window; their mean and sum of squared deviations follow."""
     mean: Float[Tensor, "C D"]
     squares: Float[Tensor, "C D"]
@@ -84,7 +84,7 @@ def reasonable_step(theta: Float[Tensor, "C D"], gradient: Gradient, scale: Floa
     return 2**exponent
 
 
-def begin(step: Float[Tensor, " C"], dim: int) -> Adaptation:
+def initial_adaptation(step: Float[Tensor, " C"], dim: int) -> Adaptation:
     """State before the first draw, with unit variances and a first step size."""
     zeros = step.new_zeros(len(step), dim)
     zero = torch.zeros_like(step)
@@ -124,11 +124,11 @@ def adapt(
     here = number.clamp(0, length - 1)
     estimates, ends, last = plan.estimates[here], plan.ends[here], number == length - 1
     after = _estimated(_stepped(before, accepted, target_accept), theta, estimates)
-    variance = after.squares / (after.seen - 1).clamp(min=1)[:, None]
-    weight = (after.seen / (after.seen + PRIOR_DRAWS))[:, None]
+    variance = after.squares / (after.num_draws - 1).clamp(min=1)[:, None]
+    weight = (after.num_draws / (after.num_draws + PRIOR_DRAWS))[:, None]
     scale = (weight * variance + (1 - weight) * PRIOR_VARIANCE).sqrt()
-    restarted = begin(after.log_step_mean.exp(), theta.shape[1])._replace(scale=scale)
-    after = choose(ends, restarted, after)
+    restarted = initial_adaptation(after.log_step_mean.exp(), theta.shape[1])._replace(scale=scale)
+    after = select_per_chain(ends, restarted, after)
     return after._replace(log_step=torch.where(last, after.log_step_mean, after.log_step))
 
 
@@ -159,24 +159,24 @@ def _stepped(before: Adaptation, accepted: Float[Tensor, " C"], target_accept: f
 
 def _estimated(before: Adaptation, theta: Float[Tensor, "C D"], estimates: Bool[Tensor, " C"]) -> Adaptation:
     """Update of Welford's running mean and sum of squared deviations."""
-    seen = before.seen + 1
+    num_draws = before.num_draws + 1
     gap = theta - before.mean
-    mean = before.mean + gap / seen[:, None]
-    counted = before._replace(seen=seen, mean=mean, squares=before.squares + gap * (theta - mean))
-    return choose(estimates, counted, before)
+    mean = before.mean + gap / num_draws[:, None]
+    counted = before._replace(num_draws=num_draws, mean=mean, squares=before.squares + gap * (theta - mean))
+    return select_per_chain(estimates, counted, before)
 
 
 Fields = TypeVar("Fields", bound=tuple)
 
 
-def choose(where: Bool[Tensor, "*C"], one: Fields, other: Fields) -> Fields:
+def select_per_chain(where: Bool[Tensor, "*C"], one: Fields, other: Fields) -> Fields:
     """Choose per chain between two tuples, field by field and in nested ones; identical fields cost nothing."""
 
     def either(a: Any, b: Any) -> Any:
         if a is b:
             return a
         if isinstance(a, tuple):
-            return choose(where, a, b)
+            return select_per_chain(where, a, b)
         return torch.where(where.reshape(where.shape + (1,) * (a.dim() - where.dim())), a, b)
 
     return type(one)(*(either(a, b) for a, b in zip(one, other, strict=True)))

@@ -23,19 +23,19 @@ from probmodel.tracing.target import density_of
 MAX_STARTS = 100
 """Number of prior draws that are tried beyond the number of chains."""
 
-REACH = 10.0
+MAX_ABS_START = 10.0
 """Largest absolute coordinate of an initial state: no step size suits the far tails of a heavy-tailed prior."""
 
 R_HAT_LIMIT = 1.05
 """R-hat above which even short runs are in doubt; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 
-DIVERGENT = 1000.0
+MAX_ENERGY_ERROR = 1000.0
 """Energy error in nats that marks a divergence (Stan's value)."""
 
 SMALLEST_STEP = 1e-5
 """Smallest step size, in standard deviations: a thousand leapfrog steps of it cover a hundredth of one."""
 
-FEWEST_MOVES = 10
+MIN_DRAWS_TO_CALL_STUCK = 10
 """Number of draws of which a chain that is not stuck accepts at least one."""
 
 NON_CENTERED = "write a centered hierarchy as a non-centered one (pyro.infer.reparam.LocScaleReparam)"
@@ -47,7 +47,7 @@ class Sampled(NamedTuple):
     theta: Float[Tensor, "C N D"]
     stats: dict[str, Tensor]
     """Arrays (chain, draw) under ArviZ's names, with "diverging" and "acceptance_rate" among them."""
-    learnt: dict[str, Any]
+    adapted: dict[str, Any]
     """Quantities that the warm-up has set, as plain numbers."""
     compiled: bool
     execution: str
@@ -98,7 +98,7 @@ def posterior(
         "stuck_chains": stuck,
         "sample_stats": {name: value.tolist() for name, value in found.stats.items()},
         "acceptance": found.stats["acceptance_rate"].mean(1).tolist(),
-        **found.learnt,
+        **found.adapted,
         "fallback": target.fallback,
         "compiled": found.compiled,
         "execution": found.execution,
@@ -138,7 +138,7 @@ def starting(model: Model, data: Dataset, num_chains: int, seed: int) -> tuple[M
 
 def _candidates(target: Target, count: int, seed: int) -> Float[Tensor, "S D"]:
     if not target.improper:
-        return target.sample_prior(count, seed).clamp(-REACH, REACH)
+        return target.sample_prior(count, seed).clamp(-MAX_ABS_START, MAX_ABS_START)
     # An improper prior cannot be sampled; Stan's initial states, uniform on (−2, 2), take its place.
     with isolated(seed):
         return 4 * torch.rand(count, target.dim, dtype=target.dtype, device=target.device) - 2
@@ -161,8 +161,8 @@ def by_site(target: Target, theta: Float[Tensor, "C N D"]) -> dict[str, Tensor]:
 def is_stuck(found: Sampled) -> Bool[Tensor, " C"]:
     """Mask of chains whose draws are all equal, or whose step size is too small to move them."""
     unmoved = (found.theta == found.theta[:, :1]).flatten(1).all(1)
-    step = torch.as_tensor(found.learnt["step_size"], device=unmoved.device)
-    return (unmoved & (found.theta.shape[1] >= FEWEST_MOVES)) | (step < SMALLEST_STEP)
+    step = torch.as_tensor(found.adapted["step_size"], device=unmoved.device)
+    return (unmoved & (found.theta.shape[1] >= MIN_DRAWS_TO_CALL_STUCK)) | (step < SMALLEST_STEP)
 
 
 def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int, stuck: int) -> None:

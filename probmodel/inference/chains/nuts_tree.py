@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probmodel.inference.chains.adaptation import Adaptation, Gradient, Schedule, adapt, choose
-from probmodel.inference.chains.chains import DIVERGENT
+from probmodel.inference.chains.adaptation import Adaptation, Gradient, Schedule, adapt, select_per_chain
+from probmodel.inference.chains.chains import MAX_ENERGY_ERROR
 from probmodel.tracing.programs.compiling import Tensors
 
 
@@ -83,10 +83,10 @@ def begin(theta: Float[Tensor, "C D"], gradient: Gradient, max_depth: int) -> Tr
     forward = torch.rand(len(theta), dtype=theta.dtype, device=theta.device) < 0.5
     memory = theta.new_zeros(len(theta), max_depth, theta.shape[1])
     none = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
-    return _planted(Proposal(theta, log_prob, grad), noise, forward, memory, memory.clone(), none)
+    return _new_tree(Proposal(theta, log_prob, grad), noise, forward, memory, memory.clone(), none)
 
 
-def _planted(
+def _new_tree(
     proposal: Proposal,
     noise: Float[Tensor, "C D"],
     forward: Bool[Tensor, " C"],
@@ -116,11 +116,11 @@ def advance(
     complete = turned | divergent | (grown.leaf == torch.ones_like(grown.depth) << grown.depth)
     good = complete & ~turned & ~divergent
     joined, round_trip = _join(grown, uniforms[1])
-    joined = choose(good, joined, grown)
+    joined = select_per_chain(good, joined, grown)
     finished = complete & (~good | round_trip | (joined.depth == state.saved_sum.shape[1]))
     forward = uniforms[2] < 0.5
-    regrown = choose(good, _sprout(joined, forward), joined)
-    replanted = _planted(
+    regrown = select_per_chain(good, _new_subtree(joined, forward), joined)
+    restarted = _new_tree(
         joined.whole.proposal, noise, forward, joined.saved_momentum, joined.saved_sum, joined.draws + 1
     )
     mean = joined.accepted / joined.leapfrogs
@@ -129,8 +129,8 @@ def advance(
     columns = (finished, divergent, mean, joined.depth, joined.leapfrogs, joined.whole.proposal.log_prob)
     numbers = torch.stack([column.to(theta.dtype) for column in columns], -1)
     return (
-        choose(finished, replanted, regrown),
-        choose(learns, adapted, adaptation),
+        select_per_chain(finished, restarted, regrown),
+        select_per_chain(learns, adapted, adaptation),
         Finished(joined.whole.proposal.theta, numbers),
     )
 
@@ -149,9 +149,9 @@ def _grow(
     gain = torch.where(gain.isnan(), -torch.inf, gain)
     log_weight = torch.logaddexp(state.part.log_weight, gain)
     taken = uniform < (gain - log_weight).exp()
-    proposal = choose(taken, Proposal(theta, log_prob, grad), state.part.proposal)
+    proposal = select_per_chain(taken, Proposal(theta, log_prob, grad), state.part.proposal)
     part = Tree(proposal, log_weight, state.part.momentum_sum + momentum)
-    saved_momentum, saved_sum, turned = _checked(state, momentum, part.momentum_sum)
+    saved_momentum, saved_sum, turned = _check_subtrees(state, momentum, part.momentum_sum)
     grown = state._replace(
         part=part,
         end=Endpoint(theta, momentum, grad),
@@ -161,10 +161,10 @@ def _grow(
         accepted=state.accepted + gain.clamp(max=0).exp(),
         leapfrogs=state.leapfrogs + 1,
     )
-    return grown, gain < -DIVERGENT, turned
+    return grown, gain < -MAX_ENERGY_ERROR, turned
 
 
-def _checked(
+def _check_subtrees(
     state: TreeState, momentum: Float[Tensor, "C D"], total: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C K D"], Float[Tensor, "C K D"], Bool[Tensor, " C"]]:
     """Keep even leaves, one per level, and check the subtrees that odd leaves close against the kept ones.
@@ -182,11 +182,11 @@ def _checked(
     saved_sum = torch.where(keep, total[:, None], state.saved_sum)
     inside = (levels <= level[:, None]) & (levels > (level - closes)[:, None]) & odd[:, None]
     span = total[:, None] - saved_sum + saved_momentum
-    turned = _turned(saved_momentum, momentum[:, None], span)
+    turned = _is_u_turn(saved_momentum, momentum[:, None], span)
     return saved_momentum, saved_sum, (turned & inside).any(-1)
 
 
-def _turned(
+def _is_u_turn(
     first: Float[Tensor, "*#B D"], last: Float[Tensor, "*#B D"], total: Float[Tensor, "*#B D"]
 ) -> Bool[Tensor, "*_"]:
     """Whether one end has stopped moving away from the other; the ends count half, which stabilizes short trajectories.
@@ -201,19 +201,19 @@ def _join(state: TreeState, uniform: Float[Tensor, " C"]) -> tuple[TreeState, Bo
     """Add the completed subtree to the tree, and tell whether the whole tree has made a U-turn."""
     taken = uniform < (state.part.log_weight - state.whole.log_weight).exp()
     whole = Tree(
-        choose(taken, state.part.proposal, state.whole.proposal),
+        select_per_chain(taken, state.part.proposal, state.whole.proposal),
         torch.logaddexp(state.whole.log_weight, state.part.log_weight),
         state.whole.momentum_sum + state.part.momentum_sum,
     )
-    left = choose(state.forward, state.left, state.end)
-    right = choose(state.forward, state.end, state.right)
-    turned = _turned(left.momentum, right.momentum, whole.momentum_sum)
+    left = select_per_chain(state.forward, state.left, state.end)
+    right = select_per_chain(state.forward, state.end, state.right)
+    turned = _is_u_turn(left.momentum, right.momentum, whole.momentum_sum)
     return state._replace(whole=whole, left=left, right=right, depth=state.depth + 1), turned
 
 
-def _sprout(state: TreeState, forward: Bool[Tensor, " C"]) -> TreeState:
+def _new_subtree(state: TreeState, forward: Bool[Tensor, " C"]) -> TreeState:
     """State with an empty subtree at one end of the tree."""
-    end = choose(forward, state.right, state.left)
+    end = select_per_chain(forward, state.right, state.left)
     empty = Tree(
         state.part.proposal,
         torch.full_like(state.part.log_weight, -torch.inf),

@@ -49,16 +49,18 @@ def chain_gradient(target: Target, theta: Float[Tensor, "C D"]) -> ChainGradient
     def eagerly(_: Tensors, theta: Tensor) -> tuple[Tensor, Tensor]:
         # A trajectory may leave the support by rounding, which means a density of zero and no error in the model.
         with pyro.validation_enabled(False):
-            return _tamed(*gradient_and_outputs(density, theta))
+            return _with_finite_gradient(*gradient_and_outputs(density, theta))
 
     if target.fallback is not None:
         return ChainGradient(eagerly, (), target.fallback, None)
     pure = batched_graph(density, theta)
     threads = 1 if len(theta) * target.bytes_per_draw < SMALL else None
-    return ChainGradient(lambda constants, theta: _tamed(*pure.graph(*constants, theta)), pure.constants, None, threads)
+    return ChainGradient(
+        lambda constants, theta: _with_finite_gradient(*pure.graph(*constants, theta)), pure.constants, None, threads
+    )
 
 
-def _tamed(grad: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
+def _with_finite_gradient(grad: Float[Tensor, "C D"], value: Float[Tensor, " C"]) -> tuple[Tensor, Tensor]:
     return torch.where(value.isnan(), -torch.inf, value), torch.nan_to_num(grad, 0.0, 0.0, 0.0)
 
 
@@ -69,7 +71,7 @@ class Prelude(NamedTuple):
     state: Tensors = ()
 
 
-class Recording:
+class StepWindows:
     """Repeated `step(state, constants) → (state, outputs)`, a window per call; prelude and steps are compiled together.
 
     Args:
@@ -139,18 +141,18 @@ class Recording:
         mode = f"compiled loop of {self.window} steps per call" if self.compiled else uncompiled
         return f"{mode}: {'refused by the compiler' if self.native.refused else self.why}"
 
-    def compile_where_it_pays(self, remaining: int, wish: bool | None, bar: tqdm) -> None:
+    def compile_where_it_pays(self, remaining: int, requested: bool | None, bar: tqdm) -> None:
         """Compile where that pays for the remaining steps, given the time that the uncompiled ones have taken.
 
         Args:
             remaining: number of steps still to come.
-            wish: True compiles at once, False never, None where it pays.
+            requested: True compiles at once, False never, None where it pays.
             bar: progress bar that shows when compilation runs, which takes a while.
         """
         if self.compiled or self.native.refused:
             return
         begin = time.perf_counter()
-        chosen = self._plan(remaining, wish)
+        chosen = self._plan(remaining, requested)
         if chosen.compile or self.steps <= self.window:  # Later estimates are of the last steps only.
             self.why = chosen.reason
         if chosen.compile:
@@ -159,11 +161,11 @@ class Recording:
             bar.set_postfix_str("")
         self.compiling += time.perf_counter() - begin
 
-    def _plan(self, remaining: int, wish: bool | None) -> CompilationPlan:
+    def _plan(self, remaining: int, requested: bool | None) -> CompilationPlan:
         if self.reason is not None:
             return CompilationPlan(False, self.reason)
-        if wish is not None:
-            return CompilationPlan(wish, "as requested")
+        if requested is not None:
+            return CompilationPlan(requested, "as requested")
         if not self.steps:
             return CompilationPlan(False, "too few steps to time")
         return plan(SAVED * remaining * self.seconds / self.steps, self.native.on_disk)

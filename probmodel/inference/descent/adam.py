@@ -27,7 +27,7 @@ def start(parameters: Float[Tensor, " P"]) -> AdamState:
     return AdamState(parameters, zeros, zeros.clone(), parameters.new_zeros(()))
 
 
-def refusal(optimizer: Optimizer) -> str | None:
+def unsupported_reason(optimizer: Optimizer) -> str | None:
     """Reason why the optimizer's step differs from the one written here; None for an Adam with one rate for all."""
     if type(optimizer) not in (Adam, AdamW):
         return type(optimizer).__name__
@@ -41,8 +41,8 @@ def refusal(optimizer: Optimizer) -> str | None:
     return "amsgrad, maximize or a tensor as rate" if varied else None
 
 
-def settings_of(optimizer: Optimizer) -> list[float]:
-    """Learning rate, two decay factors, epsilon, coupled and decoupled weight decay of an Adam that is not refused."""
+def adam_settings(optimizer: Optimizer) -> list[float]:
+    """Learning rate, two decay factors, epsilon, coupled and decoupled weight decay of an Adam that is supported."""
     group: dict[str, Any] = optimizer.param_groups[0]
     decay, decoupled = float(group["weight_decay"]), group["decoupled_weight_decay"]
     numbers = (group["lr"], *group["betas"], group["eps"], *((0.0, decay) if decoupled else (decay, 0.0)))
@@ -61,11 +61,13 @@ def rates(settings: Sequence[Any], steps: Any) -> tuple[Any, ...]:
     return 1 - rate * decoupled, size, root, first, second, epsilon, coupled
 
 
-Moved = tuple[Tensor, Tensor, Tensor]
+AdamUpdate = tuple[Tensor, Tensor, Tensor]
 """Parameters, running mean and running mean square of the gradient."""
 
 
-def moved(parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, numbers: Sequence[Tensor]) -> Moved:
+def adam_update(
+    parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, numbers: Sequence[Tensor]
+) -> AdamUpdate:
     """Result of one descent step with the quantities that `rates` returns; all tensors have the same shape."""
     shrink, size, root, first, second, epsilon, coupled = numbers
     grad = grad + coupled * parameters
@@ -77,11 +79,11 @@ def moved(parameters: Tensor, mean: Tensor, square: Tensor, grad: Tensor, number
 def step(state: AdamState, grad: Float[Tensor, " P"], settings: Float[Tensor, "6"]) -> AdamState:
     """State after one descent step."""
     steps = state.steps + 1
-    parameters, mean, square = moved(*state[:3], grad, rates(settings.unbind(), steps))
+    parameters, mean, square = adam_update(*state[:3], grad, rates(settings.unbind(), steps))
     return AdamState(parameters, mean, square, steps)
 
 
-def continued(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
+def optimizer_moments(optimizer: Optimizer, leaves: Sequence[Tensor]) -> tuple[Tensors, Tensors, int]:
     """Running means, running mean squares and step count of PyTorch's own Adam; zeros before its first step."""
     states = [optimizer.state.get(leaf, {}) for leaf in leaves]
     means = tuple(s.get("exp_avg", torch.zeros_like(leaf)) for s, leaf in zip(states, leaves, strict=True))

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from probmodel.inference.descent import adam
 from probmodel.inference.descent.minibatches import Batches, Order, Rows
-from probmodel.inference.descent.whole_step import WholeStep, judged
+from probmodel.inference.descent.whole_step import WholeStep, nan_unless_finite
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.internals import has_step_hooks
 from probmodel.tracing.programs.compiling import Native, Tensors, repeat
@@ -49,7 +49,7 @@ class Descent(Protocol, metaclass=Structural):
 
     mode: str
     compiled: bool
-    saved: float
+    saved_fraction: float
     """Fraction of an uncompiled step's time that compilation saves on models of this package's size."""
 
     def compile(self) -> None: ...
@@ -61,26 +61,28 @@ class Descent(Protocol, metaclass=Structural):
 
 def descent(gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> Descent:
     """Descent that suits the model: a compiled loop for few parameters on a CPU, else one step per call."""
-    if gradient.graph is None or one_step_a_call(gradient, optimizer) is not None:
+    if gradient.graph is None or reason_against_loop(gradient, optimizer) is not None:
         return ByStep(gradient, batches, order, optimizer)
-    return ByLoop(gradient.graph, gradient.program.leaves, batches, order, adam.settings_of(optimizer))
+    return ByLoop(gradient.graph, gradient.program.leaves, batches, order, adam.adam_settings(optimizer))
 
 
-def one_step_a_call(gradient: Gradient, optimizer: Optimizer) -> str | None:
+def reason_against_loop(gradient: Gradient, optimizer: Optimizer) -> str | None:
     """Reason why the steps of a traced loss cannot run as one loop; None where they do."""
     size = sum(leaf.numel() for leaf in gradient.leaves)
-    return _apart(gradient, optimizer) or (f"{size:,} parameters" if size > FEW_PARAMETERS else None)
+    return _reason_against_whole_step(gradient, optimizer) or (
+        f"{size:,} parameters" if size > FEW_PARAMETERS else None
+    )
 
 
-def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
+def _reason_against_whole_step(gradient: Gradient, optimizer: Optimizer) -> str | None:
     """Reason why a step cannot be compiled together with its gradient; None for an Adam of all leaves on one CPU."""
-    refused = adam.refusal(optimizer)
-    if refused is not None:
-        return refused
+    unsupported = adam.unsupported_reason(optimizer)
+    if unsupported is not None:
+        return unsupported
     held = {id(leaf) for group in optimizer.param_groups for leaf in group["params"]}
     devices = {leaf.device.type for leaf in gradient.leaves} - {"cpu"}
     kinds = {leaf.dtype for leaf in gradient.leaves}
-    decays = any(adam.settings_of(optimizer)[-2:])
+    decays = any(adam.adam_settings(optimizer)[-2:])
     reasons = {
         f"on {', '.join(devices)}": bool(devices),
         f"parameters of {len(kinds)} dtypes": len(kinds) > 1,
@@ -95,7 +97,7 @@ def _apart(gradient: Gradient, optimizer: Optimizer) -> str | None:
 class ByLoop:
     """Minibatch, loss, gradient and Adam update of many steps in one call, over one flat vector of parameters."""
 
-    saved = 0.9
+    saved_fraction = 0.9
     mode = "loop"
 
     def __init__(
@@ -163,7 +165,7 @@ def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, bat
         grads, value = pure.graph(*constants, *parameters, *batches.among(data, index))
         grad = torch.cat([part.reshape(-1) for part in grads])
         here = torch.arange(WINDOW, device=losses.device) == i
-        return (*adam.step(moments, grad, settings), torch.where(here, judged(value, grad.sum()), losses))
+        return (*adam.step(moments, grad, settings), torch.where(here, nan_unless_finite(value, grad.sum()), losses))
 
     return lambda count, *tensors: repeat(count, step, tensors[:5], tensors[5:])
 
@@ -171,7 +173,7 @@ def _steps(pure: ClosedGraph, batches: Batches, leaves: Sequence[Tensor], *, bat
 class ByStep:
     """One step per call: loss, gradient and Adam update in one graph once compiled, else PyTorch's optimizer."""
 
-    saved = 0.4
+    saved_fraction = 0.4
     mode = "step"
 
     def __init__(self, gradient: Gradient, batches: Batches, order: Order, optimizer: Optimizer) -> None:
@@ -180,7 +182,7 @@ class ByStep:
         self.compiled = False
         self.running: WholeStep | None = None
         # Reading each step's loss makes a CUDA device wait for the host; but the effects of a hook cannot be undone.
-        self.waits = has_step_hooks(optimizer) or all(leaf.device.type == "cpu" for leaf in self.leaves)
+        self.checks_every_step = has_step_hooks(optimizer) or all(leaf.device.type == "cpu" for leaf in self.leaves)
 
     def on_disk(self) -> bool:
         return self.gradient.on_disk() if self.whole is None else self.whole.native.on_disk()
@@ -190,30 +192,30 @@ class ByStep:
             self.whole.native.compile()
             if self.whole.native.compiled:
                 self.compiled = True
-                return self.go_on_with(self.whole)
+                return self.continue_with(self.whole)
             self.whole = None
         self.gradient.compile()
         self.compiled = self.gradient.native is not None and self.gradient.native.compiled
         return None
 
-    def go_on_with(self, whole: WholeStep) -> None:
+    def continue_with(self, whole: WholeStep) -> None:
         """Take whole steps from here on, in place of PyTorch's optimizer."""
-        whole.go_on_from(self.optimizer)
+        whole.continue_from(self.optimizer)
         self.running = whole
 
     @cached_property
     def whole(self) -> WholeStep | None:
         """Step that is compiled as a whole, where the optimizer is an Adam; None where it cannot be."""
         graph, leaves = self.gradient.graph, self.gradient.program.leaves
-        if graph is None or _apart(self.gradient, self.optimizer) is not None:
+        if graph is None or _reason_against_whole_step(self.gradient, self.optimizer) is not None:
             return None
         return WholeStep(graph, leaves, self.batches, self.order.first, self.optimizer)
 
     def advance(self, count: int) -> Advance:
         rows = list(islice(self.order, count))
-        if self.waits:
+        if self.checks_every_step:
             return self._checked(rows)
-        begin = self._kept()
+        begin = self._snapshot()
         losses = [self._step(index) for index in rows]
         found = torch.stack(losses)
         if bool(torch.isfinite(found).all()):
@@ -249,12 +251,12 @@ class ByStep:
             leaf.grad = grad
         self.optimizer.step()
 
-    def _kept(self) -> Any:
+    def _snapshot(self) -> Any:
         leaves = [leaf.detach().clone() for leaf in self.leaves]
         return leaves, deepcopy(self.optimizer.state_dict()), _noise()
 
-    def _restore(self, kept: Any) -> None:
-        leaves, optimizer, noise = kept
+    def _restore(self, snapshot: Any) -> None:
+        leaves, optimizer, noise = snapshot
         with torch.no_grad():
             for leaf, value in zip(self.leaves, leaves, strict=True):
                 leaf.copy_(value)
@@ -273,4 +275,4 @@ def _set_noise(noise: tuple[Tensor, list[Tensor]]) -> None:
 
 
 def _marked(value: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    return judged(value, torch.stack([grad.sum() for grad in grads]).sum())
+    return nan_unless_finite(value, torch.stack([grad.sum() for grad in grads]).sum())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probmodel.protocols.errors import NotPositiveDefiniteError
 
-WORST = 1e25
+FAILED_VALUE = 1e25
 """Replacement for a value that cannot be computed, from which the line search turns back."""
 BOX = 10.0
 """Half width of a restarted search's box in each parameter, in units of the parameter where that is above 1."""
@@ -31,7 +31,7 @@ class Maximum(NamedTuple):
     message: str
 
 
-def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
+def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
     """Move the leaves to a maximum of the value.
 
     A line search that meets NaN, infinity or a covariance without a Cholesky factor may mistake its last point for the
@@ -57,7 +57,7 @@ def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_step
     search = _Search(value, leaves)
     theta = search.start()
     first, _ = search(theta)
-    if first == WORST:
+    if first == FAILED_VALUE:
         raise ArithmeticError(
             "expected a finite value and gradient at the start, got none; scale the data, start the parameters "
             "elsewhere, or use VariationalEM for a mixture of more rows than can be enumerated"
@@ -78,7 +78,7 @@ def maximized(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_step
         coarse = abs(best) > 2 * scale and gained > tolerance
         if ended and not coarse and not stopped:
             before, bounds = best, None
-            theta, best = search.stretched(theta, best, tolerance)
+            theta, best = search.rescaled(theta, best, tolerance)
             coarse = before - best > tolerance
         if stopped or (ended and not coarse) or (bounds is not None and gained <= tolerance and within):
             break
@@ -106,7 +106,7 @@ class _Search:
             for leaf, part in zip(self.leaves, torch.as_tensor(theta).split(self.sizes), strict=True):
                 leaf.copy_(part.view_as(leaf))
 
-    def stretched(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
+    def rescaled(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
         """Double or halve large parameters, one after the other, as long as each change gains more than the tolerance.
 
         Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to continue.
@@ -141,7 +141,7 @@ class _Search:
 
     def _failed(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.failures += 1
-        return WORST, np.zeros_like(theta)
+        return FAILED_VALUE, np.zeros_like(theta)
 
 
 def _vector(tensors: Sequence[Tensor]) -> np.ndarray:

@@ -28,18 +28,18 @@ class WholeStep:
     """
 
     def __init__(self, pure: ClosedGraph, leaves: Tensors, batches: Batches, rows: Rows, optimizer: Optimizer) -> None:
-        self.leaves, self.settings = leaves, adam.settings_of(optimizer)
+        self.leaves, self.settings = leaves, adam.adam_settings(optimizer)
         self.constants = (*pure.constants, *batches.tensors)
-        self.go_on_from(optimizer)
+        self.continue_from(optimizer)
         self.native = Native(
             _whole(pure, batches, len(leaves), batched=rows is not None),
             self._arguments(rows),
             in_place=3 * len(leaves),
         )
 
-    def go_on_from(self, optimizer: Optimizer) -> None:
+    def continue_from(self, optimizer: Optimizer) -> None:
         """Take over the moments and the step count of PyTorch's optimizer."""
-        self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)
+        self.means, self.squares, self.steps = adam.optimizer_moments(optimizer, self.leaves)
 
     def __call__(self, rows: Rows) -> float:
         """Run one step, and return its loss in nats; NaN or infinite where the loss or its gradient is."""
@@ -68,13 +68,13 @@ def _whole(pure: ClosedGraph, batches: Batches, size: int, *, batched: bool) -> 
             own = grad.sum()
             good, total = (loss + own).isfinite(), total + own
             held = state[i::size]
-            for old, new in zip(held, adam.moved(*held, grad, rates), strict=True):  # type: ignore[call-arg,arg-type]
+            for old, new in zip(held, adam.adam_update(*held, grad, rates), strict=True):  # type: ignore[call-arg,arg-type]
                 old.copy_(torch.where(good, new, old))
-        return (judged(loss, total),)
+        return (nan_unless_finite(loss, total),)
 
     return step
 
 
-def judged(loss: Tensor, total: Tensor) -> Tensor:
+def nan_unless_finite(loss: Tensor, total: Tensor) -> Tensor:
     """Loss, or NaN where it or the sum of all gradients is not finite; compilers would fold 0 · ∞ into 0."""
     return torch.where((loss + total).isfinite(), loss, torch.nan)

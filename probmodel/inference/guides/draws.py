@@ -9,7 +9,7 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent
-from probmodel.tracing.density import Density, loops
+from probmodel.tracing.density import Density, evaluates_one_by_one
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.randomness import isolated
 
@@ -39,7 +39,7 @@ def guide_draws(
         size = sum(tensor.numel() * tensor.element_size() for tensor in data.tensors())
         # A guide of row-local latents reads all rows: one call keeps the processor busy, and a graph saves nothing.  A
         # guide of shared latents is cheap however many rows there are, and Pyro's handlers would dominate its cost.
-        if any(latent.row_dim is not None for latent in latents) and loops(size, start.device):
+        if any(latent.row_dim is not None for latent in latents) and evaluates_one_by_one(size, start.device):
             flat = torch.stack([draw(start) for _ in range(num_samples)])
         else:
             flat = Density(draw, start)(start.new_zeros(num_samples))

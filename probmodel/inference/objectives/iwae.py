@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.integers import integer
 from probmodel.protocols.model import Model
 from probmodel.tracing.guided_runs import log_weights
 
@@ -24,11 +25,10 @@ def iwae(num_particles: int) -> Callable[[Model, Model, Dataset], Float[Tensor, 
         Objective: (model, guide, data) → loss in nats over the whole data set.
 
     Raises:
-        ValueError: for `num_particles` below 1; when the objective is called, for a site of the guide that is not
-            reparametrized, or for a minibatch where rows share latents.
+        ValueError: for `num_particles` that is not an integer of 1 or more; when the objective is called, for a site of
+            the guide that is not reparametrized, or for a minibatch where rows share latents.
     """
-    if num_particles < 1:
-        raise ValueError(f"expected num_particles of 1 or more, got {num_particles}; pass 10, or use the elbo")
+    num_particles = integer("num_particles", num_particles)
 
     def objective(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
         # Pyro's handlers take one draw per run; the loop is unrolled into the traced graph.

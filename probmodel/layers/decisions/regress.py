@@ -41,7 +41,7 @@ class Regress(nn.Module):
     def __init__(self, in_features: int, out_features: int = 1, *, noise: float | nn.Module = 1.0) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.start = None if isinstance(noise, nn.Module) else noise
+        self.initial_noise = None if isinstance(noise, nn.Module) else noise
         self.log_noise = noise if isinstance(noise, nn.Module) else _log_scale(noise)
         self.mean = nn.Linear(in_features, out_features)
 
@@ -90,7 +90,7 @@ class Regress(nn.Module):
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
-        noise = self.log_noise if self.start is None else self.start
+        noise = self.log_noise if self.initial_noise is None else self.initial_noise
         return {"in_features": self.in_features, "out_features": self.out_features, "noise": noise}
 
 

@@ -56,7 +56,7 @@ class CNN(nn.Module):
         self.convolutions = nn.ModuleList(
             convolution(a, b, kernel_size, padding=kernel_size // 2) for a, b in pairwise(widths)
         )
-        self.connected = connected(widths[-1] * grid**dims, out_features, self.hidden)
+        self.connected = fully_connected(widths[-1] * grid**dims, out_features, self.hidden)
 
     def forward(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N D"]:
         if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels:
@@ -83,7 +83,7 @@ class CNN(nn.Module):
         }
 
 
-def connected(in_features: int, out_features: int, hidden: Sequence[int]) -> nn.Sequential:
+def fully_connected(in_features: int, out_features: int, hidden: Sequence[int]) -> nn.Sequential:
     """Linear layers of the widths in_features, *hidden, out_features, with rectifiers between them."""
     widths = (in_features, *hidden, out_features)
     layers: list[nn.Module] = []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probmodel.layers.features.cnn import connected
+from probmodel.layers.features.cnn import fully_connected
 
 
 class MLP(nn.Module):
@@ -23,7 +23,7 @@ class MLP(nn.Module):
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
         self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
-        self.connected = connected(in_features, out_features, self.hidden)
+        self.connected = fully_connected(in_features, out_features, self.hidden)
 
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:
         x = x.flatten(1)

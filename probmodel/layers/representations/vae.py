@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-START_LOG_SCALE = -2.0
+VAE_START_LOG_SCALE = -2.0
 """Initial log standard deviation of a code: wide codes drown out the features, and training stalls at chance level."""
 
 
@@ -67,7 +67,7 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.given_encoder, self.given_prior = encoder is not None, prior is not None
+        self.has_own_encoder, self.has_own_prior = encoder is not None, prior is not None
         self.prior = _linear(in_features, out_features) if prior is None else prior
         shared = encoder is None and prior is None
         self.encoder = self.prior if shared else _linear(in_features, out_features) if encoder is None else encoder
@@ -87,8 +87,8 @@ class VAE(nn.Module):
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
-            "encoder": self.encoder if self.given_encoder else None,
-            "prior": self.prior if self.given_prior else None,
+            "encoder": self.encoder if self.has_own_encoder else None,
+            "prior": self.prior if self.has_own_prior else None,
         }
 
     def _normal(self, code: Float[Tensor, "N twoK"]) -> TorchDistributionMixin:
@@ -105,5 +105,5 @@ def _linear(in_features: int, out_features: int) -> nn.Linear:
     """Linear map to means and log scales that starts with narrow codes, so that the decision depends on the features."""
     layer = nn.Linear(in_features, 2 * out_features)
     with torch.no_grad():
-        layer.bias[out_features:] = START_LOG_SCALE
+        layer.bias[out_features:] = VAE_START_LOG_SCALE
     return layer

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probmodel.prediction.scores.scoring_rules import ELEMENTS, PROBABILITY_ROUNDING, check_probs, check_rows
+from probmodel.prediction.scores.scoring_rules import MAX_ELEMENTS, PROBABILITY_ROUNDING, check_probs, check_rows
 
 
 class Calibration(NamedTuple):
@@ -117,7 +117,7 @@ def _simulated_hits(p: Tensor, member: Tensor, num_samples: int, seed: int) -> F
         raise ValueError(f"expected two simulations or more, got {num_samples}; pass num_samples=2000, the default")
     # A stream other than the caller's with the same seed, which the confidences may come from.
     generator = torch.Generator(p.device).manual_seed(seed ^ 0x9E3779B9)
-    size = max(1, ELEMENTS // len(p))
+    size = max(1, MAX_ELEMENTS // len(p))
     shapes = [(min(size, num_samples - start), len(p)) for start in range(0, num_samples, size)]
     draws = (torch.rand(shape, generator=generator, dtype=p.dtype, device=p.device) for shape in shapes)
     return torch.cat([(u < p).to(p.dtype) @ member for u in draws])

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-ELEMENTS = 2**24
+MAX_ELEMENTS = 2**24
 """Largest number of elements of an intermediate tensor; more rows or simulations are processed in chunks."""
 
 PROBABILITY_ROUNDING = 1e-3
@@ -112,7 +112,7 @@ def crps_normal_mixture(
     if sds.shape != means.shape or sds.min() <= 0:
         got = f"shape {tuple(sds.shape)}, smallest {sds.min():.4g}"
         raise ValueError(f"expected positive sds of shape {tuple(means.shape)}, got {got}; give standard deviations")
-    size = max(1, ELEMENTS // len(means) ** 2)  # Pairs of components take S² elements per row.
+    size = max(1, MAX_ELEMENTS // len(means) ** 2)  # Pairs of components take S² elements per row.
     chunks = zip(means.split(size, 1), sds.split(size, 1), y.split(size), strict=True)
     return torch.cat([_crps_normal_mixture(*chunk) for chunk in chunks])
 

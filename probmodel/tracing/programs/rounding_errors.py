@@ -17,7 +17,7 @@ convolution's gradient occurs."""
 PERTURBATION, NUM_PERTURBATIONS = 16.0, 4
 """Perturbation of the inputs in machine epsilons, and number of perturbations: results jump where a rectifier switches."""
 
-AMPLIFIED = 3.0
+AMPLIFICATION = 3.0
 """Factor by which the effect of rounding errors inside a graph may exceed that of perturbations of its inputs."""
 
 
@@ -34,10 +34,10 @@ class Tolerance(NamedTuple):
     half: torch.dtype | None = None
 
 
-FINE = Tolerance()
+FULL_PRECISION = Tolerance()
 
 
-def tolerance(half: torch.dtype | None, of_largest: float = FINE.of_largest) -> Tolerance:
+def tolerance(half: torch.dtype | None, of_largest: float = FULL_PRECISION.of_largest) -> Tolerance:
     """Tolerance for results of some precision.
 
     Results of half precision are compared with the largest number of their tensor, since sums of many rounding errors
@@ -54,7 +54,7 @@ def relative_error(
     expected: Sequence[Tensor],
     got: Sequence[Tensor],
     perturbed_results: Callable[[int], Sequence[Tensor]],
-    within: Tolerance = FINE,
+    within: Tolerance = FULL_PRECISION,
 ) -> float:
     """Largest difference of `got` from `expected` in units of what rounding explains; 1 or less counts as equal.
 
@@ -72,7 +72,7 @@ def relative_error(
             break
         moved = _distances(expected, perturbed_results(seed), within)
         # Each result by its own conditioning; a perturbation out of the domain gives no information.
-        allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
+        allowed = [max(a, AMPLIFICATION * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]
     return max((a / b for a, b in zip(apart, allowed, strict=True)), default=0.0)
 
 
@@ -80,7 +80,7 @@ def _distances(expected: Sequence[Tensor], got: Sequence[Tensor], within: Tolera
     return [distance(a, b, within) for a, b in zip(expected, got, strict=True)]
 
 
-def distance(a: Tensor, b: Tensor, within: Tolerance = FINE) -> float:
+def distance(a: Tensor, b: Tensor, within: Tolerance = FULL_PRECISION) -> float:
     """Largest difference of two tensors in units of what rounding explains; infinite for integers that differ."""
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else math.inf

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.special import gammaln, xlogy
 
-from probmodel.families.bayesian_networks.categorical_data import CategoricalData, compact, counts
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, compact_labels, counts
 from probmodel.families.bayesian_networks.scores.categorical_scores import (
     BDeu,
     CategoricalScore,
@@ -87,7 +87,7 @@ def gaussian_family_scores(
     of_sets = log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
     for child, own in enumerate(by_child):
         if of_sets is not None:
-            masks = without(child, n)
+            masks = masks_without(child, n)
             found[child, masks] = of_sets[masks | 1 << child] - of_sets[masks]
         else:
             for mask, parents in sets_without(child, n, max_parents):
@@ -111,7 +111,7 @@ def refuse_too_many(n: int) -> None:
     )
 
 
-def without(child: int, n: int) -> Int[np.ndarray, " H"]:
+def masks_without(child: int, n: int) -> Int[np.ndarray, " H"]:
     """Bit masks of all sets that do not contain the child."""
     masks = np.arange(2**n)
     return masks[masks >> child & 1 == 0]
@@ -155,31 +155,31 @@ def _by_sets(data: CategoricalData, term: CategoricalScore) -> FamilyScores | No
 
     def differences(joint: Float[np.ndarray, " M"], marginal: Float[np.ndarray, " M"], children: Sequence[int]) -> None:
         for child in children:
-            masks = without(child, n)
+            masks = masks_without(child, n)
             found[child, masks] = joint[masks | 1 << child] - marginal[masks]
 
     criteria = ((log_likelihood, 0.0), (aic, 1.0), (bic, 0.5 * np.log(max(len(data.codes), 1))))
     price = next((nats for known, nats in criteria if term is known), None)
     if price is not None:
-        (likelihood,) = _over_sets(data, [lambda counted, _: float(xlogy(counted, counted).sum())])
+        (likelihood,) = _terms_of_all_sets(data, [lambda counted, _: float(xlogy(counted, counted).sum())])
         differences(likelihood, likelihood, range(n))
         for child in range(n):
             found[child] -= price * (sizes[child] - 1) * cells
         return found
     if isinstance(term, BDeu):
-        (evidence,) = _over_sets(data, [_urn_of(lambda possible: term.sample_size / possible)])
+        (evidence,) = _terms_of_all_sets(data, [_polya_term(lambda possible: term.sample_size / possible)])
         differences(evidence, evidence, range(n))
         return found
     if term is k2:
         widths = sorted(set(sizes))
-        joint, *marginals = _over_sets(data, [_urn_of(_always(alpha)) for alpha in (1.0, *widths)])
+        joint, *marginals = _terms_of_all_sets(data, [_polya_term(_constant(alpha)) for alpha in (1.0, *widths)])
         for width, marginal in zip(widths, marginals, strict=True):
             differences(joint, marginal, [i for i in range(n) if sizes[i] == width])
         return found
     return None
 
 
-def _urn_of(alpha: Callable[[float], float]) -> SetTerm:
+def _polya_term(alpha: Callable[[float], float]) -> SetTerm:
     """Term Σ log Γ(α + N) − log Γ(α) of a set, to which combinations that never occur contribute nothing."""
 
     def term(counted: Float[np.ndarray, " J"], possible: float) -> float:
@@ -189,11 +189,11 @@ def _urn_of(alpha: Callable[[float], float]) -> SetTerm:
     return term
 
 
-def _always(alpha: float) -> Callable[[float], float]:
+def _constant(alpha: float) -> Callable[[float], float]:
     return lambda possible: alpha
 
 
-def _over_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
+def _terms_of_all_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np.ndarray, " M"]]:
     """Each term for every set; combinations are refined by one variable at a time, over distinct rows with weights."""
     rows, times = np.unique(data.codes, axis=0, return_counts=True)
     sizes, weights = data.cardinalities, times.astype(float)
@@ -204,7 +204,7 @@ def _over_sets(data: CategoricalData, terms: Sequence[SetTerm]) -> list[Float[np
         for values, term in zip(found, terms, strict=True):
             values[mask] = term(counted, possible)
         for i in range(first, len(sizes)):
-            finer = compact(label * sizes[i] + rows[:, i], used * sizes[i])
+            finer = compact_labels(label * sizes[i] + rows[:, i], used * sizes[i])
             visit(mask | 1 << i, i + 1, *finer, possible * sizes[i])
 
     visit(0, 0, np.zeros(len(rows), dtype=np.int64), 1, 1.0)

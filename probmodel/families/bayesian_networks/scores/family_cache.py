@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, compact
+from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, compact_labels
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
 from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments
 
-Tables = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
+ScoreFamilies = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
 """Function of a child and sets of parents that returns the score of each family, in nats."""
-Subsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
+ScoreSubsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
 """Function of a child, K candidates and the largest number of parents that returns scores by mask of positions."""
 
 
@@ -27,15 +27,15 @@ class FamilyCache:
 
     Args:
         names: names of the variables, by column.
-        scored: function that scores families of one child.
+        score_families: function that scores families of one child.
         by_subset: function that scores all subsets of some candidates at once; these scores are not cached.
-        found: (child, mask of its parents) → score, of all families scored so far.
+        cache: (child, mask of its parents) → score, of all families scored so far.
     """
 
     names: tuple[str, ...]
-    scored: Tables
-    by_subset: Subsets
-    found: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
+    score_families: ScoreFamilies
+    by_subset: ScoreSubsets
+    cache: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
 
     def __call__(self, child: int, parents: Iterable[int]) -> float:
         """Score of one family, given by columns, in nats."""
@@ -44,11 +44,11 @@ class FamilyCache:
     def of_child(self, child: int, parents: Sequence[Sequence[int]]) -> list[float]:
         """Scores of several families of one child; those that differ in the last parent alone share counts."""
         keys = [(child, sum(1 << i for i in each)) for each in parents]
-        new = [i for i, key in enumerate(keys) if key not in self.found]
+        new = [i for i, key in enumerate(keys) if key not in self.cache]
         if new:
-            values = self.scored(child, [parents[i] for i in new])
-            self.found.update(zip((keys[i] for i in new), values, strict=True))
-        return [self.found[key] for key in keys]
+            values = self.score_families(child, [parents[i] for i in new])
+            self.cache.update(zip((keys[i] for i in new), values, strict=True))
+        return [self.cache[key] for key in keys]
 
     def additions(self, child: int, parents: Sequence[int]) -> Float[np.ndarray, " n"]:
         """Score with each variable as an additional parent; −∞ for the child and for those that are parents already."""
@@ -92,7 +92,7 @@ def categorical_families(
     kept = [whole if rows is None else _distinct(data.codes[rows]) for rows in observed_rows(data, intervened)]
     sizes = data.cardinalities
 
-    def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
+    def score_families(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
         start, label, used = tuple[int, ...](), np.zeros(len(kept[child].weights), dtype=np.int64), 1
         for each in parents:
             if tuple(each[:-1]) != start:
@@ -115,7 +115,7 @@ def categorical_families(
         visit(0, 0, np.zeros(len(rows.weights), dtype=np.int64), 1, 1.0)
         return found
 
-    return FamilyCache(data.names, scored, by_subset)
+    return FamilyCache(data.names, score_families, by_subset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ def _distinct(codes: Int[np.ndarray, "N n"], weights: Float[np.ndarray, " N"] | 
     """Merge equal rows; each distinct one is identified by a label refined column by column."""
     label, used = np.zeros(len(codes), dtype=np.int64), 1
     for column in codes.T:
-        label, used = compact(
+        label, used = compact_labels(
             label * (int(column.max(initial=0)) + 1) + column, used * (int(column.max(initial=0)) + 1)
         )
     first = np.empty(used if len(codes) else 0, dtype=np.int64)
@@ -150,7 +150,7 @@ def _refined(
     for parent in parents:
         label, used = label * sizes[parent] + rows.columns[parent], used * sizes[parent]
         if used > len(label):
-            label, used = compact(label, used)
+            label, used = compact_labels(label, used)
     return label, used
 
 
@@ -184,7 +184,7 @@ def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, n
     if len(by_child) != len(names):
         raise ValueError(f"expected {len(by_child)} names, got {len(names)}; pass one name per variable")
 
-    def scored(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
+    def score_families(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
         return (term(by_child[child], child, each) for each in parents)
 
     def by_subset(child: int, candidates: Sequence[int], most: int) -> Float[np.ndarray, " M"]:
@@ -198,7 +198,7 @@ def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, n
             found[within] = [term(by_child[child], child, parents) for parents in chosen]
         return found
 
-    return FamilyCache(tuple(names), scored, by_subset)
+    return FamilyCache(tuple(names), score_families, by_subset)
 
 
 def _among(given: Moments, columns: Sequence[int]) -> Moments:

@@ -48,7 +48,7 @@ def all_candidates(families: FamilyScores) -> Candidates:
     return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
 
 
-def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | None = None) -> Candidates:
+def candidate_parents(families: FamilyCache, num_candidates: int = 10, max_parents: int | None = None) -> Candidates:
     """Candidates of highest score: added greedily while the score rises, then by the score of each as the only parent.
 
     Parents that are informative only together (a parity) are found by chance only.  Warns if there are so many sets
@@ -56,7 +56,7 @@ def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | 
 
     Args:
         families: scores of single families.
-        most: K, number of candidates per variable.
+        num_candidates: K, number of candidates per variable.
         max_parents: largest number of parents of a family; larger sets get −∞.
 
     Raises:
@@ -65,18 +65,21 @@ def candidate_parents(families: FamilyCache, most: int = 10, max_parents: int | 
     """
     n = len(families.names)
     check_max_parents(max_parents)
-    most = min(integer("most", most), n - 1)
-    refuse_too_many_candidates(n, most)
-    largest = most if max_parents is None else min(most, max_parents)
-    count = n * sum(comb(most, size) for size in range(largest + 1))
+    num_candidates = min(integer("num_candidates", num_candidates), n - 1)
+    refuse_too_many_candidates(n, num_candidates)
+    largest = num_candidates if max_parents is None else min(num_candidates, max_parents)
+    count = n * sum(comb(num_candidates, size) for size in range(largest + 1))
     if count > MANY_FAMILIES:
         warnings.warn(
-            f"expected at most {MANY_FAMILIES:,} families, got {count:,} families to score (sets of up to {most} candidates "
-            f"of {n} variables), which may take hours; take 10 to 16 candidates, or lower max_parents (no gain for BGe)",
+            f"expected at most {MANY_FAMILIES:,} families, got {count:,} families to score (sets of up to "
+            f"{num_candidates} candidates of {n} variables), which may take hours; take 10 to 16 candidates, or lower "
+            "max_parents (no gain for BGe)",
             SlowSearchWarning,
             stacklevel=2,
         )
-    return score_table(families, [_grown(families, child, most) for child in range(n)], max_parents)
+    return score_table(
+        families, [_greedy_candidates(families, child, num_candidates) for child in range(n)], max_parents
+    )
 
 
 def score_table(
@@ -96,11 +99,13 @@ def score_table(
     Raises:
         MemoryError: if n 2ᴷ numbers do not fit in memory.
     """
-    most = max(map(len, chosen))
-    refuse_too_many_candidates(len(chosen), most)
-    parents = np.array([[*some, *[child] * (most - len(some))] for child, some in enumerate(chosen)], dtype=np.int64)
-    parents = parents.reshape(len(chosen), most)
-    scores = np.full((len(chosen), 2**most), -np.inf)
+    num_candidates = max(map(len, chosen))
+    refuse_too_many_candidates(len(chosen), num_candidates)
+    parents = np.array(
+        [[*some, *[child] * (num_candidates - len(some))] for child, some in enumerate(chosen)], dtype=np.int64
+    )
+    parents = parents.reshape(len(chosen), num_candidates)
+    scores = np.full((len(chosen), 2**num_candidates), -np.inf)
     for child, some in enumerate(chosen):
         if known is not None and np.array_equal(known.parents[child], parents[child]):
             scores[child] = known.scores[child]
@@ -110,18 +115,18 @@ def score_table(
     return Candidates(parents, scores)
 
 
-def refuse_too_many_candidates(n: int, most: int) -> None:
+def refuse_too_many_candidates(n: int, num_candidates: int) -> None:
     """Raise MemoryError if the scores of all sets of candidates do not fit in memory."""
     refuse_above_memory(
-        4 * n * 2**most * 8,
+        4 * n * 2**num_candidates * 8,
         torch.device("cpu"),
-        f"all sets of {most} candidates of {n} variables",
+        f"all sets of {num_candidates} candidates of {n} variables",
         "lower the number of candidates (max_parents saves time, no memory)",
     )
 
 
 def improved_candidates(
-    families: FamilyCache, given: Candidates, dag: DAG, most: int, max_parents: int | None
+    families: FamilyCache, given: Candidates, dag: DAG, num_candidates: int, max_parents: int | None
 ) -> Candidates:
     """Candidates extended around the best graph: parents that would raise its score, and its edges in both directions.
 
@@ -129,7 +134,7 @@ def improved_candidates(
         families: scores of single families.
         given: the candidates so far.
         dag: the best graph with them.
-        most: K, number of candidates per variable; the least useful ones are replaced.
+        num_candidates: K, number of candidates per variable; the least useful ones are replaced.
         max_parents: largest number of parents of a family.
 
     Returns:
@@ -142,22 +147,22 @@ def improved_candidates(
         children = [at[b] for a, b in dag.edges if a == name]
         now = [int(c) for c in given.parents[child] if c != child]
         wanted = list(dict.fromkeys([*parents, *_improving(families, child, parents, max_parents), *children]))
-        useful = [c for c in _by_use(given, child) if c not in wanted]
-        after = [*wanted, *useful][:most]
+        useful = [c for c in _by_best_score(given, child) if c not in wanted]
+        after = [*wanted, *useful][:num_candidates]
         changed |= not set(after) <= set(now)
         chosen.append(after if not set(after) <= set(now) else now)
     return score_table(families, chosen, max_parents, given) if changed else given
 
 
-def _grown(families: FamilyCache, child: int, most: int) -> list[int]:
+def _greedy_candidates(families: FamilyCache, child: int, num_candidates: int) -> list[int]:
     alone = families.additions(child, ())
     found, score, added = list[int](), families(child, ()), alone
-    while len(found) < most and added.max() > score:
+    while len(found) < num_candidates and added.max() > score:
         score = float(added.max())
         found.append(int(added.argmax()))
         added = families.additions(child, found)
     rest = [int(i) for i in np.argsort(-alone) if i != child and i not in found]
-    return [*found, *rest][:most]
+    return [*found, *rest][:num_candidates]
 
 
 def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_parents: int | None) -> list[int]:
@@ -171,7 +176,7 @@ def _improving(families: FamilyCache, child: int, parents: Sequence[int], max_pa
     return [int(i) for i in np.argsort(-gain) if gain[i] > 0]
 
 
-def _by_use(given: Candidates, child: int) -> list[int]:
+def _by_best_score(given: Candidates, child: int) -> list[int]:
     """Candidates in descending order of the best score of a family with them."""
     masks = np.arange(given.scores.shape[1])
     best = [given.scores[child, masks >> i & 1 == 1].max() for i in range(given.parents.shape[1])]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, without
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, masks_without
 
 MOST_FOR_GRAPHS = 14
 """Largest number of variables of a sum over graphs, whose 3ⁿ terms take seconds."""
@@ -43,20 +43,20 @@ def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
         ValueError: if no graph has a finite score.
     """
     n, size = families.shape
-    among = sums_over_subsets(families)
-    forward, backward = _forward(among), _backward(among)
+    sums = sums_over_subsets(families)
+    forward, backward = _forward(sums), _backward(sums)
     _refuse_without_graph(float(forward[-1]))
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
-        rest = without(child, n)
+        rest = masks_without(child, n)
         through = np.full(size, -np.inf)
         through[rest] = forward[rest] + backward[rest | 1 << child]
         probability = np.exp(families[child] + sums_over_supersets(through) - forward[-1])
         for parent in range(n):
             if parent != child:
                 edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
-    prior = _forward(sums_over_subsets(_ones(families)))[-1]
+    prior = _forward(sums_over_subsets(_uninformative(families)))[-1]
     return GraphPosterior(float(forward[-1] - prior), edges, "uniform over orders")
 
 
@@ -68,14 +68,14 @@ def _refuse_without_graph(log_sum: float) -> None:
         )
 
 
-def _ones(families: FamilyScores) -> FamilyScores:
+def _uninformative(families: FamilyScores) -> FamilyScores:
     """Scores of uninformative data: 0 where the score is finite, else −∞."""
     return np.where(np.isfinite(families), 0.0, -np.inf)
 
 
-def _forward(among: FamilyScores) -> Float[np.ndarray, " M"]:
+def _forward(sums: FamilyScores) -> Float[np.ndarray, " M"]:
     """Log sums over the orders of the members of each set, placed first."""
-    n, size = among.shape
+    n, size = sums.shape
     masks = np.arange(size)
     count = np.bitwise_count(masks)
     found = np.full(size, -np.inf)
@@ -84,13 +84,13 @@ def _forward(among: FamilyScores) -> Float[np.ndarray, " M"]:
         for child in range(n):
             here = masks[(count == level) & (masks >> child & 1 == 1)]
             rest = here ^ (1 << child)
-            found[here] = np.logaddexp(found[here], found[rest] + among[child, rest])
+            found[here] = np.logaddexp(found[here], found[rest] + sums[child, rest])
     return found
 
 
-def _backward(among: FamilyScores) -> Float[np.ndarray, " M"]:
+def _backward(sums: FamilyScores) -> Float[np.ndarray, " M"]:
     """Log sums over the orders of the complement of each set, placed last."""
-    n, size = among.shape
+    n, size = sums.shape
     masks = np.arange(size)
     count = np.bitwise_count(masks)
     found = np.full(size, -np.inf)
@@ -98,7 +98,7 @@ def _backward(among: FamilyScores) -> Float[np.ndarray, " M"]:
     for level in range(n - 1, -1, -1):
         for child in range(n):
             here = masks[(count == level) & (masks >> child & 1 == 0)]
-            found[here] = np.logaddexp(found[here], found[here | 1 << child] + among[child, here])
+            found[here] = np.logaddexp(found[here], found[here | 1 << child] + sums[child, here])
     return found
 
 
@@ -144,28 +144,28 @@ def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
             f"expected at most {MOST_FOR_GRAPHS} variables to sum over graphs, got {n}; use posterior_over_orders, "
             "or PartitionMCMC"
         )
-    among = sums_over_subsets(families)
-    log_z = _sums_over_graphs(among)
+    sums = sums_over_subsets(families)
+    log_z = _sums_over_graphs(sums)
     _refuse_without_graph(float(log_z[-1]))
-    slopes = _slopes(among, log_z)
+    derivatives = _derivatives(sums, log_z)
     edges = np.zeros((n, n))
     masks = np.arange(size)
     for child in range(n):
-        possible = np.where(np.isfinite(among[child]), among[child], np.inf)
-        ups, downs = (sums_over_supersets(_log(part) - possible) for part in (slopes[child], -slopes[child]))
+        possible = np.where(np.isfinite(sums[child]), sums[child], np.inf)
+        ups, downs = (sums_over_supersets(_log(part) - possible) for part in (derivatives[child], -derivatives[child]))
         probability = np.exp(families[child] + ups) - np.exp(families[child] + downs)
         for parent in range(n):
             edges[parent, child] = probability[masks >> parent & 1 == 1].sum()
-    prior = _sums_over_graphs(sums_over_subsets(_ones(families)))[-1]
+    prior = _sums_over_graphs(sums_over_subsets(_uninformative(families)))[-1]
     return GraphPosterior(float(log_z[-1] - prior), edges.clip(0.0, 1.0), "uniform over graphs")
 
 
-def _sums_over_graphs(among: FamilyScores) -> Float[np.ndarray, " M"]:
+def _sums_over_graphs(sums: FamilyScores) -> Float[np.ndarray, " M"]:
     """Log Z(S) of every set S."""
-    log_z = np.full(among.shape[1], -np.inf)
+    log_z = np.full(sums.shape[1], -np.inf)
     log_z[0] = 0.0
     for whole in range(1, len(log_z)):
-        terms, signs = _terms(whole, subsets(whole)[1:], among, log_z)
+        terms, signs = _inclusion_exclusion_terms(whole, subsets(whole)[1:], sums, log_z)
         # SciPy's logsumexp with signs loses a sum whose largest terms cancel each other.
         top = terms.max()
         if np.isneginf(top):
@@ -188,35 +188,35 @@ def subsets(whole: int) -> Int[np.ndarray, " K"]:
     return found
 
 
-def _terms(
-    whole: int, childless: Int[np.ndarray, " K"], among: FamilyScores, log_z: Float[np.ndarray, " M"]
+def _inclusion_exclusion_terms(
+    whole: int, childless: Int[np.ndarray, " K"], sums: FamilyScores, log_z: Float[np.ndarray, " M"]
 ) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Logs of the terms of Z(S), one per set T, and their signs."""
     rest = whole ^ childless
     terms = log_z[rest].copy()
     for i in range(whole.bit_length()):
         if whole >> i & 1:
-            terms += np.where(childless >> i & 1, among[i, rest], 0.0)
+            terms += np.where(childless >> i & 1, sums[i, rest], 0.0)
     return terms, np.where(np.bitwise_count(childless) % 2, 1.0, -1.0)
 
 
-def _slopes(among: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.ndarray, "n M"]:
+def _derivatives(sums: FamilyScores, log_z: Float[np.ndarray, " M"]) -> Float[np.ndarray, "n M"]:
     """Derivatives of log Z of all variables with respect to log A_i(S), from the largest set down."""
-    n, size = among.shape
-    of_z, of_among = np.zeros(size), np.zeros((n, size))
+    n, size = sums.shape
+    of_z, of_sums = np.zeros(size), np.zeros((n, size))
     of_z[-1] = 1.0
     for whole in range(size - 1, 0, -1):
         if of_z[whole] == 0.0:
             continue
         childless = subsets(whole)[1:]
-        terms, signs = _terms(whole, childless, among, log_z)
+        terms, signs = _inclusion_exclusion_terms(whole, childless, sums, log_z)
         proportion = of_z[whole] * signs * np.exp(terms - log_z[whole])
         rest = whole ^ childless
         of_z[rest] += proportion
         for i in range(n):
             has = childless >> i & 1 == 1
-            of_among[i, rest[has]] += proportion[has]
-    return of_among
+            of_sums[i, rest[has]] += proportion[has]
+    return of_sums
 
 
 def _log(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:

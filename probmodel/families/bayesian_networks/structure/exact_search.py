@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.dag import DAG, refuse_twice
+from probmodel.families.bayesian_networks.dag import DAG, refuse_duplicates
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 
 
@@ -94,7 +94,7 @@ def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
         raise ValueError(
             f"expected {n} names and {2**n} sets, got {len(names)} and {size}; pass one name per row of scores"
         )
-    refuse_twice(list(names))
+    refuse_duplicates(list(names))
     if np.isnan(families).any():
         raise ValueError("expected scores that are numbers, got NaN; check the score's settings and the data")
     best = maxima_over_subsets(families)

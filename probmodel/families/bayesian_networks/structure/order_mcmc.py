@@ -73,41 +73,41 @@ class OrderMCMC:
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
-        ladder = checked_temperatures(self.temperatures)
-        among = sums_over_subsets(given.scores)
-        refuse_without_family(among)
+        temperatures = checked_temperatures(self.temperatures)
+        child_scores = sums_over_subsets(given.scores)
+        refuse_without_family(child_scores)
         rng = np.random.default_rng(checked_seed(seed))
-        place = rng.permuted(np.tile(np.arange(len(among)), (chains * len(ladder), 1)), axis=1)
-        hot = np.tile(ladder, chains)
-        masks, log_scores = np.zeros((kept, chains, len(among)), dtype=np.int32), np.zeros((chains, kept))
+        position = rng.permuted(np.tile(np.arange(len(child_scores)), (chains * len(temperatures), 1)), axis=1)
+        temperature = np.tile(temperatures, chains)
+        masks, log_scores = np.zeros((kept, chains, len(child_scores)), dtype=np.int32), np.zeros((chains, kept))
         for draw in range(-warmup, kept):
             for move in range(thinning):
-                place, value = relocated(place, given, among, rng, hot)
-                swapped = exchanged(value, hot, len(ladder), (draw * thinning + move) % 2, rng)
-                place, value = place[swapped], value[swapped]
+                position, value = relocated(position, given, child_scores, rng, temperature)
+                swapped = exchange_permutation(value, temperature, len(temperatures), (draw * thinning + move) % 2, rng)
+                position, value = position[swapped], value[swapped]
             if draw >= 0:
-                log_scores[:, draw] = value[:: len(ladder)]
-                masks[draw] = masks_before(place[:: len(ladder)], given)
-        edges = np.stack([_edges(masks[:, chain], given, among) for chain in range(chains)])
-        warn_if_apart("OrderMCMC", edges, stacklevel=3)
+                log_scores[:, draw] = value[:: len(temperatures)]
+                masks[draw] = masks_before(position[:: len(temperatures)], given)
+        edges = np.stack([_edges(masks[:, chain], given, child_scores) for chain in range(chains)])
+        warn_if_not_mixed("OrderMCMC", edges, stacklevel=3)
         return SampledEdges(edges.mean(0), edges, log_scores)
 
 
 def checked_temperatures(temperatures: tuple[float, ...]) -> Float[np.ndarray, " T"]:
     """Temperatures as an array; raise ValueError unless they rise from 1."""
-    ladder = np.array(temperatures, dtype=float)
-    if not len(ladder) or ladder[0] != 1.0 or not (np.diff(ladder) > 0).all():
+    values = np.array(temperatures, dtype=float)
+    if not len(values) or values[0] != 1.0 or not (np.diff(values) > 0).all():
         raise ValueError(f"expected temperatures that rise from 1.0, got {temperatures}; pass (1.0,) for no tempering")
-    return ladder
+    return values
 
 
-def refuse_without_family(among: Float[np.ndarray, "n M"]) -> None:
+def refuse_without_family(child_scores: Float[np.ndarray, "n M"]) -> None:
     """Raise ValueError if a child has no set of parents of finite score."""
-    if not np.isfinite(among[:, -1]).all():
+    if not np.isfinite(child_scores[:, -1]).all():
         raise ValueError("expected a family of finite score for every variable, got none for some; raise max_parents")
 
 
-def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
+def warn_if_not_mixed(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
     """Warn if chains differ in the probability of an edge, or if there is only one chain to judge by."""
     if len(edges) < 2:
         warnings.warn(
@@ -125,59 +125,66 @@ def warn_if_apart(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel:
         )
 
 
-def exchanged(
-    value: Float[np.ndarray, " C"], hot: Float[np.ndarray, " C"], rungs: int, first: int, rng: np.random.Generator
+def exchange_permutation(
+    value: Float[np.ndarray, " C"],
+    temperature: Float[np.ndarray, " C"],
+    num_temperatures: int,
+    first: int,
+    rng: np.random.Generator,
 ) -> Int[np.ndarray, " C"]:
     """Index of the chain whose state each continues with, after exchanges between neighbors in temperature.
 
     Args:
         value: log scores in nats, with all temperatures of one independent chain before those of the next.
-        hot: temperature of each chain.
-        rungs: number of temperatures per independent chain.
+        temperature: temperature of each chain.
+        num_temperatures: number of temperatures per independent chain.
         first: 0 or 1, index of the lower temperature of the first pair.
         rng: random generator of the acceptance.
     """
     found = np.arange(len(value))
-    low = found[(found % rungs) % 2 == first]
-    low = low[low % rungs < rungs - 1]
-    gain = (1 / hot[low] - 1 / hot[low + 1]) * (value[low + 1] - value[low])
+    low = found[(found % num_temperatures) % 2 == first]
+    low = low[low % num_temperatures < num_temperatures - 1]
+    gain = (1 / temperature[low] - 1 / temperature[low + 1]) * (value[low + 1] - value[low])
     low = low[np.log(rng.random(len(low))) < gain]
     found[low], found[low + 1] = low + 1, low
     return found
 
 
 def relocated(
-    place: Int[np.ndarray, "C n"],
+    position: Int[np.ndarray, "C n"],
     given: Candidates,
-    among: Float[np.ndarray, "n M"],
+    child_scores: Float[np.ndarray, "n M"],
     rng: np.random.Generator,
-    hot: Float[np.ndarray, " C"],
+    temperature: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
     """One step per chain: a variable moves to a position drawn from its distribution given the order of the others.
 
     Args:
-        place: position of each variable in each chain's order.
+        position: position of each variable in each chain's order.
         given: candidate parents and their scores.
-        among: contribution of each child to the log score, by mask of the candidates before it.
+        child_scores: contribution of each child to the log score, by mask of the candidates before it.
         rng: random generator of the moves.
-        hot: temperature of each chain; 0 takes the best position.
+        temperature: temperature of each chain; 0 takes the best position.
 
     Returns:
         the positions after the step, and the log score of each order, the sum over children.
     """
-    chains, n = place.shape
+    chains, n = position.shape
     every = np.arange(chains)
     moved = rng.integers(n, size=(chains,))
-    rank = place - (place > place[every, moved][:, None])
-    value = placements(rank, moved, given, among)
-    chosen = (value + hot[:, None] * rng.gumbel(size=value.shape)).argmax(1)
+    rank = position - (position > position[every, moved][:, None])
+    value = placements(rank, moved, given, child_scores)
+    chosen = (value + temperature[:, None] * rng.gumbel(size=value.shape)).argmax(1)
     after = rank + (rank >= chosen[:, None])
     after[every, moved] = chosen
     return after, value[every, chosen]
 
 
 def placements(
-    rank: Int[np.ndarray, "C n"], moved: Int[np.ndarray, " C"], given: Candidates, among: Float[np.ndarray, "n M"]
+    rank: Int[np.ndarray, "C n"],
+    moved: Int[np.ndarray, " C"],
+    given: Candidates,
+    child_scores: Float[np.ndarray, "n M"],
 ) -> Float[np.ndarray, "C n"]:
     """Log scores with one variable at each position in each chain's order of the others.
 
@@ -188,7 +195,7 @@ def placements(
         rank: rank of each other variable among the others; that of the moved one is ignored.
         moved: the moved variable of each chain.
         given: candidate parents and their scores.
-        among: contribution of each child to the log score, by mask of the candidates before it.
+        child_scores: contribution of each child to the log score, by mask of the candidates before it.
     """
     chains, n = rank.shape
     every, children = np.arange(chains), np.arange(n)
@@ -196,36 +203,36 @@ def placements(
     is_moved = given.parents == moved[:, None, None]
     before = (rank[:, given.parents] < rank[:, :, None]) & ~is_moved
     without = before @ bits
-    follows = among[children, without]
-    precedes = among[children, without | is_moved @ bits]
+    follows = child_scores[children, without]
+    precedes = child_scores[children, without | is_moved @ bits]
     order = np.where(children == moved[:, None], n, rank).argsort(1)[:, : n - 1]
-    own = among[moved[:, None], (rank[every[:, None], given.parents[moved]][:, None] < children[:, None]) @ bits]
+    own = child_scores[moved[:, None], (rank[every[:, None], given.parents[moved]][:, None] < children[:, None]) @ bits]
     value = own.copy()
     value[:, 1:] += np.take_along_axis(follows, order, 1).cumsum(1)
     value[:, :-1] += np.take_along_axis(precedes, order, 1)[:, ::-1].cumsum(1)[:, ::-1]
     return value
 
 
-def masks_before(place: Int[np.ndarray, "C n"], given: Candidates) -> Int[np.ndarray, "C n"]:
+def masks_before(position: Int[np.ndarray, "C n"], given: Candidates) -> Int[np.ndarray, "C n"]:
     """Bit mask of the candidates that come before each child, per chain."""
-    before = place[:, given.parents] < place[:, :, None]
+    before = position[:, given.parents] < position[:, :, None]
     return before @ (1 << np.arange(given.parents.shape[1]))
 
 
 def _edges(
-    masks: Int[np.ndarray, "S n"], given: Candidates, among: Float[np.ndarray, "n M"]
+    masks: Int[np.ndarray, "S n"], given: Candidates, child_scores: Float[np.ndarray, "n M"]
 ) -> Float[np.ndarray, "n n"]:
     """Mean over orders of the probability of each edge.
 
     A family's probability given a compatible order is exp(score − log Σ of its child): one sum over supersets of the
     masks that occurred covers all orders at once.
     """
-    n, size = among.shape
+    n, size = child_scores.shape
     found, sets = np.zeros((n, n)), np.arange(size)
     for child in range(n):
         occurred, times = np.unique(masks[:, child], return_counts=True)
         weight = np.full(size, -np.inf)
-        weight[occurred] = np.log(times / len(masks)) - among[child, occurred]
+        weight[occurred] = np.log(times / len(masks)) - child_scores[child, occurred]
         probability = np.exp(given.scores[child] + sums_over_supersets(weight))
         for position, parent in enumerate(given.parents[child]):
             if parent != child:

@@ -24,7 +24,7 @@ from probmodel.families.bayesian_networks.structure.order_mcmc import masks_befo
 from probmodel.protocols.integers import checked_seed, integer
 
 
-class FoundGraph(NamedTuple):
+class SearchResult(NamedTuple):
     """The best graph of a search, without proof that none is better.
 
     Args:
@@ -48,7 +48,7 @@ class OrderSearch:
         num_candidates: number of candidate parents per variable.
         num_chains: number of orders searched at once.
         num_sweeps: number of moves per variable in a round.
-        hottest: initial temperature in nats; it falls geometrically to a thousandth.
+        initial_temperature: initial temperature in nats; it falls geometrically to a thousandth.
         max_parents: largest number of parents of a family; None for all candidates.
         max_rounds: largest number of rounds of candidates; fewer if the score no longer rises.
     """
@@ -56,11 +56,11 @@ class OrderSearch:
     num_candidates: int = 10
     num_chains: int = 8
     num_sweeps: int = 60
-    hottest: float = 30.0
+    initial_temperature: float = 30.0
     max_parents: int | None = None
     max_rounds: int = 8
 
-    def __call__(self, families: FamilyCache, *, seed: int) -> FoundGraph:
+    def __call__(self, families: FamilyCache, *, seed: int) -> SearchResult:
         """Search for the graph with the highest score.
 
         Args:
@@ -72,52 +72,58 @@ class OrderSearch:
             ValueError: if counts are not integers, or a variable has no family of finite score.
         """
         chains, rounds = integer("num_chains", self.num_chains), integer("max_rounds", self.max_rounds)
-        if not 0 < self.hottest < np.inf:
+        if not 0 < self.initial_temperature < np.inf:
             raise ValueError(
-                f"expected hottest to be finite and above 0 nats, got {self.hottest}; pass 30, the default"
+                f"expected initial_temperature to be finite and above 0 nats, got "
+                f"{self.initial_temperature}; pass 30, the default"
             )
         rng, n = np.random.default_rng(checked_seed(seed)), len(families.names)
         given = candidate_parents(families, self.num_candidates, self.max_parents)
-        place = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
+        position = rng.permuted(np.tile(np.arange(n), (chains, 1)), axis=1)
         by_round = list[float]()
         for number in range(rounds):
-            place, value = self._annealed(place, given, rng, self.hottest / 2**number)
+            position, value = self._annealed(position, given, rng, self.initial_temperature / 2**number)
             by_round.append(float(value.max()))
-            dag = _best_graph(place[value.argmax()], given, families.names)
+            dag = _best_graph(position[value.argmax()], given, families.names)
             wider = improved_candidates(families, given, dag, min(self.num_candidates, n - 1), self.max_parents)
             if wider is given or (number and by_round[-1] <= by_round[-2] + 1e-6):
                 break
-            given, place[0] = wider, place[value.argmax()]
-        return FoundGraph(dag, families.score(dag), tuple(by_round), given)
+            given, position[0] = wider, position[value.argmax()]
+        return SearchResult(dag, families.score(dag), tuple(by_round), given)
 
     def _annealed(
-        self, place: Int[np.ndarray, "C n"], given: Candidates, rng: np.random.Generator, hottest: float
+        self, position: Int[np.ndarray, "C n"], given: Candidates, rng: np.random.Generator, initial_temperature: float
     ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
         """Orders after annealing, and their scores; the first chain is greedy."""
-        among = best_within(given)
-        refuse_without_family(among)
-        chains, n = place.shape
-        for hot in np.geomspace(hottest, hottest / 1_000, integer("num_sweeps", self.num_sweeps) * n):
-            place, _ = relocated(place, given, among, rng, np.array([0.0] + [hot] * (chains - 1)))
-        return climbed(place, given, among, rng)
+        child_scores = best_within(given)
+        refuse_without_family(child_scores)
+        chains, n = position.shape
+        for temperature in np.geomspace(
+            initial_temperature, initial_temperature / 1_000, integer("num_sweeps", self.num_sweeps) * n
+        ):
+            position, _ = relocated(position, given, child_scores, rng, np.array([0.0] + [temperature] * (chains - 1)))
+        return greedy_orders(position, given, child_scores, rng)
 
 
-def climbed(
-    place: Int[np.ndarray, "C n"], given: Candidates, among: Float[np.ndarray, "n M"], rng: np.random.Generator
+def greedy_orders(
+    position: Int[np.ndarray, "C n"],
+    given: Candidates,
+    child_scores: Float[np.ndarray, "n M"],
+    rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
     """Orders after greedy moves, until four sweeps of moves bring no gain, and their scores."""
-    cold, since, value = np.zeros(len(place)), 0, np.full(len(place), -np.inf)
-    while since < 4 * place.shape[1]:
-        place, after = relocated(place, given, among, rng, cold)
+    cold, since, value = np.zeros(len(position)), 0, np.full(len(position), -np.inf)
+    while since < 4 * position.shape[1]:
+        position, after = relocated(position, given, child_scores, rng, cold)
         since = 0 if (after > value + 1e-9 * np.abs(after)).any() else since + 1
         value = after
-    return place, value
+    return position, value
 
 
-def _best_graph(place: Int[np.ndarray, " n"], given: Candidates, names: tuple[str, ...]) -> DAG:
-    among = best_within(given)
+def _best_graph(position: Int[np.ndarray, " n"], given: Candidates, names: tuple[str, ...]) -> DAG:
+    child_scores = best_within(given)
     parents = {}
-    for child, mask in enumerate(masks_before(place[None], given)[0]):
-        chosen = attaining(given.scores[child], float(among[child, mask]), int(mask))
+    for child, mask in enumerate(masks_before(position[None], given)[0]):
+        chosen = attaining(given.scores[child], float(child_scores[child, mask]), int(mask))
         parents[names[child]] = tuple(names[p] for i, p in enumerate(given.parents[child]) if chosen >> i & 1)
     return DAG(parents)

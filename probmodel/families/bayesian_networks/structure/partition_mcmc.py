@@ -16,13 +16,13 @@ from probmodel.families.bayesian_networks.structure.exact_posterior import subse
 from probmodel.families.bayesian_networks.structure.order_mcmc import (
     SampledEdges,
     checked_temperatures,
-    exchanged,
+    exchange_permutation,
     refuse_without_family,
-    warn_if_apart,
+    warn_if_not_mixed,
 )
 from probmodel.protocols.integers import checked_seed, integer
 
-Sums = Float[np.ndarray, "n M"]
+SubsetSums = Float[np.ndarray, "n M"]
 """Log sums over the families of each child with parents within each set of its candidates."""
 
 
@@ -62,41 +62,45 @@ class PartitionMCMC:
         """
         kept, chains = integer("num_samples", self.num_samples), integer("num_chains", self.num_chains)
         warmup, thinning = integer("num_warmup", self.num_warmup, least=0), integer("thinning", self.thinning)
-        ladder = checked_temperatures(self.temperatures)
-        among = sums_over_subsets(given.scores)
-        refuse_without_family(among[:, :1])
+        temperatures = checked_temperatures(self.temperatures)
+        subset_sums = sums_over_subsets(given.scores)
+        refuse_without_family(subset_sums[:, :1])
         rng = np.random.default_rng(checked_seed(seed))
-        hot = np.tile(ladder, chains)
-        part = np.zeros((len(hot), len(among)), dtype=np.int64)
+        temperature = np.tile(temperatures, chains)
+        part = np.zeros((len(temperature), len(subset_sums)), dtype=np.int64)
         edges, log_scores = _Edges(given), np.zeros((chains, kept))
-        found = np.zeros((chains, len(among), len(among)))
+        found = np.zeros((chains, len(subset_sums), len(subset_sums)))
         for draw in range(-warmup, kept):
             for move in range(thinning):
-                part, value = moved_node(part, given, among, rng, hot)
-                part, value = split_or_joined(part, value, given, among, rng, hot)
-                swapped = exchanged(value, hot, len(ladder), (draw * thinning + move) % 2, rng)
+                part, value = moved_node(part, given, subset_sums, rng, temperature)
+                part, value = split_or_joined(part, value, given, subset_sums, rng, temperature)
+                swapped = exchange_permutation(value, temperature, len(temperatures), (draw * thinning + move) % 2, rng)
                 part, value = part[swapped], value[swapped]
             if draw >= 0:
-                log_scores[:, draw] = value[:: len(ladder)]
-                found += np.stack([edges(each) for each in part[:: len(ladder)]]) / kept
-        warn_if_apart("PartitionMCMC", found, stacklevel=3)
+                log_scores[:, draw] = value[:: len(temperatures)]
+                found += np.stack([edges(each) for each in part[:: len(temperatures)]]) / kept
+        warn_if_not_mixed("PartitionMCMC", found, stacklevel=3)
         return SampledEdges(found.mean(0), found, log_scores)
 
 
 # ------------------------------------------------------------------------------------------ the score of a partition
 
 
-def log_scores_of_partitions(part: Int[np.ndarray, "C n"], given: Candidates, among: Sums) -> Float[np.ndarray, " C"]:
+def log_scores_of_partitions(
+    part: Int[np.ndarray, "C n"], given: Candidates, subset_sums: SubsetSums
+) -> Float[np.ndarray, " C"]:
     """Log of the sum of exp(score) over the graphs of each partition, in nats.
 
     Args:
         part: part of each node, numbered from 0 without gaps.
         given: candidate parents and their scores.
-        among: log sums over subsets of the candidates.
+        subset_sums: log sums over subsets of the candidates.
     """
     children = np.arange(part.shape[1])
     before, far = _masks(part, given)
-    return np.where(part > 0, _less(among[children, before], among[children, far]), among[children, 0]).sum(1)
+    return np.where(
+        part > 0, _log_difference(subset_sums[children, before], subset_sums[children, far]), subset_sums[children, 0]
+    ).sum(1)
 
 
 def _masks(
@@ -110,7 +114,7 @@ def _masks(
     return (distance > 0) @ bits, (distance > 1) @ bits
 
 
-def _less(whole: Float[np.ndarray, "..."], part: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def _log_difference(whole: Float[np.ndarray, "..."], part: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Log of e^whole − e^part; −∞ where the difference is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = np.where(np.isneginf(part), -np.inf, np.minimum(part - whole, 0.0))
@@ -123,18 +127,18 @@ def _less(whole: Float[np.ndarray, "..."], part: Float[np.ndarray, "..."]) -> Fl
 def moved_node(
     part: Int[np.ndarray, "C n"],
     given: Candidates,
-    among: Sums,
+    subset_sums: SubsetSums,
     rng: np.random.Generator,
-    hot: Float[np.ndarray, " C"],
+    temperature: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
     """Move one node of every partition to a part drawn from its distribution given the partition of the others.
 
     Args:
         part: part of each node in each chain's partition.
         given: candidate parents and their scores.
-        among: log sums over subsets of the candidates.
+        subset_sums: log sums over subsets of the candidates.
         rng: random generator of the moves.
-        hot: temperature of each chain.
+        temperature: temperature of each chain.
 
     Returns:
         the partitions after the move, and their log scores.
@@ -145,17 +149,17 @@ def moved_node(
     alone = (part == part[every, node][:, None]).sum(1) == 1
     rest = part - ((part > part[every, node][:, None]) & alone[:, None])
     rest[every, node] = n  # After all others, so that it precedes none.
-    joins, opens = places(rest, node, given, among)
+    joins, opens = placement_scores(rest, node, given, subset_sums)
     value = np.stack([joins, opens], 2).reshape(chains, -1)
-    chosen = (value + hot[:, None] * rng.gumbel(size=value.shape)).argmax(1)
+    chosen = (value + temperature[:, None] * rng.gumbel(size=value.shape)).argmax(1)
     at, new = chosen // 2, chosen % 2
     after = rest + ((rest >= at[:, None]) & (new == 1)[:, None])
     after[every, node] = at
     return after, value[every, chosen]
 
 
-def places(
-    rest: Int[np.ndarray, "C n"], node: Int[np.ndarray, " C"], given: Candidates, among: Sums
+def placement_scores(
+    rest: Int[np.ndarray, "C n"], node: Int[np.ndarray, " C"], given: Candidates, subset_sums: SubsetSums
 ) -> tuple[Float[np.ndarray, "C p"], Float[np.ndarray, "C p"]]:
     """Log scores with the node in each part, and in a part of its own before each (p = n places; −∞ beyond the last).
 
@@ -166,7 +170,7 @@ def places(
         rest: part of each node, numbered from 0 without gaps, n for the moved one.
         node: the moved node of each chain.
         given: candidate parents and their scores.
-        among: log sums over subsets of the candidates.
+        subset_sums: log sums over subsets of the candidates.
 
     Returns:
         the log scores with the node in each part, and with it in a part of its own before each.
@@ -176,13 +180,13 @@ def places(
     is_node = given.parents == node[:, None, None]
     own_bit = is_node @ (1 << np.arange(given.parents.shape[1]))
     before, far = _masks(rest, given, is_node)
-    with_node, without = among[children, before | own_bit], among[children, before]
-    absent = np.where(rest > 0, _less(without, among[children, far]), among[children, 0])
-    beside = _less(with_node, among[children, far])
-    farther = _less(with_node, among[children, far | own_bit])
-    alone = _less(with_node, without)
+    with_node, without = subset_sums[children, before | own_bit], subset_sums[children, before]
+    absent = np.where(rest > 0, _log_difference(without, subset_sums[children, far]), subset_sums[children, 0])
+    beside = _log_difference(with_node, subset_sums[children, far])
+    farther = _log_difference(with_node, subset_sums[children, far | own_bit])
+    alone = _log_difference(with_node, without)
     absent, beside, farther, alone = (_by_part(each, rest) for each in (absent, beside, farther, alone))
-    own = _own(rest, node, given, among)
+    own = _own_contribution(rest, node, given, subset_sums)
     num_parts = np.where(rest < n, rest, -1).max(1)[:, None] + 1
     at = np.arange(n)
     until = np.concatenate([np.zeros((chains, 1)), absent.cumsum(1)], 1)  # of parts before k
@@ -200,25 +204,25 @@ def _by_part(values: Float[np.ndarray, "C n"], rest: Int[np.ndarray, "C n"]) -> 
     return np.bincount(label.ravel(), values.ravel(), minlength=chains * (n + 1)).reshape(chains, n + 1)[:, :n]
 
 
-def _own(
-    rest: Int[np.ndarray, "C n"], node: Int[np.ndarray, " C"], given: Candidates, among: Sums
+def _own_contribution(
+    rest: Int[np.ndarray, "C n"], node: Int[np.ndarray, " C"], given: Candidates, subset_sums: SubsetSums
 ) -> Float[np.ndarray, "C p"]:
     """Contribution of the moved node itself to the log score after each number of parts."""
     chains, n = rest.shape
     bits, at = 1 << np.arange(given.parents.shape[1]), np.arange(n)[:, None]
     where = rest[np.arange(chains)[:, None], given.parents[node]][:, None]  # (C, 1, K)
     before, far = (where < at) @ bits, (where < at - 1) @ bits
-    sums = among[node[:, None], before]
-    return np.where(at.T > 0, _less(sums, among[node[:, None], far]), sums)
+    sums = subset_sums[node[:, None], before]
+    return np.where(at.T > 0, _log_difference(sums, subset_sums[node[:, None], far]), sums)
 
 
 def split_or_joined(
     part: Int[np.ndarray, "C n"],
     value: Float[np.ndarray, " C"],
     given: Candidates,
-    among: Sums,
+    subset_sums: SubsetSums,
     rng: np.random.Generator,
-    hot: Float[np.ndarray, " C"],
+    temperature: Float[np.ndarray, " C"],
 ) -> tuple[Int[np.ndarray, "C n"], Float[np.ndarray, " C"]]:
     """Split a part in two, or join two neighbors, accepted by the Metropolis-Hastings rule.
 
@@ -230,9 +234,9 @@ def split_or_joined(
         part: part of each node in each chain's partition.
         value: log score of each partition, in nats.
         given: candidate parents and their scores.
-        among: log sums over subsets of the candidates.
+        subset_sums: log sums over subsets of the candidates.
         rng: random generator of proposals and acceptance.
-        hot: temperature of each chain.
+        temperature: temperature of each chain.
 
     Returns:
         the partitions after the move, and their log scores.
@@ -245,8 +249,8 @@ def split_or_joined(
     possible = np.where(cuts, later.any(1) & ((part == at) & ~later).any(1), num_parts > 1)
     log_count = np.log(2) * np.where(cuts, (part == at).sum(1), -(joined == at).sum(1))
     proposed = np.where(possible[:, None], np.where(cuts[:, None], cut, joined), part)
-    then = log_scores_of_partitions(proposed, given, among)
-    agrees = possible & (np.log(rng.random(chains)) < (then - value) / hot + log_count)
+    then = log_scores_of_partitions(proposed, given, subset_sums)
+    agrees = possible & (np.log(rng.random(chains)) < (then - value) / temperature + log_count)
     return np.where(agrees[:, None], proposed, part), np.where(agrees, then, value)
 
 

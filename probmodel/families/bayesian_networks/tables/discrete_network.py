@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
 
-ROUNDED = 1e-6
+ROW_SUM_TOLERANCE = 1e-6
 """Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
 
-NOTHING: Mapping[str, object] = MappingProxyType({})
+NO_VALUES: Mapping[str, object] = MappingProxyType({})
 """Empty mapping: no evidence, no intervention."""
 
 
@@ -146,7 +146,7 @@ def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
             f"expected probabilities of {node!r}, got {table.min():g} among them; pass finite numbers of 0 or more"
         )
     apart = np.abs(table.sum(-1) - 1)
-    if apart.max() > ROUNDED:
+    if apart.max() > ROW_SUM_TOLERANCE:
         worst = tuple(int(i) for i in np.unravel_index(apart.argmax(), apart.shape))
         raise ValueError(
             f"expected each row of {node!r} to sum to one, got {table.sum(-1)[worst]:.9g} for the parents' values {worst};"

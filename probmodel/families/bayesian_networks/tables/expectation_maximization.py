@@ -22,10 +22,10 @@ from probmodel.families.bayesian_networks.tables.incomplete_rows import (
     Batch,
     DistinctIncompleteRows,
     add_expected_counts,
+    all_nodes,
     batches,
-    different_rows,
+    distinct_rows,
     eliminated_batch,
-    every_node,
 )
 from probmodel.protocols.errors import EMWarning
 from probmodel.protocols.integers import checked_seed, integer
@@ -89,7 +89,7 @@ class EM:
                 "data's variables"
             )
         network, rows = _start(dag, data, intervened, np.random.default_rng(checked_seed(seed)))
-        together = batches(dag, network.cardinalities, rows, every_node)
+        together = batches(dag, network.cardinalities, rows, all_nodes)
         log_posteriors = list[float]()
         for _ in range(integer("max_steps", self.max_steps)):
             expected, log_likelihood = _expected_counts(network, rows, together)
@@ -123,11 +123,11 @@ def _start(
     for node, shape in shapes.items():
         refuse_large_table(node, shape)
     uniform = {node: np.full(shape, 1 / shape[-1]) for node, shape in shapes.items()}
-    rows = different_rows(DiscreteNetwork(dag, data.levels, uniform), data, intervened)
+    rows = distinct_rows(DiscreteNetwork(dag, data.levels, uniform), data, intervened)
     tables = {}
     for column, node in enumerate(dag.nodes):
         family = rows.codes[:, [dag.nodes.index(each) for each in (*dag.parents[node], node)]]
-        complete = (family >= 0).all(1) & (rows.outside != column)
+        complete = (family >= 0).all(1) & (rows.intervened_column != column)
         seen = np.zeros(shapes[node])
         np.add.at(seen, tuple(family[complete].T), rows.times[complete])
         tables[node] = dirichlet_rows(1.0 + seen, rng)

@@ -30,7 +30,7 @@ from probmodel.protocols.integers import checked_seed
 
 ENTRIES_WORTH_A_PLAN = 2**18
 """Number of table entries that cost about as much as a plan and its calls, some milliseconds."""
-NOBODY = -1
+NO_INTERVENTION = -1
 """Marker of rows in which no variable was set by intervention."""
 
 
@@ -40,14 +40,14 @@ class Batch(NamedTuple):
     Args:
         rows: positions of the rows.
         known: variables that are known in all of them.
-        partly: variables that are known in some of them.
+        partly_known: variables that are known in some of them.
         families: variables whose tables are used.
         plan: elimination plan over the variables that are not known in all of them.
     """
 
     rows: Int[np.ndarray, " B"]
     known: tuple[str, ...]
-    partly: tuple[str, ...]
+    partly_known: tuple[str, ...]
     families: tuple[str, ...]
     plan: EliminationPlan
 
@@ -57,15 +57,15 @@ class DistinctIncompleteRows(NamedTuple):
 
     Args:
         codes: (R, n) each distinct row once, −1 for missing values.
-        outside: (R,) column that was set by intervention in each, or −1.
+        intervened_column: (R,) column that was set by intervention in each, or −1.
         times: (R,) number of times that each occurs.
-        of: (N,) position of each row of the data among the distinct rows.
+        row_index: (N,) position of each row of the data among the distinct rows.
     """
 
     codes: Int[np.ndarray, "R n"]
-    outside: Int[np.ndarray, " R"]
+    intervened_column: Int[np.ndarray, " R"]
     times: Int[np.ndarray, " R"]
-    of: Int[np.ndarray, " N"]
+    row_index: Int[np.ndarray, " N"]
 
 
 Relevant = Callable[[DAG, Iterable[str]], Iterable[str]]
@@ -88,11 +88,11 @@ def log_prob(
             missing.
         MemoryError: if an intermediate table does not fit in memory.
     """
-    rows = different_rows(network, data, intervened)
+    rows = distinct_rows(network, data, intervened)
     found = np.zeros(len(rows.codes))
     for batch in batches(network.dag, network.cardinalities, rows, ancestors):
         found[batch.rows] = eliminated_batch(network, rows, batch).log_prob
-    return found[rows.of]
+    return found[rows.row_index]
 
 
 def impute(
@@ -111,13 +111,16 @@ def impute(
         MemoryError: as `log_prob` does.
     """
     rng = np.random.default_rng(checked_seed(seed))
-    rows = different_rows(network, data, intervened)
+    rows = distinct_rows(network, data, intervened)
     # Equal rows get independent draws.
     rows = DistinctIncompleteRows(
-        rows.codes[rows.of], rows.outside[rows.of], np.ones_like(rows.of), np.arange(len(rows.of))
+        rows.codes[rows.row_index],
+        rows.intervened_column[rows.row_index],
+        np.ones_like(rows.row_index),
+        np.arange(len(rows.row_index)),
     )
     codes = rows.codes.copy()
-    for batch in batches(network.dag, network.cardinalities, rows, every_node):
+    for batch in batches(network.dag, network.cardinalities, rows, all_nodes):
         found = eliminated_batch(network, rows, batch)
         _refuse_impossible(found, batch)
         for node, values in draw(found, np.arange(len(batch.rows)), rng).items():
@@ -125,12 +128,12 @@ def impute(
     return CategoricalData({node: network.levels[node] for node in network.nodes}, codes)
 
 
-def every_node(dag: DAG, known: Iterable[str]) -> Iterable[str]:
+def all_nodes(dag: DAG, known: Iterable[str]) -> Iterable[str]:
     """All variables, since every missing value is needed."""
     return dag.nodes
 
 
-def different_rows(
+def distinct_rows(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None]
 ) -> DistinctIncompleteRows:
     """Distinct rows by a network's columns.
@@ -139,28 +142,30 @@ def different_rows(
         ValueError: as `log_prob` does.
     """
     codes = network.codes(data)
-    outside = _outside(network, len(codes), intervened)
-    is_set = outside >= 0
+    intervened_column = _intervened_columns(network, len(codes), intervened)
+    is_set = intervened_column >= 0
     absent = is_set.copy()
-    absent[is_set] = codes[is_set, outside[is_set]] < 0
+    absent[is_set] = codes[is_set, intervened_column[is_set]] < 0
     if absent.any():
         raise ValueError(
             f"expected the value that was set in each row, got none in rows {np.flatnonzero(absent)[:5]}; fill it in, "
             "or pass None for these rows"
         )
-    both = np.column_stack([codes, outside])
-    kept, of, times = np.unique(both, axis=0, return_inverse=True, return_counts=True)
-    return DistinctIncompleteRows(kept[:, :-1], kept[:, -1], times, of.reshape(-1))
+    both = np.column_stack([codes, intervened_column])
+    kept, row_index, times = np.unique(both, axis=0, return_inverse=True, return_counts=True)
+    return DistinctIncompleteRows(kept[:, :-1], kept[:, -1], times, row_index.reshape(-1))
 
 
-def _outside(network: DiscreteNetwork, num_rows: int, intervened: Sequence[str | None]) -> Int[np.ndarray, " N"]:
+def _intervened_columns(
+    network: DiscreteNetwork, num_rows: int, intervened: Sequence[str | None]
+) -> Int[np.ndarray, " N"]:
     if not len(intervened):
-        return np.full(num_rows, NOBODY)
+        return np.full(num_rows, NO_INTERVENTION)
     if len(intervened) != num_rows:
         raise ValueError(
             f"expected {num_rows} interventions, one per row, got {len(intervened)}; pass None for rows without one"
         )
-    column = {None: NOBODY} | {node: column for column, node in enumerate(network.nodes)}
+    column = {None: NO_INTERVENTION} | {node: column for column, node in enumerate(network.nodes)}
     unknown = sorted({str(name) for name in intervened if name not in column})
     if unknown:
         raise ValueError(f"expected interventions on {sorted(network.nodes)}, got {unknown}; pass names of the network")
@@ -177,10 +182,10 @@ def batches(dag: DAG, sizes: Mapping[str, int], rows: DistinctIncompleteRows, re
         MemoryError: if a single row does not.
     """
     found = list[Batch]()
-    for column in np.unique(rows.outside):
-        is_set = () if column == NOBODY else (dag.nodes[column],)
+    for column in np.unique(rows.intervened_column):
+        is_set = () if column == NO_INTERVENTION else (dag.nodes[column],)
         after = DAG({node: () if node in is_set else parents for node, parents in dag.parents.items()})
-        members = np.flatnonzero(rows.outside == column)
+        members = np.flatnonzero(rows.intervened_column == column)
         whole = _planned(after, sizes, rows.codes, members, is_set, relevant)
         for some in _groups(rows.codes, members, whole.plan.entries):
             batch = _planned(after, sizes, rows.codes, some, is_set, relevant)
@@ -191,12 +196,12 @@ def batches(dag: DAG, sizes: Mapping[str, int], rows: DistinctIncompleteRows, re
 
 def _groups(codes: Int[np.ndarray, "R n"], members: Int[np.ndarray, " M"], entries: int) -> list[Int[np.ndarray, " _"]]:
     """Groups of rows that lack the same variables, where a plan for them pays off, and one group of all others."""
-    _, of, times = np.unique(codes[members] < 0, axis=0, return_inverse=True, return_counts=True)
-    of = of.reshape(-1)
+    _, pattern, times = np.unique(codes[members] < 0, axis=0, return_inverse=True, return_counts=True)
+    pattern = pattern.reshape(-1)
     alone = times * float(entries) > ENTRIES_WORTH_A_PLAN
-    by_pattern = np.split(members[np.argsort(of, kind="stable")], np.cumsum(times)[:-1])
+    by_pattern = np.split(members[np.argsort(pattern, kind="stable")], np.cumsum(times)[:-1])
     groups = [some for some, is_alone in zip(by_pattern, alone, strict=True) if is_alone]
-    rest = members[~alone[of]]
+    rest = members[~alone[pattern]]
     return [*groups, rest] if len(rest) else groups
 
 
@@ -210,22 +215,22 @@ def _planned(
 ) -> Batch:
     seen = codes[members] >= 0
     known = tuple(node for node, all_ in zip(dag.nodes, seen.all(0), strict=True) if all_)
-    partly = tuple(node for node, any_ in zip(dag.nodes, seen.any(0), strict=True) if any_ and node not in known)
-    nodes = set(relevant(dag, (*known, *partly)))
+    partly_known = tuple(node for node, any_ in zip(dag.nodes, seen.any(0), strict=True) if any_ and node not in known)
+    nodes = set(relevant(dag, (*known, *partly_known)))
     families = tuple(node for node in dag.nodes if node in nodes and node not in is_set)
     scopes = [[each for each in (*dag.parents[node], node) if each not in known] for node in families]
-    return Batch(members, known, partly, families, min_fill(scopes, sizes))
+    return Batch(members, known, partly_known, families, min_fill(scopes, sizes))
 
 
 def eliminated_batch(network: DiscreteNetwork, rows: DistinctIncompleteRows, batch: Batch) -> Eliminated:
     """Sum out all missing values of a batch."""
     codes = dict(zip(network.nodes, rows.codes[batch.rows].T, strict=True))
     factors = family_factors(network, batch.families, {node: codes[node] for node in batch.known}, batch.plan)
-    seen = [_seen(node, codes[node], len(network.levels[node])) for node in batch.partly]
+    seen = [_observation_factor(node, codes[node], len(network.levels[node])) for node in batch.partly_known]
     return eliminate(batch.plan, [*factors, *seen])
 
 
-def _seen(node: str, codes: Int[np.ndarray, " B"], size: int) -> Factor:
+def _observation_factor(node: str, codes: Int[np.ndarray, " B"], size: int) -> Factor:
     """Factor that is one at the value of a row and zero elsewhere, and one everywhere if the value is missing."""
     possible = (codes < 0) | (codes == np.arange(size)[:, None])
     return Factor((node,), np.where(possible, 0.0, -np.inf))

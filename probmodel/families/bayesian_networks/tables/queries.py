@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from probmodel.families.bayesian_networks.tables.discrete_network import NOTHING, DiscreteNetwork, intervene
+from probmodel.families.bayesian_networks.tables.discrete_network import NO_VALUES, DiscreteNetwork, intervene
 from probmodel.families.bayesian_networks.tables.elimination import (
     CPU,
     Eliminated,
@@ -94,8 +94,8 @@ def query(
     network: DiscreteNetwork,
     targets: Sequence[str],
     *,
-    given: Mapping[str, object] = NOTHING,
-    do: Mapping[str, object] = NOTHING,
+    given: Mapping[str, object] = NO_VALUES,
+    do: Mapping[str, object] = NO_VALUES,
 ) -> JointTable:
     """Joint table of some variables, by elimination of all others.
 
@@ -126,7 +126,7 @@ def query(
 
 
 def marginals(
-    network: DiscreteNetwork, *, given: Mapping[str, object] = NOTHING, do: Mapping[str, object] = NOTHING
+    network: DiscreteNetwork, *, given: Mapping[str, object] = NO_VALUES, do: Mapping[str, object] = NO_VALUES
 ) -> Marginals:
     """Distribution of every variable, by a forward and a backward pass (Lauritzen & Spiegelhalter, 1988).
 

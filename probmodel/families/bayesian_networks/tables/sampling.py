@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData
-from probmodel.families.bayesian_networks.tables.discrete_network import NOTHING, DiscreteNetwork, intervene
+from probmodel.families.bayesian_networks.tables.discrete_network import NO_VALUES, DiscreteNetwork, intervene
 from probmodel.families.bayesian_networks.tables.elimination import categorical, draw
 from probmodel.families.bayesian_networks.tables.queries import check_names, eliminated, log_evidence
 from probmodel.protocols.integers import checked_seed, integer
@@ -16,8 +16,8 @@ def sample(
     num_rows: int,
     *,
     seed: int,
-    given: Mapping[str, object] = NOTHING,
-    do: Mapping[str, object] = NOTHING,
+    given: Mapping[str, object] = NO_VALUES,
+    do: Mapping[str, object] = NO_VALUES,
 ) -> CategoricalData:
     """Draw independent rows from p(x | given, do).
 

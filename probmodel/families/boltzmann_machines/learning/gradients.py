@@ -9,12 +9,12 @@ from torch import Tensor
 
 from probmodel.protocols.structural import Structural
 
-MEMORY = 0.01
+OFFSET_WEIGHT = 0.01
 """Weight of each step in the running mean of the offsets (Melchior et al., 2016)."""
 
 
 @runtime_checkable
-class Layered(Protocol, metaclass=Structural):
+class NamesLayerCouplings(Protocol, metaclass=Structural):
     """A machine whose log f contains x W y + b x + c y for every pair of coupled layers."""
 
     @property
@@ -23,14 +23,14 @@ class Layered(Protocol, metaclass=Structural):
         ...
 
 
-def free_couplings(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
+def trainable_couplings(machine: object, leaves: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
     """Layer couplings whose weights and biases are all trainable, since centering mixes their gradients.
 
     Args:
         machine: machine that may name its `layer_couplings`.
         leaves: trainable parameters by name.
     """
-    layer_couplings = machine.layer_couplings if isinstance(machine, Layered) else {}
+    layer_couplings = machine.layer_couplings if isinstance(machine, NamesLayerCouplings) else {}
     return {name: pair for name, pair in layer_couplings.items() if {name, *pair} <= leaves.keys()}
 
 
@@ -70,10 +70,10 @@ class Offsets(NamedTuple):
         layers = {bias for pair in layer_couplings.values() for bias in pair}
         return Offsets({name: (gradient.data[name] + gradient.model[name]) / 2 for name in layers}, layer_couplings)
 
-    def moved(self, gradient: PhaseGradients) -> "Offsets":
+    def updated(self, gradient: PhaseGradients) -> "Offsets":
         """Offsets updated as a running mean over steps."""
         new = Offsets.of(gradient, self.layer_couplings).means
-        return self._replace(means={name: old.lerp(new[name], MEMORY) for name, old in self.means.items()})
+        return self._replace(means={name: old.lerp(new[name], OFFSET_WEIGHT) for name, old in self.means.items()})
 
     def centered(self, gradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gradient in weights and biases whose ascent is that of the centered machine, (x − μ) W (y − λ) + …."""
@@ -98,13 +98,13 @@ class Average:
         for name, leaf in leaves.items():
             self.means[name].lerp_(leaf.detach(), 1 / self.number)
 
-    def put(self, leaves: Mapping[str, Tensor]) -> None:
+    def copy_into(self, leaves: Mapping[str, Tensor]) -> None:
         """Copy the means into the parameters; they stay unchanged where no step was added."""
         if self.number:
-            put(self.means, leaves)
+            copy_into(self.means, leaves)
 
 
-def put(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> None:
+def copy_into(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> None:
     """Copy values into the parameters of the same names."""
     with torch.no_grad():
         for name, leaf in leaves.items():

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule, forward
-from probmodel.families.boltzmann_machines.machine import Machine, Undirected
+from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import enumerated
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
 from probmodel.protocols.integers import integer
 from probmodel.tracing.randomness import spawn
 
-MAX_SIDE = 12
+MAX_ENUMERATED_MONITOR = 12
 """Largest number of units whose states, at most 4,096, are summed at an evaluation."""
 ANNEALED_CHAINS = 100
 ANNEALED_STEPS = 300
@@ -39,11 +39,13 @@ def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> fl
         Salakhutdinov & Murray (2008), "On the quantitative analysis of deep belief networks".
     """
     # Double precision, as that of the enumerated states: thousands of terms are summed.
-    known = enumerated(machine.double, MAX_SIDE)
+    known = enumerated(machine.double, MAX_ENUMERATED_MONITOR)
     if known is not None:
         return known.log_z
     betas = torch.linspace(0, 1, ANNEALED_STEPS + 1, dtype=rows.dtype, device=rows.device)
-    log_w = forward(TemperatureSchedule(machine.path(machine.natural(rows)), betas, betas), ANNEALED_CHAINS, seed)
+    log_w = forward(
+        TemperatureSchedule(machine.path(machine.natural_parameters(rows)), betas, betas), ANNEALED_CHAINS, seed
+    )
     return float(torch.logsumexp(log_w, 0)) - math.log(ANNEALED_CHAINS)
 
 
@@ -85,7 +87,7 @@ class Monitor:
                 f"expected least to be finite nats per row, 0 or more, got {self.least}; pass 0.05, which is above most noise"
             )
 
-    def log_likelihood(self, model: Undirected, rows: Float[Tensor, "N V"], seed: int) -> float:
+    def log_likelihood(self, model: SuppliesMachine, rows: Float[Tensor, "N V"], seed: int) -> float:
         """Mean log likelihood in nats per row, by a lower bound of log f if it is not exact; −∞ if not finite."""
         with torch.no_grad():
             machine = model.machine
@@ -93,7 +95,7 @@ class Monitor:
             value = float(below.double().mean()) - self.log_partition(machine, rows, seed)
         return value if math.isfinite(value) else -math.inf
 
-    def chosen(self, rows: Float[Tensor, "N V"]) -> Float[Tensor, "n V"]:
+    def evaluation_rows(self, rows: Float[Tensor, "N V"]) -> Float[Tensor, "n V"]:
         """Rows to evaluate on."""
         if self.rows is not None:
             return self.rows.to(rows)
@@ -122,7 +124,7 @@ class Evaluations:
         self, monitor: Monitor | None, model: Any, leaves: Mapping[str, Tensor], rows: Float[Tensor, "N V"], seed: int
     ) -> None:
         self.monitor, self.model, self.leaves, self.seed = monitor, model, leaves, seed
-        self.rows = rows if monitor is None else monitor.chosen(rows)
+        self.rows = rows if monitor is None else monitor.evaluation_rows(rows)
         self.steps: list[int] = []
         self.values: list[float] = []
         self.best: Mapping[str, Tensor] = {}
@@ -133,7 +135,7 @@ class Evaluations:
         """Whether the monitor's divergence criterion is met."""
         return self.monitor is not None and self.monitor.has_diverged(self.values)
 
-    def due(self, step: int) -> bool:
+    def evaluates_at(self, step: int) -> bool:
         """Whether to evaluate before this step."""
         return self.monitor is not None and step % self.monitor.every == 0
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.conditional import NormalMarginals
 
 
-def separate(shards: Sequence[Tensor]) -> list[Tensor]:
+def own_shards(shards: Sequence[Tensor]) -> list[Tensor]:
     """Conditions each expert on its own shard."""
     return list(shards)
 
 
-def communicating(shards: Sequence[Tensor]) -> list[Tensor]:
+def with_communication_shard(shards: Sequence[Tensor]) -> list[Tensor]:
     """Conditions the first expert on its own shard, and each other expert on the first shard and its own."""
     return [shards[0], *(torch.cat([shards[0], shard]) for shard in shards[1:])]
 
@@ -40,7 +40,7 @@ class Aggregation:
     """
 
     join: Callable[[Tensor, Tensor, Tensor], NormalMarginals]
-    rows: Callable[[Sequence[Tensor]], list[Tensor]] = separate
+    rows: Callable[[Sequence[Tensor]], list[Tensor]] = own_shards
 
     def __call__(
         self, mean: Float[Tensor, "K m"], variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]
@@ -118,7 +118,7 @@ poe = Aggregation(product_of_experts)
 gpoe = Aggregation(generalized_product_of_experts)
 bcm = Aggregation(bayesian_committee)
 robust_bcm = Aggregation(robust_bayesian_committee)
-generalized_robust_bcm = Aggregation(generalized_robust_bayesian_committee, rows=communicating)
+generalized_robust_bcm = Aggregation(generalized_robust_bayesian_committee, rows=with_communication_shard)
 
 
 def _entropy_taken(variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]) -> Float[Tensor, "K m"]:

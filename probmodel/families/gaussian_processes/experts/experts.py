@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.conditional import (
-    Factored,
+    ConditionedProcess,
     NormalMarginals,
+    condition,
     conditional,
-    factored,
     prior_variance,
 )
 from probmodel.families.gaussian_processes.covariances import mean_at
@@ -32,12 +32,12 @@ from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.programs.graphs import functional
 
-BUFFERS = 4
+EXPERT_BUFFERS = 4
 """Number of matrices of shard rows × new rows held at a time for one expert's prediction."""
 
 
 @runtime_checkable
-class ProcessParts(Protocol, metaclass=Structural):
+class SharedProcess(Protocol, metaclass=Structural):
     """Mean, kernel and likelihood of a Gaussian process, whose parameters all experts share."""
 
     mean: Mean
@@ -49,11 +49,11 @@ class ShardExpert(NamedTuple):
     """A Gaussian process conditioned on its shard, with the inputs of the shard."""
 
     x: Float[Tensor, "n D"]
-    factored: Factored
+    process: ConditionedProcess
 
 
 def experts_log_marginal(
-    parts: ProcessParts,
+    parts: SharedProcess,
     names: Sequence[str],
     x: Float[Tensor, "n D"],
     y: Float[Tensor, " n"],
@@ -78,11 +78,11 @@ def experts_log_marginal(
         each = [gp_log_marginal(parts.mean, parts.kernel, parts.likelihood, x[rows], y[rows]) for rows in shards]
         return torch.stack(each).sum()
     tensors = [attrgetter(name)(parts) for name in names]
-    return _Summed.apply(parts, tuple(names), tuple(shards), torch.is_grad_enabled(), x, y, *tensors)
+    return _SummedLogMarginal.apply(parts, tuple(names), tuple(shards), torch.is_grad_enabled(), x, y, *tensors)
 
 
-def experts_given(
-    parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+def conditioned_experts(
+    parts: SharedProcess, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
 ) -> tuple[ShardExpert, ...]:
     """Condition each expert's process on its rows, in parallel as in `experts_log_marginal`, without gradients.
 
@@ -93,54 +93,54 @@ def experts_given(
 
     Raises:
         MemoryError: where the factors of all experts exceed the free memory.
-        ValueError: under the conditions of `factored`.
+        ValueError: under the conditions of `condition`.
     """
     needed = sum(len(each) ** 2 for each in rows) * y.element_size()
     what = f"factored covariances of {len(rows)} experts"
     refuse_above_memory(needed, y.device, what, "take more shards, so that each is smaller")
-    return tuple(_side_by_side(_given, [(parts, x[each], y[each]) for each in rows]))
+    return tuple(_side_by_side(_condition_without_gradient, [(parts, x[each], y[each]) for each in rows]))
 
 
-def experts_drawn(
-    parts: ProcessParts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
+def conditioned_experts_in_graph(
+    parts: SharedProcess, x: Float[Tensor, "n D"], y: Float[Tensor, " n"], rows: Sequence[Int[Tensor, " _"]]
 ) -> tuple[ShardExpert, ...]:
     """Condition each expert's process on its rows for drawn hyperparameters, with gradients.
 
     It runs in the caller's process, so that it can be part of a recorded graph.
     """
-    return tuple(ShardExpert(x[each], _factored(parts, x[each], y[each])) for each in rows)
+    return tuple(ShardExpert(x[each], _condition(parts, x[each], y[each])) for each in rows)
 
 
-def joined(
-    parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Float[Tensor, "m D"]
+def aggregated(
+    parts: SharedProcess, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Float[Tensor, "m D"]
 ) -> NormalMarginals:
     """Aggregated prediction of f at new rows, over blocks of rows that fit the memory budget."""
     largest = max(len(expert.x) for expert in experts)
-    bytes_per_row = (BUFFERS * largest + 2 * BUFFERS * len(experts)) * new.element_size()
+    bytes_per_row = (EXPERT_BUFFERS * largest + 2 * EXPERT_BUFFERS * len(experts)) * new.element_size()
     each = max(1, budget(new.device) // bytes_per_row)
     # Kernels that branch on tensor values can be recorded at the caller's own rows, not at blocks of them.
     chunks = new.split(each) if each < len(new) else (new,)
-    pieces = [_joined(parts, aggregation, experts, chunk) for chunk in chunks]
+    pieces = [_aggregated(parts, aggregation, experts, chunk) for chunk in chunks]
     return NormalMarginals(torch.cat([each.mean for each in pieces]), torch.cat([each.variance for each in pieces]))
 
 
-def _joined(
-    parts: ProcessParts, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Tensor
+def _aggregated(
+    parts: SharedProcess, aggregation: Aggregation, experts: Sequence[ShardExpert], new: Tensor
 ) -> NormalMarginals:
     # The aggregations take means less the prior mean.
-    above = [conditional(ZeroMean(), parts.kernel, expert.factored, expert.x, new) for expert in experts]
+    above = [conditional(ZeroMean(), parts.kernel, expert.process, expert.x, new) for expert in experts]
     means, variances = torch.stack([each.mean for each in above]), torch.stack([each.variance for each in above])
     found = aggregation(means, variances, prior_variance(parts.kernel, new))
     return NormalMarginals(mean_at(parts.mean, new) + found.mean, found.variance)
 
 
-class _Summed(torch.autograd.Function):
+class _SummedLogMarginal(torch.autograd.Function):
     """Sum of the log marginals, whose gradient is computed where the experts run."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        parts: ProcessParts,
+        parts: SharedProcess,
         names: tuple[str, ...],
         shards: Sequence[Tensor],
         grad_enabled: bool,
@@ -165,7 +165,7 @@ class _Summed(torch.autograd.Function):
 
 
 def _log_marginal(
-    parts: ProcessParts, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
+    parts: SharedProcess, names: tuple[str, ...], x: Tensor, y: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Log marginal of one expert, and its gradient in the wanted ones of x, y and the named tensors."""
     x, y = x.requires_grad_(wanted[0]), y.requires_grad_(wanted[1])
@@ -177,13 +177,13 @@ def _log_marginal(
     return value.detach(), grads
 
 
-def _given(parts: ProcessParts, x: Tensor, y: Tensor) -> ShardExpert:
+def _condition_without_gradient(parts: SharedProcess, x: Tensor, y: Tensor) -> ShardExpert:
     with torch.no_grad():
-        return ShardExpert(x, _factored(parts, x, y))
+        return ShardExpert(x, _condition(parts, x, y))
 
 
-def _factored(parts: ProcessParts, x: Tensor, y: Tensor) -> Factored:
-    return factored(parts.mean, parts.kernel, parts.likelihood, x, y)
+def _condition(parts: SharedProcess, x: Tensor, y: Tensor) -> ConditionedProcess:
+    return condition(parts.mean, parts.kernel, parts.likelihood, x, y)
 
 
 def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -9,39 +9,39 @@ from torch import Tensor
 from probmodel.protocols.integers import checked_seed, integer
 
 
-def random_shards(num_rows: int, number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
-    """Random shard 0 … number − 1 of each row, with sizes that differ by at most one.
+def random_shards(num_rows: int, num_shards: int, *, seed: int = 0) -> Int[Tensor, " n"]:
+    """Random shard 0 … num_shards − 1 of each row, with sizes that differ by at most one.
 
     >>> random_shards(5, 2, seed=1).bincount()
     tensor([3, 2])
 
     Args:
         num_rows: number of rows.
-        number: number of shards.
+        num_shards: number of shards.
         seed: seed of the random division.
 
     Raises:
         ValueError: for more shards than rows.
     """
-    number = _checked(num_rows, number)
+    num_shards = _checked(num_rows, num_shards)
     order = np.random.default_rng(checked_seed(seed)).permutation(num_rows)
-    return torch.from_numpy(order % number)
+    return torch.from_numpy(order % num_shards)
 
 
-def kmeans_shards(x: Float[Tensor, "n D"], number: int, *, seed: int = 0) -> Int[Tensor, " n"]:
-    """Shard 0 … number − 1 of each row by k-means, which groups nearby rows; sizes differ, and the largest costs most.
+def kmeans_shards(x: Float[Tensor, "n D"], num_shards: int, *, seed: int = 0) -> Int[Tensor, " n"]:
+    """Shard 0 … num_shards − 1 of each row by k-means, which groups nearby rows; sizes differ, and the largest costs most.
 
     Args:
         x: inputs (n, D), in units in which Euclidean distances are meaningful.
-        number: number of shards.
+        num_shards: number of shards.
         seed: seed of the initial centers.
 
     Raises:
         ValueError: for more shards than distinct rows.
     """
-    number = _checked(len(torch.unique(x.detach(), dim=0)), number)
+    num_shards = _checked(len(torch.unique(x.detach(), dim=0)), num_shards)
     rows = x.detach().cpu().numpy()
-    return torch.from_numpy(KMeans(number, n_init=1, random_state=checked_seed(seed)).fit_predict(rows)).long()
+    return torch.from_numpy(KMeans(num_shards, n_init=1, random_state=checked_seed(seed)).fit_predict(rows)).long()
 
 
 def rows_of(assignment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " _"], ...]:
@@ -67,8 +67,10 @@ def rows_of(assignment: Int[Tensor, " n"]) -> tuple[Int[Tensor, " _"], ...]:
     return tuple(torch.from_numpy(rows) for rows in np.split(np.argsort(numbers, kind="stable"), ends))
 
 
-def _checked(num_rows: int, number: int) -> int:
-    number = integer("shards", number)
-    if number > num_rows:
-        raise ValueError(f"expected at most {num_rows} shards, one distinct row each, got {number}; take fewer shards")
-    return number
+def _checked(num_rows: int, num_shards: int) -> int:
+    num_shards = integer("num_shards", num_shards)
+    if num_shards > num_rows:
+        raise ValueError(
+            f"expected at most {num_rows} shards, one distinct row each, got {num_shards}; take fewer shards"
+        )
+    return num_shards

@@ -18,13 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import check_rows, covariance, mean_at, noise_by_row
-from probmodel.families.gaussian_processes.mixtures.gates import Coupling, Gate
+from probmodel.families.gaussian_processes.mixtures.gates import CountPrior, Gate
 from probmodel.families.gaussian_processes.positive_definite import JITTERS, factorized, upper_factor
 from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.protocols.memory import refuse_above_memory
 from probmodel.protocols.structural import Structural
 
-MAX_ROWS_OF_TWO = 16
+MAX_ROWS_TWO_EXPERTS = 16
 """Largest number of rows at which two experts are enumerated: 2^16 sets of rows, each factored once per expert."""
 MAX_ROWS = 13
 """Largest number of rows at which more experts are enumerated: 3^13 = 1.6 million pairs of a set and its subset."""
@@ -69,24 +69,24 @@ class Assigned(NamedTuple):
     covariance: Float[Tensor, "K n n"]
     """Prior covariance of each expert's function, without noise."""
     noise: Float[Tensor, "K n"]
-    log_rows: Float[Tensor, "n K"]
+    log_input_factors: Float[Tensor, "n K"]
     """Log factor of each expert for the input of each row, in nats."""
-    coupling: Coupling
+    count_prior: CountPrior
 
     @property
-    def noisy(self) -> Float[Tensor, "K n n"]:
+    def observation_covariance(self) -> Float[Tensor, "K n n"]:
         """Covariance of the observations, K_k + Σ_k."""
         return self.covariance + torch.diag_embed(self.noise)
 
     def detach(self) -> "Assigned":
         """The same values without gradients."""
-        residual, covariance, noise, log_rows = (each.detach() for each in self[:4])
-        return Assigned(residual, covariance, noise, log_rows, self.coupling)
+        residual, covariance, noise, log_input_factors = (each.detach() for each in self[:4])
+        return Assigned(residual, covariance, noise, log_input_factors, self.count_prior)
 
     def double(self) -> "Assigned":
         """The same values in float64: inverses kept by rank-one updates, and sums over many assignments, lose digits."""
-        residual, covariance, noise, log_rows = (each.double() for each in self[:4])
-        return Assigned(residual, covariance, noise, log_rows, self.coupling)
+        residual, covariance, noise, log_input_factors = (each.double() for each in self[:4])
+        return Assigned(residual, covariance, noise, log_input_factors, self.count_prior)
 
 
 def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
@@ -108,8 +108,8 @@ def assigned(experts: Sequence[ProcessExpert], gate: Gate, x: Float[Tensor, "n D
         torch.stack([y - mean_at(each.mean, x) for each in experts]),
         torch.stack(covariances),
         torch.stack([with_jitter(k, noise) for k, noise in zip(covariances, noises, strict=True)]),
-        gate.log_rows(x),
-        gate.coupling,
+        gate.log_input_factors(x),
+        gate.count_prior,
     )
 
 
@@ -143,33 +143,37 @@ def log_evidence_by_enumeration(model: Assigned) -> Float[Tensor, ""]:
             "by VariationalEM or CollapsedGibbs to predict"
         )
     if num_experts == 1:
-        return _log_normal(model.noisy, model.residual)[0] + model.log_rows.sum()
+        return _log_normal(model.observation_covariance, model.residual)[0] + model.log_input_factors.sum()
     log_l = subset_log_marginals(model)
     whole, subset = _pairs(n, log_l.device) if num_experts > 2 else (log_l.new_zeros(0).long(),) * 2
     size = _popcount(torch.arange(2**n, device=log_l.device), n).to(log_l)
     log_z = log_l[-1]
     for k in range(num_experts - 2, 0, -1):
-        split = model.coupling.log_split(k, size[subset], size[whole - subset])
+        split = model.count_prior.log_split(k, size[subset], size[whole - subset])
         log_z = _segment_logsumexp(split + log_l[k][subset] + log_z[whole - subset], whole, 2**n)
-    return torch.logsumexp(model.coupling.log_split(0, size, n - size) + log_l[0] + log_z.flip(0), 0)
+    return torch.logsumexp(model.count_prior.log_split(0, size, n - size) + log_l[0] + log_z.flip(0), 0)
 
 
 def most_rows(num_experts: int) -> int:
     """Largest number of rows at which the evidence is summed exactly; one expert has nothing to sum."""
-    return {1: sys.maxsize, 2: MAX_ROWS_OF_TWO}.get(num_experts, MAX_ROWS)
+    return {1: sys.maxsize, 2: MAX_ROWS_TWO_EXPERTS}.get(num_experts, MAX_ROWS)
 
 
 def subset_log_marginals(model: Assigned) -> Float[Tensor, "K M"]:
     """Log marginal, with gate factors, of each expert on all M = 2^n sets of rows in the order of bit masks, in nats."""
     num_experts, n = model.residual.shape
-    noisy, masks, values = model.noisy, [0], [model.residual.new_zeros(num_experts, 1)]
+    observation_covariance, masks, values = (
+        model.observation_covariance,
+        [0],
+        [model.residual.new_zeros(num_experts, 1)],
+    )
     for size in range(1, n + 1):
-        rows = torch.tensor(list(combinations(range(n), size)), device=noisy.device)
-        sub = noisy[:, rows[:, :, None], rows[:, None, :]]
-        gate = model.log_rows.mT[:, rows].sum(-1)
+        rows = torch.tensor(list(combinations(range(n), size)), device=observation_covariance.device)
+        sub = observation_covariance[:, rows[:, :, None], rows[:, None, :]]
+        gate = model.log_input_factors.mT[:, rows].sum(-1)
         values.append(_log_normal(sub, model.residual[:, rows]) + gate)
         masks += (2**rows).sum(-1).tolist()
-    order = torch.tensor(masks, device=noisy.device).argsort()
+    order = torch.tensor(masks, device=observation_covariance.device).argsort()
     return torch.cat(values, 1)[:, order]
 
 
@@ -199,10 +203,10 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
         Neal (2000), "Markov chain sampling methods for Dirichlet process mixture models", algorithm 3.
     """
     num_experts, n = model.residual.shape
-    noisy, chains = model.noisy, torch.arange(len(c), device=c.device)
-    held = torch.nn.functional.one_hot(c, num_experts).mT.to(noisy).contiguous()
+    observation_covariance, chains = model.observation_covariance, torch.arange(len(c), device=c.device)
+    held = torch.nn.functional.one_hot(c, num_experts).mT.to(observation_covariance).contiguous()
     log_likelihood, inverse = _masked(model, held)
-    c, log_likelihood, tiny = c.clone(), log_likelihood.sum(1), torch.finfo(noisy.dtype).tiny
+    c, log_likelihood, tiny = c.clone(), log_likelihood.sum(1), torch.finfo(observation_covariance.dtype).tiny
     # The rows of a chain depend on each other, hence the loop.
     for i in torch.randperm(n, device=c.device).tolist():
         old = c[:, i]
@@ -213,12 +217,12 @@ def gibbs_sweep(model: Assigned, c: Int[Tensor, "S n"], *, power: float = 1.0) -
         q = q - column[:, :, None] * column[:, None, :] / own[:, None, None]
         q[:, i], q[:, :, i] = 0.0, 0.0
         inverse[chains, old], held[chains, old, i] = q, 0.0
-        k = noisy[:, i] * held
+        k = observation_covariance[:, i] * held
         solved = (inverse @ k[..., None])[..., 0]
         mean = (solved * model.residual).sum(-1)
-        variance = torch.maximum(noisy[:, i, i] - (solved * k).sum(-1), model.noise[:, i])
+        variance = torch.maximum(observation_covariance[:, i, i] - (solved * k).sum(-1), model.noise[:, i])
         log_p = _log_normal_1d(model.residual[:, i] - mean, variance)
-        logits = power * log_p + model.coupling.log_next(held.sum(-1)) + model.log_rows[i]
+        logits = power * log_p + model.count_prior.log_next_assignment(held.sum(-1)) + model.log_input_factors[i]
         if bool(logits.isnan().any()):
             noise = float(model.noise.min())
             raise NotPositiveDefiniteError(
@@ -239,7 +243,7 @@ def prior_assignments(model: Assigned, num_samples: int) -> Int[Tensor, "S n"]:
     num_experts, n = model.residual.shape
     counts, columns = model.residual.new_zeros(num_samples, num_experts), []
     for i in range(n):
-        logits = model.coupling.log_next(counts) + model.log_rows[i]
+        logits = model.count_prior.log_next_assignment(counts) + model.log_input_factors[i]
         columns.append(torch.distributions.Categorical(logits=logits).sample())
         counts = counts + torch.nn.functional.one_hot(columns[-1], num_experts)
     return torch.stack(columns, 1)
@@ -256,15 +260,15 @@ def _masked(model: Assigned, held: Float[Tensor, "S K n"]) -> _Masked:
     what = f"{len(held)} assignments of {held.shape[-1]:,} rows to {held.shape[1]} experts"
     refuse_above_memory(needed, held.device, what, "take fewer chains or draws")
     out = torch.diag_embed(1 - held)
-    factor = torch.linalg.cholesky(model.noisy * held[..., :, None] * held[..., None, :] + out)
+    factor = torch.linalg.cholesky(model.observation_covariance * held[..., :, None] * held[..., None, :] + out)
     white = torch.linalg.solve_triangular(factor, (model.residual * held)[..., None], upper=False)[..., 0]
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_p = -0.5 * (white.square().sum(-1) + held.sum(-1) * math.log(2 * math.pi)) - log_det
     return _Masked(log_p, torch.cholesky_inverse(factor) - out)
 
 
-def _log_normal(noisy: Tensor, residual: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky(noisy)
+def _log_normal(observation_covariance: Tensor, residual: Tensor) -> Tensor:
+    factor = torch.linalg.cholesky(observation_covariance)
     white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * (white.square().sum(-1) + residual.shape[-1] * math.log(2 * math.pi)) - log_det

@@ -55,7 +55,7 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
     what = f"{num_particles} particles over {n:,} rows and {num_experts} experts"
     refuse_above_memory(needed, model.residual.device, what, "take fewer particles")
     residual, ahead = model.residual[:, order], model.covariance[:, order[:, None], order]
-    noise, gate = model.noise[:, order], model.log_rows[order]
+    noise, gate = model.noise[:, order], model.log_input_factors[order]
     # Residual of y given a particle's rows, (P, K, m), and its covariance, (P, K, m, m), at the m remaining rows.
     left, ahead = residual[None], ahead[None]
     counts, c = residual.new_zeros(1, num_experts), order.new_zeros(1, 0)
@@ -63,7 +63,7 @@ def smc_over_rows(model: Assigned, num_particles: int, order: Int[Tensor, " n"])
     for i in range(n):
         variance = ahead[:, :, 0, 0] + noise[:, i]
         log_p = -0.5 * (left[:, :, 0].square() / variance + variance.log() + math.log(2 * math.pi))
-        children = (log_w[:, None] + log_p + model.coupling.log_next(counts) + gate[i]).flatten()
+        children = (log_w[:, None] + log_p + model.count_prior.log_next_assignment(counts) + gate[i]).flatten()
         chosen, log_w = _resampled(children, num_particles)
         parent, expert = chosen // num_experts, chosen % num_experts
         at, variance = torch.arange(len(chosen), device=order.device), variance[parent, expert]

@@ -15,14 +15,14 @@ from probmodel.protocols.structural import Structural
 
 
 @runtime_checkable
-class Coupling(Protocol, metaclass=Structural):
+class CountPrior(Protocol, metaclass=Structural):
     """Dependence among the numbers of rows of K ordered experts."""
 
     def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
         """Log factor of an expert with `size` rows when `later` rows belong to the experts after it, in nats."""
         ...
 
-    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+    def log_next_assignment(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         """Log probability of each expert for one more row given the numbers of rows so far, in nats."""
         ...
 
@@ -34,23 +34,23 @@ class Coupling(Protocol, metaclass=Structural):
         """Log proportions, sampled at the Pyro site "sticks" where random, in the dtype and on the device of `like`."""
         ...
 
-    def guided_weights(self, like: Tensor) -> None:
+    def sample_weights_from_guide(self, like: Tensor) -> None:
         """Sample the same site in a guide, normal in the logits of the sticks with parameters from `pyro.param`."""
         ...
 
 
 @runtime_checkable
 class Gate(Protocol, metaclass=Structural):
-    """Prior of the assignments: p(c | x) = p(counts of c) ∏_i exp(log_rows(x)[i, c_i])."""
+    """Prior of the assignments: p(c | x) = p(counts of c) ∏_i exp(log_input_factors(x)[i, c_i])."""
 
     num_experts: int
 
     @property
-    def coupling(self) -> Coupling:
+    def count_prior(self) -> CountPrior:
         """Dependence among the experts' numbers of rows."""
         ...
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+    def log_input_factors(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
         """Log factor of each expert for the input of each row, in nats."""
         ...
 
@@ -59,13 +59,13 @@ class Gate(Protocol, metaclass=Structural):
         ...
 
 
-def log_sizes(coupling: Coupling, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S"]:
+def log_prior_of_counts(count_prior: CountPrior, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S"]:
     """Log probability of assignments with these numbers of rows, in nats.
 
     Fractional numbers n_k give log ∫ p(v) ∏ π_k^{n_k} dv.
     """
     later = later_counts(counts)
-    parts = [coupling.log_split(k, counts[..., k], later[..., k]) for k in range(counts.shape[-1] - 1)]
+    parts = [count_prior.log_split(k, counts[..., k], later[..., k]) for k in range(counts.shape[-1] - 1)]
     return torch.stack(parts).sum(0) if parts else counts.new_zeros(counts.shape[:-1])
 
 

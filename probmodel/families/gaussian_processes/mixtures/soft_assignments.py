@@ -21,17 +21,17 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.conditional import prior_variance
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_of_new_rows
 from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, ProcessExpert
-from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_sizes
+from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_prior_of_counts
 from probmodel.families.normal_mixture import NormalMixture
 from probmodel.protocols.memory import refuse_above_memory
 
-BUFFERS = 3
+RESPONSIBILITY_BUFFERS = 3
 """Number of matrices per set and expert: the scaled covariance, its factor, and the solution for predictions."""
-SMALLEST = 1e-30
+LEAST_RESPONSIBILITY = 1e-30
 """Responsibility used in place of 0, at which square root and logarithm have no derivative."""
 
 
-class Predicted(NamedTuple):
+class MixturePrediction(NamedTuple):
     """Predictive distribution of a mixture at new rows."""
 
     y: NormalMixture
@@ -39,7 +39,7 @@ class Predicted(NamedTuple):
     """Variance of y that would remain if the functions were known."""
 
 
-class Shared(NamedTuple):
+class ConditionedExperts(NamedTuple):
     """K experts conditioned on rows by S sets of responsibilities r."""
 
     root: Float[Tensor, "S K n"]
@@ -50,43 +50,43 @@ class Shared(NamedTuple):
     """Whitened residuals L⁻¹ W^½ (y − m)."""
 
 
-def shared(model: Assigned, r: Float[Tensor, "S n K"]) -> Shared:
+def condition_experts(model: Assigned, r: Float[Tensor, "S n K"]) -> ConditionedExperts:
     """Factor the matrices of the bound and of every prediction; an expert without rows keeps its prior.
 
     Raises:
         MemoryError: where the factors of all sets and experts exceed the free memory.
     """
     num_experts, n = model.residual.shape
-    needed = BUFFERS * len(r) * num_experts * n**2 * model.residual.element_size()
+    needed = RESPONSIBILITY_BUFFERS * len(r) * num_experts * n**2 * model.residual.element_size()
     what = f"{len(r)} sets of responsibilities of {n:,} rows to {num_experts} experts"
     refuse_above_memory(needed, model.residual.device, what, "keep fewer draws of assignments, or take fewer rows")
-    root = r.mT.clamp(min=SMALLEST).sqrt() / model.noise.sqrt()
+    root = r.mT.clamp(min=LEAST_RESPONSIBILITY).sqrt() / model.noise.sqrt()
     scaled = root[..., :, None] * model.covariance * root[..., None, :]
     factor = torch.linalg.cholesky(scaled + torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device))
     white = torch.linalg.solve_triangular(factor, (root * model.residual)[..., None], upper=False)[..., 0]
-    return Shared(root, factor, white)
+    return ConditionedExperts(root, factor, white)
 
 
-def bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
+def evidence_bound(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, " S"]:
     """Evidence bound L of each set of responsibilities, in nats over the whole data set."""
-    r = r.clamp(min=SMALLEST)
-    found = shared(model, r)
+    r = r.clamp(min=LEAST_RESPONSIBILITY)
+    found = condition_experts(model, r)
     log_det = found.factor.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
     noise = (r.mT * (2 * math.pi * model.noise).log()).sum((-1, -2))
     fit = -0.5 * (found.white.square().sum((-1, -2)) + noise) - log_det
-    gate = (r * model.log_rows).sum((-1, -2)) + log_sizes(model.coupling, r.sum(-2))
+    gate = (r * model.log_input_factors).sum((-1, -2)) + log_prior_of_counts(model.count_prior, r.sum(-2))
     return fit + gate - (r * r.log()).sum((-1, -2))
 
 
-def improved(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K"]:
+def updated_responsibilities(model: Assigned, r: Float[Tensor, "S n K"]) -> Float[Tensor, "S n K"]:
     """Optimal responsibilities given the processes and proportions that r implies: one coordinate ascent step on L."""
-    found = shared(model, r)
+    found = condition_experts(model, r)
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * model.covariance, upper=False)
     mean = (cross * found.white[..., None]).sum(-2)
     variance = model.covariance.diagonal(dim1=-2, dim2=-1) - cross.square().sum(-2)
     misfit = ((model.residual - mean).square() + variance) / model.noise
     log_y = -0.5 * (misfit + (2 * math.pi * model.noise).log())
-    prior = model.log_rows + model.coupling.expected_log(r.sum(-2))[..., None, :]
+    prior = model.log_input_factors + model.count_prior.expected_log(r.sum(-2))[..., None, :]
     return (log_y.mT + prior).softmax(-1)
 
 
@@ -97,9 +97,9 @@ def predicted(
     r: Float[Tensor, "S n K"],
     x: Float[Tensor, "n D"],
     new: Float[Tensor, "m D"],
-) -> "Predicted":
+) -> "MixturePrediction":
     """Predictive distribution p(y | new x, data): a normal per expert and set of responsibilities; batch shape (m,)."""
-    found = shared(model, r)
+    found = condition_experts(model, r)
     k = torch.stack([covariance(each.kernel, x, new) for each in experts])
     cross = torch.linalg.solve_triangular(found.factor, found.root[..., None] * k, upper=False)
     prior_mean = torch.stack([mean_at(each.mean, new) for each in experts])
@@ -108,8 +108,8 @@ def predicted(
     mean = prior_mean + (cross * found.white[..., None]).sum(-2)
     # Rounding errors may make the difference negative.
     variance = (prior - cross.square().sum(-2)).clamp(min=torch.finfo(new.dtype).eps * prior) + noise
-    log_proportions = gate.coupling.log_next(r.sum(-2))[..., None, :].to(new)
-    log_weights = gate.log_rows(new) + log_proportions - math.log(len(r))
+    log_proportions = gate.count_prior.log_next_assignment(r.sum(-2))[..., None, :].to(new)
+    log_weights = gate.log_input_factors(new) + log_proportions - math.log(len(r))
     every = (log_weights.mT, mean, variance.sqrt(), noise.expand_as(mean))
     logits, loc, scale, noises = (each.movedim(2, 0).flatten(1) for each in every)
     mixture = NormalMixture(logits, loc, scale)
@@ -118,4 +118,4 @@ def predicted(
     of_function = (scale.square() - noises).unflatten(1, (len(r), -1))
     means = (weight * loc.unflatten(1, (len(r), -1))).sum(-1)
     removed = (weight.square() * of_function).sum(-1).mean(-1) + means.var(-1, correction=0)
-    return Predicted(mixture, mixture.variance - removed)
+    return MixturePrediction(mixture, mixture.variance - removed)

@@ -1,13 +1,13 @@
 """Bayesian networks (`pb.bn`): models, graphs, scores, structure learning, tables, and categorical data sets.
 
 Models of all columns, and of features with a class: CategoricalNetwork, LinearGaussianNetwork, ConditionalGaussianNetwork,
-NonlinearNetwork, ClassNetwork; structures for the last: naive_bayes, tree_augmented, augmented, conditional_information,
+NonlinearNetwork, ClassNetwork; structures for the last: naive_bayes, tree_augmented, best_augmented, conditional_information,
 gaussian_conditional_information.
 Graphs: DAG, random_dag, structural_hamming_distance, class_hamming_distance, plot.
 Data: CategoricalData, read_bif, write_bif.
 Scores: BDeu, BDs, BGe, k2, aic, bic, log_likelihood, score, gaussian_bic, gaussian_log_likelihood, gaussian_score, Moments,
 moments, family_scores, gaussian_family_scores, FamilyCache, categorical_families, gaussian_families.
-Search: best_dag, BestDAG, verify, OrderSearch, FoundGraph, Candidates, all_candidates, candidate_parents, score_table,
+Search: best_dag, BestDAG, verify, OrderSearch, SearchResult, Candidates, all_candidates, candidate_parents, score_table,
 improved_candidates.
 Posterior over graphs: posterior_over_dags, posterior_over_orders, GraphPosterior, OrderMCMC, PartitionMCMC, SampledEdges,
 edge_reliability, EdgeReliability, SimulatedNetworks.
@@ -29,7 +29,6 @@ from probmodel.families.bayesian_networks import (
     EdgeReliability,
     EMFit,
     FamilyCache,
-    FoundGraph,
     GraphPosterior,
     JointTable,
     KineticPosterior,
@@ -40,6 +39,7 @@ from probmodel.families.bayesian_networks import (
     OrderSearch,
     PartitionMCMC,
     SampledEdges,
+    SearchResult,
     SimulatedNetworks,
     SteadyStates,
     Trajectories,
@@ -84,7 +84,7 @@ from probmodel.families.bayesian_networks import (
 from probmodel.layers.representations.bayesian_network.categorical import CategoricalNetwork
 from probmodel.layers.representations.bayesian_network.class_network import ClassNetwork
 from probmodel.layers.representations.bayesian_network.class_structures import (
-    augmented,
+    best_augmented,
     conditional_information,
     gaussian_conditional_information,
     naive_bayes,
@@ -110,7 +110,7 @@ __all__ = [
     "EMFit",
     "EdgeReliability",
     "FamilyCache",
-    "FoundGraph",
+    "SearchResult",
     "GraphPosterior",
     "JointTable",
     "KineticPosterior",
@@ -128,7 +128,7 @@ __all__ = [
     "Trajectories",
     "aic",
     "all_candidates",
-    "augmented",
+    "best_augmented",
     "best_dag",
     "bic",
     "candidate_parents",

@@ -13,10 +13,10 @@ from probmodel.layers.representations.bayesian_network.mixed import (
     Interventions,
     MixedDAG,
     Priors,
+    call_arguments,
     exact_posterior,
-    is_whole,
+    has_all_rows,
     observe,
-    rows_of,
 )
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import ExactPosterior
@@ -70,11 +70,11 @@ class CategoricalNetwork(nn.Module):
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
         """Posterior of all tables and the log evidence; None for a minibatch."""
         families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
+        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError for unexpected arguments, a wrong number of columns, or values out of range."""
-        rows_of(self.mixed, data)
+        call_arguments(self.mixed, data)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

@@ -87,7 +87,7 @@ class ClassNetwork(nn.Module):
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         families = self.priors.families(self.mixed, self.center)
-        parameters = {node: family.drawn(node) for node, family in families.items()}
+        parameters = {node: family.sample_site(node) for node, family in families.items()}
 
         def log_joint(codes: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
             """Log joint density of the codes and each class, in nats."""

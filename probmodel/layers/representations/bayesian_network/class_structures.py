@@ -12,7 +12,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 
-SINGULAR = 1e-12
+LEAST_ONE_MINUS_RHO2 = 1e-12
 """Lower bound of 1 − ρ², so that the information between two equal codes is finite."""
 
 
@@ -54,7 +54,7 @@ def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], 
     return DAG({**{code: (parent[code], label) if code in parent else (label,) for code in codes}, label: ()})
 
 
-def augmented(families: FamilyScores, codes: Sequence[str], label: str = "class") -> DAG:
+def best_augmented(families: FamilyScores, codes: Sequence[str], label: str = "class") -> DAG:
     """Graph of highest score among those in which the class is a parent of every code and has no parents.
 
     Args:
@@ -108,7 +108,7 @@ def gaussian_conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N
         spread = rows - rows.mean(0)
         scale = spread.norm(dim=0).clamp(min=torch.finfo(torch.double).tiny)
         squared = (spread.T @ spread / (scale[:, None] * scale)).square()
-        found -= 0.5 * len(rows) / len(h) * (1 - squared).clamp(min=SINGULAR).log()
+        found -= 0.5 * len(rows) / len(h) * (1 - squared).clamp(min=LEAST_ONE_MINUS_RHO2).log()
     return found.fill_diagonal_(0.0).cpu().numpy()
 
 

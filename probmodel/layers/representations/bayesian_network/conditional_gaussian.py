@@ -12,10 +12,10 @@ from probmodel.layers.representations.bayesian_network.mixed import (
     Interventions,
     MixedDAG,
     Priors,
+    call_arguments,
     exact_posterior,
-    is_whole,
+    has_all_rows,
     observe,
-    rows_of,
 )
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import ExactPosterior
@@ -80,15 +80,15 @@ class ConditionalGaussianNetwork(nn.Module):
     def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
         """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
         families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *rows_of(self.mixed, data)) if is_whole(data) else None
+        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
-        rows_of(self.mixed, data)
+        call_arguments(self.mixed, data)
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for a constant column of real values."""
-        self.mixed.check_training(rows_of(self.mixed, data)[0])
+        self.mixed.check_training(call_arguments(self.mixed, data)[0])
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

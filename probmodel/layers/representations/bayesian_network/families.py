@@ -32,12 +32,12 @@ class FamilyRows(NamedTuple):
     """Values of the real parents."""
 
     @property
-    def numbered(self) -> Int[Tensor, "*N"]:
+    def combination_index(self) -> Int[Tensor, "*N"]:
         """Index of the combination of each row; 0 if there is a single combination."""
         none = isinstance(self.combination, EllipsisType)
         return torch.zeros_like(self.child, dtype=torch.long) if none else self.combination  # type: ignore[return-value]
 
-    def kept(self, rows: Tensor) -> "FamilyRows":
+    def subset(self, rows: Tensor) -> "FamilyRows":
         """The columns of some rows alone."""
         combination = self.combination if isinstance(self.combination, EllipsisType) else self.combination[rows]
         return FamilyRows(self.child[rows], combination, self.regressors[rows])
@@ -53,7 +53,7 @@ class DirichletTable:
 
     concentration: Float[Tensor, "q r"]
 
-    def drawn(self, node: str) -> Float[Tensor, "q r"]:
+    def sample_site(self, node: str) -> Float[Tensor, "q r"]:
         """Sample the table at its Pyro site."""
         return pyro.sample(f"{node}.probabilities", dist.Dirichlet(self.concentration).to_event(1))
 
@@ -68,7 +68,7 @@ class DirichletTable:
     def posterior(self, rows: FamilyRows) -> tuple["DirichletTable", float]:
         """Posterior of the table, and the log evidence of the child's column (the Pólya urn), in nats."""
         q, r = self.concentration.shape
-        cell = rows.numbered * r + rows.child
+        cell = rows.combination_index * r + rows.child
         counted = torch.bincount(cell.reshape(-1), minlength=q * r).reshape(q, r)
         prior, after = self.concentration.double(), self.concentration.double() + counted
         by_combination = torch.lgamma(prior.sum(1)) - torch.lgamma(after.sum(1))
@@ -114,7 +114,7 @@ class NormalInverseGamma:
     regressors: Float[Tensor, "*q p"]
     rows: Float[Tensor, "*q"]
 
-    def drawn(self, node: str) -> Regression:
+    def sample_site(self, node: str) -> Regression:
         """Sample the parameters at their Pyro sites."""
         axes = self.shape.dim()
         variance = pyro.sample(f"{node}.variance", self._variance().to_event(axes))
@@ -143,7 +143,7 @@ class NormalInverseGamma:
         if isinstance(rows.combination, EllipsisType):
             # The formulas need an axis of combinations, here of length one.
             whole = self._map(lambda value: value[None])
-            after, log_evidence = whole.posterior(rows._replace(combination=rows.numbered))
+            after, log_evidence = whole.posterior(rows._replace(combination=rows.combination_index))
             return after._map(lambda value: value[0]), log_evidence
         prior, like = self._map(lambda value: value.double()), self.shape
         n, x_mean, y_mean, xx, xy, yy = _moments(rows, len(self.shape))
@@ -208,7 +208,7 @@ class FamilyGuide(nn.Module):
 
     def forward(self, *args: object, **kwargs: object) -> None:
         for node, family in self.families.items():
-            family.drawn(node)
+            family.sample_site(node)
 
     def draws(self, num_samples: int) -> dict[str, Tensor]:
         """Independent draws of every site, (num_samples, *event)."""
@@ -228,7 +228,7 @@ def _quadratic(matrix: Float[Tensor, "q p p"], vector: Float[Tensor, "q p"]) -> 
 
 def _moments(rows: FamilyRows, q: int) -> tuple[Tensor, ...]:
     """Numbers of rows, means and scatters per combination of discrete parents, in double precision."""
-    j, x, y = rows.numbered, rows.regressors.double(), rows.child.double()
+    j, x, y = rows.combination_index, rows.regressors.double(), rows.child.double()
 
     def by_combination(values: Tensor) -> Tensor:
         return values.new_zeros(q, *values.shape[1:]).index_add(0, j, values)

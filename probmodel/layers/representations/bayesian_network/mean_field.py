@@ -11,7 +11,7 @@ from torch.distributions.transforms import StickBreakingTransform
 
 from probmodel.layers.representations.bayesian_network.families import DirichletTable, NormalInverseGamma
 
-START_LOG_SCALE = math.log(0.1)
+MEAN_FIELD_START_LOG_SCALE = math.log(0.1)
 """Initial log standard deviation of every parameter."""
 
 
@@ -21,7 +21,7 @@ class MeanFieldTable(nn.Module):
     def __init__(self, prior: DirichletTable) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros_like(prior.concentration[:, 1:]))
-        self.log_scale = nn.Parameter(torch.full_like(self.loc, START_LOG_SCALE))
+        self.log_scale = nn.Parameter(torch.full_like(self.loc, MEAN_FIELD_START_LOG_SCALE))
 
     def forward(self, node: str) -> None:
         normals = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
@@ -38,7 +38,7 @@ class MeanFieldRegressions(nn.Module):
         # A regression without parents has no slopes to learn.
         values = {name: value for name, value in values.items() if value.numel()}
         self.loc = nn.ParameterDict({name: nn.Parameter(torch.zeros_like(v)) for name, v in values.items()})
-        start = {name: torch.full_like(value, START_LOG_SCALE) for name, value in values.items()}
+        start = {name: torch.full_like(value, MEAN_FIELD_START_LOG_SCALE) for name, value in values.items()}
         self.log_scale = nn.ParameterDict({name: nn.Parameter(value) for name, value in start.items()})
 
     def forward(self, node: str) -> None:

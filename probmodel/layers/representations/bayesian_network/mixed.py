@@ -161,7 +161,7 @@ Interventions = Bool[Tensor, "N n"] | None
 def observe(mixed: MixedDAG, families: Mapping[str, Family], x: Tensor, intervened: Interventions) -> None:
     """Pyro model of rows: parameters from their priors, then every node given its parents."""
     columns = mixed.columns(x)
-    parameters = {node: family.drawn(node) for node, family in families.items()}
+    parameters = {node: family.sample_site(node) for node, family in families.items()}
     with pyro.plate("rows", len(x)):
         for node, family in families.items():
             likelihood = family.likelihood(parameters[node], mixed.rows(node, columns))  # type: ignore[arg-type]
@@ -179,13 +179,13 @@ def exact_posterior(
     for node, family in families.items():
         rows = mixed.rows(node, columns)
         if intervened is not None:
-            rows = rows.kept(~intervened[:, mixed.column(node)])
+            rows = rows.subset(~intervened[:, mixed.column(node)])
         after[node], term = family.posterior(rows)
         log_evidence += term
     return ExactPosterior(log_evidence, FamilyGuide(after))
 
 
-def rows_of(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
+def call_arguments(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
     """Arguments x and intervened of a network's call.
 
     Raises:
@@ -204,6 +204,6 @@ def rows_of(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Interventions]:
     return x, intervened
 
 
-def is_whole(data: Dataset) -> bool:
+def has_all_rows(data: Dataset) -> bool:
     """True if the data hold all rows: the evidence of a minibatch is no fraction of that of all rows."""
     return data.size is None or data.size == data.num_rows

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
-from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, rows_of
+from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, call_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 
@@ -79,7 +79,7 @@ class NonlinearNetwork(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
-        _, intervened = rows_of(self.mixed, data)
+        _, intervened = call_arguments(self.mixed, data)
         if intervened is not None:
             raise ValueError(
                 "expected a call with x alone, got intervened too; drop the rows, or take a conjugate network"
@@ -87,7 +87,7 @@ class NonlinearNetwork(nn.Module):
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for a constant column of real values."""
-        self.mixed.check_training(rows_of(self.mixed, data)[0])
+        self.mixed.check_training(call_arguments(self.mixed, data)[0])
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

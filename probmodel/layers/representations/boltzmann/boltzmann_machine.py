@@ -9,10 +9,10 @@ from probmodel.families.boltzmann_machines.coupled import UNITS, CoupledMachine,
 from probmodel.families.boltzmann_machines.couplings import colors
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import TemperedMachines, check_width
-from probmodel.layers.representations.boltzmann.rows import check_call
+from probmodel.layers.representations.boltzmann.rows import check_row_data
 from probmodel.protocols.dataset import Dataset
 
-START_SCALE = 0.01
+MACHINE_START_SCALE = 0.01
 """Standard deviation of the initial couplings and weights (Hinton, 2012)."""
 
 
@@ -52,8 +52,8 @@ class BoltzmannMachine(nn.Module):
         self.register_buffer("colors", colors(self.edges))
         self.pairs: Tensor
         self.register_buffer("pairs", torch.nonzero(self.edges.triu(1)))
-        self.upper = nn.Parameter(START_SCALE * torch.randn(len(self.pairs)))
-        self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
+        self.upper = nn.Parameter(MACHINE_START_SCALE * torch.randn(len(self.pairs)))
+        self.weight = nn.Parameter(MACHINE_START_SCALE * torch.randn(in_features, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
 
@@ -75,7 +75,7 @@ class BoltzmannMachine(nn.Module):
         return CoupledMachine(self.couplings, self.weight, self.visible_bias, self.hidden_bias)
 
     @property
-    def classes(self) -> list[Int[Tensor, " B"]]:
+    def color_classes(self) -> list[Int[Tensor, " B"]]:
         """Sets of visible units without couplings between them, which are drawn together."""
         return [torch.nonzero(self.colors == color)[:, 0] for color in range(int(self.colors.max()) + 1)]
 
@@ -84,9 +84,9 @@ class BoltzmannMachine(nn.Module):
         return -self.machine.log_unnormalized(v)
 
     def gibbs(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S V"]:
-        """One Gibbs step of the hidden units, then of each set in `classes`; no gradients, global random state."""
+        """One Gibbs step of the hidden units, then of each set in `color_classes`; no gradients, global random state."""
         with torch.no_grad():
-            return self.machine.gibbs(v, self.classes)
+            return self.machine.gibbs(v, self.color_classes)
 
     def hidden(self, v: Float[Tensor, "*S V"]) -> Float[Tensor, "*S H"]:
         """Probabilities P(h = 1 | v) of the hidden units."""
@@ -108,11 +108,11 @@ class BoltzmannMachine(nn.Module):
         """Observe rows under the normalized p(v); raise ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.given, len(x)), obs=x)
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.states_given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
-        check_call("a BoltzmannMachine", data, self._check_rows)
+        check_row_data("a BoltzmannMachine", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
         """Probabilities of the hidden units given the features.

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot, softplus
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits
 from probmodel.families.boltzmann_machines.harmonium import check_width
 from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
-from probmodel.families.boltzmann_machines.states import THRESHOLD
+from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rbm import RBM
 
@@ -49,7 +49,7 @@ class ClassRBM(nn.Module):
         weight, of_class = self.joint.weight.split([self.in_features, self.out_features])
         check_width(v, self.in_features)
         inputs = self.joint.hidden_bias + self.units.statistic(v) @ weight
-        hidden = softplus(inputs[:, None] + of_class, threshold=THRESHOLD).sum(-1)
+        hidden = softplus(inputs[:, None] + of_class, threshold=SOFTPLUS_THRESHOLD).sum(-1)
         return self.joint.visible_bias[self.in_features :] + hidden
 
     def rows(self, v: Float[Tensor, "N V"], y: Tensor) -> Float[Tensor, "N W"]:

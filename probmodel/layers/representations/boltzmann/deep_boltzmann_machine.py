@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from probmodel.families.boltzmann_machines.deep import UNITS, DeepMachine, HiddenMeanField
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath, TemperedMachines, check_width
-from probmodel.layers.representations.boltzmann.rows import check_call
+from probmodel.layers.representations.boltzmann.rows import check_row_data
 from probmodel.protocols.dataset import Dataset
 
-START_SCALE = 0.01
+DEEP_START_SCALE = 0.01
 """Standard deviation of the initial weights (Hinton, 2012)."""
 
 
@@ -48,8 +48,8 @@ class DeepBoltzmannMachine(nn.Module):
                 f"expected 1 or more units per layer, got {(in_features, num_hidden, out_features)}; add units"
             )
         self.in_features, self.num_hidden, self.out_features = in_features, num_hidden, out_features
-        self.first = nn.Parameter(START_SCALE * torch.randn(in_features, num_hidden))
-        self.second = nn.Parameter(START_SCALE * torch.randn(num_hidden, out_features))
+        self.first = nn.Parameter(DEEP_START_SCALE * torch.randn(in_features, num_hidden))
+        self.second = nn.Parameter(DEEP_START_SCALE * torch.randn(num_hidden, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.first_bias = nn.Parameter(torch.zeros(num_hidden))
         self.second_bias = nn.Parameter(torch.zeros(out_features))
@@ -116,7 +116,7 @@ class DeepBoltzmannMachine(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of {0, 1}."""
-        check_call("a DeepBoltzmannMachine", data, self._check_rows)
+        check_row_data("a DeepBoltzmannMachine", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         """Mean-field probabilities of the second hidden layer given the features.

@@ -12,11 +12,11 @@ from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, TemperedMachines, check_width
 from probmodel.families.boltzmann_machines.units import Units
-from probmodel.layers.representations.boltzmann.rows import check_call
+from probmodel.layers.representations.boltzmann.rows import check_row_data
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 
-START_SCALE = 0.01
+RBM_START_SCALE = 0.01
 """Standard deviation of the initial weights (Hinton, 2012)."""
 
 
@@ -55,7 +55,7 @@ class RBM(nn.Module):
                 f"expected visible units of {in_features} columns, got a family of {self.units.num_units}; pass "
                 f"in_features={self.units.num_units}"
             )
-        self.weight = nn.Parameter(START_SCALE * torch.randn(in_features, out_features))
+        self.weight = nn.Parameter(RBM_START_SCALE * torch.randn(in_features, out_features))
         self.visible_bias = nn.Parameter(torch.zeros(in_features))
         self.hidden_bias = nn.Parameter(torch.zeros(out_features))
 
@@ -73,7 +73,7 @@ class RBM(nn.Module):
         """Free energy F(v) = −log Σ_h exp(−energy(v, h)) in nats per row, so that p(v) = exp(−F(v)) / Z."""
         return -self.machine.log_unnormalized(v)
 
-    def grads(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
+    def gradients(self, v: Float[Tensor, "N V"]) -> dict[str, Tensor]:
         """Gradient of the mean of −free_energy over rows with respect to each parameter, by name.
 
         It has the closed form ⟨T(v) h⟩, ⟨T(v)⟩ and ⟨h⟩ given v, but for parameters of `units`, which are differentiated
@@ -104,7 +104,7 @@ class RBM(nn.Module):
 
         Args:
             betas: inverse temperatures, (T,).
-            base_bias: natural parameters of the visible units at β = 0, such as `units.natural(training rows)`, where
+            base_bias: natural parameters of the visible units at β = 0, such as `units.natural_parameters(training rows)`, where
                 hidden units have probability ½; None keeps the biases b and c and tempers only the weights.
         """
         visible = self.visible_bias if base_bias is None else base_bias
@@ -115,11 +115,11 @@ class RBM(nn.Module):
         """Observe rows under the normalized p(v); raise ValueError for more than 14 units to sum over."""
         machine = self.machine
         with pyro.plate("rows", len(x), dim=-1):
-            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.given, len(x)), obs=x)
+            pyro.sample("x", BoltzmannRows(machine, machine.log_unnormalized, machine.states_given, len(x)), obs=x)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows of values that the visible units can have."""
-        check_call("an RBM", data, self._check_rows)
+        check_row_data("an RBM", data, self._check_rows)
 
     def model(self, h: Float[Tensor, "N V"], rows: pyro.plate) -> Float[Tensor, "N H"]:
         """Probabilities of the hidden units given the features.

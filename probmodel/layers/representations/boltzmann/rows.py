@@ -7,7 +7,7 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 
 
-def check_call(kind: str, data: Dataset, check_rows: Callable[[Tensor], None]) -> None:
+def check_row_data(kind: str, data: Dataset, check_rows: Callable[[Tensor], None]) -> None:
     """Raise ValueError unless data is `Dataset((x,), {}, N)` with rows that `check_rows` accepts.
 
     Args:

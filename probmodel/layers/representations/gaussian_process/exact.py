@@ -17,18 +17,24 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.families.gaussian_processes.conditional import conditional, factored, leave_one_out, log_normal
+from probmodel.families.gaussian_processes.conditional import condition, conditional, leave_one_out, log_normal
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row, noise_of_new_rows
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_related
+from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_identifiable
 from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
-from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
+from probmodel.layers.representations.gaussian_process.function_values import (
+    conditional_moments,
+    normal_codes,
+    sample_guide,
+    standard_normal,
+    whitening_factor,
+)
 from probmodel.layers.representations.gaussian_process.hyperparameters import (
     Hyperparameter,
-    drawn,
-    guided,
     hyperparameters,
+    sampled,
+    sampled_by_guide,
 )
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
@@ -99,35 +105,35 @@ class GaussianProcess(nn.Module):
         self.hyperparameters = hyperparameters(self)
 
     def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        observations = Observations(self._drawn(), self.coded(x), is_latent=bool(self.hyperparameters))
+        observations = ProcessObservations(self._sampled(), self.kernel_inputs(x), is_latent=bool(self.hyperparameters))
         return pyro.sample("y", observations, obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         """Draw the function values at the rows, in whitened coordinates at the site "u"."""
-        parts = self.drawn_for_code()
-        upper = whitening(parts.kernel, h)
-        u = pyro.sample("u", standard(h, self.out_features, len(h)))
+        parts = self.sampled_for_code()
+        upper = whitening_factor(parts.kernel, h)
+        u = pyro.sample("u", standard_normal(h, self.out_features, len(h)))
         return mean_at(parts.mean, h)[:, None] + (u @ upper).mT
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         """Draw the whitened function values at the rows from the guide, at the site "u"."""
-        parts = self.guided_for_code()
-        guess("u", whitening(parts.kernel, h), self.out_features)
+        parts = self.sampled_by_guide_for_code()
+        sample_guide("u", whitening_factor(parts.kernel, h), self.out_features)
 
-    def continued(
+    def codes_of_new_rows(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
         """Draw the codes of new rows given those of known rows, which have the model's own latents."""
-        parts = self.drawn_for_code()
-        u = pyro.sample("u", standard(known, self.out_features, len(known)))
-        above, variance = continued(parts.kernel, whitening(parts.kernel, known), u, known, new)
+        parts = self.sampled_for_code()
+        u = pyro.sample("u", standard_normal(known, self.out_features, len(known)))
+        above, variance = conditional_moments(parts.kernel, whitening_factor(parts.kernel, known), u, known, new)
         with rows:
-            return pyro.sample("z", code(mean_at(parts.mean, new) + above, variance))
+            return pyro.sample("z", normal_codes(mean_at(parts.mean, new) + above, variance))
 
-    def given(self, data: Dataset) -> "Conditioned":
+    def given(self, data: Dataset) -> "ConditionedProcessModel":
         """Model of new rows given these observations, `model(x) → y`, with the same hyperparameters as latents."""
         x, y = inputs_and_observations(data)
-        return Conditioned(self, x, y)
+        return ConditionedProcessModel(self, x, y)
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
@@ -149,9 +155,9 @@ class GaussianProcess(nn.Module):
             x, y = inputs_and_observations(data)
             check_above_noise(self.likelihood, y)
             with torch.no_grad():
-                check_related(self.kernel, self.coded(x))
+                check_identifiable(self.kernel, self.kernel_inputs(x))
 
-    def coded(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
+    def kernel_inputs(self, x: Float[Tensor, "n *shape"]) -> Float[Tensor, "n D"]:
         """Inputs of the kernel: features(x) for a deep kernel, otherwise x."""
         return x if self.features is None else self.features(x)
 
@@ -167,7 +173,7 @@ class GaussianProcess(nn.Module):
                 f"expected hyperparameters that are point estimates, got latents {latents}; use evidence.sandwich"
             )
         x, y = inputs_and_observations(data)
-        h = self.coded(x)
+        h = self.kernel_inputs(x)
         return ObservedValues(
             h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(())
         )
@@ -175,15 +181,15 @@ class GaussianProcess(nn.Module):
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
         """Log density log p(y_i | all other y) of each row, nats, in closed form, at one value of the hyperparameters."""
         x, y = inputs_and_observations(data)
-        parts, h = self._drawn(), self.coded(x)
-        return log_normal(y, leave_one_out(factored(parts.mean, parts.kernel, parts.likelihood, h, y), y))
+        parts, h = self._sampled(), self.kernel_inputs(x)
+        return log_normal(y, leave_one_out(condition(parts.mean, parts.kernel, parts.likelihood, h, y), y))
 
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def drawn_for_code(self) -> Any:
+    def sampled_for_code(self) -> Any:
         """Kernel and mean with their latents drawn from the priors.
 
         Raises:
@@ -191,11 +197,11 @@ class GaussianProcess(nn.Module):
         """
         if self.features is not None:
             raise ValueError("expected a representation without features, got some; give them to the Pipeline")
-        return drawn(self, self._of_code)
+        return sampled(self, self._of_code)
 
-    def guided_for_code(self) -> Any:
+    def sampled_by_guide_for_code(self) -> Any:
         """Kernel and mean with their latents drawn from the guide."""
-        return guided(self, self._of_code)
+        return sampled_by_guide(self, self._of_code)
 
     @property
     def _of_code(self) -> list[Hyperparameter]:
@@ -212,11 +218,11 @@ class GaussianProcess(nn.Module):
             "out_features": self.out_features,
         }
 
-    def _drawn(self) -> Any:
-        return drawn(self, self.hyperparameters)
+    def _sampled(self) -> Any:
+        return sampled(self, self.hyperparameters)
 
 
-class Conditioned(nn.Module):
+class ConditionedProcessModel(nn.Module):
     """Model of new rows of a Gaussian process given its observations; made by `GaussianProcess.given`."""
 
     def __init__(self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"]) -> None:
@@ -224,16 +230,16 @@ class Conditioned(nn.Module):
         self.process, self.x, self.y = process, x, y
 
     def forward(self, new: Float[Tensor, "m *shape"], y: Float[Tensor, " m"] | None = None) -> Tensor:
-        parts = drawn(self.process, self.process.hyperparameters)
-        known, h = self.process.coded(self.x), self.process.coded(new)
-        found = factored(parts.mean, parts.kernel, parts.likelihood, known, self.y)
+        parts = sampled(self.process, self.process.hyperparameters)
+        known, h = self.process.kernel_inputs(self.x), self.process.kernel_inputs(new)
+        found = condition(parts.mean, parts.kernel, parts.likelihood, known, self.y)
         at = conditional(parts.mean, parts.kernel, found, known, h)
         noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, h), event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
 
 
-class Observations(TorchDistribution):
+class ProcessObservations(TorchDistribution):
     """Distribution N(m(x), K(x, x) + Σ) of all observations; its log density has a gradient in closed form."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import SigmoidTransform
 
-from probmodel.families.gaussian_processes.mixtures.gates import Coupling, later_counts
+from probmodel.families.gaussian_processes.mixtures.gates import CountPrior, later_counts
 from probmodel.protocols.integers import integer
 
 
-class Sticks(NamedTuple):
+class StickBreaking(NamedTuple):
     """Mixing proportions by stick breaking, v_k ~ Beta(first_k, rest_k) for all experts but the last."""
 
     first: Float[Tensor, " K-1"]
@@ -24,22 +24,22 @@ class Sticks(NamedTuple):
         a, b = self.first[expert], self.rest[expert]
         return _log_beta(a + size, b + later) - _log_beta(a, b)
 
-    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+    def log_next_assignment(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         a, b = self._updated(counts)
-        return _shares(a.log() - (a + b).log(), b.log() - (a + b).log())
+        return _log_proportions(a.log() - (a + b).log(), b.log() - (a + b).log())
 
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         a, b = self._updated(counts)
         both = torch.digamma(a + b)
-        return _shares(torch.digamma(a) - both, torch.digamma(b) - both)
+        return _log_proportions(torch.digamma(a) - both, torch.digamma(b) - both)
 
     def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
         if not len(self.first):
             return like.new_zeros(1)
         v = pyro.sample("sticks", dist.Beta(self.first.to(like), self.rest.to(like)).to_event(1))
-        return _shares(v.log(), torch.log1p(-v))
+        return _log_proportions(v.log(), torch.log1p(-v))
 
-    def guided_weights(self, like: Tensor) -> None:
+    def sample_weights_from_guide(self, like: Tensor) -> None:
         if len(self.first):
             start = (self.first / self.rest).log().to(like)
             loc, log_scale = pyro.param("sticks.loc", start), pyro.param("sticks.log_scale", torch.zeros_like(start))
@@ -51,13 +51,13 @@ class Sticks(NamedTuple):
         return first + counts[..., :-1], rest + later_counts(counts)[..., :-1]
 
 
-class Independent(NamedTuple):
-    """Independent assignments of the rows, which depend on `log_rows` alone."""
+class IndependentAssignments(NamedTuple):
+    """Independent assignments of the rows, which depend on `log_input_factors` alone."""
 
     def log_split(self, expert: int, size: Tensor, later: Tensor) -> Tensor:
         return torch.zeros_like(size)
 
-    def log_next(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
+    def log_next_assignment(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
         return torch.zeros_like(counts)
 
     def expected_log(self, counts: Float[Tensor, "*S K"]) -> Float[Tensor, "*S K"]:
@@ -66,7 +66,7 @@ class Independent(NamedTuple):
     def log_weights_of_experts(self, like: Tensor) -> Float[Tensor, " #K"]:
         return like.new_zeros(1)
 
-    def guided_weights(self, like: Tensor) -> None:
+    def sample_weights_from_guide(self, like: Tensor) -> None:
         pass
 
 
@@ -89,11 +89,11 @@ class DirichletGate(nn.Module):
         self.concentration = _positive(concentration)
 
     @property
-    def coupling(self) -> Coupling:
+    def count_prior(self) -> CountPrior:
         left = torch.arange(self.num_experts - 1, 0, -1, dtype=torch.float64)
-        return Sticks(torch.full_like(left, self.concentration), self.concentration * left)
+        return StickBreaking(torch.full_like(left, self.concentration), self.concentration * left)
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+    def log_input_factors(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
         return x.new_zeros(len(x), self.num_experts)
 
     def log_prior(self) -> Float[Tensor, ""]:
@@ -125,11 +125,11 @@ class StickBreakingGate(nn.Module):
         self.concentration = _positive(concentration)
 
     @property
-    def coupling(self) -> Coupling:
+    def count_prior(self) -> CountPrior:
         ones = torch.ones(self.num_experts - 1, dtype=torch.float64)
-        return Sticks(ones, self.concentration * ones)
+        return StickBreaking(ones, self.concentration * ones)
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+    def log_input_factors(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
         return x.new_zeros(len(x), self.num_experts)
 
     def log_prior(self) -> Float[Tensor, ""]:
@@ -168,10 +168,10 @@ class SoftmaxGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_experts, dtype=torch.float64))
 
     @property
-    def coupling(self) -> Coupling:
-        return Independent()
+    def count_prior(self) -> CountPrior:
+        return IndependentAssignments()
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+    def log_input_factors(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
         x = self.features(x)
         _check_width(x, self.weight.shape[1])
         return (x @ self.weight.to(x).mT + self.bias.to(x)).log_softmax(-1)
@@ -212,10 +212,10 @@ class DensityGate(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
 
     @property
-    def coupling(self) -> Coupling:
-        return Independent()
+    def count_prior(self) -> CountPrior:
+        return IndependentAssignments()
 
-    def log_rows(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
+    def log_input_factors(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n K"]:
         _check_width(x, self.center.shape[1])
         log_scale = self.log_scale.to(x)
         white = (x[:, None] - self.center.to(x)) * (-log_scale).exp()
@@ -230,7 +230,7 @@ class DensityGate(nn.Module):
         return {"num_features": self.center.shape[1], "num_experts": self.num_experts}
 
 
-def _shares(log_taken: Tensor, log_left: Tensor) -> Tensor:
+def _log_proportions(log_taken: Tensor, log_left: Tensor) -> Tensor:
     """Log mixing proportions log π of K experts from log v and log(1 − v) of the first K − 1."""
     none = torch.zeros_like(log_left[..., :1]) if log_left.shape[-1] else log_left.new_zeros(*log_left.shape[:-1], 1)
     return torch.cat([log_taken, none], -1) + torch.cat([none, log_left.cumsum(-1)], -1)

@@ -14,7 +14,7 @@ from torch.distributions import Normal, TransformedDistribution, biject_to, cons
 
 from probmodel.families.gaussian_processes.substitution import prior_of, registered, substituted
 
-START_LOG_SCALE = -2.0
+GUIDE_START_LOG_SCALE = -2.0
 """Initial log standard deviation of the guide, around the present value."""
 
 
@@ -86,7 +86,7 @@ def _check_prior(module: gpytorch.Module, name: str, prior: Any, value: Tensor, 
         )
 
 
-def drawn(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
+def sampled(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
     """Modules with these parameters drawn from their priors, each at the Pyro site of its dotted name.
 
     Args:
@@ -114,7 +114,7 @@ def _like(prior: Any, parameter: Tensor) -> Any:
     return prior
 
 
-def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:
+def guide_distribution(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> TorchDistributionMixin:
     """Guide's distribution of a parameter: normal, transformed to the prior's support, centered at the present value.
 
     It is log-normal where the support is positive.
@@ -126,18 +126,20 @@ def guessed(modules: nn.Module, each: Hyperparameter, log_scale: Tensor) -> Torc
     return dist.TransformedDistribution(normal, [to_support]).to_event(len(each.shape))
 
 
-def drawn_by_guide(modules: nn.Module, priors: Sequence[Hyperparameter], log_scales: Sequence[Tensor]) -> nn.Module:
-    """Modules with these parameters drawn by a guide, each from the distribution that `guessed` returns."""
+def sampled_with_scales(
+    modules: nn.Module, priors: Sequence[Hyperparameter], log_scales: Sequence[Tensor]
+) -> nn.Module:
+    """Modules with these parameters drawn by a guide, each from the distribution that `guide_distribution` returns."""
     pairs = zip(priors, log_scales, strict=True)
-    found = {each.site: pyro.sample(each.site, guessed(modules, each, scale)) for each, scale in pairs}
+    found = {each.site: pyro.sample(each.site, guide_distribution(modules, each, scale)) for each, scale in pairs}
     with poutine.block(), poutine.condition(data=found):
-        return drawn(modules, priors)
+        return sampled(modules, priors)
 
 
-def guided(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
-    """Modules with parameters from `drawn_by_guide`, whose scales are `pyro.param` statements named after the sites."""
+def sampled_by_guide(modules: nn.Module, priors: Sequence[Hyperparameter]) -> nn.Module:
+    """Modules with parameters from `sampled_with_scales`, whose scales are `pyro.param` statements named after the sites."""
     like = next(modules.parameters())
     names = [f"{each.site}.log_scale" for each in priors]
-    starts = [like.new_full(each.shape, START_LOG_SCALE) for each in priors]
+    starts = [like.new_full(each.shape, GUIDE_START_LOG_SCALE) for each in priors]
     scales = [pyro.param(name, start) for name, start in zip(names, starts, strict=True)]
-    return drawn_by_guide(modules, priors, scales)
+    return sampled_with_scales(modules, priors, scales)

@@ -21,10 +21,16 @@ from probmodel.families.gaussian_processes.mixtures.assignments import (
     prior_assignments,
 )
 from probmodel.families.gaussian_processes.mixtures.gates import Gate
-from probmodel.families.gaussian_processes.mixtures.soft_assignments import Predicted, predicted
+from probmodel.families.gaussian_processes.mixtures.soft_assignments import MixturePrediction, predicted
 from probmodel.families.normal_mixture import NormalMixture
-from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
 from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
+from probmodel.layers.representations.gaussian_process.function_values import (
+    conditional_moments,
+    normal_codes,
+    sample_guide,
+    standard_normal,
+    whitening_factor,
+)
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -109,7 +115,7 @@ class GPMixture(nn.Module):
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "*E N K"]:
         """Codes of the rows, with an axis of experts where these are enumerated."""
         f = torch.stack([self._above(k, h) + _column(mean_at(each.mean, h)) for k, each in self._numbered], 1)
-        log_p = self.gate.log_rows(h) + self.gate.coupling.log_weights_of_experts(h)
+        log_p = self.gate.log_input_factors(h) + self.gate.count_prior.log_weights_of_experts(h)
         with rows:
             expert = pyro.sample("expert", dist.Categorical(logits=log_p), infer={"enumerate": "parallel"})
             return _of_expert(f, expert)
@@ -117,23 +123,25 @@ class GPMixture(nn.Module):
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         """Draw the whitened functions of all experts and the mixing proportions from the guide."""
         for k, each in self._numbered:
-            guess(f"u.{k}", whitening(each.kernel, h), self.out_features)
-        self.gate.coupling.guided_weights(h)
+            sample_guide(f"u.{k}", whitening_factor(each.kernel, h), self.out_features)
+        self.gate.count_prior.sample_weights_from_guide(h)
 
-    def continued(
+    def codes_of_new_rows(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
         """Draw the codes of new rows given those of known rows, by the function of an expert that the gate draws."""
-        said = []
+        moments = []
         for k, each in self._numbered:
-            u = pyro.sample(f"u.{k}", standard(known, self.out_features, len(known)))
-            mean, variance = continued(each.kernel, whitening(each.kernel, known), u, known, new)
-            said.append((mean.mT + _column(mean_at(each.mean, new)), _column(variance).expand(-1, self.out_features)))
-        means, variances = (torch.stack(sides, 1) for sides in zip(*said, strict=True))
-        log_p = self.gate.log_rows(new) + self.gate.coupling.log_weights_of_experts(new)
+            u = pyro.sample(f"u.{k}", standard_normal(known, self.out_features, len(known)))
+            mean, variance = conditional_moments(each.kernel, whitening_factor(each.kernel, known), u, known, new)
+            moments.append(
+                (mean.mT + _column(mean_at(each.mean, new)), _column(variance).expand(-1, self.out_features))
+            )
+        means, variances = (torch.stack(sides, 1) for sides in zip(*moments, strict=True))
+        log_p = self.gate.log_input_factors(new) + self.gate.count_prior.log_weights_of_experts(new)
         with rows:
             expert = pyro.sample("expert", dist.Categorical(logits=log_p))
-            return pyro.sample("z", code(_of_expert(means, expert).mT, _of_expert(variances, expert).mT))
+            return pyro.sample("z", normal_codes(_of_expert(means, expert).mT, _of_expert(variances, expert).mT))
 
     @property
     def _numbered(self) -> list[tuple[int, Any]]:
@@ -141,7 +149,9 @@ class GPMixture(nn.Module):
 
     def _above(self, k: int, h: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         expert: Any = self.experts[k]
-        return (pyro.sample(f"u.{k}", standard(h, self.out_features, len(h))) @ whitening(expert.kernel, h)).mT
+        return (
+            pyro.sample(f"u.{k}", standard_normal(h, self.out_features, len(h))) @ whitening_factor(expert.kernel, h)
+        ).mT
 
     def assigned(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Assigned:
         """Experts and gate evaluated at the rows, the input of inference and evidence over assignments."""
@@ -212,7 +222,7 @@ class ConditionedMixture(nn.Module):
         """Predictive distribution p(y | new x, data) of each new row by itself."""
         return self._predicted(new).y
 
-    def _predicted(self, new: Float[Tensor, "m D"]) -> Predicted:
+    def _predicted(self, new: Float[Tensor, "m D"]) -> MixturePrediction:
         parts = self.mixture
         model = parts.assigned(self.x, self.y)
         return predicted(list(parts.experts), parts.gate, model, self.r.to(new), self.x, new)
@@ -239,7 +249,7 @@ class MixtureObservations(TorchDistribution):
         x = self.x
         with torch.no_grad():
             model = self.mixture.assigned(x, x.new_zeros(len(x)))
-            factor = torch.linalg.cholesky(model.noisy)
+            factor = torch.linalg.cholesky(model.observation_covariance)
             c = prior_assignments(model, torch.Size(sample_shape).numel())
             white = torch.randn(len(c), *model.residual.shape, dtype=x.dtype, device=x.device)
             every = (factor @ white[..., None])[..., 0] - model.residual

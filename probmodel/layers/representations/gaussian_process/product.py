@@ -19,16 +19,22 @@ from probmodel.families.gaussian_processes.conditional import prior_variance
 from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
 from probmodel.families.gaussian_processes.experts.experts import (
-    ProcessParts,
-    experts_drawn,
-    experts_given,
+    SharedProcess,
+    aggregated,
+    conditioned_experts,
+    conditioned_experts_in_graph,
     experts_log_marginal,
-    joined,
 )
 from probmodel.families.gaussian_processes.experts.shards import random_shards, rows_of
-from probmodel.layers.representations.gaussian_process.codes import code, continued, guess, standard, whitening
-from probmodel.layers.representations.gaussian_process.exact import GaussianProcess, Observations
-from probmodel.layers.representations.gaussian_process.hyperparameters import drawn
+from probmodel.layers.representations.gaussian_process.exact import GaussianProcess, ProcessObservations
+from probmodel.layers.representations.gaussian_process.function_values import (
+    conditional_moments,
+    normal_codes,
+    sample_guide,
+    standard_normal,
+    whitening_factor,
+)
+from probmodel.layers.representations.gaussian_process.hyperparameters import sampled
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -96,53 +102,55 @@ class GPProduct(nn.Module):
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
         self.by_shard = rows_of(shards) if isinstance(shards, Tensor) else ()
-        self.number = len(self.by_shard) or integer("shards", shards)
+        self.num_shards = len(self.by_shard) or integer("shards", shards)
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        parts = cast(ProcessParts, drawn(self.expert, self.expert.hyperparameters))
+        parts = cast(SharedProcess, sampled(self.expert, self.expert.hyperparameters))
         return pyro.sample("y", ExpertObservations(parts, self._names, x, self.rows(x)), obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         """Draw the function values at the rows, in whitened coordinates at one site per shard."""
-        parts = self.expert.drawn_for_code()
+        parts = self.expert.sampled_for_code()
         return mean_at(parts.mean, h)[:, None] + self._above(parts, h).mT
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         """Draw the whitened function values from the guide, at one site per shard."""
-        parts = self.expert.guided_for_code()
+        parts = self.expert.sampled_by_guide_for_code()
         for number, shard in enumerate(self.rows(h)):
-            guess(f"u.{number}", whitening(parts.kernel, h[shard]), self.out_features)
+            sample_guide(f"u.{number}", whitening_factor(parts.kernel, h[shard]), self.out_features)
 
-    def continued(
+    def codes_of_new_rows(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
     ) -> Float[Tensor, "m K"]:
         """Draw the codes of new rows from the experts' combined predictions given the codes of the known rows."""
-        parts = self.expert.drawn_for_code()
+        parts = self.expert.sampled_for_code()
         white = self._white(known)
         seen = self.aggregation.rows(self.rows(known))
-        said = [_said(parts.kernel, white[:, rows_of_one], known[rows_of_one], new) for rows_of_one in seen]
-        means, variances = (torch.stack([each.flatten() for each in sides]) for sides in zip(*said, strict=True))
+        moments = [
+            _expert_moments(parts.kernel, white[:, rows_of_one], known[rows_of_one], new) for rows_of_one in seen
+        ]
+        means, variances = (torch.stack([each.flatten() for each in sides]) for sides in zip(*moments, strict=True))
         prior = prior_variance(parts.kernel, new).expand(self.out_features, len(new)).flatten()
         at = self.aggregation(means, variances, prior)
         mean, variance = at.mean.view(self.out_features, -1), at.variance.view(self.out_features, -1)
         with rows:
-            return pyro.sample("z", code(mean_at(parts.mean, new) + mean, variance))
+            return pyro.sample("z", normal_codes(mean_at(parts.mean, new) + mean, variance))
 
     def _white(self, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
         """Whitened function values in the order of the rows, drawn shard by shard."""
         shards = self.rows(h)
-        drawn_u = [
-            pyro.sample(f"u.{number}", standard(h, self.out_features, len(shard)))
+        whitened = [
+            pyro.sample(f"u.{number}", standard_normal(h, self.out_features, len(shard)))
             for number, shard in enumerate(shards)
         ]
-        return torch.cat(drawn_u, 1)[:, torch.cat(list(shards)).argsort()]
+        return torch.cat(whitened, 1)[:, torch.cat(list(shards)).argsort()]
 
     def _above(self, parts: Any, h: Float[Tensor, "N D"]) -> Float[Tensor, "K N"]:
         """Function values less their mean, of each shard given the further rows of its expert."""
         white, shards = self._white(h), self.rows(h)
         seen = self.aggregation.rows(shards)
         found = [
-            (white[:, rows_of_one] @ whitening(parts.kernel, h[rows_of_one]))[:, -len(shard) :]
+            (white[:, rows_of_one] @ whitening_factor(parts.kernel, h[rows_of_one]))[:, -len(shard) :]
             for shard, rows_of_one in zip(shards, seen, strict=True)
         ]
         return torch.cat(found, 1)[:, torch.cat(list(shards)).argsort()]
@@ -159,7 +167,7 @@ class GPProduct(nn.Module):
         Raises:
             ValueError: for more shards than rows, or an assignment of an unequal number of rows.
         """
-        found = self.by_shard or rows_of(random_shards(len(x), self.number))
+        found = self.by_shard or rows_of(random_shards(len(x), self.num_shards))
         if sum(map(len, found)) != len(x):
             raise ValueError(
                 f"expected the shards of {len(x)} rows as the data have, got those of {sum(map(len, found))}; assign the rows "
@@ -199,8 +207,8 @@ class GPProduct(nn.Module):
         return tuple(name for name, _ in self.expert.named_parameters() if name not in latent) + tuple(latent)
 
 
-def _said(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    mean, variance = continued(kernel, whitening(kernel, known), white, known, new)
+def _expert_moments(kernel: Kernel, white: Tensor, known: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    mean, variance = conditional_moments(kernel, whitening_factor(kernel, known), white, known, new)
     return mean, variance.expand_as(mean)
 
 
@@ -216,13 +224,13 @@ class ConditionedProduct(nn.Module):
         self.known = (
             ()
             if self.expert.hyperparameters
-            else experts_given(cast(ProcessParts, self.expert), self.x, self.y, self.rows)
+            else conditioned_experts(cast(SharedProcess, self.expert), self.x, self.y, self.rows)
         )
 
     def forward(self, new: Float[Tensor, "m D"], y: Float[Tensor, " m"] | None = None) -> Tensor:
-        parts = cast(ProcessParts, drawn(self.expert, self.expert.hyperparameters))
-        experts = self.known or experts_drawn(parts, self.x, self.y, self.rows)
-        at = joined(parts, self.aggregation, experts, new)
+        parts = cast(SharedProcess, sampled(self.expert, self.expert.hyperparameters))
+        experts = self.known or conditioned_experts_in_graph(parts, self.x, self.y, self.rows)
+        at = aggregated(parts, self.aggregation, experts, new)
         noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, new), event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
@@ -236,7 +244,7 @@ class ExpertObservations(TorchDistribution):
     has_rsample = True
 
     def __init__(
-        self, parts: ProcessParts, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
+        self, parts: SharedProcess, names: Sequence[str], x: Float[Tensor, "n D"], shards: Sequence[Int[Tensor, " _"]]
     ) -> None:
         self.parts, self.names, self.x, self.shards = parts, names, x, shards
         super().__init__(torch.Size(), x.shape[:1], validate_args=False)
@@ -248,5 +256,5 @@ class ExpertObservations(TorchDistribution):
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
         """Draws of shape (*sample_shape, n)."""
         parts = cast(nn.Module, self.parts)
-        draws = [Observations(parts, self.x[rows]).rsample(torch.Size(sample_shape)) for rows in self.shards]
+        draws = [ProcessObservations(parts, self.x[rows]).rsample(torch.Size(sample_shape)) for rows in self.shards]
         return torch.cat(draws, -1)[..., torch.cat(list(self.shards)).argsort()]

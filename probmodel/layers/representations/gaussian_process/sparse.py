@@ -13,14 +13,18 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.families.gaussian_processes.covariances import mean_at
-from probmodel.families.gaussian_processes.identifiability import check_related
+from probmodel.families.gaussian_processes.identifiability import check_identifiable
 from probmodel.families.gaussian_processes.nystrom import ObservedValues
 from probmodel.families.gaussian_processes.sparse import interpolation
-from probmodel.layers.representations.gaussian_process.hyperparameters import drawn, drawn_by_guide, hyperparameters
+from probmodel.layers.representations.gaussian_process.hyperparameters import (
+    hyperparameters,
+    sampled,
+    sampled_with_scales,
+)
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
 
-START_LOG_SCALE = -2.0
+Q_START_LOG_SCALE = -2.0
 """Initial log standard deviation of q around a draw of the prior: a code that is all noise cannot train features."""
 
 
@@ -116,14 +120,14 @@ class SparseGP(nn.Module):
         loc = torch.randn(out_features, len(inputs)).to(inputs.detach())
         self.q_loc = nn.Parameter(loc)
         # T, with the logarithm of its diagonal; entries above the diagonal are not read.
-        self.q_raw_scale = nn.Parameter(torch.diag_embed(torch.full_like(loc, START_LOG_SCALE)))
+        self.q_raw_scale = nn.Parameter(torch.diag_embed(torch.full_like(loc, Q_START_LOG_SCALE)))
         self.log_scales = nn.ParameterList(
-            nn.Parameter(inputs.new_full(each.shape, START_LOG_SCALE)) for each in self.hyperparameters
+            nn.Parameter(inputs.new_full(each.shape, Q_START_LOG_SCALE)) for each in self.hyperparameters
         )
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
         """Draw the inducing values at the site "u", and the codes of the rows given them at the site "z"."""
-        parts = drawn(self, self.hyperparameters)
+        parts = sampled(self, self.hyperparameters)
         zeros = torch.zeros_like(self.q_loc)
         u = pyro.sample("u", _normals(zeros, torch.eye(zeros.shape[1]).to(zeros).expand_as(self.q_raw_scale)))
         with rows:
@@ -131,7 +135,7 @@ class SparseGP(nn.Module):
 
     def guide(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> None:
         """Draw the inducing values from q(u), and the codes of the rows from the model's conditional."""
-        parts = drawn_by_guide(self, self.hyperparameters, list(self.log_scales))
+        parts = sampled_with_scales(self, self.hyperparameters, list(self.log_scales))
         u = pyro.sample("u", _normals(*self.q))
         with rows:
             pyro.sample("z", self._given(parts, u, h))
@@ -139,7 +143,7 @@ class SparseGP(nn.Module):
     def check_codes(self, h: Float[Tensor, "N D"]) -> None:
         """Raise ValueError if the initial kernel makes features and inducing inputs all uncorrelated or all alike."""
         if not self.hyperparameters:
-            check_related(self.kernel, h, self.inducing, what="features and inducing inputs")
+            check_identifiable(self.kernel, h, self.inducing, what="features and inducing inputs")
 
     @property
     def q(self) -> InducingNormal:
@@ -147,7 +151,7 @@ class SparseGP(nn.Module):
         raw = self.q_raw_scale
         return InducingNormal(self.q_loc, raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).exp()))
 
-    def set_q(self, loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> None:
+    def replace_q(self, loc: Float[Tensor, "K M"], scale_tril: Float[Tensor, "K M M"]) -> None:
         """Replace the parameters of q(u), in place.
 
         Args:
@@ -174,12 +178,12 @@ class SparseGP(nn.Module):
         spread = (q_scale_tril.tril().mT @ at.weights).square().sum(-2)
         return CodeMarginals(loc, at.variance[:, None] + spread.mT)
 
-    def drawn_u(self, num_samples: int) -> Float[Tensor, "S K M"]:
+    def sample_inducing_values(self, num_samples: int) -> Float[Tensor, "S K M"]:
         """Draws from q(u) by the global random state."""
         loc, scale = self.q
         return loc + (scale @ torch.randn(num_samples, *loc.shape, 1, dtype=loc.dtype, device=loc.device))[..., 0]
 
-    def drawn_codes(self, h: Float[Tensor, "N D"], u: Float[Tensor, "S K M"]) -> Float[Tensor, "S N K"]:
+    def sample_codes(self, h: Float[Tensor, "N D"], u: Float[Tensor, "S K M"]) -> Float[Tensor, "S N K"]:
         """Draws of the codes, one per draw of the inducing values, at the present hyperparameters."""
         at = interpolation(self.kernel, self.inducing, h)
         loc = mean_at(self.mean, h)[:, None] + (u @ at.weights).mT

@@ -12,7 +12,7 @@ SERIES, DISTURBED = 5, 10
 """Number of trajectories of a DREAM4 network of ten genes, and number of times (half of them) with the disturbance."""
 
 
-class Signalling(NamedTuple):
+class Signaling(NamedTuple):
     """Cells in which eleven phosphorylated proteins were measured.
 
     Args:
@@ -26,7 +26,7 @@ class Signalling(NamedTuple):
     published: frozenset[tuple[str, str]]
 
 
-def protein_signalling() -> Signalling:
+def protein_signaling() -> Signaling:
     """Levels as measured of 853 cells without interventions; 17 published edges.
 
     Raises:
@@ -36,10 +36,10 @@ def protein_signalling() -> Signalling:
         names = [str(name) for name in file["header"]]
         edges = zip(*np.nonzero(file["DAG"]), strict=True)
         frame = pd.DataFrame(file["X"], columns=names)
-    return Signalling(frame, (None,) * len(frame), frozenset((names[i], names[j]) for i, j in edges))
+    return Signaling(frame, (None,) * len(frame), frozenset((names[i], names[j]) for i, j in edges))
 
 
-def protein_signalling_interventions() -> Signalling:
+def protein_signaling_interventions() -> Signaling:
     """Levels, in three classes, of 5,400 cells, 3,600 of them with one of five proteins set from outside; 20 published edges.
 
     Raises:
@@ -52,7 +52,7 @@ def protein_signalling_interventions() -> Signalling:
     lines = locate("bayesnets/sachs.2005.ground.truth.graph.txt").read_text().splitlines()
     pairs = [line.split(". ", 1)[1].split(" --> ") for line in lines if "-->" in line]
     published = frozenset((by_lower[parent.strip()], by_lower[child.strip()]) for parent, child in pairs)
-    return Signalling(frame, tuple(names[number - 1] if number else None for number in table["INT"]), published)
+    return Signaling(frame, tuple(names[number - 1] if number else None for number in table["INT"]), published)
 
 
 class GeneNetwork(NamedTuple):

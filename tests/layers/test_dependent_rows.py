@@ -127,7 +127,7 @@ def test_experts_say_of_new_rows_what_they_say_given_their_functions(aggregation
         for k, (s, upper) in enumerate(zip(shards, uppers, strict=True))
     }
     with pb.isolated(0), pyro.poutine.trace() as run, pyro.poutine.condition(data=u):
-        product.continued(rows.args[0], NEW, pyro.plate("rows", len(NEW), dim=-1))
+        product.codes_of_new_rows(rows.args[0], NEW, pyro.plate("rows", len(NEW), dim=-1))
     z = run.trace.nodes["z"]["fn"]
     assert torch.allclose(z.mean[:, 0], exact.mean, atol=1e-5)
     assert torch.allclose(z.variance[:, 0], exact.variance, atol=1e-5)
@@ -213,7 +213,7 @@ def test_experts_are_summed_out_row_by_row():
     by_expert = []
     for k, lengthscale in enumerate((0.7, 0.3)):
         f = 0.2 + u[f"u.{k}"][:, 0] @ torch.linalg.cholesky(kernel(lengthscale)(x).to_dense()).mT
-        by_expert.append(torch.distributions.Normal(f, NOISE).log_prob(y) + gate.log_rows(x)[:, k])
+        by_expert.append(torch.distributions.Normal(f, NOISE).log_prob(y) + gate.log_input_factors(x)[:, k])
     expected = torch.stack(by_expert).logsumexp(0).sum(1)
     assert torch.allclose(found.log_likelihood(theta), expected, atol=1e-8)
 
@@ -236,7 +236,7 @@ def test_a_new_row_is_of_the_expert_that_the_gate_draws():
     u = {"u.0": torch.full((1, N), 3.0, dtype=DOUBLE), "u.1": torch.full((1, N), -3.0, dtype=DOUBLE)}
     at = torch.tensor([[0.1]], dtype=DOUBLE).expand(4_000, 1)
     with pb.isolated(0), pyro.poutine.trace() as run, pyro.poutine.condition(data=u):
-        model.continued(x, at, pyro.plate("rows", 4_000, dim=-1))
+        model.codes_of_new_rows(x, at, pyro.plate("rows", 4_000, dim=-1))
     expert = run.trace.nodes["expert"]["value"]
     share = 1 / (1 + math.exp(-1.0))
     assert abs(float(expert.double().mean()) - share) < 4 * math.sqrt(share * (1 - share) / 4_000)
