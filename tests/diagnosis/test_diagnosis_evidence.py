@@ -25,8 +25,7 @@ from problems.exact_answers import (
 from scipy import optimize, special, stats
 
 import probmodel as pb
-from probmodel.diagnosis import conditional_evidence, inference_gaps
-from probmodel.diagnosis.experiments import prequential, prior_sensitivity, recalibrated
+from probmodel.diagnosis import conditional_evidence, inference_gaps, prequential, prior_sensitivity, recalibrated
 from probmodel.diagnosis.experiments.prior_sensitivity import PriorScore, prior_width
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict
 from probmodel.diagnosis.overfitting import p_waic
@@ -40,6 +39,7 @@ from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target_of
 
 QUICK = pb.Exact(num_samples=2)
@@ -54,6 +54,12 @@ VARIANCES = {
     1e6: (-575.566, -476.943, -95.753),
 }
 """Prior variance → log Z, elpd_loo and conditional log evidence of the diabetes regression."""
+
+
+def guide_draws_of(model, guide, data, num_samples, seed):
+    with isolated(seed=0):
+        latents = sites(model, data).latents
+    return guide_draws(guide, data, latents, num_samples, seed)
 
 
 def solved(posterior, *, seed=0):
@@ -249,7 +255,7 @@ def amortized(angle, *, shift=None, num_samples=500):
             model.representation.encoder.weight[0, 2] += shift
             model.representation.encoder.bias[1] -= shift
     data = dataset(x, x)
-    draws = guide_draws(model, model.guide, data, num_samples, 0)
+    draws = guide_draws_of(model, model.guide, data, num_samples, 0)
     return fit, Posterior(model, data, draws, {"method": "by hand"}, model.guide)
 
 

@@ -18,10 +18,17 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.density import LARGE_CALL, Density
 from probmodel.tracing.programs.program import bytes_per_call
 from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target
 
 CPU = torch.device("cpu")
 MODULE = importlib.import_module("probmodel.tracing.density")
+
+
+def guide_draws_of(model, guide, data, num_samples, seed):
+    with isolated(seed=0):
+        latents = sites(model, data).latents
+    return guide_draws(guide, data, latents, num_samples, seed)
 
 
 def test_the_default_budget_is_a_quarter_of_the_free_memory():
@@ -108,18 +115,18 @@ def gamma_guide(x):
 
 
 def fit(guide=its_guide):
-    draws = guide_draws(by_row, guide, ROWS, 50, 0)
+    draws = guide_draws_of(by_row, guide, ROWS, 50, 0)
     return Posterior(by_row, ROWS, draws, {"method": "by hand"}, guide)
 
 
 @pytest.mark.parametrize("guide", [its_guide, gamma_guide])
 @pytest.mark.parametrize("num_samples", [1, 7, 301])
 def test_draws_of_a_guide_are_the_same_for_every_budget(guide, num_samples):
-    whole = guide_draws(by_row, guide, ROWS, num_samples, 1)
+    whole = guide_draws_of(by_row, guide, ROWS, num_samples, 1)
     assert len(whole["z"].unique()) == 6 * num_samples
     for num_bytes in (28 * num_samples, 28 * num_samples + 1_000):  # The result and no more; a few draws at a time.
         with memory_budget(num_bytes):
-            split = guide_draws(by_row, guide, ROWS, num_samples, 1)
+            split = guide_draws_of(by_row, guide, ROWS, num_samples, 1)
         for name, values in whole.items():
             torch.testing.assert_close(split[name], values, rtol=1e-6, atol=1e-7)
 
@@ -227,6 +234,6 @@ def test_a_guide_of_much_data_is_run_draw_by_draw_only_where_rows_have_latents(r
         with pyro.plate("rows", rows):
             return pyro.sample("z", dist.Normal(0.0 * x, ONE))
 
-    draws = guide_draws(model, guide, data, 30, 0)["z"]
+    draws = guide_draws_of(model, guide, data, 30, 0)["z"]
     assert len(draws.reshape(30, -1)[:, 0].unique()) == 30
     assert (len(calls) == 30) if rows_have_latents else (len(calls) < 10)
