@@ -1,6 +1,7 @@
 """Chains that follow a path leave their distribution alone, and their weights are unbiased for Z and 1/Z."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -240,7 +241,11 @@ def test_the_prior_is_a_base_and_its_log_evidence_is_found():
 
 def test_a_target_without_a_finite_density_at_any_draw_is_refused():
     density, _ = skewed()
-    nowhere = density._replace(log_joint=lambda theta: theta[:, 0] * math.nan, fallback="eager")
+    nowhere = replace(
+        density,
+        log_joint=lambda theta: theta[:, 0] * math.nan,
+        traced=lambda: density.traced()._replace(fallback="eager"),
+    )
     with isolated(seed=0), pytest.raises(ValueError, match=r"expected draws of the base with a finite density, got 50"):
         temper(AnnealingPath(student(), nowhere), 50)
 
@@ -386,7 +391,7 @@ def test_blocks_of_a_mixture_choose_their_components_independently():
     far = two_blocks()
     components = (far.components[0], far.components[1]._replace(loc=far.components[1].loc + 1_000))
     with isolated(seed=21):
-        theta = ReferenceMixture(components, far.shares).sample(10_000)
+        theta = ReferenceMixture(components, far.weights).sample(10_000)
     chosen = (theta[:, [0, 1]] > 500).double()
     assert abs(chosen.mean(0) - 0.3).max() < 4 * math.sqrt(0.21 / 10_000)
     assert abs(np.corrcoef(chosen.T.numpy())[0, 1]) < 4 / math.sqrt(10_000)

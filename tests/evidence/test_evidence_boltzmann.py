@@ -297,7 +297,7 @@ def test_bounds_of_the_likelihood_flip_and_widen():
     assert abs(found.lower - (total - 33)) < 1e-12
     assert abs(found.upper - (total - 24)) < 1e-12
     assert (found.stderr, found.level, found.method) == (1.5, 0.9, "m")
-    assert found.certified.endswith("the lower is the upper one here: yes")
+    assert found.certified.endswith("the bounds of log Z, with lower and upper exchanged: yes")
     assert found.given == ("weight", "visible_bias", "hidden_bias")
 
 

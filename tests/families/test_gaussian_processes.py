@@ -27,8 +27,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from probmodel.families.gaussian_processes import exact as gaussian_process
 from probmodel.families.gaussian_processes import positive_definite
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.positive_definite import JITTERS, inverted_in_place
-from probmodel.families.gaussian_processes.sparse import svgp_elbo, whitened_marginals
+from probmodel.families.gaussian_processes.positive_definite import inverted_in_place
+from probmodel.families.gaussian_processes.sparse import JITTER_MULTIPLES, svgp_elbo, whitened_marginals
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.protocols.errors import TracingWarning
 from probmodel.tracing.programs.gradients import Gradient
@@ -512,7 +512,7 @@ def indefinite(rung):
     """[Kuu, Kux] with a smallest eigenvalue of −half of what the rung adds."""
     rows = torch.randn(M, M + 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values, vectors = torch.linalg.eigh(rows[:, :M] @ rows[:, :M].mT + torch.eye(M))
-    values[0] = -0.5 * JITTERS[rung] * JITTER
+    values[0] = -0.5 * JITTER_MULTIPLES[rung] * JITTER
     return torch.cat([vectors @ torch.diag(values) @ vectors.mT, rows[:, M:]], 1)
 
 
@@ -539,7 +539,7 @@ def test_a_traced_bound_climbs_the_same_ladder_with_finite_gradients(rung):
         # Of a symmetric argument only the symmetric part of a gradient is defined.
         ours, theirs = (torch.cat([g[:, :M] + g[:, :M].mT, g[:, M:]], 1) if g.dim() == 2 else g for g in (ours, theirs))
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8 * float(theirs.abs().max()))
-    k[:M, :M] -= 10.0 * JITTERS[-1] * jitter * torch.eye(M)
+    k[:M, :M] -= 10.0 * JITTER_MULTIPLES[-1] * jitter * torch.eye(M)
     assert program.run(k, jitter, loc, scale).isnan()
 
 

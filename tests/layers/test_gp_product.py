@@ -209,7 +209,7 @@ def test_numbers_do_not_depend_on_the_workers(backend):
         return *log_marginal(product(4), x, y), *fit.model.parameters(), at.mean, at.variance
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pb.inference.chains.ConvergenceWarning)
+        warnings.simplefilter("ignore", pb.errors.ConvergenceWarning)
         alone = numbers()
         with joblib.parallel_config(backend=backend, n_jobs=2):
             together = numbers()
