@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pandas as pd
-from torch.distributions import Categorical
 
 from probmodel.diagnosis import Diagnosis, diagnose
 from probmodel.diagnosis.densities import predicts_one_site
 from probmodel.diagnosis.scored import Scored, scored
 from probmodel.evidence import best
+from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import Calibration, expected_calibration_error
 from probmodel.prediction.scores.scoring_rules import accuracy, rmse
 from probmodel.protocols.dataset import Dataset
@@ -136,7 +136,7 @@ def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: E
         warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     test = None if held_out is None or not predicts_one_site(posterior) else scored(posterior, held_out)
     calibrated = None
-    if test is not None and isinstance(test.prediction.distribution, Categorical):
+    if test is not None and has_classes(test.prediction.distribution):
         calibrated = expected_calibration_error(test.prediction.distribution.probs, test.observed)
     return Row(name, posterior, evidence, diagnosis, test, calibrated, said)
 
@@ -144,7 +144,7 @@ def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: E
 def _numbers(row: Row) -> dict[str, Any]:
     found = row.diagnosis
     test, calibrated = row.held_out, row.calibration
-    classes = test is not None and isinstance(test.prediction.distribution, Categorical)
+    classes = test is not None and has_classes(test.prediction.distribution)
     loo, held = _finding(found, "elpd_loo"), _finding(found, "held-out log score")
     return {
         "model": row.name,

@@ -222,7 +222,7 @@ def _check_finite(x: Tensor, name: str) -> None:
 
 
 def _check_tensor(x: Any, name: str) -> None:
-    if not isinstance(x, Tensor):
+    if not torch.is_tensor(x):
         remedy = "pass torch.as_tensor(array), or one tensor of a Dataset at a time"
         raise TypeError(f"expected a tensor as {name}, got {type(x).__name__}; {remedy}")
 

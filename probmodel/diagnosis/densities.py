@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
 from probmodel.diagnosis.scored import (
@@ -23,6 +23,7 @@ from probmodel.diagnosis.scored import (
     score_findings,
 )
 from probmodel.evidence.weighing.weights import theta_draws
+from probmodel.prediction.averages import unwrapped
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import HasDecision
 from probmodel.protocols.model import ConditionsOnRows, Model
@@ -143,7 +144,7 @@ def observed_sites(model: Model, data: Dataset) -> list[ObservedSite]:
 
 
 def _has_parameters(distribution: Distribution) -> bool:
-    inner = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    inner = unwrapped(distribution)
     return bool(inner.arg_constraints)
 
 

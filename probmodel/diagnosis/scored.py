@@ -1,11 +1,12 @@
 """Log scores of predictions and the gain from recalibrating them (Guo et al., 2017)."""
 
+from functools import singledispatch
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from probmodel.diagnosis.findings import Finding, finding
 from probmodel.families.normal_mixture import NormalMixture
@@ -89,20 +90,32 @@ def refuse_too_few(test: Float[Tensor, " M"]) -> None:
 
 def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) -> Float[Tensor, "T N"]:
     """Log scores per row at each temperature: probabilities to the power 1/T, or normal predictions T times as wide."""
-    distribution, observed = test.prediction.distribution, test.observed
-    if isinstance(distribution, Categorical):
-        log_probs = distribution.logits.double()
-        return torch.stack([Categorical(logits=log_probs / float(t)).log_prob(observed) for t in temperatures])
-    if isinstance(distribution, Bernoulli):
-        logits = distribution.logits.double()
-        return torch.stack([Bernoulli(logits=logits / float(t)).log_prob(observed.double()) for t in temperatures])
-    if isinstance(distribution, NormalMixture):
-        return torch.stack([_widened(distribution, float(t)).log_prob(observed).double() for t in temperatures])
+    return torch.stack([_tempered_scores(test.prediction.distribution, test.observed, float(t)) for t in temperatures])
+
+
+@singledispatch
+def _tempered_scores(distribution: Distribution, observed: Tensor, temperature: float) -> Float[Tensor, " N"]:
+    """Log scores per row of a prediction at one temperature; NaN where it has no moments."""
     mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
     if not torch.isfinite(mean + sd).all():  # Without moments there is no width to multiply.
-        return torch.full((len(temperatures), len(test.log_score)), torch.nan, dtype=torch.float64)
-    scores = [Normal(mean, float(t) * sd).log_prob(observed.double()) for t in temperatures]
-    return torch.stack([score.reshape(len(score), -1).sum(-1) for score in scores])
+        return torch.full((len(observed),), torch.nan, dtype=torch.float64)
+    score = Normal(mean, temperature * sd).log_prob(observed.double())
+    return score.reshape(len(score), -1).sum(-1)
+
+
+@_tempered_scores.register
+def _(distribution: Categorical, observed: Tensor, temperature: float) -> Float[Tensor, " N"]:
+    return Categorical(logits=distribution.logits.double() / temperature).log_prob(observed)
+
+
+@_tempered_scores.register
+def _(distribution: Bernoulli, observed: Tensor, temperature: float) -> Float[Tensor, " N"]:
+    return Bernoulli(logits=distribution.logits.double() / temperature).log_prob(observed.double())
+
+
+@_tempered_scores.register
+def _(distribution: NormalMixture, observed: Tensor, temperature: float) -> Float[Tensor, " N"]:
+    return _widened(distribution, temperature).log_prob(observed).double()
 
 
 def _widened(mixture: NormalMixture, temperature: float) -> NormalMixture:

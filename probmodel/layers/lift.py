@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_by_model, check_training_by_model
 from probmodel.protocols.layers import Decision, has_own_guide
-from probmodel.protocols.model import ChecksData, ChecksTrainingData, Guided
+from probmodel.protocols.model import Guided
 
 Prior = Callable[[str, Tensor], TorchDistributionMixin]
 """Function of the name and value of a parameter that returns its prior, with the whole parameter as one event."""
@@ -97,13 +98,11 @@ class Lifted(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError as the module's own `check` does."""
-        if isinstance(self.module, ChecksData):
-            self.module.check(data)
+        check_by_model(self.module, data)
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError as the module's own `check_training` does."""
-        if isinstance(self.module, ChecksTrainingData):
-            self.module.check_training(data)
+        check_training_by_model(self.module, data)
 
     @property
     def decision(self) -> Decision:

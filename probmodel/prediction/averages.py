@@ -1,8 +1,9 @@
 """Average of a predictive distribution over posterior draws, in closed form or as a mixture."""
 
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from jaxtyping import Float
@@ -40,20 +41,35 @@ def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = No
     weights = (
         torch.zeros(by_draw.batch_shape).to(distribution_parameters(by_draw)[0]) if log_weights is None else log_weights
     )
-    if isinstance(by_draw, Categorical):
-        return Categorical(logits=(by_draw.logits + weights[..., None]).logsumexp(0))
-    if isinstance(by_draw, Bernoulli):
-        tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
-        return Bernoulli(logits=heads - tails)
-    if isinstance(by_draw, NormalMixture):
-        logits = by_draw.logits.log_softmax(-1) + weights[..., None]
-        logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (logits, by_draw.loc, by_draw.scale))
-        return NormalMixture(logits, loc, scale)
+    return _mixture(by_draw, weights)
+
+
+@singledispatch
+def _mixture(by_draw: Distribution, weights: Float[Tensor, "S N"]) -> Distribution:
+    """Mixture over the first batch axis with these log weights."""
     if type(by_draw) is Normal or type(by_draw) is PyroNormal:
         loc, scale = (p.movedim(0, -1) for p in (by_draw.loc, by_draw.scale))
         return NormalMixture(weights.movedim(0, -1), loc, scale)
     moved = with_parameters(by_draw, [_draw_axis_last(p, by_draw) for p in distribution_parameters(by_draw)])
     return MixtureSameFamily(Categorical(logits=weights.movedim(0, -1)), moved)
+
+
+@_mixture.register
+def _(by_draw: Categorical, weights: Float[Tensor, "S N"]) -> Distribution:
+    return Categorical(logits=(by_draw.logits + weights[..., None]).logsumexp(0))
+
+
+@_mixture.register
+def _(by_draw: Bernoulli, weights: Float[Tensor, "S N"]) -> Distribution:
+    tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
+    return Bernoulli(logits=heads - tails)
+
+
+@_mixture.register
+def _(by_draw: NormalMixture, weights: Float[Tensor, "S N"]) -> Distribution:
+    logits = by_draw.logits.log_softmax(-1) + weights[..., None]
+    logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (logits, by_draw.loc, by_draw.scale))
+    return NormalMixture(logits, loc, scale)
 
 
 def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
@@ -66,10 +82,20 @@ def has_finite_support(distribution: Distribution) -> bool:
     return isinstance(distribution, Categorical | Bernoulli)
 
 
+def has_classes(distribution: Distribution) -> TypeGuard[Categorical]:
+    """Whether the distribution is over classes, with a probability for each."""
+    return isinstance(distribution, Categorical)
+
+
+def unwrapped(distribution: Distribution) -> Distribution:
+    """The distribution itself, or the one whose batch axes an `Independent` declares to be event axes."""
+    return distribution.base_dist if isinstance(distribution, Independent) else distribution
+
+
 def distribution_parameters(distribution: Distribution) -> list[Tensor]:
     """Parameters of a distribution, each in one parametrization: logits, and the Cholesky factor of a covariance."""
-    if isinstance(distribution, Independent):
-        return distribution_parameters(distribution.base_dist)
+    if unwrapped(distribution) is not distribution:
+        return distribution_parameters(unwrapped(distribution))
     return [attrgetter(name)(distribution) for name in _names(distribution)]
 
 
@@ -89,11 +115,19 @@ def _names(distribution: Distribution) -> Sequence[str]:
     ]
 
 
+@singledispatch
 def with_parameters(distribution: Distribution, values: Sequence[Tensor]) -> Distribution:
     """Distribution of the same family with these values of its `distribution_parameters`, in their order."""
-    if isinstance(distribution, Independent):
-        return Independent(with_parameters(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, Multinomial):  # PyTorch does not list the number of trials as a parameter.
-        return type(distribution)(distribution.total_count, logits=values[0])
     family: Callable[..., Any] = type(distribution)
     return cast(Distribution, family(**dict(zip(_names(distribution), values, strict=True))))
+
+
+@with_parameters.register
+def _(distribution: Independent, values: Sequence[Tensor]) -> Distribution:
+    return Independent(with_parameters(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
+
+
+@with_parameters.register
+def _(distribution: Multinomial, values: Sequence[Tensor]) -> Distribution:
+    # PyTorch does not list the number of trials as a parameter.
+    return type(distribution)(distribution.total_count, logits=values[0])

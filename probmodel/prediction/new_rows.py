@@ -38,7 +38,7 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
             "the others by name"
         )
     for old, new in zip(posterior.data.args, data.args, strict=False):
-        if not isinstance(old, Tensor) or not isinstance(new, Tensor):
+        if not torch.is_tensor(old) or not torch.is_tensor(new):
             continue
         by_row = posterior.data.size is not None or isinstance(posterior.model, ConditionsOnRows)
         if by_row and old.shape[1:] != new.shape[1:]:
@@ -57,7 +57,7 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
     trained = posterior.data
 
     def observed(value: object, seen: Tensor) -> bool:
-        return isinstance(value, Tensor) and (value is seen or (value.shape == seen.shape and torch.equal(value, seen)))
+        return torch.is_tensor(value) and (value is seen or (value.shape == seen.shape and torch.equal(value, seen)))
 
     def matches(value: object, observations: Sequence[Tensor]) -> bool:
         return any(observed(value, seen) for seen in observations)
@@ -77,6 +77,6 @@ def shared_arguments(posterior: Posterior) -> dict[str, object]:
     rows = posterior.data.num_rows
 
     def aligned(value: object) -> bool:
-        return isinstance(value, Tensor) and rows is not None and value.dim() > 0 and len(value) == rows
+        return torch.is_tensor(value) and rows is not None and value.dim() > 0 and len(value) == rows
 
     return {name: value for name, value in posterior.data.kwargs.items() if not aligned(value)}

@@ -7,9 +7,15 @@ import torch
 from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
-from probmodel.prediction.averages import average, distribution_parameters, has_finite_support, with_parameters
+from probmodel.prediction.averages import (
+    average,
+    distribution_parameters,
+    has_classes,
+    has_finite_support,
+    with_parameters,
+)
 from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
@@ -204,7 +210,7 @@ class _SharedDraws:
 def _act(posterior: Posterior, distribution: Distribution) -> Tensor:
     if isinstance(posterior.model, HasDecision):
         return posterior.model.decision.act(distribution)
-    return distribution.probs.argmax(-1) if isinstance(distribution, Categorical) else distribution.mean
+    return distribution.probs.argmax(-1) if has_classes(distribution) else distribution.mean
 
 
 def _thinned(draws: Float[Tensor, "chain draw *event"], count: int) -> Float[Tensor, "S *event"]:

@@ -93,13 +93,13 @@ class Dataset(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """All tensors, positional ones first."""
         values = [*self.args, *self.kwargs.values()]
-        return [value for value in values if isinstance(value, Tensor)]
+        return [value for value in values if torch.is_tensor(value)]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Dataset":
         """The data set with `function` applied to each tensor; other arguments stay as they are."""
 
         def apply(value: Any) -> Any:
-            return function(value) if isinstance(value, Tensor) else value
+            return function(value) if torch.is_tensor(value) else value
 
         return Dataset(
             tuple(apply(value) for value in self.args),

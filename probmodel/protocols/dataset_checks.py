@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
+from probmodel.protocols.model import ChecksData, ChecksTrainingData
 
 
 def check_form(data: Any) -> None:
@@ -39,6 +41,18 @@ def check_form(data: Any) -> None:
             )
 
 
+def check_by_model(model: object, data: Dataset) -> None:
+    """Raise ValueError where the model itself refuses the data; a model without `check` refuses none."""
+    if isinstance(model, ChecksData):
+        model.check(data)
+
+
+def check_training_by_model(model: object, data: Dataset) -> None:
+    """Raise ValueError where the model states that nothing can be learned from the data."""
+    if isinstance(model, ChecksTrainingData):
+        model.check_training(data)
+
+
 def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
     """Inputs x and observations y of a data set for `model(x, y)`.
 
@@ -46,7 +60,7 @@ def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
         ValueError: for arguments other than the tensors x and y.
     """
     values = data.named("x", "y")
-    if set(values) != {"x", "y"} or not all(isinstance(value, Tensor) for value in values.values()):
+    if set(values) != {"x", "y"} or not all(torch.is_tensor(value) for value in values.values()):
         raise ValueError(f"expected a call with x and y, got {sorted(values)}; pass Dataset((x,), {{'y': y}})")
     return values["x"], values["y"]
 
@@ -56,7 +70,7 @@ def check_rows_can_be_taken(data: Dataset) -> None:
     rows = data.num_rows
     for name, value in _named(data).items():
         inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-        hidden = [tensor for tensor in inner if isinstance(tensor, Tensor) and tensor.dim() and len(tensor) == rows]
+        hidden = [tensor for tensor in inner if torch.is_tensor(tensor) and tensor.dim() and len(tensor) == rows]
         if hidden:
             raise TypeError(
                 f"expected tensors with rows as arguments of their own, so that minibatches can be taken, got {len(hidden)} "
@@ -70,4 +84,4 @@ def _named(data: Dataset) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"

@@ -26,7 +26,7 @@ from probmodel.protocols.posterior import Draws, Posterior
 from probmodel.storage.descriptions import RENAMED_ARGUMENTS, TensorCollection, describe, rebuild
 from probmodel.tracing.curvature import NormalApproximation
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.ownership import OwnedFunction, owned_copies
+from probmodel.tracing.ownership import OwnedFunction, is_parameter, module_of, owned_copies
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
@@ -73,16 +73,17 @@ def _renamed(name: str) -> str:
 def describe_pair(posterior: Posterior) -> FittedPair:
     """The model and guide of a posterior as storable values."""
     model, guide = posterior.model, posterior.guide
-    function = model.function if isinstance(model, OwnedFunction) else model
+    owned = type(model) is OwnedFunction
+    function: Any = model.function if type(model) is OwnedFunction else model
     known, state = _is_describable(function), _state(model, guide)
     return FittedPair(
         model=function if known else None,
         model_name=_name(function),
-        owned=isinstance(model, OwnedFunction),
+        owned=owned,
         # With the same seed the same latents are found, also where a support depends on another latent's value.
         guide=_guide_content(guide, function) | {"seed": posterior.info.get("seed", 0)},
         state=state,
-        frozen=[name for name, t in state.items() if isinstance(t, nn.Parameter) and not t.requires_grad],
+        frozen=[name for name, t in state.items() if is_parameter(t) and not t.requires_grad],
         log_joint=math.nan if known else _log_joint(model, posterior.data, posterior.draws),
     )
 
@@ -183,13 +184,13 @@ def _state(model: Model, guide: Model | None) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once; those of `pyro.param` statements by the name of their site."""
     modules = nn.ModuleDict()
     for part, function in (("model", model), ("guide", guide)):
-        owner: Any = function.__self__ if isinstance(function, MethodType) else function
-        if isinstance(owner, nn.Module):
+        owner = module_of(function)
+        if owner is not None:
             modules[part] = owner
     sites_of = {
         f"{part}.unconstrained.{i}": f"{part}.param {site}"
         for part, owner in modules.items()
-        if isinstance(owner, OwnedFunction)
+        if type(owner) is OwnedFunction
         for i, site in enumerate(owner.sites)
     }
     named = dict(modules.named_parameters()) | dict(modules.named_buffers())
@@ -273,7 +274,7 @@ def _restore(pair: FittedPair, model: Model, guide: Model | None) -> None:
     for name, value in fresh.items():
         # By .data, so that parameters shared by model and guide stay shared.
         value.data = pair.state[name]
-        if isinstance(value, nn.Parameter):
+        if is_parameter(value):
             value.requires_grad_(name not in pair.frozen)
 
 

@@ -28,7 +28,7 @@ def to_arviz(posterior: Posterior) -> Any:
         ValueError: from `target`, where the model has no density on R^D.
     """
     stats = posterior.info.get("sample_stats", {})
-    observed = {name: value for name, value in posterior.data.kwargs.items() if isinstance(value, Tensor)}
+    observed = {name: value for name, value in posterior.data.kwargs.items() if torch.is_tensor(value)}
     # ArviZ matches a likelihood with its data by name; several observed tensors have one likelihood by row.
     name = next(iter(observed)) if len(observed) == 1 else "log_likelihood"
     by_row = _log_likelihood_by_row(posterior)

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache, partial, singledispatch
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ import cloudpickle
 import joblib
 import torch
 
+from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.methods import Estimator
-from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
@@ -127,6 +128,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@singledispatch
 def label(estimator: Callable[..., Any]) -> str:
     """Name and settings of an estimator, as `importance(num_samples=1000)`; the repr of a callable object.
 
@@ -134,25 +136,39 @@ def label(estimator: Callable[..., Any]) -> str:
         >>> label(partial(benchmark, num_jobs=2, progress=False))
         'benchmark(num_jobs=2, progress=False)'
     """
-    if isinstance(estimator, partial):
-        settings = [_setting(value) for value in estimator.args]
-        settings += [f"{name}={_setting(value)}" for name, value in sorted(estimator.keywords.items())]
-        return f"{label(estimator.func)}({', '.join(settings)})"
-    return estimator.__name__ if isinstance(estimator, FunctionType) else repr(estimator)
+    return repr(estimator)
+
+
+@label.register
+def _(estimator: FunctionType) -> str:
+    return estimator.__name__
+
+
+@label.register
+def _(estimator: partial) -> str:
+    settings = [_setting(value) for value in estimator.args]
+    settings += [f"{name}={_setting(value)}" for name, value in sorted(estimator.keywords.items())]
+    return f"{label(estimator.func)}({', '.join(settings)})"
 
 
 def _setting(value: Any) -> str:
     return label(value) if callable(value) else repr(value)
 
 
+@singledispatch
 def label_is_complete(estimator: Callable[..., Any]) -> bool:
     """Return whether the label determines what the estimator does, as those of lambdas and closures do not."""
-    if isinstance(estimator, partial):
-        return all(label_is_complete(each) for each in (estimator.func, *estimator.keywords.values()) if callable(each))
-    is_function = isinstance(estimator, FunctionType)
-    return not (is_function and (estimator.__name__ == "<lambda>" or estimator.__closure__)) and " at 0x" not in label(
-        estimator
-    )
+    return " at 0x" not in label(estimator)
+
+
+@label_is_complete.register
+def _(estimator: partial) -> bool:
+    return all(label_is_complete(each) for each in (estimator.func, *estimator.keywords.values()) if callable(each))
+
+
+@label_is_complete.register
+def _(estimator: FunctionType) -> bool:
+    return estimator.__name__ != "<lambda>" and not estimator.__closure__
 
 
 def subject_fingerprint(subject: Subject) -> str:
@@ -160,8 +176,8 @@ def subject_fingerprint(subject: Subject) -> str:
     target = target_of(subject)
     points = torch.linspace(-0.5, 0.5, 3, dtype=target.dtype, device=target.device)[:, None].expand(3, target.dim)
     density = [f"{float(value):.5e}" for value in target.log_joint(points.contiguous())]
-    draws = digest(list(subject.draws.values())) if isinstance(subject, Posterior) else ""
-    return f"{target.digest} {target.dim} {' '.join(density)} {draws}"
+    draws = starting_point(subject).draws
+    return f"{target.digest} {target.dim} {' '.join(density)} {digest(list(draws.values())) if draws else ''}"
 
 
 def record_path(folder: str | Path | None, fingerprint: str, problem: str, name: str, seed: int) -> Path | None:

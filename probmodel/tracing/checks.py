@@ -3,8 +3,8 @@
 import torch
 
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.dataset_checks import check_form
-from probmodel.protocols.model import ChecksData, ChecksTrainingData, Model
+from probmodel.protocols.dataset_checks import check_by_model, check_form, check_training_by_model
+from probmodel.protocols.model import Model
 from probmodel.tracing.ownership import copied_to_data
 
 
@@ -38,15 +38,12 @@ def check(model: Model, data: Dataset) -> None:
         raise ValueError(
             f"expected size to be the number of rows of the full data set, got {data.size} for {rows} rows; pass size={rows}"
         )
-    if isinstance(model, ChecksData):
-        model.check(data)
+    check_by_model(model, data)
 
 
 def check_training(model: Model, data: Dataset) -> None:
     """Run `check`, and raise ValueError for data from which the model states that nothing can be learned."""
     check_form(data)
-    if isinstance(model, ChecksData | ChecksTrainingData):
-        model = copied_to_data(model, data)
+    model = copied_to_data(model, data)
     check(model, data)
-    if isinstance(model, ChecksTrainingData):
-        model.check_training(data)
+    check_training_by_model(model, data)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 
@@ -21,8 +20,8 @@ def translated_errors(data: Dataset) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        shapes = [tuple(t.shape) for t in data.args if isinstance(t, Tensor)]
-        named = {name: tuple(t.shape) for name, t in data.kwargs.items() if isinstance(t, Tensor)}
+        shapes = [tuple(t.shape) for t in data.args if torch.is_tensor(t)]
+        named = {name: tuple(t.shape) for name, t in data.kwargs.items() if torch.is_tensor(t)}
         devices = sorted({str(t.device) for t in data.tensors()})
         first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
         raise ValueError(

@@ -3,7 +3,8 @@
 import types
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
+from functools import singledispatch
+from typing import Any, TypeGuard
 
 import pyro
 import torch
@@ -17,6 +18,27 @@ from probmodel.protocols.layers import has_own_guide
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import device_of, on_data_device
 from probmodel.tracing.error_messages import translated_errors
+
+
+@singledispatch
+def module_of(function: Any) -> nn.Module | None:
+    """The module that a model or guide is, or whose method it is; None for a function of its own."""
+    return None
+
+
+@module_of.register
+def _(function: nn.Module) -> nn.Module:
+    return function
+
+
+@module_of.register
+def _(function: types.MethodType) -> nn.Module | None:
+    return module_of(function.__self__)
+
+
+def is_parameter(value: Any) -> TypeGuard[nn.Parameter]:
+    """Whether a tensor is one that training changes."""
+    return isinstance(value, nn.Parameter)
 
 
 class _Substituted(Messenger):
@@ -37,9 +59,7 @@ class _Copied(Messenger):
 
     def _pyro_param(self, msg: Any) -> None:
         name, *initial = msg["args"]
-        copies = (
-            v.detach().clone() if isinstance(v, Tensor) and not isinstance(v, nn.Parameter) else v for v in initial
-        )
+        copies = (v.detach().clone() if torch.is_tensor(v) and not is_parameter(v) else v for v in initial)
         msg["args"] = (name, *copies)
 
 
@@ -102,8 +122,8 @@ def owned_copies(
 
 def copied_to_data(model: Model, data: Dataset) -> Model:
     """The model with the device and dtype of the data: the model itself where they agree already, else a copy."""
-    owner = model.__self__ if isinstance(model, types.MethodType) else model
-    if not isinstance(owner, nn.Module):
+    owner = module_of(model)
+    if owner is None:
         return model
     device, dtype = _place(data)
     held = [tensor for tensor in owner.state_dict().values() if tensor.is_floating_point()]
@@ -122,10 +142,9 @@ def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:
 
 def _move(function: Model, networks: Sequence[nn.Module], data: Dataset) -> None:
     """Move copied networks to the device and dtype of the data."""
-    owner = function.__self__ if isinstance(function, types.MethodType) else function
     device, dtype = _place(data)
-    for network in (owner, *networks):
-        if isinstance(network, nn.Module):
+    for network in (module_of(function), *networks):
+        if network is not None:
             network.to(device=device, dtype=dtype)
 
 
@@ -151,35 +170,43 @@ def _drain_store() -> _Values:
     store.clear()
     return {
         name: (
-            value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone()),
+            value if is_parameter(value) else nn.Parameter(value.detach().clone()),
             state["constraints"][name],
         )
         for name, value in state["params"].items()
     }
 
 
+def _is_network(value: Any) -> bool:
+    return isinstance(value, nn.Module)
+
+
+@singledispatch
 def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
     """A deep copy of a module or of its method; a function is rebuilt around copies of the networks that it names."""
-    if not isinstance(function, types.FunctionType):
-        return deepcopy(function, memo), []
+    return deepcopy(function, memo), []
+
+
+@_copy.register
+def _(function: types.FunctionType, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
     named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-    networks = {name: deepcopy(value, memo) for name, value in named.items() if isinstance(value, nn.Module)}
+    networks = {name: deepcopy(value, memo) for name, value in named.items() if _is_network(value)}
     cells = tuple(
-        types.CellType(deepcopy(cell.cell_contents, memo)) if isinstance(cell.cell_contents, nn.Module) else cell
+        types.CellType(deepcopy(cell.cell_contents, memo)) if _is_network(cell.cell_contents) else cell
         for cell in function.__closure__ or ()
     )
     copied = types.FunctionType(
         function.__code__, {**function.__globals__, **networks}, function.__name__, function.__defaults__, cells
     )
     copied.__kwdefaults__ = function.__kwdefaults__
-    return copied, [*networks.values(), *(c.cell_contents for c in cells if isinstance(c.cell_contents, nn.Module))]
+    return copied, [*networks.values(), *(c.cell_contents for c in cells if _is_network(c.cell_contents))]
 
 
 def parameters(*owners: Model) -> dict[str, Tensor]:
     """Trainable parameters by name, each once, of a model and a guide that are modules or methods of modules."""
     modules = nn.ModuleDict()
     for name, owner in zip(("model", "guide"), owners, strict=False):
-        holder = owner.__self__ if isinstance(owner, types.MethodType) else owner
-        if isinstance(holder, nn.Module):
+        holder = module_of(owner)
+        if holder is not None:
             modules[name] = holder
     return {name: value for name, value in modules.named_parameters() if value.requires_grad}

@@ -97,7 +97,7 @@ def _observed_values(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
 
 def _digested(fn: Any, value: Tensor) -> Tensor:
     mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
-    return joined_with_mask(value, mask) if isinstance(mask, Tensor) else value
+    return joined_with_mask(value, mask) if torch.is_tensor(mask) else value
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:

@@ -253,8 +253,8 @@ def test_frozen_biases_stay_and_the_others_learn() -> None:
 
 
 def test_noise_where_nothing_can_be_gained_is_no_divergence() -> None:
-    assert not Monitor().fallen([-10.7500, -10.7504, -10.7503])
-    assert Monitor().fallen([-10.75, -10.85, -10.84])
+    assert not Monitor().has_diverged([-10.7500, -10.7504, -10.7503])
+    assert Monitor().has_diverged([-10.75, -10.85, -10.84])
     with pytest.raises(ValueError, match="least"):
         Monitor(least=-1.0)
 

@@ -141,3 +141,25 @@ def test_the_guard_sees_a_private_name(tmp_path):
     file.write_text("from torch import _assert\nfrom torch._guards import tracing\nmask = fn._mask\nsubject.run()\n")
     assert len(private_of_others(file)) == 3
     assert imports(file) == ()
+
+
+def test_class_names_are_unique_in_the_package():
+    classes: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(file.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}
+
+
+def test_types_are_asked_for_in_few_places():
+    texts = [file.read_text() for file in FILES]
+    lines = sum(len(text.splitlines()) for text in texts)
+    asked = sum(text.count("isinstance(") for text in texts)
+    assert 1000 * asked / lines < 3, "write a protocol's method, or a function with functools.singledispatch"
+
+
+def test_every_folder_says_what_it_is():
+    for file in FILES:
+        if file.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(file.read_text())), file.parent.name

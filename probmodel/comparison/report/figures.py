@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.distributions import Categorical
 
 from probmodel.comparison.models import Comparison, Row
 from probmodel.diagnosis.scored import Scored
+from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import reliability
 
 COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
@@ -88,7 +88,7 @@ def calibration(comparison: Comparison) -> Figure:
 
 def _reliability(axes: Axes, row: Row) -> None:
     test = row.held_out
-    if test is None or row.calibration is None or not isinstance(test.prediction.distribution, Categorical):
+    if test is None or row.calibration is None or not has_classes(test.prediction.distribution):
         return
     confidence, predicted = test.prediction.distribution.probs.max(-1)
     table = reliability(confidence, predicted == test.observed)
@@ -108,7 +108,7 @@ def _reliability(axes: Axes, row: Row) -> None:
 def hardest_rows(row: Row, x: Tensor) -> Figure | None:
     """Held-out images with the worst scores, with the predicted and the true class; None for other data or models."""
     test = row.held_out
-    if test is None or x.dim() != 4 or not isinstance(test.prediction.distribution, Categorical):
+    if test is None or x.dim() != 4 or not has_classes(test.prediction.distribution):
         return None
     return _images(test, test.prediction.distribution.probs, x)
 

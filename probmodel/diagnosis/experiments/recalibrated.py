@@ -1,6 +1,7 @@
 """Model with rescaled priors: every normal latent keeps its mean and has its standard deviation multiplied."""
 
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,7 +10,8 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import ChecksData, Model
+from probmodel.protocols.dataset_checks import check_by_model
+from probmodel.protocols.model import Model
 
 
 def every(name: str) -> bool:
@@ -59,8 +61,7 @@ class Recalibrated(nn.Module):
 
     def check(self, data: Dataset) -> None:
         """Check the data as the model does."""
-        if isinstance(self.model, ChecksData):
-            self.model.check(data)
+        check_by_model(self.model, data)
 
 
 class _Widen(Messenger):
@@ -77,13 +78,23 @@ class _Widen(Messenger):
             msg["fn"], self.found = wide, True
 
 
+@singledispatch
 def _wide(prior: Any, factor: float) -> TorchDistributionMixin | None:
     """Normal distribution with `factor` times the scale; None for another family."""
-    if isinstance(prior, dist.Independent):
-        base = _wide(prior.base_dist, factor)
-        return None if base is None else base.to_event(prior.reinterpreted_batch_ndims)
-    if isinstance(prior, dist.Normal):
-        return dist.Normal(prior.loc, factor * prior.scale)
-    if isinstance(prior, dist.MultivariateNormal):
-        return dist.MultivariateNormal(prior.loc, scale_tril=factor * prior.scale_tril)
     return None
+
+
+@_wide.register
+def _(prior: dist.Independent, factor: float) -> TorchDistributionMixin | None:
+    base = _wide(prior.base_dist, factor)
+    return None if base is None else base.to_event(prior.reinterpreted_batch_ndims)
+
+
+@_wide.register
+def _(prior: dist.Normal, factor: float) -> TorchDistributionMixin | None:
+    return dist.Normal(prior.loc, factor * prior.scale)
+
+
+@_wide.register
+def _(prior: dist.MultivariateNormal, factor: float) -> TorchDistributionMixin | None:
+    return dist.MultivariateNormal(prior.loc, scale_tril=factor * prior.scale_tril)

@@ -77,7 +77,7 @@ def inducing_bounds(
         whole: Any = deepcopy(process)
         model = whole.double()
         observed = model.process(data.to(torch.float64))
-        if isinstance(inducing, Tensor):
+        if torch.is_tensor(inducing):
             _check_inducing(inducing, observed)
             w = inducing_factor(observed, inducing.to(observed.inputs))
         else:

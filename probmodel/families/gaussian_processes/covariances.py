@@ -23,7 +23,7 @@ def check_tensors(given: Mapping[str, object]) -> None:
         given: arguments by name.
     """
     for name, value in given.items():
-        if not isinstance(value, Tensor):
+        if not torch.is_tensor(value):
             got = f"{type(value).__module__}.{type(value).__name__}"
             raise TypeError(f"expected {name} as a PyTorch tensor, got {got}; give torch.as_tensor({name})")
 

@@ -37,7 +37,7 @@ def unsupported_reason(optimizer: Optimizer) -> str | None:
     if len(optimizer.param_groups) != 1:
         return "several parameter groups"
     group: dict[str, Any] = optimizer.param_groups[0]
-    varied = group["amsgrad"] or group["maximize"] or isinstance(group["lr"], Tensor)
+    varied = group["amsgrad"] or group["maximize"] or torch.is_tensor(group["lr"])
     return "amsgrad, maximize or a tensor as rate" if varied else None
 
 

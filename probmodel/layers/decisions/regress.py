@@ -41,14 +41,15 @@ class Regress(nn.Module):
     def __init__(self, in_features: int, out_features: int = 1, *, noise: float | nn.Module = 1.0) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.initial_noise = None if isinstance(noise, nn.Module) else noise
-        self.log_noise = noise if isinstance(noise, nn.Module) else _log_scale(noise)
+        depends_on_code = isinstance(noise, nn.Module)
+        self.initial_noise = None if depends_on_code else noise
+        self.log_noise: Any = noise if depends_on_code else _log_scale(noise)  # type: ignore[arg-type]
         self.mean = nn.Linear(in_features, out_features)
 
     def likelihood(self, z: Float[Tensor, "*S N K"]) -> TorchDistributionMixin:
         """Normal distribution of y given the codes, one per row."""
         loc = self.mean(z)
-        log_noise: Any = self.log_noise(z) if isinstance(self.log_noise, nn.Module) else self.log_noise
+        log_noise: Any = self.log_noise(z) if self.initial_noise is None else self.log_noise
         if log_noise.dim() and log_noise.shape[-1] not in (1, self.out_features):
             raise ValueError(
                 f"expected noise with {self.out_features} outputs (log scales), got {log_noise.shape[-1]}; change its "
@@ -62,7 +63,7 @@ class Regress(nn.Module):
         Raises:
             ValueError: if the noise depends on z.
         """
-        if isinstance(self.log_noise, nn.Module):
+        if self.initial_noise is None:
             raise ValueError("expected one noise for all rows, got a function of the code; set noise to a number")
         return Affine(self.mean.weight, self.mean.bias, (2 * self.log_noise).exp())
 

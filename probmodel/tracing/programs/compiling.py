@@ -30,7 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from probmodel.protocols.errors import CompilingWarning
-from probmodel.tracing.programs.graphs import half_precision
+from probmodel.tracing.programs.graphs import graph_modules, half_precision
 from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
 
 OPTIONS: dict[str, Any] = {
@@ -134,7 +134,7 @@ class Native:
     def path(self) -> Path:
         """Path of the library for this graph, these shapes, this processor and this version of PyTorch."""
         graph, described = self._traced(), list[str]()
-        for module in (m for m in graph.modules() if isinstance(m, GraphModule)):
+        for module in graph_modules(graph):
             described += [module.code, *_captured(module)]
         described += [f"{t.dtype} {tuple(t.shape)} {t.stride()} {t.device}" for t in self.examples]
         described += [
@@ -261,7 +261,7 @@ def _captured(module: GraphModule) -> Iterator[str]:
     """Descriptions of the tensors inside a graph with their values, since its code holds only their names."""
     for node in module.graph.nodes:
         value = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
-        if isinstance(value, Tensor):
+        if torch.is_tensor(value):
             yield f"{node.target} {value.dtype} {tuple(value.shape)} {value.tolist()}"
 
 

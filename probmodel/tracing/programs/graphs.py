@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter, getitem
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -70,9 +70,25 @@ def _copied(graph: Graph) -> Graph:
     return copied
 
 
+def operator_of(node: Node) -> Any:
+    """The ATen operator that a node calls; None for every other node."""
+    return node.target if isinstance(node.target, torch._ops.OpOverload) else None
+
+
+def graph_modules(graph: Any) -> list[GraphModule]:
+    """The graph and the graphs inside it, such as the bodies of loops; none of a function that was not recorded."""
+    return [module for module in graph.modules() if isinstance(module, GraphModule)] if is_recorded(graph) else []
+
+
+def is_recorded(run: Any) -> TypeGuard[GraphModule]:
+    """Whether a function is a recorded graph."""
+    return isinstance(run, GraphModule)
+
+
 def is_random(node: Node) -> bool:
     """Return whether an operation draws random numbers."""
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+    operator = operator_of(node)
+    return operator is not None and torch.Tag.nondeterministic_seeded in operator.tags
 
 
 def _merged(graph: GraphModule) -> GraphModule:
@@ -86,19 +102,20 @@ def _merged(graph: GraphModule) -> GraphModule:
 def _known_value(graph: GraphModule, node: Node, known: dict[Node, Tensor], drawn: set[Node]) -> Tensor | None:
     if node.op == "get_attr":
         return attrgetter(str(node.target))(graph)
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    operator = operator_of(node)
+    if node.op != "call_function" or operator is None:
         return None
     # For random draws only: data compared with themselves are a mask of missing values.
     if node.target is torch.ops.aten.eq.Tensor and node.args[0] is node.args[1] and node.args[0] in drawn:
         like = node.meta["val"]
         return torch.ones(like.shape, dtype=like.dtype, device=like.device)
-    schema = node.target._schema
+    schema = operator._schema
     if is_random(node) or schema.is_mutable or len(schema.returns) != 1:
         return None
     if node.target in _FACTORIES or not all(n in known for n in node.all_input_nodes):
         return None
-    value = node.target(*_filled(node.args, known), **_filled(node.kwargs, known))
-    return value if isinstance(value, Tensor) else None
+    value = operator(*_filled(node.args, known), **_filled(node.kwargs, known))
+    return value if torch.is_tensor(value) else None
 
 
 _FACTORIES = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_like.default, torch.ops.aten.new_empty.default)
@@ -144,7 +161,8 @@ def drop_unused(graph: GraphModule) -> None:
     """Erase operations whose results are unused, random draws included."""
     graph.graph.eliminate_dead_code()
     for node in reversed(graph.graph.nodes):
-        pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
+        operator = operator_of(node)
+        pure = operator is not None and not operator._schema.is_mutable
         if node.op == "call_function" and not node.users and pure:
             graph.graph.erase_node(node)
 
@@ -196,7 +214,7 @@ class SplitGraph(NamedTuple):
 
 def draws_numbers(run: Callable[..., Tensor] | None) -> bool:
     """Return whether a traced function draws random numbers."""
-    return isinstance(run, GraphModule) and any(map(is_random, run.graph.nodes))
+    return is_recorded(run) and any(map(is_random, run.graph.nodes))
 
 
 def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitGraph | None:
@@ -209,7 +227,7 @@ def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitG
     Returns:
         The two parts; None where a draw depends on another one, as of a gamma whose shape is drawn, or on an input.
     """
-    if not isinstance(run, GraphModule):
+    if not is_recorded(run):
         return None
     nodes = list(run.graph.nodes)
     arguments = [node for node in nodes if node.op == "placeholder"]
@@ -224,7 +242,7 @@ def split_at_draws(run: Callable[..., Tensor] | None, num_leaves: int) -> SplitG
     return SplitGraph(
         _extracted(run, arguments, [node for node in nodes if node not in changing or node in drawn], drawn),
         _extracted(run, [*arguments, *drawn], nodes, None),
-        sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor)),
+        sum(value.numel() * value.element_size() for value in values if torch.is_tensor(value)),
     )
 
 
@@ -245,7 +263,7 @@ def _extracted(
 
 def half_precision(graph: GraphModule) -> torch.dtype | None:
     """Half-precision dtype to which a graph casts values that its results depend on, as under autocast; else None."""
-    for module in (module for module in graph.modules() if isinstance(module, GraphModule)):
+    for module in graph_modules(graph):
         read = _ancestors(module)
         for node in module.graph.nodes:
             if node in read and node.all_input_nodes and node.kwargs.get("dtype") in (torch.bfloat16, torch.float16):

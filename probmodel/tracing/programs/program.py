@@ -18,7 +18,7 @@ from torch.func import functionalize
 from torch.fx import GraphModule
 
 from probmodel.protocols.errors import TracingWarning
-from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, recorded
+from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, is_recorded, recorded
 from probmodel.tracing.programs.pure_operators import PURE_OPERATORS, pure_noise, refuse_shared_draws
 from probmodel.tracing.programs.rounding_errors import distance, perturbed, relative_error, tolerance
 from probmodel.tracing.randomness import isolated
@@ -94,7 +94,7 @@ def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: st
 def _lift(graph: GraphModule, kind: str, wanted: Callable[[Tensor], bool]) -> tuple[Tensor, ...]:
     """Turn the captured tensors for which `wanted` is true into leading inputs of the graph."""
     captured = {node: attrgetter(node.target)(graph) for node in graph.graph.nodes if node.op == "get_attr"}
-    captured = {node: value for node, value in captured.items() if isinstance(value, Tensor) and wanted(value)}
+    captured = {node: value for node, value in captured.items() if torch.is_tensor(value) and wanted(value)}
     leaves = {id(value): value for value in captured.values()}
     with graph.graph.inserting_before(next(iter(graph.graph.nodes))):
         placeholders = {key: graph.graph.placeholder(f"{kind}_{i}") for i, key in enumerate(leaves)}
@@ -146,7 +146,7 @@ def _value_and_gradients(
 
 def bytes_per_call(program: Program) -> int:
     """Memory of the intermediate tensors that a vectorized call needs per draw, in bytes: those that differ between calls."""
-    if not isinstance(program.run, GraphModule):
+    if not is_recorded(program.run):
         return 0
     changing: set[torch.fx.Node] = set()
     total, leaves = 0, len(program.leaves)
@@ -156,15 +156,15 @@ def bytes_per_call(program: Program) -> int:
             continue
         changing.add(node)
         value = node.meta.get("val")
-        if node.op == "call_function" and isinstance(value, Tensor):
+        if node.op == "call_function" and torch.is_tensor(value):
             total += value.numel() * value.element_size()
     return total
 
 
 def bytes_of_result(program: Program) -> int:
     """Memory of the result of one call, in bytes."""
-    if not isinstance(program.run, GraphModule):
+    if not is_recorded(program.run):
         return 0
     results = next(node for node in program.run.graph.nodes if node.op == "output").all_input_nodes
     values = [node.meta.get("val") for node in results]
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+    return sum(value.numel() * value.element_size() for value in values if torch.is_tensor(value))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from probmodel.tracing.programs.graphs import operator_of
+
 _NORMAL_SAMPLERS = ("normal", "multivariate_normal", "lowrank_multivariate_normal")
 
 
@@ -104,5 +106,6 @@ _ONE_DRAW_FOR_ALL = (
 def refuse_shared_draws(graph: GraphModule) -> None:
     """Raise NotImplementedError for a sampler that vmap would run once for all draws of a batch."""
     for node in graph.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in _ONE_DRAW_FOR_ALL:
+        operator = operator_of(node)
+        if operator is not None and operator._schema.name in _ONE_DRAW_FOR_ALL:
             raise NotImplementedError(f"{node.target} would give every draw of a batch the same number")

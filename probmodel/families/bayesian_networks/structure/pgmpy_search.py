@@ -83,10 +83,11 @@ def pc(data: CategoricalData | pd.DataFrame, alpha: float = 0.01, max_conditions
         raise ValueError(f"expected alpha between 0 and 1, got {alpha}; 0.01 is usual")
     if isinstance(data, CategoricalData):
         refuse_missing(data)
-    elif data.isna().to_numpy().any():
-        raise ValueError("expected no missing values, got some; drop those rows")
-    frame = _frame(data) if isinstance(data, CategoricalData) else data
-    test = "chi_square" if isinstance(data, CategoricalData) else "pearsonr"
+        frame, test = _frame(data), "chi_square"
+    else:
+        if data.isna().to_numpy().any():
+            raise ValueError("expected no missing values, got some; drop those rows")
+        frame, test = data, "pearsonr"
     search = PC(
         variant="stable",
         ci_test=test,

@@ -5,7 +5,7 @@ References: Hinton (2002); Tieleman (2008); Desjardins et al. (2010).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -60,9 +60,14 @@ class Energies(NamedTuple):
     of_states: Callable[[Tensor], Tensor]
 
 
+def has_hidden_chains(machine: object) -> TypeGuard[LearnableDeepMachine]:
+    """Whether the chains of a machine run over a hidden layer."""
+    return isinstance(machine, LearnableDeepMachine)
+
+
 def energies(machine: LearnableMachine | LearnableDeepMachine) -> Energies:
     """Free energy for both phases; for a deep machine its bound for rows, and that of the hidden layer for states."""
-    if isinstance(machine, LearnableDeepMachine):
+    if has_hidden_chains(machine):
         return Energies(machine.free_energy_bound, machine.hidden_free_energy)
     return Energies(machine.free_energy, machine.free_energy)
 
@@ -205,7 +210,7 @@ def _swapped(num_temperatures: int, first: int) -> Int[Tensor, " T"]:
 
 def _states(machine: Any, rows: Float[Tensor, "N V"]) -> Float[Tensor, "N U"]:
     """Initial states of chains: the rows, or states of the hidden layer given them."""
-    return machine.upward(rows) if isinstance(machine, LearnableDeepMachine) else rows
+    return machine.upward(rows) if has_hidden_chains(machine) else rows
 
 
 def _swept(machine: Any, v: Tensor, num_sweeps: int) -> Tensor:

@@ -193,7 +193,7 @@ def call_arguments(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Intervention
     """
     values = data.named("x", "intervened")
     x, intervened = values.get("x"), values.get("intervened")
-    if not isinstance(x, Tensor) or set(values) - {"x", "intervened"} or len(data.args) > 2:
+    if not torch.is_tensor(x) or set(values) - {"x", "intervened"} or len(data.args) > 2:
         raise ValueError(f"expected a call with x and intervened, got {sorted(values)}; pass Dataset((x,), {{}}, N)")
     mixed.check(x)
     if intervened is not None and (intervened.shape != x.shape or intervened.dtype != torch.bool):

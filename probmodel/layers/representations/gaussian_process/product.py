@@ -101,7 +101,7 @@ class GPProduct(nn.Module):
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
-        self.by_shard = rows_of(shards) if isinstance(shards, Tensor) else ()
+        self.by_shard = rows_of(shards) if torch.is_tensor(shards) else ()
         self.num_shards = len(self.by_shard) or integer("shards", shards)
 
     def forward(self, x: Float[Tensor, "n D"], y: Float[Tensor, " n"] | None = None) -> Tensor:

@@ -96,7 +96,7 @@ class SparseGP(nn.Module):
         mean: Mean | None = None,
     ) -> None:
         super().__init__()
-        inputs = inducing if isinstance(inducing, Tensor) else _standard_normal(inducing, in_features)
+        inputs = inducing if torch.is_tensor(inducing) else _standard_normal(inducing, in_features)
         if not inputs.is_floating_point() or not bool(inputs.isfinite().all()):
             raise ValueError(
                 f"expected finite inducing inputs of a float type, got {inputs.dtype}; convert or drop those rows"
