@@ -27,7 +27,7 @@ OUTPUT = "<!-- output -->"
 NUMBER = re.compile(r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.])(?:benchmarks|notebooks|probmodel|tests)/[\w./*-]*\w")
-MODULE = re.compile(r"python -m (benchmarks\.\w+)")
+MODULE = re.compile(r"python -m (benchmarks(?:\.\w+)+)")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 

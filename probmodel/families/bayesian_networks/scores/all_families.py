@@ -22,7 +22,7 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
     log_likelihood,
     observed_rows,
 )
-from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
@@ -79,7 +79,7 @@ def gaussian_family_scores(
         MemoryError: if n 2ⁿ numbers do not fit in memory.
         ValueError: if max_parents is not an integer of 0 or more.
     """
-    by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
+    by_child = moments_by_child(given)
     n = len(by_child)
     check_max_parents(max_parents)
     refuse_too_many(n)

@@ -13,7 +13,7 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
 from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
-from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments
+from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
 
 ScoreFamilies = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
 """Function of a child and sets of parents that returns the score of each family, in nats."""
@@ -180,7 +180,7 @@ def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, n
     Raises:
         ValueError: if the number of names differs.
     """
-    by_child = [given] * len(given.mean) if isinstance(given, Moments) else list(given)
+    by_child = moments_by_child(given)
     if len(by_child) != len(names):
         raise ValueError(f"expected {len(by_child)} names, got {len(names)}; pass one name per variable")
 

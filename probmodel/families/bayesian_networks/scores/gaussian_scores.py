@@ -144,6 +144,11 @@ GaussianScore = Callable[[Moments, int, Sequence[int]], float]
 """Function of moments, a child and its parents by column that returns the family's term of the score, in nats."""
 
 
+def moments_by_child(given: "Moments | Sequence[Moments]") -> list[Moments]:
+    """Moments of the rows that score each variable: the same for all, or one per variable where some were intervened on."""
+    return [given] * len(given.mean) if isinstance(given, Moments) else list(given)
+
+
 def gaussian_score(dag: DAG, names: Sequence[str], given: Moments, term: GaussianScore) -> float:
     """Score of a graph of linear Gaussian variables, in nats over the data set.
 

@@ -5,11 +5,12 @@ References: Hinton (2002); Tieleman (2008); Desjardins et al. (2010).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeIs
 
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
@@ -60,7 +61,7 @@ class Energies(NamedTuple):
     of_states: Callable[[Tensor], Tensor]
 
 
-def has_hidden_chains(machine: object) -> TypeGuard[LearnableDeepMachine]:
+def has_hidden_chains(machine: object) -> TypeIs[LearnableDeepMachine]:
     """Whether the chains of a machine run over a hidden layer."""
     return isinstance(machine, LearnableDeepMachine)
 
