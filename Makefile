@@ -5,9 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 BENCHMARKS := evidence gaussian_processes speed graphs bionets gpu mutations
+# Compiled steps are kept beside the environment, so that a second run in the same clone compiles nothing.
+PYTEST := TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	--no-loadscope-reorder
 
-.PHONY: install demo test bench check
+.PHONY: install demo check quick test verify docs bench
 
 install: $(STAMP)
 
@@ -18,6 +22,10 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+$(DOCS): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/probmodel demo --out demo
 
@@ -26,8 +34,23 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Under two minutes: rooms without samplers, for a working loop.
+quick: $(STAMP)
+	$(PYTEST) -q tests/protocols tests/draws tests/prediction tests/house/test_layers.py tests/house/test_minutes.py \
+		tests/house/test_settings.py tests/storage/test_older_fits.py tests/tracing/test_sites.py tests/families/test_kinetics.py
+
+# At most ten minutes on two idle cores; what takes longer is listed in tests/verify.txt.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+	$(PYTEST) --hold-budget --durations 15
+
+# Everything: long statistics, full-size samplers, notebooks, the wheel, and whether the tests see mutated code.
+verify: check
+	$(PYTEST) --verify --durations 30
+	$(BIN)/python -m benchmarks.mutations --quick
+
+# Guides, executed notebooks and the reference of the public names, as one site in build/docs.
+docs: $(DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -b html -c notebooks/site notebooks build/docs
 
 # Each prints its table even if an earlier one is outside its bounds; the exit status says whether any was.
 bench: $(STAMP)

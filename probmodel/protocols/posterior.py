@@ -89,6 +89,10 @@ class Target:
         return self.traced().given
 
 
+ELEMENTS_SHOWN = 8
+"""Elements of a site up to which the table of a posterior shows their moments."""
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """Result of inference: the fitted model, the data, draws of its latents, diagnostics, and the guide if any.
@@ -109,9 +113,9 @@ class Posterior:
 
     def _repr_html_(self) -> str:
         def line(site: str, draws: Tensor) -> tuple[str, str, str, str]:
-            flat = draws.detach().double().flatten(0, 1)
-            single = flat.numel() == len(flat)
-            mean, deviation = (f"{float(v):.4g}" if single else "" for v in (flat.mean(), flat.std(correction=0)))
+            flat = draws.detach().double().reshape(draws.shape[0] * draws.shape[1], -1)
+            moments = (flat.mean(0), flat.std(0, correction=0)) if 0 < flat.shape[1] <= ELEMENTS_SHOWN else ()
+            mean, deviation = (", ".join(f"{float(v):.4g}" for v in each) for each in moments) if moments else ("", "")
             return site, str(tuple(draws.shape)), mean, deviation
 
         head = ["site", "draws (chain, draw, *event)", "mean", "standard deviation"]

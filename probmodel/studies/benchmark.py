@@ -93,7 +93,7 @@ def benchmark(
 
     Args:
         subjects: problem → fit, or target.
-        estimators: functions, or `functools.partial`s of them, whose settings become part of the name.
+        estimators: functions, or partial ones (`functools.partial`), whose settings become part of the name.
         seeds: random seeds, one run per seed.
         exact: problem → log evidence in nats, where it is known.
         folder: folder in which each finished run is kept as a JSON file and found again; failed ones run anew.

@@ -16,7 +16,7 @@ import probmodel as pb
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "notebooks" / "guides").glob("*.md"))]
-NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+CONTRIBUTING, CHANGELOG = ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 NAMESPACES = ("gp", "bn", "boltzmann", "features", "objectives", "scores", "evidence", "diagnosis", "data", "studies")
 MOST_WORDS = 900
 RELATIVE, ABSOLUTE = 0.02, 0.02
@@ -27,9 +27,12 @@ OUTPUT = "<!-- output -->"
 NUMBER = re.compile(r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.])(?:benchmarks|notebooks|probmodel|tests)/[\w./*-]*\w")
+PUBLIC = re.compile(r"\bpb((?:\.[A-Za-z_]\w*)+)")
 MODULE = re.compile(r"python -m (benchmarks(?:\.\w+)+)")
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
+
+def over(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=[page.relative_to(ROOT).as_posix() for page in pages])
 
 
 class Block(NamedTuple):
@@ -80,7 +83,7 @@ def numbers(line: str) -> list[float]:
     return [float(each.replace(",", "").replace("−", "-")) for each in NUMBER.findall(line)]
 
 
-@each_page
+@over(PAGES)
 def test_the_code_runs_without_a_warning_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PROBMODEL_DATA", raising=False)
@@ -99,7 +102,7 @@ def test_the_comparison_of_outputs_tells_numbers_and_words_apart():
     assert differences("one\ntwo", "one")
 
 
-@each_page
+@over([*PAGES, CONTRIBUTING, CHANGELOG])
 def test_links_and_pictures_exist(page):
     targets = [target for target in LINK.findall(prose(page)) if not target.startswith(("http:", "https:", "mailto:"))]
     anchors = {target: target.partition("#") for target in targets}
@@ -113,12 +116,28 @@ def test_links_and_pictures_exist(page):
     assert not unknown
 
 
-@each_page
+@over([*PAGES, CONTRIBUTING])
 def test_files_that_are_named_exist(page):
     text = page.read_text(encoding="utf-8")
     missing = [name for name in PATH.findall(text) if not list(ROOT.glob(name))]
     modules = [name for name in MODULE.findall(text) if not list(ROOT.glob(f"{name.replace('.', '/')}*"))]
     assert not missing + modules
+
+
+@over([*PAGES, CONTRIBUTING])
+def test_public_names_that_are_named_exist(page):
+    named = {match[1] for match in PUBLIC.finditer(page.read_text(encoding="utf-8"))}
+    assert not [name for name in sorted(named) if not _is_public(name.split(".")[1:])]
+
+
+def _is_public(parts: list[str]) -> bool:
+    """Whether each part is exported by what stands before it, or is an attribute of it where nothing is exported."""
+    found = pb
+    for part in parts:
+        if part not in getattr(found, "__all__", dir(found)):
+            return False
+        found = getattr(found, part)
+    return True
 
 
 def test_the_readme_is_short():

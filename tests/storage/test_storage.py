@@ -21,11 +21,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from problems import exact_answers as problems
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
 from torch import nn
 from torch.distributions import constraints
 
-import tests.problems as problems
 from probmodel.evidence import iwae
 from probmodel.inference import NUTS, SVI, Exact, Laplace
 from probmodel.layers.decisions import Classify, Regress
