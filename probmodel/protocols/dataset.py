@@ -63,8 +63,11 @@ class Dataset(NamedTuple):
 
     def __repr__(self) -> str:
         rows = "without rows" if self.size is None else f"of {self.size:,} rows"
-        batch = "" if self.num_rows == self.size else f" ({self.num_rows:,} of them here)"
-        return f"Dataset {rows}{batch}: " + (", ".join(" ".join(line) for line in self._lines()) or "no arguments")
+        here = None if self.size is None or not self.tensors() else len(self.tensors()[0])
+        batch = "" if here in (None, self.size) else f" ({here:,} of them here)"
+        return f"Dataset {rows}{batch}: " + (
+            ", ".join(" ".join(filter(None, line)) for line in self._lines()) or "no arguments"
+        )
 
     def _repr_html_(self) -> str:
         head = ["argument", "shape", "dtype"]

@@ -1,0 +1,93 @@
+"""Rows from arrays, frames and tensors are counted and converted; what is no number is refused with the remedy."""
+
+import numpy as np
+import pandas as pd
+import pyro as pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import probmodel as pb
+from probmodel.protocols.arrays import as_tensor
+
+X = np.arange(12.0).reshape(6, 2)
+Y = np.arange(6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.DataFrame, torch.as_tensor])
+def test_rows_are_counted_and_keep_their_numbers_and_types(kind):
+    data = pb.Dataset.of_rows(kind(X), y=kind(Y).squeeze() if kind is pd.DataFrame else kind(Y))
+    assert data.size == data.num_rows == 6
+    assert torch.equal(data.args[0], torch.as_tensor(X)) and data.args[0].dtype == torch.float64
+    assert torch.equal(data.kwargs["y"], torch.as_tensor(Y)) and data.kwargs["y"].dtype == torch.int64
+
+
+def test_what_is_no_array_passes_and_arrays_are_copied():
+    x = X.copy()
+    data = pb.Dataset.of_rows(x, 3.0, name="a", scale=None)
+    x[:] = -1
+    assert torch.equal(data.args[0], torch.as_tensor(X))
+    assert data.args[1] == 3.0 and data.kwargs == {"name": "a", "scale": None}
+
+
+def test_unsigned_integers_become_signed_ones_that_torch_computes_with():
+    assert as_tensor("y", np.array([1, 2], dtype=np.uint32)).dtype == torch.int64
+    assert as_tensor("y", np.array([1, 2], dtype=np.uint8)).dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: pb.Dataset.of_rows([[1.0], [2.0]]), TypeError, r"got a list; pass torch\.as_tensor"),
+        (lambda: pb.Dataset.of_rows(X, y=["a"] * 6), TypeError, "as y, got a list"),
+        (lambda: pb.Dataset.of_rows(X, y=np.array(["a"] * 6)), TypeError, r"encode text as class numbers"),
+        (lambda: pb.Dataset.of_rows(pd.DataFrame({"a": [1, "b"]})), TypeError, "array of object; encode text"),
+        (lambda: pb.Dataset.of_rows(), ValueError, r"got none; pass Dataset\.of_rows\(x, y=y\)"),
+        (
+            lambda: pb.Dataset.of_rows(torch.tensor(1.0), y=Y),
+            ValueError,
+            "rows in the first argument, got a single number",
+        ),
+    ],
+)
+def test_what_has_no_rows_of_numbers_is_refused(call, error, message):
+    with pytest.raises(error, match=rf"expected .*{message}"):
+        call()
+
+
+def test_a_data_set_prints_its_shapes_and_no_numbers():
+    data = pb.Dataset.of_rows(X, y=Y)
+    assert repr(data) == "Dataset of 6 rows: args[0] (6, 2) float64, y (6,) int64"
+    assert "(2 of them here)" in repr(data.rows(slice(2)))
+    assert repr(pb.Dataset()) == "Dataset without rows: no arguments"
+    assert repr(pb.Dataset(("text",), size=3)) == "Dataset of 3 rows: args[0] str"
+    assert "<td>(6, 2)</td>" in data._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, pd.DataFrame, torch.as_tensor, pb.Dataset.of_rows])
+def test_predictions_do_not_depend_on_how_new_rows_are_passed(kind):
+    def line(x, y=None):
+        w = pyro.sample("w", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    fit = pb.Exact(num_samples=50)(line, pb.Dataset.of_rows(X, y=Y.astype(float)), seed=0)
+    expected = pb.predict(fit, torch.as_tensor(X[:2])).action
+    assert torch.equal(pb.predict(fit, kind(X[:2])).action, expected)
+    single = pd.DataFrame(X[:2].astype(np.float32))
+    assert torch.equal(pb.predict(fit, single).action, expected)
+    with pytest.raises(TypeError, match=r"args\[0\], got a list"):
+        pb.predict(fit, [[1.0, 2.0]])
+
+
+def test_every_value_has_a_table_for_notebooks():
+    fit = pb.Exact(num_samples=50)(bernoulli, pb.Dataset((), {"y": torch.ones(3)}, 3), seed=0)
+    found = pb.evidence.exact(fit)
+    assert f"{found.log_z:.4f}" in found._repr_html_() and "both sides" in found._repr_html_()
+    assert "<td>p</td>" in fit._repr_html_() and "Exact" in fit._repr_html_()
+
+
+def bernoulli(y=None):
+    p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    with pyro.plate("rows", 3):
+        pyro.sample("y", dist.Bernoulli(p), obs=y)
