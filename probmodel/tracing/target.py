@@ -14,7 +14,7 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
-from probmodel.protocols.posterior import Posterior, Subject, Target, TraceInfo
+from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check
 from probmodel.tracing.coordinates import Coordinates
@@ -118,7 +118,7 @@ def density_of(model: Model, data: Dataset) -> Target:
 
 
 @singledispatch
-def target_of(subject: Subject) -> Target:
+def target_of(subject: object) -> Target:
     """The target itself, or that of a posterior's model and data, cached for a few posteriors, as recording takes seconds.
 
     Raises:

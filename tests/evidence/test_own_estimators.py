@@ -42,7 +42,7 @@ def test_the_level_of_a_sandwich_reaches_the_models_own_and_is_checked_before():
     fit = pb.Posterior(Coin(), DATA, {}, {})
     assert pb.evidence.sandwich(fit, level=0.8).level == 0.8
     with pytest.raises(ValueError, match="expected a level between 0 and 1, got 2"):
-        pb.evidence.sandwich(fit, level=2)
+        pb.evidence.sandwich(fit, level=2.0)
 
 
 def test_a_fit_and_a_target_of_the_same_model_start_from_one_density():

@@ -44,7 +44,7 @@ class StartingPoint:
 
 
 @singledispatch
-def starting_point(subject: Subject) -> StartingPoint:
+def starting_point(subject: object) -> StartingPoint:
     """Return the starting point of a fit or a target.
 
     Raises:
