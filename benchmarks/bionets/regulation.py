@@ -8,7 +8,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.bionets.edge_areas import areas
 from benchmarks.rows import Row, row
-from probmodel.data.signalling import GeneNetwork, dream4
+from probmodel.data.signaling import GeneNetwork, dream4
 from probmodel.families.bayesian_networks.kinetics import LinearKinetics, SteadyStates, Trajectories
 
 TREES = 1_000

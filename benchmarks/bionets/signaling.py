@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.bionets.edge_areas import areas
 from benchmarks.rows import Row, row
-from probmodel.data.signalling import Signalling, protein_signalling, protein_signalling_interventions
+from probmodel.data.signaling import Signaling, protein_signaling, protein_signaling_interventions
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData
 from probmodel.families.bayesian_networks.dag import DAG, structural_hamming_distance
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, family_scores, gaussian_family_scores
@@ -19,7 +19,7 @@ from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 
 def signaling_rows() -> Iterator[Row]:
     """Rows of eleven proteins: 853 cells by BGe; 5,400 cells by BDe, with interventions given and ignored."""
-    cells = protein_signalling()
+    cells = protein_signaling()
     x = cells.frame.to_numpy()
     # The prior assumes columns of similar scale; levels as measured are the usual input all the same.
     for scale, values in (("standardized", (x - x.mean(0)) / x.std(0)), ("as measured", x)):
@@ -29,7 +29,7 @@ def signaling_rows() -> Iterator[Row]:
             lambda values=values: gaussian_family_scores(moments(values), BGe()),
             at_most=16,
         )
-    cells = protein_signalling_interventions()
+    cells = protein_signaling_interventions()
     data = CategoricalData.of(cells.frame)
     for task, intervened in (("interventions told", cells.intervened), ("interventions not told", ())):
         yield from _rows_of(
@@ -37,7 +37,7 @@ def signaling_rows() -> Iterator[Row]:
         )
 
 
-def _rows_of(task: str, cells: Signalling, families: Callable[[], FamilyScores], **bounds: float) -> Iterator[Row]:
+def _rows_of(task: str, cells: Signaling, families: Callable[[], FamilyScores], **bounds: float) -> Iterator[Row]:
     """Rows of the best graph and of edge probabilities under a uniform prior of graphs, against the published graph."""
     names = tuple(cells.frame.columns)
     begin = time.perf_counter()
@@ -63,6 +63,6 @@ def _rows_of(task: str, cells: Signalling, families: Callable[[], FamilyScores],
     yield row(f"{task}: log evidence of all graphs", found.log_evidence, "nats")
 
 
-def _matrix(cells: Signalling) -> np.ndarray:
+def _matrix(cells: Signaling) -> np.ndarray:
     names = list(cells.frame.columns)
     return np.array([[float((parent, child) in cells.published) for child in names] for parent in names])

@@ -41,7 +41,7 @@ def initial(hidden: int, rows: Tensor, *, scale: float = 0.01, seed: int = 0) ->
         rbm = RBM(rows.shape[1], hidden).to(rows.dtype)
         with torch.no_grad():
             rbm.weight.copy_(scale * torch.randn_like(rbm.weight))
-            rbm.visible_bias.copy_(rbm.units.natural(rows))
+            rbm.visible_bias.copy_(rbm.units.natural_parameters(rows))
     return rbm
 
 

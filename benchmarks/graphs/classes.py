@@ -23,7 +23,6 @@ from probmodel.layers.decisions import ClassifyJoint
 from probmodel.layers.features import Discretize, Standardize
 from probmodel.layers.representations import ClassNetwork
 from probmodel.layers.representations.bayesian_network import (
-    augmented,
     conditional_information,
     gaussian_conditional_information,
     naive_bayes,
@@ -58,7 +57,7 @@ def discrete_graphs(h: Tensor, y: Tensor) -> Iterator[tuple[str, DAG]]:
     families = family_scores(data, BDeu(SAMPLE_SIZE))
     yield "naive Bayes", naive_bayes(CODES)
     yield "tree-augmented", tree_augmented(conditional_information(h, y), CODES)
-    yield "augmented, best of all", augmented(families, CODES)
+    yield "augmented, best of all", best_augmented(families, CODES)
     yield "best of all graphs", best_dag(families, data.names).dag
 
 

@@ -9,7 +9,7 @@ import probmodel as pb
 from benchmarks.rows import Row, near, row
 from probmodel.data import problems
 from probmodel.families.boltzmann_machines.coupled import CoupledMachine
-from probmodel.families.boltzmann_machines.machine import Undirected
+from probmodel.families.boltzmann_machines.machine import SuppliesMachine
 from probmodel.protocols.evidence import Evidence
 
 DIGITS = {"training": -18.7881, "test": -19.0051}
@@ -58,7 +58,7 @@ def _fully_visible(known: problems.CoupledProblem) -> CoupledMachine:
 
 def _annealed(
     name: str,
-    model: Undirected,
+    model: SuppliesMachine,
     log_z: float,
     shift: float,
     tolerance: float,

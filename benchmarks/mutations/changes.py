@@ -45,8 +45,8 @@ MUTATIONS = (
     Mutation(
         "one ill-conditioned result excuses all",
         "tracing/programs/rounding_errors.py",
-        "allowed = [max(a, AMPLIFIED * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]",
-        "allowed = [max([*allowed, *(AMPLIFIED * m for m in moved if m < math.inf)])] * len(allowed)",
+        "allowed = [max(a, AMPLIFICATION * m) if m < math.inf else a for a, m in zip(allowed, moved, strict=True)]",
+        "allowed = [max([*allowed, *(AMPLIFICATION * m for m in moved if m < math.inf)])] * len(allowed)",
         ("tests/tracing/test_compiling.py",),
         "conditioned",
     ),
@@ -85,8 +85,8 @@ MUTATIONS = (
     Mutation(
         "whole steps that forget the optimizer's moments",
         "inference/descent/whole_step.py",
-        "self.means, self.squares, self.steps = adam.continued(optimizer, self.leaves)",
-        "self.steps = adam.continued(optimizer, self.leaves)[2]",
+        "self.means, self.squares, self.steps = adam.optimizer_moments(optimizer, self.leaves)",
+        "self.steps = adam.optimizer_moments(optimizer, self.leaves)[2]",
         DESCENT,
         "in_place_walk",
     ),
@@ -348,10 +348,10 @@ MUTATIONS = (
     ),
     Mutation(
         "the guide of dependent rows without its weights",
-        "layers/representations/gaussian_process/codes.py",
+        "layers/representations/gaussian_process/function_values.py",
         "precision = torch.eye(n).to(upper) + (upper * weight[:, None]) @ upper.mT",
         "precision = torch.eye(n).to(upper) + upper @ upper.mT",
-        ("tests/layers/test_linked_codes.py",),
+        ("tests/layers/test_dependent_rows.py",),
         "guide_holds",
     ),
     Mutation(

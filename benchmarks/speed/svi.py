@@ -17,7 +17,7 @@ from benchmarks.speed.models import Contender, Run, SVIProblem
 from benchmarks.speed.turns import built, faster, fastest, slower, turns
 from probmodel.inference.descent.descent import WINDOW, descent
 from probmodel.inference.descent.minibatches import Batches, minibatches
-from probmodel.tracing.ownership import own
+from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.programs.gradients import Gradient
 
 SAME_LOSS = 0.02
@@ -32,7 +32,7 @@ def ours(problem: SVIProblem, device: str = "cpu") -> Run:
     """Our steps as `pb.SVI` runs them: minibatch, traced and compiled ELBO with its gradient, Adam."""
     data = problem.data.to(device)
     with pb.isolated(seed=0):
-        model, guide, leaves = own(problem.model, problem.guide, AutoNormal, data)
+        model, guide, leaves = owned_copies(problem.model, problem.guide, AutoNormal, data)
     parts, order = Batches(data.tensors(), data.num_rows), minibatches(data, problem.batch_size)
 
     def loss(*tensors: torch.Tensor) -> torch.Tensor:
