@@ -45,7 +45,7 @@ def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = No
 
 
 @singledispatch
-def _mixture(by_draw: Distribution, weights: Float[Tensor, "S N"]) -> Distribution:
+def _mixture(by_draw: Distribution, weights: Float[Tensor, "S *N"]) -> Distribution:
     """Mixture over the first batch axis with these log weights."""
     if type(by_draw) is Normal or type(by_draw) is PyroNormal:
         loc, scale = (p.movedim(0, -1) for p in (by_draw.loc, by_draw.scale))
@@ -55,18 +55,18 @@ def _mixture(by_draw: Distribution, weights: Float[Tensor, "S N"]) -> Distributi
 
 
 @_mixture.register
-def _(by_draw: Categorical, weights: Float[Tensor, "S N"]) -> Distribution:
+def _(by_draw: Categorical, weights: Float[Tensor, "S *N"]) -> Distribution:
     return Categorical(logits=(by_draw.logits + weights[..., None]).logsumexp(0))
 
 
 @_mixture.register
-def _(by_draw: Bernoulli, weights: Float[Tensor, "S N"]) -> Distribution:
+def _(by_draw: Bernoulli, weights: Float[Tensor, "S *N"]) -> Distribution:
     tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
     return Bernoulli(logits=heads - tails)
 
 
 @_mixture.register
-def _(by_draw: NormalMixture, weights: Float[Tensor, "S N"]) -> Distribution:
+def _(by_draw: NormalMixture, weights: Float[Tensor, "S *N"]) -> Distribution:
     logits = by_draw.logits.log_softmax(-1) + weights[..., None]
     logits, loc, scale = (p.movedim(0, -2).flatten(-2) for p in (logits, by_draw.loc, by_draw.scale))
     return NormalMixture(logits, loc, scale)

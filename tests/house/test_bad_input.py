@@ -293,15 +293,15 @@ def test_settings_of_no_steps_or_draws(count):
     refused(lambda: pb.Laplace(5, count)(line, data, seed=0), "num_starts", data=data)
     refused(lambda: pb.Exact(count)(line, data, seed=0), "num_samples", data=data)
     for name in ("num_samples", "num_warmup", "num_chains", "max_tree_depth"):
-        nuts = pb.NUTS(**{"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False, name: count})
-        refused(lambda nuts=nuts: nuts(line, data, seed=0), name, data=data)
+        settings = {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False, name: count}
+        refused(lambda settings=settings: pb.NUTS(**settings)(line, data, seed=0), name, data=data)
 
 
 @given(share=st.sampled_from([-1.0, 0.0, 1.0, 1.5, float("nan")]))
 @few
 def test_an_acceptance_that_is_no_probability(share):
-    nuts = pb.NUTS(5, 5, 1, target_accept=share, progress=False)
-    refused(lambda: nuts(line, dataset(x(), responses()), seed=0), "target_accept")
+    data = dataset(x(), responses())
+    refused(lambda: pb.NUTS(5, 5, 1, target_accept=share, progress=False)(line, data, seed=0), "target_accept")
 
 
 @given(rows=st.integers(-2, ROWS - 1))
@@ -395,7 +395,7 @@ def test_held_out_rows_that_cannot_be_scored(fit):
     held_out_refused(fit, dataset(x()[:0], y[:0]), "at least one")
     held_out_refused(fit, dataset(x()[:1], y[:1]), "at least 2", "got 1")
     held_out_refused(fit, dataset(x(), y[:5]), "5")
-    held_out_refused(fit, pb.Dataset((x(),), {}, ROWS), "observed")
+    held_out_refused(fit, pb.Dataset((x(),), {}, ROWS), "rows with observations")
     held_out_refused(fit, pb.Dataset(), "arguments")
 
 

@@ -125,7 +125,7 @@ MISSHAPEN = {
     "a tensor as args": (pb.Dataset._make((X, {"y": Y}, ROWS)), TypeError, r"a tensor of shape \(12, 3\); .+comma"),
     "a dict as args": (pb.Dataset._make(({"x": X}, {"y": Y}, ROWS)), TypeError, "args as a tuple, got a dict"),
     "a tensor as kwargs": (pb.Dataset._make(((X,), Y, ROWS)), TypeError, r"kwargs as a dict, got a tensor of shape"),
-    "an array": (pb.Dataset((np.ones(3),), {}, 3), TypeError, r"of shape \(3,\) as args\[0\]; give torch\.as_tensor"),
+    "an array": (pb.Dataset((np.ones(3),), {}, 3), TypeError, r"of shape \(3,\) as args\[0\]; pass torch\.as_tensor"),
     "a size of a float": (pb.Dataset._make(((X,), {"y": Y}, 12.0)), ValueError, "got 12.0; pass size=12"),
 }
 
@@ -149,8 +149,8 @@ def by_list(y, xs):
 @pytest.mark.parametrize(
     ("model", "given", "message"),
     [
-        (by_dict, pb.Dataset(({"x": X},), {"y": Y}, ROWS), r"1 of 12 rows in a dict as args\[0\]"),
-        (by_list, pb.Dataset((Y,), {"xs": [X, X]}, ROWS), r"2 of 12 rows in a list as kwargs\['xs'\]"),
+        (by_dict, pb.Dataset(({"x": X},), {"y": Y}, ROWS), r"1 of 12 rows inside a dict as args\[0\]; pass each"),
+        (by_list, pb.Dataset((Y,), {"xs": [X, X]}, ROWS), r"2 of 12 rows inside a list as kwargs\['xs'\]; pass each"),
     ],
 )
 def test_rows_hidden_in_a_dict_or_list_are_refused_where_rows_are_taken(model, given, message):
@@ -190,7 +190,7 @@ def test_preparing_data_of_another_form_is_refused(function, more):
 @pytest.mark.parametrize("wrong", [{"x": X}, X.numpy(), [1.0, 2.0], data()], ids=["dict", "array", "list", "Dataset"])
 def test_preparing_what_is_no_tensor_is_refused(wrong):
     for call in (pb.data.standardize, pb.data.standardize_images, lambda x: inspect.unwrap(pb.data.one_hot)(x, 2)):
-        with pytest.raises(TypeError, match=rf"expected a tensor as .+, got {type(wrong).__name__}; give"):
+        with pytest.raises(TypeError, match=rf"expected a tensor as .+, got {type(wrong).__name__}; pass"):
             inspect.unwrap(call)(wrong)
     with pytest.raises(TypeError, match="expected a tensor as further rows"):
         inspect.unwrap(pb.data.standardize)(X, wrong)
