@@ -13,7 +13,7 @@ import pytest
 VERIFY = Path(__file__).parent / "verify.txt"
 BUDGET = {
     "comparison": 30,
-    "contracts": 240,
+    "contracts": 300,
     "data": 20,
     "diagnosis": 100,
     "documentation": 90,
@@ -24,7 +24,7 @@ BUDGET = {
     "inference": 65,
     "layers": 100,
     "prediction": 10,
-    "probmodel": 15,
+    "probmodel": 10,
     "protocols": 10,
     "storage": 50,
     "studies": 15,
