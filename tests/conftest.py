@@ -56,7 +56,7 @@ importlib.import_module("probmodel")
 
 
 spent = processor_seconds()
-"""Of this process, when the last phase of a test ended."""
+"""Processor time of this process when the last phase of a test ended."""
 
 
 def fingerprints() -> dict[str, str]:

@@ -70,7 +70,7 @@ def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 
 
 def processor_seconds() -> float:
-    """Of this process and of the children that have ended."""
+    """Processor time of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 

@@ -15,7 +15,7 @@ from probmodel.demo import studies
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """What the quick demo wrote of every fourth row, and its comparisons; the first notebook takes all rows."""
+    """Output of the quick demo of every fourth row, and its comparisons; the first notebook takes all rows."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cli, "studies", fewer)

@@ -31,7 +31,7 @@ def signaling_rows() -> Iterator[Row]:
         )
     cells = protein_signaling_interventions()
     data = CategoricalData.of(cells.frame)
-    for task, intervened in (("interventions told", cells.intervened), ("interventions not told", ())):
+    for task, intervened in (("interventions known", cells.intervened), ("interventions unknown", ())):
         yield from _rows_of(
             f"5,400 cells, BDe, {task}", cells, lambda intervened=intervened: family_scores(data, BDeu(1.0), intervened)
         )

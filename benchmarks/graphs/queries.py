@@ -56,7 +56,7 @@ def pgmpy_rows(
     apart = max(float(np.abs(found.tables[node] - table).max()) for node, table in zip(free, theirs, strict=True))
     yield row(f"{name}, marginals, largest difference from pgmpy's", apart, "", at_most=PRINTED)
     yield row(f"{name}, all marginals, pgmpy", seconds, "s", source="pgmpy")
-    yield row(f"{name}, all marginals, share of pgmpy's time", ours / seconds, "", at_most=1.0)
+    yield row(f"{name}, all marginals, fraction of pgmpy's time", ours / seconds, "", at_most=1.0)
     yield row(f"{name}, file read, pgmpy", reading, "s", source="pgmpy")
 
 

@@ -105,7 +105,7 @@ def sachs_rows() -> Iterator[Row]:
     yield row("Sachs, BGe, exact search", seconds, "s", at_most=1.0)
     edges = posterior_over_orders(families).edges
     either = edges + edges.T
-    yield row("Sachs, pairs joined with probability above .5", float((np.triu(either) > 0.5).sum()), "pairs")
+    yield row("Sachs, pairs joined with probability above 0.5", float((np.triu(either) > 0.5).sum()), "pairs")
 
 
 def binary(n: int) -> CategoricalData:

@@ -1,4 +1,4 @@
-"""Whether the tests notice a wrong sign, scale or Jacobian in the evidence, a sampler or a step: one change at a time.
+"""Check whether the tests notice a wrong sign, scale or Jacobian in the evidence, a sampler or a step: one change at a time.
 
     python -m benchmarks.mutations [--quick] [--only TEXT] [--out FILE.json]
 

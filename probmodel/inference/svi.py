@@ -25,7 +25,7 @@ from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
-from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
+from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
@@ -210,7 +210,7 @@ def _initial_plan(settings: SVI, gradient: Gradient) -> CompilationPlan:
 
 
 def descends(losses: list[float]) -> bool:
-    """Whether a line fitted to the last 500 losses falls by more than two standard errors; True for fewer than 100.
+    """Return whether a line fitted to the last 500 losses falls by more than two standard errors; True for fewer than 100.
 
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
@@ -280,6 +280,7 @@ def _batch_size(size: int, data: Dataset) -> int:
     if size > rows:
         warnings.warn(
             f"SVI: expected batch_size up to the {rows} rows, got {size}, so that every step takes all; pass None instead",
+            SettingsWarning,
             stacklevel=4,
         )
     if size < rows:

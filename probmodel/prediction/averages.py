@@ -78,12 +78,12 @@ def _draw_axis_last(parameter: Tensor, distribution: Distribution) -> Tensor:
 
 
 def has_finite_support(distribution: Distribution) -> bool:
-    """Whether the distribution is a Categorical or a Bernoulli."""
+    """Return whether the distribution is a Categorical or a Bernoulli."""
     return isinstance(distribution, Categorical | Bernoulli)
 
 
 def has_classes(distribution: Distribution) -> TypeGuard[Categorical]:
-    """Whether the distribution is over classes, with a probability for each."""
+    """Return whether the distribution is over classes, with a probability for each."""
     return isinstance(distribution, Categorical)
 
 

@@ -15,8 +15,8 @@ upwards.
     data           arrays, frames, files → Dataset             draws     numbers, files and plots of draws, by ArviZ
     protocols      this room: dataset, model, layers, methods, posterior, evidence; shared by modeling and reasoning
 
-Modeling (data, families, layers) makes a `Model`; reasoning (tracing, inference, prediction, evidence, diagnosis,
-comparison) takes any `Model`.  They share protocols alone; storage imports both.
+Modeling (data, layers) makes a `Model`; reasoning (tracing, inference, prediction, evidence, diagnosis, comparison, studies)
+takes any `Model`.  Neither imports the other: they share protocols and the mathematics of families; storage imports both.
 """
 
 from probmodel.protocols.dataset import Dataset, digest

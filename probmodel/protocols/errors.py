@@ -44,6 +44,10 @@ class CompilingWarning(ProbmodelWarning):
     """A graph could not be compiled faithfully and runs uncompiled: more slowly, with the same results."""
 
 
+class SettingsWarning(ProbmodelWarning):
+    """Settings that do not suit the data and were replaced; the message states by what."""
+
+
 class ConvergenceWarning(ProbmodelWarning):
     """Draws or estimates are not reliable, since the method had not converged."""
 

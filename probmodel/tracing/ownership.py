@@ -37,7 +37,7 @@ def _(function: types.MethodType) -> nn.Module | None:
 
 
 def is_parameter(value: Any) -> TypeGuard[nn.Parameter]:
-    """Whether a tensor is one that training changes."""
+    """Return whether a tensor is one that training changes."""
     return isinstance(value, nn.Parameter)
 
 

@@ -78,18 +78,6 @@ def density_of(model: Model, data: Dataset) -> Target:
         values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
         return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
 
-    prior_draw = Density(draw, start.new_zeros(()))
-
-    def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
-        with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
-            # A rejection sampler cannot be traced; drawing one by one is slow but no reason to warn.
-            warnings.simplefilter("ignore", TracingWarning)
-            nothing = start.new_zeros(num_samples)
-            try:
-                return prior_draw(nothing)
-            except RuntimeError:
-                return torch.stack([draw(each) for each in nothing])
-
     joint = Density(lambda theta: log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)
 
     def density(function: Callable[[Tensor], Tensor]) -> Density:
@@ -106,7 +94,7 @@ def density_of(model: Model, data: Dataset) -> Target:
         log_joint_by_row=density(joint_by_row),
         log_joint_at=joint.at,
         log_jacobian=density(lambda theta: layout.log_jacobian(theta).sum()),
-        sample_prior=sample_prior,
+        sample_prior=_prior_sampler(draw, start),
         constrain=layout.split,
         unconstrain=lambda values: layout.join(values, dtype, device),
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
@@ -115,6 +103,23 @@ def density_of(model: Model, data: Dataset) -> Target:
         sites=found,
         traced=lambda: _traced(model, joint.program),
     )
+
+
+def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[[int, int], Float[Tensor, "S D"]]:
+    """Function (num_samples, seed) → draws from the prior, all at once where `draw` can be traced."""
+    traced = Density(draw, start.new_zeros(()))
+
+    def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
+        with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
+            # A rejection sampler cannot be traced; drawing one by one is slow but no reason to warn.
+            warnings.simplefilter("ignore", TracingWarning)
+            nothing = start.new_zeros(num_samples)
+            try:
+                return traced(nothing)
+            except RuntimeError:
+                return torch.stack([draw(each) for each in nothing])
+
+    return sample_prior
 
 
 @singledispatch

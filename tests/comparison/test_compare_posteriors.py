@@ -95,7 +95,7 @@ def test_only_the_joint_distance_sees_a_lost_correlation():
 
 
 def test_monte_carlo_errors_know_that_draws_depend_on_each_other():
-    """An AR(1) chain of correlation .9 is worth 1/19 of its length."""
+    """An AR(1) chain of correlation 0.9 is worth 1/19 of its length."""
     noise, chain = normal(4, 2_000).numpy(), np.zeros((4, 2_000))
     for t in range(1, 2_000):
         chain[:, t] = 0.9 * chain[:, t - 1] + math.sqrt(1 - 0.81) * noise[:, t]

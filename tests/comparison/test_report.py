@@ -138,6 +138,14 @@ def test_a_failing_disk_leaves_the_old_report(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
+def test_a_bare_comparison_is_reported_under_one_heading(tmp_path):
+    comparison, _ = without_held_out()
+    bare, named = tmp_path / "bare.html", tmp_path / "named.html"
+    pb.report(comparison, bare)
+    pb.report({"Models": comparison}, named)
+    assert "<h2>Models</h2>" in bare.read_text() and bare.read_text() == named.read_text()
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("draw", [figures.scores, figures.losses, figures.gaps])
 def test_a_figure_is_complete_and_held_by_nothing(case, draw):

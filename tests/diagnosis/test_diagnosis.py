@@ -420,7 +420,7 @@ def verdicts(slope, *, noise, steps=2_000):
 
 
 def test_noise_in_the_last_steps_is_no_failure_and_a_rise_is_no_fall():
-    """A tenth of the steps, 200, is laid a line through; noise of 20 nats gives its fall an error of 5."""
+    """A line is fitted to a tenth of the steps, 200; noise of 20 nats gives its decrease an error of 5."""
     found = list(verdicts(0.0, noise=20.0))
     assert sum(each.flag == Verdict.FAILED for each in found) <= 3  # 1 in 40 by chance, of which half exceed a nat.
     assert all("fell by -" not in each.message for each in found)

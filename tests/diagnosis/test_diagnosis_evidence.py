@@ -367,7 +367,7 @@ def test_evidence_loo_and_conditional_evidence_of_a_widened_prior_are_exact(vari
     assert abs(score.evidence.log_z - diabetes_evidence(variance)) < 1e-8
     assert abs(score.conditional.log_z - conditional) < 1e-3
     assert abs(exact_elpd_loo(variance) - elpd) < 1e-3
-    # Five hundred draws: p_loo of at most 11, its Monte Carlo error measured at .25.
+    # Five hundred draws: p_loo of at most 11, its Monte Carlo error measured at 0.25.
     assert abs(score.left_out.elpd - elpd) < 4 * 0.25
 
 
@@ -499,7 +499,7 @@ def test_widening_refuses_bad_factors_and_models_without_normal_latents():
 
 
 def polynomial(*, degree, noise_sd, curve):
-    """Legendre regression of modelled noise .3 on rows of true noise `noise_sd`, shuffled."""
+    """Legendre regression of modeled noise 0.3 on rows of true noise `noise_sd`, shuffled."""
     rng = np.random.default_rng(12)
     x = rng.uniform(-1, 1, 60)
     y = curve(x) + noise_sd * rng.standard_normal(60)
@@ -594,7 +594,7 @@ def legendre_conditional(degree):
 
 
 def test_a_larger_model_overfits_only_where_the_best_one_has_the_higher_conditional_evidence():
-    """Given sixteen rows, degree 4 to 15: .311, .193, …, −2.020, degree 3: .256; log Z falls throughout."""
+    """Given sixteen rows, degree 4 to 15: 0.311, 0.193, …, −2.020, degree 3: 0.256; log Z falls throughout."""
     degrees = (1, 3, 5, 15)
     conditional = {degree: legendre_conditional(degree) for degree in degrees}
     for degree, expected in zip(degrees, (-3.696, 0.256, 0.193, -2.020), strict=True):

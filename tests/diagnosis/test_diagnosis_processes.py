@@ -155,7 +155,7 @@ def test_a_product_of_experts_needs_held_out_rows():
 
 
 def test_a_mixture_is_counted_and_its_own_predictions_are_widened():
-    """Two far modes a row: the mixture is calibrated, which a normal of its mean and variance would not be."""
+    """Two distant modes per row: the mixture is calibrated, which a normal of its mean and variance would not be."""
     with isolated(0):
         x = torch.rand(90, 1, dtype=torch.float64) * 2 - 1
         side = torch.where(torch.rand(90) < 0.5, 1.0, -1.0).double()

@@ -1,4 +1,4 @@
-"""What `probmodel/draws` promises under any ArviZ; `python arviz_adapter_checks.py ROOT` prints the numbers."""
+"""The promises of `probmodel/draws` under any ArviZ; `python arviz_adapter_checks.py ROOT` prints the numbers."""
 
 import importlib
 import io

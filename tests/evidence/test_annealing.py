@@ -43,7 +43,7 @@ def _rates(exposure, y=None):
 
 @lru_cache
 def rows() -> tuple[Target, np.ndarray]:
-    """One rate a row: four independent skewed posteriors, and the log Z of each."""
+    """One rate per row: four independent skewed posteriors, and the log Z of each."""
     t, y = np.array(POISSON_EXPOSURE), np.array(POISSON_Y)
     a, r = 2 + y, 1.5 + t
     log_z = y * np.log(t) - gammaln(y + 1) + 2 * np.log(1.5) - gammaln(2) + gammaln(a) - a * np.log(r)

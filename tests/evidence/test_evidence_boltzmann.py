@@ -234,7 +234,7 @@ def test_bounds_miss_no_more_often_than_their_level_says():
         log_partition_sandwich(rbm, num_chains=100, num_steps=4, seed=seed, level=0.8, max_side=25 * (seed % 8 > 0))
         for seed in range(24)
     ]
-    # More than 9 misses of 24 at a probability of .2 each have a probability of 1 %.
+    # More than 9 misses of 24 at a probability of 0.2 each have a probability of 1 %.
     assert sum(not each.lower < exact < each.upper for each in found) <= 9
     narrow, wide = (log_partition_sandwich(rbm, num_chains=200, num_steps=6, level=level) for level in (0.5, 0.99))
     assert wide.lower < narrow.lower < narrow.upper < wide.upper

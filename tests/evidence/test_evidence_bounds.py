@@ -103,7 +103,7 @@ def test_the_bound_of_several_blocks_is_violated_no_more_often_than_its_level_sa
 
 
 def test_a_normal_interval_would_be_violated_by_skewed_weights_of_a_backward_chain():
-    """What the bounds are for: mean less 1.64 standard errors errs upwards if the error bar is small by chance."""
+    """The purpose of the bounds: mean less 1.64 standard errors errs upwards if the error bar is small by chance."""
     weights = 1 / (np.random.default_rng(5).pareto(1.5, (REPETITIONS, 60)) + 1)
     weights /= 0.6  # Mean of 1 / x for a Pareto of index 1.5.
     weights = 2 - weights  # The long tail points down.

@@ -96,7 +96,7 @@ RING = 1.25
 
 
 def ring_model(anchor):
-    """Log density: radius ~ N(2, .3²), angle leaning to one side; times e^1.25 after normalizing."""
+    """Log density: radius ~ N(2, 0.3²), angle leaning to one side; times e^1.25 after normalizing."""
     x = pyro.sample("x", dist.Normal(anchor, 10.0).to_event(1))
     radius = x.square().sum(-1).sqrt()
     lean = 0.8 * x[..., 0] / radius - torch.special.i0(tensor(0.8)).log()
@@ -150,7 +150,7 @@ def test_a_missing_optional_package_is_named_with_its_extra(monkeypatch, estimat
 
 
 def shells_model(low):
-    """Two rings of radius 2 and width .1 about ±3.5, uniform on [−6, 6]²."""
+    """Two rings of radius 2 and width 0.1 about ±3.5, uniform on [−6, 6]²."""
     x = pyro.sample("x", dist.Uniform(low, -low).to_event(1))
     center = tensor([3.5, 0.0])
 

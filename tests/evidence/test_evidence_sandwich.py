@@ -1,4 +1,4 @@
-"""What the sandwich promises: bounds that enclose, methods that agree, and a refusal that names the check that failed."""
+"""The promises of the sandwich: bounds that enclose, methods that agree, and a refusal that names the check that failed."""
 
 import math
 from functools import lru_cache, partial
@@ -48,7 +48,7 @@ def of_target(name: str, seed: int = 1) -> Evidence:
 
 @lru_cache
 def of_fit(name: str) -> Evidence:
-    """Of draws by NUTS, of a guide, or in closed form."""
+    """Sandwich of a fit with draws by NUTS, of a guide, or in closed form."""
     model, data = problem(name).model, problem(name).data
     if name == "schools":
         return sandwich(problems.schools_draws(), seed=1)

@@ -65,7 +65,7 @@ def by_linear_noise():
 
 
 def log_density(fit):
-    """Of all observations at once, nats."""
+    """Log density of all observations at once, in nats."""
     observed = fit.model.process(fit.data)
     with torch.no_grad():
         k = observed.covariance(observed.inputs, observed.inputs) + torch.diag(observed.noise)

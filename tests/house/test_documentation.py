@@ -20,7 +20,7 @@ CONTRIBUTING, CHANGELOG = ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 NAMESPACES = ("gp", "bn", "boltzmann", "features", "objectives", "scores", "evidence", "diagnosis", "data", "studies")
 MOST_WORDS = 900
 RELATIVE, ABSOLUTE = 0.02, 0.02
-"""By how much a printed number may differ from the one that is shown, the larger of the two."""
+"""Largest difference between a printed number and the one that is shown; the larger of the two counts."""
 
 FENCE = re.compile(r"^```([\w{}]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTPUT = "<!-- output -->"
@@ -42,7 +42,7 @@ class Block(NamedTuple):
     text: str
     line: int
     is_output: bool
-    """Whether the page says that the code block above prints it."""
+    """True if the page says that the code block above prints it."""
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -68,7 +68,7 @@ def printed(page: Path) -> Iterator[tuple[Block, str]]:
 
 
 def differences(shown: str, got: str) -> list[str]:
-    """What differs between two texts beyond spaces and the last digits of numbers."""
+    """Differences between two texts beyond spaces and the last digits of numbers."""
     found = []
     for line, other in zip(shown.strip().splitlines(), got.strip().splitlines(), strict=False):
         same_words = NUMBER.sub("#", line).split() == NUMBER.sub("#", other).split()
@@ -131,7 +131,7 @@ def test_public_names_that_are_named_exist(page):
 
 
 def _is_public(parts: list[str]) -> bool:
-    """Whether each part is exported by what stands before it, or is an attribute of it where nothing is exported."""
+    """Return whether each part is exported by what stands before it, or is an attribute of it where nothing is exported."""
     found = pb
     for part in parts:
         if part not in getattr(found, "__all__", dir(found)):

@@ -1,4 +1,4 @@
-"""Whole numbers are taken from NumPy as from Python, floats and text are refused; data are asked for their form."""
+"""Integers are taken from NumPy as from Python, floats and text are refused; the form of data is checked."""
 
 import copy
 import inspect
@@ -54,7 +54,7 @@ def data(size=ROWS):
 
 
 def fit(method, seed=0, **changed):
-    """As without the annotations that tests check."""
+    """Fit by the bare function, without the annotations that tests check."""
     settings = copy.copy(QUICK[method])
     for name, value in changed.items():
         object.__setattr__(settings, name, value)

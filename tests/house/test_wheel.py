@@ -1,4 +1,4 @@
-"""The wheel holds the package and its licence only, and works from an installation that is not editable."""
+"""The wheel holds the package and its license only, and works from an installation that is not editable."""
 
 import os
 import subprocess

@@ -135,7 +135,7 @@ def test_persistent_chains_reach_the_maximum_of_the_likelihood(phase: Persistent
     assert best - lowest > 0.1
     # Nine parameters known from some 250 × 400 states, correlated ones: 9 / (2 · 10^5) nats at best, ten times that allowed.
     assert best - found < 5e-4
-    # Moments of the model equal those of the data at a maximum; a mean over all states drawn has an error of .5 / √10^5.
+    # Moments of the model equal those of the data at a maximum; a mean over all states drawn has an error of 0.5 / √10^5.
     moment = probabilities(fitted) @ STATES
     assert float((moment - rows.mean(0)).abs().max()) < 0.008
 
@@ -157,7 +157,7 @@ def test_gaussian_units_get_the_mean_of_the_data() -> None:
     mean = weights @ (fitted.visible_bias + hidden @ fitted.weight.T)
     assert float((mean - rows.mean(0)).detach().abs().max()) < 0.1
     independent = -0.5 * float(((rows - rows.mean(0)) ** 2).sum(-1).mean()) - 1.5 * math.log(2 * math.pi)
-    # Two clusters √24 apart cost one normal 3 nats a row and a mixture .7.
+    # Two clusters √24 apart cost one normal 3 nats per row and a mixture 0.7.
     assert values[-1] > independent + 1.5
 
 
@@ -405,7 +405,7 @@ def test_the_order_of_rows_does_not_matter_for_all_of_them_at_once() -> None:
     )
     fits = [settings(rbm, data(each), seed=seed).model for seed, each in enumerate((rows, rows.flip(0)))]
     first, second = (fit.weight.detach() for fit in fits if isinstance(fit, RBM))
-    # A step of .1 of the mean of a number in [0, 1] over 3,000 chains, twice, centered by another such.
+    # A step of 0.1 of the mean of a number in [0, 1] over 3,000 chains, twice, centered by another such.
     assert float((first - second).abs().max()) < 4.5 * 0.1 * 0.5 * math.sqrt(2 * 2 / 3_000)
 
 

@@ -101,7 +101,7 @@ def test_compiled_steps_walk_the_path_of_uncompiled_ones_and_keep_the_dtype(dtyp
 
 
 def test_draws_taken_one_by_one_are_those_of_the_same_guide(monkeypatch):
-    """As of data too large to be traced for."""
+    """Data that are too large for tracing have their draws taken one by one."""
     found = []
     for each_alone in (True, False):
         monkeypatch.setattr(
@@ -135,13 +135,13 @@ def test_a_schedule_on_the_optimizer_is_obeyed():
 
     fit = SVI(num_steps=200, optimizer=halving, guide=None, autoguide=AutoDelta, num_samples=1, progress=False)
     posterior = fit(regression, data(), seed=0)
-    # The rates sum to .2, which is as far as a parameter gets.
+    # The rates sum to 0.2, which is as far as a parameter gets.
     assert posterior.draws["w"].abs().max() < 0.5
     assert "step by step" in posterior.info["execution"]
 
 
 def bad_after(x, y=None):
-    """The slope of its factor stops being finite once w has passed .05."""
+    """The gradient of its factor stops being finite once w has passed 0.05."""
     w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
     pyro.factor("root", torch.sqrt(torch.where(w > 0.05, w - w.detach(), 1.0)))
     with pyro.plate("rows", len(x)):

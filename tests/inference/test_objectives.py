@@ -140,7 +140,7 @@ def test_the_mean_over_minibatches_is_the_full_loss(objective):
 
 @pytest.mark.parametrize("objective", [elbo, iwae(2)])
 def test_the_mean_over_minibatches_of_codes_is_the_full_loss(objective):
-    """A code a row: prior, guide and likelihood are all scaled; the guide is nearly a point."""
+    """One code per row: prior, guide and likelihood are all scaled; the guide is nearly a point."""
 
     def points(y):
         with pyro.plate("rows", len(y)):

@@ -38,7 +38,7 @@ SHAPE, RATE = 5.0, 5.0
 
 
 def correlated(x):
-    """Normal with correlation .95 and scales 1 and 10."""
+    """Normal with correlation 0.95 and scales 1 and 10."""
     cov = torch.tensor([[1.0, 9.5], [9.5, 100.0]], dtype=DOUBLE)
     pyro.sample("z", dist.MultivariateNormal(torch.tensor([1.0, -2.0], dtype=DOUBLE), cov))
     pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
@@ -208,7 +208,7 @@ def test_the_slope_of_the_criterion_is_its_derivative():
 
 
 def two_hills(theta):
-    """Equal normals of width .1 at −3 and 3, by coordinates."""
+    """Equal normals of width 0.1 at −3 and 3, by coordinates."""
     parts = torch.stack([-0.5 * ((theta - m) / 0.1).square().sum(-1) for m in (-3.0, 3.0)])
     weights = parts.softmax(0)
     grads = torch.stack([-(theta - m) / 0.01 for m in (-3.0, 3.0)])
@@ -447,7 +447,7 @@ def test_a_model_that_cannot_be_traced_is_said_to_run_eagerly(sampler):
 
 
 class Chores:
-    """In place of machine code: compiles where told, and says whether an earlier process has."""
+    """Stand-in for machine code: it compiles where it is asked to, and says whether an earlier process has."""
 
     compiled = refused = False
 

@@ -118,7 +118,7 @@ def dnn_fit():
 
 
 def test_the_predictive_of_a_vae_integrates_its_codes():
-    """One code a row: Gauss–Hermite quadrature over it is exact."""
+    """One code per row: Gauss–Hermite quadrature over it is exact."""
     fit, new = vae_fit(), normal(ROWS, 3, seed=1)
     model = fit.model
     with torch.no_grad():

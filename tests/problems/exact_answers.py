@@ -46,7 +46,7 @@ class Problem(NamedTuple):
     """A model, its data, and the exact log evidence in nats.
 
     Tags say what applies: "conjugate" (the closed form is in the package's families), "normal" (the posterior is normal
-    in unconstrained coordinates, so Laplace is exact), "row-local" (one code a row: the evidence is a sum over rows).
+    in unconstrained coordinates, so Laplace is exact), "row-local" (one code per row: the evidence is a sum over rows).
     """
 
     name: str

@@ -143,7 +143,7 @@ def directions(y):
 
 
 def row_codes(y):
-    """One code a row, like a VAE's decoder; half of it on the positive axis."""
+    """One code per row, like a VAE's decoder; half of it on the positive axis."""
     with pyro.plate("rows", len(y)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
         s = pyro.sample("s", dist.LogNormal(ZERO, 0.5 * ONE))

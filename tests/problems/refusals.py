@@ -1,4 +1,4 @@
-"""What the property tests of bad input share: bounded examples, numbers that are not finite, the form of a refusal."""
+"""Parts that the property tests of bad input share: bounded examples, numbers that are not finite, the form of a refusal."""
 
 import re
 from collections.abc import Iterator

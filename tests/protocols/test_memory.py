@@ -173,7 +173,7 @@ def test_draws_beyond_one_block_are_the_same_for_every_budget_and_all_differ(mon
 
 
 def test_a_small_budget_shrinks_what_is_made_of_the_noise():
-    """Of 400 draws at once the peak is far above what one chunk of them may need."""
+    """The peak of 400 draws at once is far above what one chunk of them may need."""
     wide = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 
     def made(_):

@@ -40,7 +40,7 @@ EXACT = {p.name: p.log_z for p in (problems.beta_binomial(), problems.gamma_pois
 
 
 def normal(subject: Subject, *, seed: int = 0, bias: float = 0.0, scale: float = 1.0) -> Evidence:
-    """Exact evidence plus normal noise of standard deviation .1, said to be .1 / scale."""
+    """Exact evidence plus normal noise of standard deviation 0.1, said to be 0.1 / scale."""
     noise = 0.1 * float(np.random.default_rng(seed).standard_normal())
     log_z = EXACT["Beta-binomial"] + bias + noise
     return Evidence(log_z, 0.1 / scale, lower=log_z - 0.3, method="normal")

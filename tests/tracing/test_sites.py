@@ -1,4 +1,4 @@
-"""What a model samples is listed as it is, and each draw of a guide is weighed as it should."""
+"""The sites of a model are listed as they are, and each draw of a guide is weighed as it should."""
 
 import pyro
 import pyro.distributions as dist
@@ -58,7 +58,7 @@ def test_a_model_without_observations_is_fingerprinted_by_its_arguments():
 
 
 def nested_square(y):
-    """As many columns as rows: the first axis of the data is the rows'."""
+    """Model with as many columns as rows: the first axis of the data is the rows'."""
     with pyro.plate("columns", y.shape[1], dim=-1):
         shift = pyro.sample("shift", dist.Normal(ZERO, ONE))
         with pyro.plate("rows", y.shape[0], dim=-2):

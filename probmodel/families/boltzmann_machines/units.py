@@ -25,7 +25,7 @@ class Units(Protocol, metaclass=Structural):
     """A layer of units of one exponential family; draws use the global random state."""
 
     binary: bool
-    """Whether all states are those in {0, 1}^V, so that they can be enumerated."""
+    """True if all states are those in {0, 1}^V, so that they can be enumerated."""
     num_units: int | None
     """Number of units V where the family fixes it; None where any is possible."""
 

@@ -189,7 +189,9 @@ def _check_subtrees(
 def _is_u_turn(
     first: Float[Tensor, "*#B D"], last: Float[Tensor, "*#B D"], total: Float[Tensor, "*#B D"]
 ) -> Bool[Tensor, "*_"]:
-    """Whether one end has stopped moving away from the other; the ends count half, which stabilizes short trajectories.
+    """Return whether one end has stopped moving away from the other.
+
+    The ends count half, which stabilizes short trajectories.
 
     Momenta point forward in time in both directions of growth, so which end comes first makes no difference.
     """

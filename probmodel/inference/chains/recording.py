@@ -131,7 +131,7 @@ class StepWindows:
 
     @property
     def compiled(self) -> bool:
-        """Whether windows run as machine code."""
+        """True if windows run as machine code."""
         return self.native.compiled
 
     @property

@@ -36,7 +36,7 @@ class Advance(NamedTuple):
 
     losses: list[float]
     bad: bool
-    """Whether such a step followed; the random state, and the parameters whose gradient is not finite, are then those
+    """True if such a step followed; the random state, and the parameters whose gradient is not finite, are then those
     before it.
     """
     rows: Rows

@@ -27,7 +27,7 @@ class Maximum(NamedTuple):
     num_steps: int
     num_evaluations: int
     converged: bool
-    """Whether the search ended by itself, at a point from which a new search gains nothing."""
+    """True if the search ended by itself, at a point from which a new search gains nothing."""
     message: str
 
 

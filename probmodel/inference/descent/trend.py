@@ -17,7 +17,7 @@ class Trend(NamedTuple):
     """Standard error in nats, for noise that is independent between steps; infinite for fewer than three losses."""
 
     def exceeds(self, threshold: float) -> bool:
-        """Whether the decrease is above the threshold, in nats, by more than two standard errors."""
+        """Return whether the decrease is above the threshold, in nats, by more than two standard errors."""
         return self.size - 2 * self.stderr > threshold
 
 

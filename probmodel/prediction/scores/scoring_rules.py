@@ -180,8 +180,8 @@ def check_probs(probs: Tensor, y: Tensor) -> None:
         got = f"shape {tuple(probs.shape)}, {int((probs < 0).sum())} below 0, sums from {sums.min():.4g}"
         raise ValueError(f"expected rows (N, K) of probabilities that sum to 1, got {got}; take the softmax of logits")
     if y.min() < 0 or y.max() >= probs.shape[1]:
-        got = f"{int(y.min())} … {int(y.max())}; number the classes from 0"
-        raise ValueError(f"expected labels in 0 … {probs.shape[1] - 1}, got {got}")
+        got = f"{int(y.min())} … {int(y.max())}"
+        raise ValueError(f"expected labels in 0 … {probs.shape[1] - 1}, got {got}; number the classes from 0")
 
 
 def _check_draws(x: Tensor, y: Tensor, name: str) -> None:

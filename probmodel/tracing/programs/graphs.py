@@ -81,7 +81,7 @@ def graph_modules(graph: Any) -> list[GraphModule]:
 
 
 def is_recorded(run: Any) -> TypeGuard[GraphModule]:
-    """Whether a function is a recorded graph."""
+    """Return whether a function is a recorded graph."""
     return isinstance(run, GraphModule)
 
 

@@ -102,7 +102,7 @@ class Monitor:
         return rows[:: math.ceil(len(rows) / ROWS)]
 
     def has_diverged(self, values: Sequence[float]) -> bool:
-        """Whether the last `patience` evaluations lie too far below the best one."""
+        """Return whether the last `patience` evaluations lie too far below the best one."""
         highest = max(values)
         floor = highest - max(self.fraction * (highest - values[0]), self.least)
         last = values[-self.patience :]
@@ -132,11 +132,11 @@ class Evaluations:
 
     @property
     def diverged(self) -> bool:
-        """Whether the monitor's divergence criterion is met."""
+        """True if the monitor's divergence criterion is met."""
         return self.monitor is not None and self.monitor.has_diverged(self.values)
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether to evaluate before this step."""
+        """Return whether the likelihood is evaluated before this step."""
         return self.monitor is not None and step % self.monitor.every == 0
 
     def evaluate(self, step: int) -> str:

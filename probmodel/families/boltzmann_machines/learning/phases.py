@@ -62,7 +62,7 @@ class Energies(NamedTuple):
 
 
 def has_hidden_chains(machine: object) -> TypeIs[LearnableDeepMachine]:
-    """Whether the chains of a machine run over a hidden layer."""
+    """Return whether the chains of a machine run over a hidden layer."""
     return isinstance(machine, LearnableDeepMachine)
 
 
