@@ -15,7 +15,7 @@ Verbs: lift, target, predict, diagnose, compare, compare_posteriors, report, sav
 Namespaces: gp, bn, boltzmann, features, objectives, scores, evidence, diagnosis, data, studies, errors.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from probmodel import data, diagnosis, evidence, studies
 from probmodel.comparison import Comparison, compare, compare_posteriors, report
@@ -46,7 +46,7 @@ from probmodel.storage import load, save, to_arviz
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target
 
-__version__ = version("probmodel")
+__version__ = _version("probmodel")
 
 __all__ = [
     "BoltzmannLearning",

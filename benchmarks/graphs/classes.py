@@ -23,6 +23,7 @@ from probmodel.layers.decisions import ClassifyJoint
 from probmodel.layers.features import Discretize, Standardize
 from probmodel.layers.representations import ClassNetwork
 from probmodel.layers.representations.bayesian_network import (
+    best_augmented,
     conditional_information,
     gaussian_conditional_information,
     naive_bayes,

@@ -380,8 +380,8 @@ MUTATIONS = (
     Mutation(
         "half precision held to the rounding errors of float32",
         "tracing/programs/rounding_errors.py",
-        "if within.half is None else HALF_ROUNDING",
-        "if within.half is None else ROUNDING[a.dtype]",
+        "if within.half is None else HALF_ROUNDING_ERROR",
+        "if within.half is None else ROUNDING_ERROR[a.dtype]",
         ("tests/tracing/test_compiling.py",),
         "half_precision",
     ),

@@ -68,7 +68,7 @@ def run(mutation: Mutation | None, tests: tuple[str, ...], select: str) -> Outco
         imported = subprocess.run(place, capture_output=True, text=True, cwd=copy, env=environment, check=True).stdout
         if not Path(imported.strip()).is_relative_to(copy):
             raise RuntimeError(f"expected the copy in {copy} to be imported, got {imported.strip()}")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", *tests, *(("-k", select) if select else ())]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--verify", *tests, *(("-k", select) if select else ())]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, cwd=copy, env=environment, timeout=TIMEOUT, check=False

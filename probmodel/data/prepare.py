@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
+from probmodel.protocols.errors import DataWarning
 from probmodel.protocols.integers import checked_seed, integer
 
 CONSTANT_COLUMN = 8.0
@@ -49,7 +50,7 @@ def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     if constant.any():
         warnings.warn(
             f"expected values that vary in train, got a constant in {_names(constant)}, scaled to zero; drop constant columns",
-            UserWarning,
+            DataWarning,
             stacklevel=2,
         )
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
@@ -75,7 +76,7 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
         ValueError: for fewer than two images, unequal shapes, a dtype that is not floating-point, NaN or infinite values.
 
     Warns:
-        UserWarning: when all pixels of `train` are equal.
+        DataWarning: when all pixels of `train` are equal.
     """
     _check_scalable(train, others)
     sd, mean = torch.std_mean(train, correction=0)
@@ -83,7 +84,7 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
     if sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().max():
         warnings.warn(
             "expected values that vary in train, got a constant in all pixels, scaled to zero; check how the images were read",
-            UserWarning,
+            DataWarning,
             stacklevel=2,
         )
         return tuple(torch.zeros_like(x) for x in (train, *others))

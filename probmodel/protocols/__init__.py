@@ -20,7 +20,7 @@ takes any `Model`.  Neither imports the other: they share protocols and the math
 """
 
 from probmodel.protocols.dataset import Dataset, digest
-from probmodel.protocols.evidence import Agreement, Estimate, Evidence
+from probmodel.protocols.evidence import Agreement, Estimate, Evidence, OwnEstimators, SuppliesEstimators
 from probmodel.protocols.layers import Decision, Representation
 from probmodel.protocols.methods import Estimator, Inference, Objective
 from probmodel.protocols.model import ChecksData, ClosedForm, ExactPosterior, Guided, Model
@@ -41,8 +41,10 @@ __all__ = [
     "Inference",
     "Model",
     "Objective",
+    "OwnEstimators",
     "Posterior",
     "Representation",
+    "SuppliesEstimators",
     "Target",
     "digest",
 ]

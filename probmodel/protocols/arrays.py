@@ -36,12 +36,16 @@ def as_tensor(name: str, value: Any) -> Any:
         )
     if not isinstance(value, ArrayLike):
         return value
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"expected every number of {name}, got a masked array; drop or impute the masked entries")
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(
-            f"expected numbers in {name}, got an array of {array.dtype}; encode text as class numbers "
-            "(pandas.factorize), and drop or impute missing entries"
+            f"expected numbers of up to 64 bits in {name}, got an array of {array.dtype}; convert all columns to one type of "
+            "numbers, encode text as class numbers (pandas.factorize), and drop or impute missing entries"
         )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.size and array.max() > np.iinfo(np.int64).max:
+            raise TypeError(f"expected integers below 2⁶³ in {name}, got {array.max()}; subtract an offset")
         array = array.astype(np.int64)
-    return torch.from_numpy(np.array(array))
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))

@@ -46,7 +46,8 @@ class Dataset(NamedTuple):
 
         Raises:
             TypeError: for arrays of text or objects, and for lists.
-            ValueError: where no argument is an array or tensor with rows, or the first one is a single number.
+            ValueError: where no argument is an array or tensor with rows, the first one is a single number, or y has
+                another length than the first one.
         """
         positional = tuple(as_tensor(f"args[{i}]", value) for i, value in enumerate(args))
         data = cls(positional, {name: as_tensor(name, value) for name, value in kwargs.items()})
@@ -59,7 +60,11 @@ class Dataset(NamedTuple):
             raise ValueError(
                 "expected rows in the first argument, got a single number; pass it by name, after the rows"
             )
-        return data._replace(size=len(with_rows[0]))
+        size = len(with_rows[0])
+        y = data.kwargs.get("y")
+        if torch.is_tensor(y) and y.dim() and len(y) != size:
+            raise ValueError(f"expected y with {size} rows, got {len(y)}; pass one observation per row")
+        return data._replace(size=size)
 
     def __repr__(self) -> str:
         rows = "without rows" if self.size is None else f"of {self.size:,} rows"

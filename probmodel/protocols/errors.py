@@ -48,6 +48,14 @@ class SettingsWarning(ProbmodelWarning):
     """Settings that do not suit the data and were replaced; the message states by what."""
 
 
+class DataWarning(ProbmodelWarning):
+    """Data of which some part carries no information, such as a constant column."""
+
+
+class SlowRunWarning(ProbmodelWarning):
+    """A run that takes longer than it could; its result is the same."""
+
+
 class ConvergenceWarning(ProbmodelWarning):
     """Draws or estimates are not reliable, since the method had not converged."""
 

@@ -1,6 +1,5 @@
 """Evidence of a model as a value: estimate, standard error, bounds, and the agreement of several estimators."""
 
-import html
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,10 +58,8 @@ class Agreement:
         return "\n".join([*lines, f"agreement: chi-square p = {self.p_value:.3g}"])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in Estimate._fields)
-        rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(each)) for each in self.estimates)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><tr>{head}</tr>{body}</table><p>agreement: chi-square p = {self.p_value:.3g}</p>"
+        table = html_table(Estimate._fields, map(_cells, self.estimates))
+        return f"{table}<p>agreement: chi-square p = {self.p_value:.3g}</p>"
 
 
 _ROW = "{:<22}{:>12}{:>11}{:>9}{:>7}{:>9}  {}"

@@ -114,15 +114,10 @@ def benchmark(
     numbers = list(dict.fromkeys(seeds))
     if not (subjects and named and numbers):
         raise ValueError("expected at least one problem, estimator and seed, got none; add one")
+    fingerprints = {name: subject_fingerprint(subject) if folder else "" for name, subject in subjects.items()}
     jobs = [
-        Job(
-            problem,
-            label,
-            estimator,
-            seed,
-            record_path(folder, subject_fingerprint(subject) if folder else "", problem, label, seed),
-        )
-        for problem, subject in subjects.items()
+        Job(problem, label, estimator, seed, record_path(folder, fingerprints[problem], problem, label, seed))
+        for problem in subjects
         for label, estimator in named.items()
         for seed in numbers
     ]

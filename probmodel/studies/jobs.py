@@ -21,7 +21,7 @@ import torch
 
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.dataset import digest
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, SlowRunWarning
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated
@@ -80,7 +80,7 @@ def _packed(problem: str, subject: Subject) -> bytes | None:
             f"benchmark: expected a problem that can be sent to another process, got {type(error).__name__} from {problem!r}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}; it runs in this process, one run at a "
             "time; make its model picklable",
-            RuntimeWarning,
+            SlowRunWarning,
             stacklevel=2,
         )
         return None
@@ -163,7 +163,8 @@ def label_is_complete(estimator: Callable[..., Any]) -> bool:
 
 @label_is_complete.register
 def _(estimator: partial) -> bool:
-    return all(label_is_complete(each) for each in (estimator.func, *estimator.keywords.values()) if callable(each))
+    parts = (estimator.func, *estimator.args, *estimator.keywords.values())
+    return all(label_is_complete(each) for each in parts if callable(each))
 
 
 @label_is_complete.register

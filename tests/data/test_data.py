@@ -29,6 +29,7 @@ from probmodel.data import (
     with_one_hot,
 )
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import DataWarning
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -58,7 +59,7 @@ def test_standardized_columns_have_mean_0_and_sd_1_in_their_own_dtype(seed, dtyp
 def test_a_constant_column_is_zero_everywhere_and_is_named(value, column, dtype):
     train, other = normal(7, 4, dtype=dtype), normal(5, 4, seed=1, dtype=dtype)
     train[:, column] = value
-    with pytest.warns(UserWarning, match=rf"got a constant in columns {column}, scaled to zero; drop"):
+    with pytest.warns(DataWarning, match=rf"got a constant in columns {column}, scaled to zero; drop"):
         z, held_out = standardize(train, other)
     assert (z[:, column] == 0).all() and (held_out[:, column] == 0).all()
     keep = [k for k in range(4) if k != column]
@@ -67,14 +68,14 @@ def test_a_constant_column_is_zero_everywhere_and_is_named(value, column, dtype)
 
 def test_a_column_that_differs_by_rounding_alone_is_constant():
     x = torch.tensor([[1.0], [1.0 + torch.finfo(torch.float32).eps]])
-    with pytest.warns(UserWarning, match="columns 0, scaled to zero"):
+    with pytest.warns(DataWarning, match="columns 0, scaled to zero"):
         assert (standardize(x)[0] == 0).all()
 
 
 def test_the_warning_shortens_a_long_list_of_columns():
-    with pytest.warns(UserWarning, match=r"columns \(0, 0\), .*\(0, 9\) and 14 more"):
+    with pytest.warns(DataWarning, match=r"columns \(0, 0\), .*\(0, 9\) and 14 more"):
         standardize(torch.ones(3, 2, 12))
-    with pytest.warns(UserWarning, match="only column"):
+    with pytest.warns(DataWarning, match="only column"):
         standardize(torch.ones(3))
 
 
@@ -87,7 +88,7 @@ def test_images_share_one_mean_and_sd():
 
 
 def test_images_of_one_color_are_zero_with_a_warning():
-    with pytest.warns(UserWarning, match="all pixels, scaled to zero"):
+    with pytest.warns(DataWarning, match="all pixels, scaled to zero"):
         z, held_out = standardize_images(torch.full((4, 1, 2, 2), 0.1), torch.ones(2, 1, 2, 2))
     assert z.eq(0).all() and held_out.eq(0).all()
 

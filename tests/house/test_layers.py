@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What follows the rows shows in a refit.
     "diagnosis": REASONING_BASE | {"inference", "prediction", "evidence"},
     "comparison": REASONING_BASE | {"prediction", "evidence", "diagnosis", "storage"},
-    "studies": REASONING_BASE | {"evidence", "prediction", "inference", "storage", "comparison"},
+    "studies": {"protocols", "tracing", "evidence"},
 }
 MAY_IMPORT["demo"] = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = {*MAY_IMPORT}

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from minutes import BUDGET, SLACK, VERIFY, Minutes, is_left_to_verify, left_to_verify, room
+from minutes import BUDGET, LONGEST_FIRST, SLACK, VERIFY, Minutes, is_left_to_verify, left_to_verify, room
 
 ROOT = Path(__file__).parents[2]
 LISTED = sorted(left_to_verify())
@@ -14,6 +14,10 @@ LISTED = sorted(left_to_verify())
 def test_every_test_left_to_verify_exists(line):
     file, function = line.split("[")[0].split("::")
     assert re.search(rf"^def {function}\(", (ROOT / file).read_text(), re.MULTILINE), f"{line}: no such test"
+
+
+def test_the_files_that_start_first_exist():
+    assert all((ROOT / "tests" / file).is_file() for file in LONGEST_FIRST)
 
 
 def test_no_test_is_listed_twice():

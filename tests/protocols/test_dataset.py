@@ -30,6 +30,10 @@ def test_what_is_no_array_passes_and_arrays_are_copied():
     assert data.args[1] == 3.0 and data.kwargs == {"name": "a", "scale": None}
 
 
+def test_big_endian_numbers_keep_their_values():
+    assert torch.equal(as_tensor("x", X.astype(">f8")), torch.as_tensor(X))
+
+
 def test_unsigned_integers_become_signed_ones_that_torch_computes_with():
     assert as_tensor("y", np.array([1, 2], dtype=np.uint32)).dtype == torch.int64
     assert as_tensor("y", np.array([1, 2], dtype=np.uint8)).dtype == torch.uint8
@@ -41,7 +45,19 @@ def test_unsigned_integers_become_signed_ones_that_torch_computes_with():
         (lambda: pb.Dataset.of_rows([[1.0], [2.0]]), TypeError, r"got a list; pass torch\.as_tensor"),
         (lambda: pb.Dataset.of_rows(X, y=["a"] * 6), TypeError, "as y, got a list"),
         (lambda: pb.Dataset.of_rows(X, y=np.array(["a"] * 6)), TypeError, r"encode text as class numbers"),
-        (lambda: pb.Dataset.of_rows(pd.DataFrame({"a": [1, "b"]})), TypeError, "array of object; encode text"),
+        (
+            lambda: pb.Dataset.of_rows(pd.DataFrame({"a": [1, "b"]})),
+            TypeError,
+            "array of object; convert all columns to one type of numbers",
+        ),
+        (
+            lambda: pb.Dataset.of_rows(np.ma.array([1.0, 2.0], mask=[True, False])),
+            TypeError,
+            "masked array; drop or impute",
+        ),
+        (lambda: pb.Dataset.of_rows(X.astype(np.longdouble)), TypeError, "up to 64 bits in"),
+        (lambda: pb.Dataset.of_rows(np.array([2**63], dtype=np.uint64)), TypeError, "below 2⁶³"),
+        (lambda: pb.Dataset.of_rows(X, y=Y[:4]), ValueError, "y with 6 rows, got 4; pass"),
         (lambda: pb.Dataset.of_rows(), ValueError, r"got none; pass Dataset\.of_rows\(x, y=y\)"),
         (
             lambda: pb.Dataset.of_rows(torch.tensor(1.0), y=Y),

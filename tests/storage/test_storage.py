@@ -38,6 +38,10 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import CorruptFitError, NotSerializableError
 from probmodel.protocols.posterior import Posterior
 from probmodel.storage import folder as fit_folder
+from probmodel.storage.components.gpytorch import GPYTORCH_COMPONENTS
+from probmodel.storage.components.own import OWN_COMPONENTS
+from probmodel.storage.components.table import COMPONENTS
+from probmodel.storage.components.torch import TORCH_COMPONENTS
 from probmodel.storage.descriptions import TensorCollection, describe, rebuild, with_strides
 from probmodel.storage.fits import load, save
 from probmodel.tracing.ownership import parameters
@@ -778,3 +782,9 @@ def test_a_fit_with_a_file_of_someone_else_in_it_is_never_replaced(folder):
 
 def test_undescribable_values_are_value_errors():
     assert issubclass(NotSerializableError, ValueError) and issubclass(CorruptFitError, ValueError)
+
+
+def test_no_component_hides_another_of_the_same_name():
+    from_tables = [*TORCH_COMPONENTS, *GPYTORCH_COMPONENTS, *OWN_COMPONENTS]
+    assert len(from_tables) == len(set(from_tables)) == len(COMPONENTS)
+    assert {"Pipeline", "RBM", "GPMixture", "ClassNetwork", "DensityGate", "MaxPool"} <= set(OWN_COMPONENTS)

@@ -19,7 +19,7 @@ from problems.exact_answers import tensor
 from probmodel import evidence
 from probmodel.inference import Exact
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, SlowRunWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior, Subject
 from probmodel.studies.benchmark import Benchmark, benchmark
@@ -252,7 +252,7 @@ def test_a_problem_that_cannot_leave_the_process_runs_here_and_says_so():
     held = subjects()["Beta-binomial"]
     stuck = Posterior(held.model, held.data, held.draws, {**held.info, "handle": _Unsendable()})
     both = {"stuck": stuck, "free": subjects()["Gamma-Poisson"]}
-    with pytest.warns(RuntimeWarning, match="got TypeError from 'stuck': a handle of this process"):
+    with pytest.warns(SlowRunWarning, match="got TypeError from 'stuck': a handle of this process"):
         found = benchmark(both, SAMPLED, SEEDS, num_jobs=2, progress=False)
     pd.testing.assert_frame_equal(numbers(found), numbers(benchmark(both, SAMPLED, SEEDS, progress=False)))
 
