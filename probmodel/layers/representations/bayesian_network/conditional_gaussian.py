@@ -3,25 +3,15 @@
 from collections.abc import Mapping
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
-from probmodel.layers.representations.bayesian_network.mixed import (
-    Interventions,
-    MixedDAG,
-    Priors,
-    call_arguments,
-    exact_posterior,
-    has_all_rows,
-    observe,
-)
-from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import ExactPosterior
+from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
 
 
-class ConditionalGaussianNetwork(nn.Module):
+class ConditionalGaussianNetwork(MixedNetwork):
     """A network of discrete and real variables, in which discrete variables have only discrete parents.
 
     A discrete node is as in a `CategoricalNetwork`.  A real node x_i with values u of its real parents and combination
@@ -59,36 +49,10 @@ class ConditionalGaussianNetwork(nn.Module):
         sample_size: float = 1.0,
         prior: BGe | None = None,
     ) -> None:
-        super().__init__()
-        if len(center) != len(dag.nodes):
-            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}; pass x.mean(0)")
         check_prior_rows("sample_size", sample_size)
-        self.mixed = MixedDAG(dag, dict(cardinalities))
+        super().__init__(MixedDAG(dag, dict(cardinalities)), center, Priors(sample_size, prior or BGe()))
+        self.sample_size, self.prior = self.priors.sample_size, self.priors.regression
         self.mixed.refuse_real_parents_of_discrete_nodes()
-        self.sample_size, self.prior = sample_size, prior or BGe()
-        self.center: Tensor
-        self.register_buffer("center", center)
-
-    @property
-    def priors(self) -> Priors:
-        """Priors of tables and regressions."""
-        return Priors(self.sample_size, self.prior)
-
-    def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
-
-    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
-
-    def check(self, data: Dataset) -> None:
-        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
-        call_arguments(self.mixed, data)
-
-    def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for a constant column of real values."""
-        self.mixed.check_training(call_arguments(self.mixed, data)[0])
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

@@ -1,24 +1,14 @@
 """Network of linear regressions with the prior implied by a normal-Wishart distribution (Geiger & Heckerman, 2002)."""
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
-from probmodel.layers.representations.bayesian_network.mixed import (
-    Interventions,
-    MixedDAG,
-    Priors,
-    call_arguments,
-    exact_posterior,
-    has_all_rows,
-    observe,
-)
-from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import ExactPosterior
+from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
 
 
-class LinearGaussianNetwork(nn.Module):
+class LinearGaussianNetwork(MixedNetwork):
     """A network of linear regressions, each with the prior implied by a normal-Wishart prior of all variables together.
 
         σ_i² ~ InvGamma((α_w − n + p_i + 1) / 2, t / 2),   b_i | σ_i² ~ N(0, σ_i² / t I),
@@ -42,33 +32,8 @@ class LinearGaussianNetwork(nn.Module):
     """
 
     def __init__(self, dag: DAG, center: Float[Tensor, " n"], prior: BGe | None = None) -> None:
-        super().__init__()
-        if len(center) != len(dag.nodes):
-            raise ValueError(f"expected a center of {len(dag.nodes)} variables, got {len(center)}; pass x.mean(0)")
-        self.mixed, self.prior = MixedDAG(dag, {}), prior or BGe()
-        self.center: Tensor
-        self.register_buffer("center", center)
-
-    @property
-    def priors(self) -> Priors:
-        """Priors of the regressions."""
-        return Priors(1.0, self.prior)
-
-    def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
-
-    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Posterior of all regressions, and the log evidence; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
-
-    def check(self, data: Dataset) -> None:
-        """Raise ValueError for unexpected arguments, a wrong number of columns, or an integer dtype."""
-        call_arguments(self.mixed, data)
-
-    def check_training(self, data: Dataset) -> None:
-        """Raise ValueError for a constant column."""
-        self.mixed.check_training(call_arguments(self.mixed, data)[0])
+        super().__init__(MixedDAG(dag, {}), center, Priors(1.0, prior or BGe()))
+        self.prior = self.priors.regression
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

@@ -7,7 +7,7 @@ from math import prod
 import pyro
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
@@ -207,3 +207,42 @@ def call_arguments(mixed: MixedDAG, data: Dataset) -> tuple[Tensor, Intervention
 def has_all_rows(data: Dataset) -> bool:
     """True if the data hold all rows: the evidence of a minibatch is no fraction of that of all rows."""
     return data.size is None or data.size == data.num_rows
+
+
+class MixedNetwork(nn.Module):
+    """Model, checks and posterior that networks with regressions share; its subclasses say which nodes and priors.
+
+    Args:
+        mixed: the graph with the cardinalities of its discrete nodes.
+        center: ν, the prior mean of each variable.
+        priors: priors of tables and regressions.
+
+    Raises:
+        ValueError: if center has an unequal number of variables.
+    """
+
+    def __init__(self, mixed: MixedDAG, center: Float[Tensor, " n"], priors: Priors) -> None:
+        super().__init__()
+        if len(center) != len(mixed.dag.nodes):
+            raise ValueError(
+                f"expected a center of {len(mixed.dag.nodes)} variables, got {len(center)}; pass x.mean(0)"
+            )
+        self.mixed, self.priors = mixed, priors
+        self.center: Tensor
+        self.register_buffer("center", center)
+
+    def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
+        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
+
+    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
+        """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
+        families = self.priors.families(self.mixed, self.center)
+        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
+        call_arguments(self.mixed, data)
+
+    def check_training(self, data: Dataset) -> None:
+        """Raise ValueError for a constant column of real values."""
+        self.mixed.check_training(call_arguments(self.mixed, data)[0])
