@@ -13,6 +13,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.curvature import gaussian_at, mode
+from probmodel.tracing.latents.supports import refuse_moved
 from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.target import density_of
 
@@ -50,6 +51,7 @@ class Laplace:
         model = copied_to_data(model, data)
         target = density_of(model, data)
         latents = target.sites.latents
+        refuse_moved(target.sites, "a Laplace approximation")
         if not latents:
             raise ValueError(
                 "expected continuous latents to integrate, got none; fit parameters by MaximumLikelihood or SVI, "

@@ -32,6 +32,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.guided_runs import first_bad_site
+from probmodel.tracing.latents.supports import refuse_moving
 from probmodel.tracing.ownership import owned_copies
 from probmodel.tracing.programs.compiling import CompilationPlan, plan
 from probmodel.tracing.programs.gradients import Gradient
@@ -226,13 +227,15 @@ def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
     """Automatic guide of the continuous latents; the model sums discrete ones out."""
     with preserving_random_state():
         found = sites(model, data)
+        refuse_moving(model, data, found, "an automatic guide")
     by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
     if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
         raise ValueError(
             f"expected latents that all rows share, got {by_row} with one value per row, which an automatic guide cannot "
             "hold for minibatches; leave out batch_size, or write a guide that computes them from the row"
         )
-    return settings.autoguide(poutine.block(model, hide=list(found.discrete)) if found.discrete else model)
+    hidden = [*found.discrete, *found.deterministic]
+    return settings.autoguide(poutine.block(model, hide=hidden) if hidden else model)
 
 
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:

@@ -1,5 +1,6 @@
 """The latents and observations of a model called on its data."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,13 @@ class Sites(NamedTuple):
     """Sites without a normalized prior, which cannot be drawn."""
     factors: tuple[str, ...] = ()
     """`pyro.factor` statements: terms that need not be normalized."""
+    deterministic: tuple[str, ...] = ()
+    """Sites that are functions of others: `pyro.deterministic` statements and point masses."""
+    axes: Mapping[str, tuple[str | None, ...]] = {}
+    """Site → names of the plates over the axes of its value, None for an axis without a plate."""
+
+    moving: frozenset[str] = frozenset()
+    """Latents whose support depends on other latents."""
 
     def is_joint(self, num_terms: int) -> bool:
         """Return whether the likelihood has one term for many observations, so that no row can be left out.

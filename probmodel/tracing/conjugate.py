@@ -24,6 +24,7 @@ from probmodel.protocols.model import ClosedForm, ExactGuide, Model
 from probmodel.protocols.posterior import Target
 from probmodel.protocols.sites import Latent
 from probmodel.tracing.curvature import NormalApproximation, gaussian_at, gradient
+from probmodel.tracing.latents.supports import refuse_moved
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import density_of
 
@@ -75,6 +76,7 @@ def conjugate_target(target: Target) -> Conjugate:
     latents = target.sites.latents
     if not latents:
         return Conjugate(float(target.log_joint_at(torch.zeros(0, dtype=target.dtype))), None, {})
+    refuse_moved(target.sites, "an exact posterior")
     if all(_is_real(latent) for latent in latents):
         return normal_posterior(target)
     return _independent(target, latents)

@@ -27,15 +27,19 @@ class Coordinates:
 
     def join(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S D"]:
         """Unconstrained coordinates of constrained values (S, *shape) by site."""
+        self.check_names(values)
+        parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
+        if not parts:
+            return torch.zeros(1, 0, dtype=dtype, device=device)
+        return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
+
+    def check_names(self, values: Mapping[str, Tensor]) -> None:
+        """Raise ValueError unless every latent has a value."""
         missing = [latent.name for latent in self.latents if latent.name not in values]
         if missing:
             raise ValueError(
                 f"expected values for every latent, got none for {missing} among {list(values)}; pass draws of these sites"
             )
-        parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
-        if not parts:
-            return torch.zeros(1, 0, dtype=dtype, device=device)
-        return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
 
     def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
         """Log |det T'(theta)|, the sum over all coordinates or by row (N,)."""
@@ -43,10 +47,7 @@ class Coordinates:
         for latent, u in self._unconstrained(theta[None]):
             value = latent.transform(u)
             part = latent.transform.log_abs_det_jacobian(u, value)[0]
-            if by_row:
-                part = part.movedim(len(latent.shape) + (latent.row_dim or 0), 0)
-                part = part.reshape(len(part), -1).sum(-1)
-            total = total + (part if by_row else part.sum())
+            total = total + (self._of_rows(latent, part) if by_row else part.sum())
         return total
 
     def by_row(self, rows: int) -> Int[Tensor, "N d"]:
@@ -55,6 +56,27 @@ class Coordinates:
         for latent, index in self._unconstrained(torch.arange(self.dim)[None]):
             parts.append(index[0].movedim(len(latent.shape) + (latent.row_dim or 0), 0).reshape(rows, -1))
         return torch.cat(parts, -1)
+
+    def by_site(self, theta: Float[Tensor, " D"]) -> dict[str, Tensor]:
+        """Unconstrained coordinates by site, each of its unconstrained shape."""
+        return {latent.name: u[0] for latent, u in self._unconstrained(theta[None])}
+
+    def joined(self, coordinates: Mapping[str, Tensor]) -> Float[Tensor, " D"]:
+        """Theta of unconstrained coordinates by site."""
+        return torch.cat([coordinates[latent.name].reshape(-1) for latent in self.latents])
+
+    def total(self, log_jacobians: Mapping[str, Tensor], *, by_row: bool = False) -> Tensor:
+        """Sum of log |det| of the latents' maps, over all coordinates or by row (N,)."""
+        parts = [
+            self._of_rows(latent, log_jacobians[latent.name]) if by_row else log_jacobians[latent.name].sum()
+            for latent in self.latents
+        ]
+        return torch.stack(parts).sum(0)
+
+    @staticmethod
+    def _of_rows(latent: Latent, log_jacobian: Tensor) -> Float[Tensor, " N"]:
+        by_row = log_jacobian.movedim(len(latent.shape) + (latent.row_dim or 0), 0)
+        return by_row.reshape(len(by_row), -1).sum(-1)
 
     def _unconstrained(self, theta: Tensor) -> list[tuple[Latent, Tensor]]:
         pieces = theta.split(self.sizes, -1)

@@ -13,6 +13,31 @@ def is_subsample(distribution: Any) -> bool:
     return isinstance(distribution, _Subsample)
 
 
+def is_deterministic(node: Mapping[str, Any]) -> bool:
+    """Return whether a site is a `pyro.deterministic` statement, which Pyro records as an observation."""
+    return bool((node["infer"] or {}).get("_deterministic"))
+
+
+def mask_of(distribution: Any) -> Any:
+    """The mask of a distribution made by `.mask(...)`: a tensor, a bool, or None without one."""
+    return getattr(distribution, "_mask", None)
+
+
+def has_own_parameter_store(module: Any) -> bool:
+    """Return whether a PyroModule was made with a parameter store of its own."""
+    return hasattr(module._pyro_context, "param_state")
+
+
+def give_parameter_store(module: Any) -> None:
+    """Give a PyroModule that shares Pyro's global parameter store an empty one of its own."""
+    module._pyro_context.param_state = {"params": {}, "constraints": {}}
+
+
+def take_parameter_store(module: Any) -> None:
+    """Take away what `give_parameter_store` gave."""
+    del module._pyro_context.param_state
+
+
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Return whether an optimizer has hooks that run before or after its steps."""
     return bool(optimizer._optimizer_step_pre_hooks) or has_post_step_hooks(optimizer)

@@ -1,4 +1,4 @@
-"""Scaling of minibatches: log-probabilities of sites inside the plate over rows are multiplied by size / rows."""
+"""Models as they are fitted: masked latents keep their prior, and the terms of a minibatch are multiplied by size / rows."""
 
 import math
 from typing import Any
@@ -8,6 +8,7 @@ from pyro.poutine.messenger import Messenger
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.latents.masks import KeptPriors
 from probmodel.tracing.sites import row_axis
 
 
@@ -32,12 +33,12 @@ class _RowScale(Messenger):
 
 
 def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
-    """The model with the sites of its rows scaled from the minibatch to the full data set.
+    """The model with the sites of its rows scaled from the minibatch to the full data set, and priors kept under masks.
 
     Args:
         model: model or guide.
         found: sites of the model.
-        data: all rows or a minibatch; for all rows the model itself is returned.
+        data: all rows, which are not scaled, or a minibatch.
 
     Raises:
         ValueError: on the call, when no plate runs over the rows of a minibatch, so that nothing could be scaled.
@@ -49,10 +50,15 @@ def scaled_to_rows(model: Model, found: Sites, data: Dataset, *, required: bool)
     """The model scaled as by `row_scaled`; a missing plate over rows is an error only where scaling is required."""
     rows, size = data.num_rows, data.size
     if rows is None or size is None or rows == size:
-        return model
+
+        def unscaled(*args: Any, **kwargs: Any) -> Any:
+            with KeptPriors(found):
+                return model(*args, **kwargs)
+
+        return unscaled
 
     def scaled(*args: Any, **kwargs: Any) -> Any:
-        with _RowScale(found, rows, size) as scale:
+        with KeptPriors(found), _RowScale(found, rows, size) as scale:
             value = model(*args, **kwargs)
         if required and not scale.found:
             raise ValueError(

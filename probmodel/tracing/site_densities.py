@@ -77,7 +77,9 @@ def _zero(run: poutine.Trace, found: Sites) -> Tensor:
 
 
 def _coupled(run: poutine.Trace, names: Sequence[str], found: Sites) -> list[str]:
-    """Sites whose log-probability varies with a discrete latent: enumeration uses the axes beyond those of the plates."""
+    """Sites whose log-probability varies with a discrete latent: enumeration uses the axes beyond those of all batches."""
+    if not found.discrete:
+        return []
     return [name for name in names if run.nodes[name]["log_prob"].dim() > found.max_plate_nesting]
 
 

@@ -15,9 +15,9 @@ from torch.distributions.constraints import Constraint
 from probmodel.protocols.dataset import Dataset, digest, joined_with_mask
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent, Sites
-from probmodel.tracing.devices import traced_run
+from probmodel.tracing.devices import on_data_device, traced_run
 from probmodel.tracing.error_messages import translated_errors
-from probmodel.tracing.internals import is_subsample
+from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 
 
 class _Supplied(Messenger):
@@ -37,9 +37,18 @@ class _Supplied(Messenger):
 
 
 def _is_improper(fn: Any) -> bool:
-    while isinstance(fn, dist.torch.Independent):
+    return isinstance(_inner(fn), dist.ImproperUniform)
+
+
+def _inner(fn: Any) -> Any:
+    while type(fn) in (dist.torch.Independent, dist.MaskedDistribution):
         fn = fn.base_dist
-    return isinstance(fn, dist.ImproperUniform)
+    return fn
+
+
+def _is_function_of_others(node: Mapping[str, Any]) -> bool:
+    """Return whether a site is a `pyro.deterministic` statement, or a point mass that is not observed."""
+    return is_deterministic(node) or (not node["is_observed"] and type(_inner(node["fn"])) is dist.Delta)
 
 
 def _full_size(frame: Any) -> int:
@@ -65,7 +74,9 @@ def sites(model: Model, data: Dataset) -> Sites:
                 "each call; pass an explicit subsample=, or let SVI(batch_size=...) draw the minibatches"
             )
     nodes = {name: node for name, node in nodes.items() if not is_subsample(node["fn"])}
-    free = {name: node for name, node in nodes.items() if not node["is_observed"]}
+    functions = [name for name, node in nodes.items() if _is_function_of_others(node)]
+    stochastic = {name: node for name, node in nodes.items() if name not in functions}
+    free = {name: node for name, node in stochastic.items() if not node["is_observed"]}
     discrete = tuple(name for name, node in free.items() if node["fn"].support.is_discrete)
     for name in discrete:
         if not free[name]["fn"].has_enumerate_support:
@@ -73,31 +84,112 @@ def sites(model: Model, data: Dataset) -> Sites:
                 f"expected continuous latents or discrete ones with finite support, got site {name!r} "
                 f"({type(free[name]['fn']).__name__}), which cannot be summed out; marginalize it by hand"
             )
-    observed = {name: node for name, node in nodes.items() if node["is_observed"]}
+    observed = {name: node for name, node in stochastic.items() if node["is_observed"]}
+    factors = tuple(name for name, node in observed.items() if type(_inner(node["fn"])) is dist.Unit)
+    seen = {name: node for name, node in observed.items() if name not in factors}
+    improper = [name for name, node in free.items() if _is_improper(node["fn"])]
     found = Sites(
         (),
         discrete,
         tuple(observed),
-        max((-frame.dim for frame in _frames(nodes)), default=0),
+        _nesting(nodes),
         data.num_rows,
         _other_plates(model, data, nodes),
-        digest(_observed_values(observed) or data.tensors()),
-        tuple(node["value"] for node in observed.values()),
-        tuple(name for name, node in free.items() if _is_improper(node["fn"])),
-        tuple(name for name, node in observed.items() if isinstance(node["fn"], dist.Unit)),
+        _digest(seen, data, has_factors=bool(factors)),
+        tuple(node["value"] for node in seen.values()),
+        (*improper, *_flat_under_mask(model, data, free)),
+        factors,
+        tuple(functions),
+        {name: _axes(node) for name, node in nodes.items()},
     )
     latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
     return found._replace(latents=tuple(latents))
 
 
-def _observed_values(observed: Mapping[str, Mapping[str, Any]]) -> list[Tensor]:
-    """Observed values, joined with their mask where some of them are masked out."""
-    return [_digested(node["fn"], node["value"]) for node in observed.values() if node["value"] is not None]
+def checked_run(model: Model, data: Dataset, found: Sites) -> poutine.Trace:
+    """Trace of a run whose latents are all supplied.
+
+    Raises:
+        ValueError: naming the site, where this run samples others than the one by which the sites were found.
+    """
+    run = traced_run(model, data)
+    known = {*(latent.name for latent in found.latents), *found.discrete, *found.observed, *found.deterministic}
+    names = {name for name, node in run.nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"])}
+    if known != names:
+        raise ValueError(
+            f"expected the same sites in every run, got {sorted(known ^ names)} in some runs only, depending on the values "
+            "of latents; sample every site in every run, and select among them by torch.where"
+        )
+    return run
 
 
-def _digested(fn: Any, value: Tensor) -> Tensor:
-    mask = fn._mask if isinstance(fn, dist.MaskedDistribution) else None
-    return joined_with_mask(value, mask) if torch.is_tensor(mask) else value
+def _nesting(nodes: Mapping[str, Mapping[str, Any]]) -> int:
+    """Number of batch axes of the deepest site, those without a plate included."""
+    plates = (-frame.dim for frame in _frames(nodes))
+    return max((*plates, *(len(node["fn"].batch_shape) for node in nodes.values())), default=0)
+
+
+def _axes(node: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Names of the plates over the axes of a site's value, from the left; None for an axis without a plate."""
+    plates = {frame.dim: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
+    batch = len(node["fn"].batch_shape)
+    return tuple(plates.get(axis - batch) for axis in range(batch)) + (None,) * node["fn"].event_dim
+
+
+def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, *, has_factors: bool) -> str:
+    """Fingerprint of the observations: of all data where factors, whose observations cannot be told, take part."""
+    values = [_digested(node) for node in seen.values() if node["value"] is not None]
+    return digest(data.tensors()) if has_factors or not values else digest(values)
+
+
+def _digested(node: Mapping[str, Any]) -> Tensor:
+    """Observed value; joined with its mask where some of it is masked out."""
+    kept = mask_at(node)
+    return joined_with_mask(node["value"], kept) if torch.is_tensor(kept) else node["value"]
+
+
+def mask_at(node: Mapping[str, Any]) -> Tensor | bool | None:
+    """The mask of a site, by a handler and by its distribution; None without one."""
+    masks = [mask for mask in (node["mask"], mask_of(node["fn"]), mask_of(_masked(node["fn"]))) if mask is not None]
+    if not masks:
+        return None
+    both = masks[0]
+    for mask in masks[1:]:
+        both = both & mask
+    return both
+
+
+def _masked(fn: Any) -> Any:
+    """The masked distribution inside one whose batch axes are declared to be event axes."""
+    while type(fn) is dist.torch.Independent:
+        fn = fn.base_dist
+    return fn
+
+
+def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Latents without a prior for entries that the rest of the model depends on: their prior is masked out.
+
+    A masked entry that nothing depends on keeps its prior, which integrates to one, and the evidence is right.
+    """
+    masked = {name: mask_at(node) for name, node in free.items() if not node["fn"].support.is_discrete}
+    masked = {name: mask for name, mask in masked.items() if mask is not None and mask is not True}
+    if not masked:
+        return ()
+    values = {name: node["value"].detach().clone() for name, node in free.items()}
+    for name in masked:
+        values[name].requires_grad_()
+    with torch.enable_grad(), on_data_device(data):
+        total = poutine.trace(poutine.condition(model, values)).get_trace(*data.args, **data.kwargs).log_prob_sum()
+        if not torch.is_tensor(total) or not total.requires_grad:
+            return ()
+        gradients = torch.autograd.grad(total, [values[name] for name in masked], materialize_grads=True)
+    pairs = zip(masked.items(), gradients, strict=True)
+    return tuple(name for (name, mask), gradient in pairs if _reaches(gradient, mask, free[name]["fn"].event_dim))
+
+
+def _reaches(gradient: Tensor, mask: Any, event_dim: int) -> bool:
+    by_entry = gradient.flatten(gradient.dim() - event_dim).ne(0).any(-1) if event_dim else gradient.ne(0)
+    return bool((by_entry & ~torch.as_tensor(mask, device=gradient.device)).any())
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
@@ -115,6 +207,8 @@ def _check_observations(run: poutine.Trace) -> None:
     """Raise ValueError where an observation has more axes or rows than its site, which broadcasting would accept."""
     for name in run.observation_nodes:
         node: Any = run.nodes[name]
+        if is_deterministic(node):
+            continue
         batch = node["fn"].batch_shape
         if torch.broadcast_shapes(node["log_prob"].shape, batch) != batch:
             raise ValueError(

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, singledispatch
-from typing import Any
 
 import pyro
 import torch
@@ -20,12 +19,14 @@ from probmodel.tracing.checks import check
 from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.latents.maps import FixedMaps, Maps, MovingMaps
+from probmodel.tracing.latents.supports import moving_supports
 from probmodel.tracing.minibatch_scale import row_scaled
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
-from probmodel.tracing.sites import sites
+from probmodel.tracing.sites import checked_run, sites
 
 
 def target(model: Model, data: Dataset) -> Target:
@@ -54,36 +55,49 @@ def density_of(model: Model, data: Dataset) -> Target:
     """Target of a model and data that are checked already; its graph is recorded on first use."""
     with isolated(seed=0):
         found = sites(model, data)
+        moving = moving_supports(model, data, found)
+    found = found._replace(moving=moving)
     layout = Coordinates(found.latents)
     dtype, device = _kind(found, data)
     start = layout.join({latent.name: latent.value[None] for latent in found.latents}, dtype, device)[0]
+    prepared = row_scaled(model, found, data)
+
+    def ran(placed: Model) -> poutine.Trace:
+        return checked_run(enumerated(placed, found), data, found)
+
+    maps: Maps = MovingMaps(layout, start, ran, prepared) if moving else FixedMaps(layout, start)
 
     def run(theta: Tensor) -> poutine.Trace:
-        values = {name: value[0] for name, value in layout.split(theta[None]).items()}
-        conditioned = poutine.condition(row_scaled(model, found, data), values)
-        return traced_run(enumerated(conditioned, found), data)
+        return ran(maps.placed(prepared, theta))
+
+    def with_jacobian(
+        density: Callable[[poutine.Trace, Sites], Tensor], *, by_row: bool = False
+    ) -> Callable[[Tensor], Tensor]:
+        def at(theta: Tensor) -> Tensor:
+            trace = run(theta)
+            return density(trace, found) + maps.log_jacobian(theta, lambda: trace, by_row=by_row)
+
+        return at
 
     def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
             raise ValueError(
                 "expected a model whose every latent is local to a row, got latents that rows share; use log_prior or log_joint"
             )
-        return log_prior_by_row(run(theta), found) + layout.log_jacobian(theta, by_row=True)
+        return with_jacobian(log_prior_by_row, by_row=True)(theta)
 
     def joint_by_row(theta: Tensor) -> Tensor:
         return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
 
     def draw(_: Tensor) -> Tensor:
-        ran = traced_run(model, data)
-        values: dict[str, Any] = {latent.name: ran.nodes[latent.name]["value"] for latent in found.latents}
-        return layout.join({name: value[None] for name, value in values.items()}, dtype, device)[0]
+        return maps.theta_of(traced_run(model, data))
 
-    joint = Density(lambda theta: log_joint(run(theta), found) + layout.log_jacobian(theta).sum(), start)
+    joint = Density(with_jacobian(log_joint), start)
 
     def density(function: Callable[[Tensor], Tensor]) -> Density:
         return Density(function, start, like=joint)
 
-    prior = density(lambda theta: log_prior(run(theta), found) + layout.log_jacobian(theta).sum())
+    prior = density(with_jacobian(log_prior))
     return Target(
         dim=layout.dim,
         log_prior=prior,
@@ -93,10 +107,10 @@ def density_of(model: Model, data: Dataset) -> Target:
         log_prior_by_row=density(prior_by_row),
         log_joint_by_row=density(joint_by_row),
         log_joint_at=joint.at,
-        log_jacobian=density(lambda theta: layout.log_jacobian(theta).sum()),
+        log_jacobian=density(lambda theta: maps.log_jacobian(theta, lambda: run(theta))),
         sample_prior=_prior_sampler(draw, start),
-        constrain=layout.split,
-        unconstrain=lambda values: layout.join(values, dtype, device),
+        constrain=maps.constrain,
+        unconstrain=maps.unconstrain,
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
         dtype=dtype,
         device=device,

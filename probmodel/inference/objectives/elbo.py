@@ -56,16 +56,26 @@ def _score_terms(drawn: poutine.Trace, replayed: poutine.Trace, loss: Tensor) ->
     the score of each draw is multiplied by all of them.
     """
     fixed, total = unreparametrized(drawn), torch.zeros_like(loss)
+    if not fixed:
+        return total
     model = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
     summed_out = any((n["infer"] or {}).get("_enumerate_dim") is not None for n in model)
-    costs = MultiFrameTensor(*((n["cond_indep_stack"], -n["log_prob"].detach()) for n in model))
-    costs.add(*((q["cond_indep_stack"], q["log_prob"].detach()) for q in guide_sites(drawn).values()))
+    costs = MultiFrameTensor(*((n["cond_indep_stack"], -_by_plate(n)) for n in model))
+    costs.add(*((q["cond_indep_stack"], _by_plate(q)) for q in guide_sites(drawn).values()))
     for q in fixed.values():
         # The draw's own probability, unscaled: the expectation is over this draw, however many rows it stands for.
         score = q["unscaled_log_prob"]
         cost = loss.detach() if summed_out else costs.sum_to(q["cond_indep_stack"])
         total = total + (cost * (score - score.detach())).sum()
     return total
+
+
+def _by_plate(node: Mapping[str, Any]) -> Tensor:
+    """Log-probability of a site without gradient, summed over the axes that no plate declares."""
+    log_prob: Tensor = node["log_prob"].detach()
+    declared = {frame.dim for frame in node["cond_indep_stack"] if frame.vectorized}
+    open_axes = [axis for axis in range(-log_prob.dim(), 0) if axis not in declared]
+    return log_prob.sum(open_axes, keepdim=True) if open_axes else log_prob
 
 
 def _closed_form(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor | None:

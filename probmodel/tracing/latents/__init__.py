@@ -1,0 +1,1 @@
+"""Latents: their priors under masks, their supports, and the maps from R^D to them."""
