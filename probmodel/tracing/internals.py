@@ -1,8 +1,10 @@
 """Access to private attributes of Pyro, PyTorch and GPyTorch that other rooms need: one function for each."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
+from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,9 +35,27 @@ def give_parameter_store(module: Any) -> None:
     module._pyro_context.param_state = {"params": {}, "constraints": {}}
 
 
-def take_parameter_store(module: Any) -> None:
-    """Take away what `give_parameter_store` gave."""
-    del module._pyro_context.param_state
+def copied_automatic_guide(guide: AutoGuide, memo: dict[int, Any], instead: Mapping[int, Any]) -> AutoGuide:
+    """A deep copy of an automatic guide and its parts.
+
+    Pyro's own copy has no model to set itself up from, and takes the model away from the original too.
+
+    Args:
+        guide: automatic guide; it stays unchanged.
+        memo: objects copied already, as for `copy.deepcopy`.
+        instead: id of a model → the model that the copy refers to in its place.
+    """
+    parts = [part for part in guide.modules() if isinstance(part, AutoGuide)]
+    kept = [(part._model, part.master) for part in parts]
+    try:
+        copied = deepcopy(guide, memo)
+    finally:
+        for part, (model, master) in zip(parts, kept, strict=True):
+            part._model, part.master = model, master
+    copies = [part for part in copied.modules() if isinstance(part, AutoGuide)]
+    for part, (model, _) in zip(copies, kept, strict=True):
+        part._model = (instead.get(id(model[0]), model[0]),)
+    return copied
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

@@ -1,13 +1,15 @@
 """Models that own their parameters: copies of a model and its guide that share nothing with the caller or Pyro's store."""
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any, TypeGuard
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -18,6 +20,7 @@ from probmodel.protocols.layers import has_own_guide
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import device_of, on_data_device
 from probmodel.tracing.error_messages import translated_errors
+from probmodel.tracing.internals import copied_automatic_guide, give_parameter_store, has_own_parameter_store
 
 
 @singledispatch
@@ -34,6 +37,53 @@ def _(function: nn.Module) -> nn.Module:
 @module_of.register
 def _(function: types.MethodType) -> nn.Module | None:
     return module_of(function.__self__)
+
+
+def reached_modules(function: Any) -> list[nn.Module]:
+    """Modules that a model or guide is, is a method of, or reaches by a closure, a module-level name or an attribute."""
+    owner = module_of(function)
+    if owner is not None:
+        return [owner]
+    return [value for value in _reached(function) if _is_network(value)]
+
+
+@singledispatch
+def _reached(function: Any) -> list[Any]:
+    """Values that a callable object holds."""
+    return list(getattr(function, "__dict__", {}).values())
+
+
+@_reached.register
+def _(function: types.FunctionType) -> list[Any]:
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return [*named, *(_content(cell) for cell in function.__closure__ or ()), *(function.__defaults__ or ())]
+
+
+@_reached.register
+def _(function: types.MethodType) -> list[Any]:
+    return [*_reached(function.__self__), *_reached(function.__func__)]
+
+
+@_reached.register
+def _(function: partial) -> list[Any]:  # type: ignore[type-arg]
+    return [*reached_modules(function.func), *function.args, *function.keywords.values()]
+
+
+def _content(cell: types.CellType) -> Any:
+    """Content of a closure's cell; None for an empty one, as of a function that names itself before it is bound."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def provide_parameter_stores(*functions: Any) -> None:
+    """Give each PyroModule that a function reaches a parameter store of its own, where it was made without one."""
+    for function in functions:
+        for module in reached_modules(function):
+            for part in module.modules():
+                if isinstance(part, PyroModule) and not has_own_parameter_store(part):
+                    give_parameter_store(part)
 
 
 def is_parameter(value: Any) -> TypeGuard[nn.Parameter]:
@@ -103,13 +153,16 @@ def owned_copies(
         Model, guide, and their trainable parameters by name.
     """
     memo: dict[int, Any] = {}
+    given = model
     model, model_networks = _copy(model, memo)
+    provide_parameter_stores(model, *model_networks)
     _move(model, model_networks, data)
     values = _param_statements(model, data, {})
     owned: Model = OwnedFunction(model, model_networks, values) if values or model_networks else model
     guide_networks: list[nn.Module] = []
     if guide is not None:
-        guide, guide_networks = _copy(guide, memo)
+        guide, guide_networks = _copied_guide(guide, memo, {id(given): owned})
+        provide_parameter_stores(guide, *guide_networks)
         _move(guide, guide_networks, data)
     else:
         # An automatic guide runs the model inside a PyroModule, which refuses a `pyro.param` without a supplied value.
@@ -181,6 +234,11 @@ def _is_network(value: Any) -> bool:
     return isinstance(value, nn.Module)
 
 
+def _copied_guide(guide: Model, memo: dict[int, Any], instead: Mapping[int, Model]) -> tuple[Any, list[nn.Module]]:
+    """A copy of a guide; an automatic one refers to the models in `instead`, by the id of those it was made from."""
+    return (copied_automatic_guide(guide, memo, instead), []) if isinstance(guide, AutoGuide) else _copy(guide, memo)
+
+
 @singledispatch
 def _copy(function: Any, memo: dict[int, Any]) -> tuple[Any, list[nn.Module]]:
     """A deep copy of a module or of its method; a function is rebuilt around copies of the networks that it names."""
@@ -192,14 +250,14 @@ def _(function: types.FunctionType, memo: dict[int, Any]) -> tuple[Any, list[nn.
     named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
     networks = {name: deepcopy(value, memo) for name, value in named.items() if _is_network(value)}
     cells = tuple(
-        types.CellType(deepcopy(cell.cell_contents, memo)) if _is_network(cell.cell_contents) else cell
+        types.CellType(deepcopy(_content(cell), memo)) if _is_network(_content(cell)) else cell
         for cell in function.__closure__ or ()
     )
     copied = types.FunctionType(
         function.__code__, {**function.__globals__, **networks}, function.__name__, function.__defaults__, cells
     )
     copied.__kwdefaults__ = function.__kwdefaults__
-    return copied, [*networks.values(), *(c.cell_contents for c in cells if _is_network(c.cell_contents))]
+    return copied, [*networks.values(), *(_content(c) for c in cells if _is_network(_content(c)))]
 
 
 def parameters(*owners: Model) -> dict[str, Tensor]:

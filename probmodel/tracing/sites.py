@@ -18,6 +18,7 @@ from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import on_data_device, traced_run
 from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
+from probmodel.tracing.ownership import provide_parameter_stores
 
 
 class _Supplied(Messenger):
@@ -65,6 +66,7 @@ def sites(model: Model, data: Dataset) -> Sites:
     Raises:
         ValueError: naming the site, for a discrete latent that cannot be summed out or a model that subsamples itself.
     """
+    provide_parameter_stores(model)
     nodes = _run(model, data)
     for name, node in nodes.items():
         fn = node["fn"]

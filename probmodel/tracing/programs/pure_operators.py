@@ -48,10 +48,13 @@ def _copy_of(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 def _write_slice(
     x: Tensor, source: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
-    """x[start:] = source with an explicit end, since vmap overflows on an open one."""
-    if end is None or end <= x.shape[dim]:
+    """x[start:end] = source with ends counted from the left, since vmap takes no open or negative ones."""
+    first, last, _ = slice(start, end, step).indices(x.shape[dim])
+    if first >= last:
+        return x.clone()
+    if (first, last) == (start, end):
         return NotImplemented
-    return torch.ops.aten.slice_scatter.default(x, source, dim, start, x.shape[dim], step)
+    return torch.ops.aten.slice_scatter.default(x, source, dim, first, last, step)
 
 
 def _cauchy(x: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: None = None) -> Tensor:
