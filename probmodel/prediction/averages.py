@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast
 import torch
 from jaxtyping import Float
 from pyro.distributions import Normal as PyroNormal
+from pyro.distributions import ZeroInflatedDistribution
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
@@ -20,6 +21,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import logsigmoid
 
+from probmodel.families.draw_mixture import DrawMixture, Stacked
 from probmodel.families.normal_mixture import NormalMixture
 
 
@@ -38,10 +40,18 @@ def average(by_draw: Distribution, log_weights: Float[Tensor, "S N"] | None = No
     Raises:
         ValueError: for a distribution without parameters to average.
     """
-    weights = (
-        torch.zeros(by_draw.batch_shape).to(distribution_parameters(by_draw)[0]) if log_weights is None else log_weights
-    )
-    return _mixture(by_draw, weights)
+    return _mixture(by_draw, equal_weights(by_draw) if log_weights is None else log_weights)
+
+
+@singledispatch
+def equal_weights(by_draw: Distribution) -> Float[Tensor, "S *N"]:
+    """Log weights of zero for each draw and row."""
+    return torch.zeros(by_draw.batch_shape).to(distribution_parameters(by_draw)[0])
+
+
+@equal_weights.register
+def _(by_draw: Stacked) -> Float[Tensor, "S *N"]:
+    return torch.zeros(by_draw.batch_shape, dtype=torch.float64)
 
 
 @singledispatch
@@ -63,6 +73,21 @@ def _(by_draw: Categorical, weights: Float[Tensor, "S *N"]) -> Distribution:
 def _(by_draw: Bernoulli, weights: Float[Tensor, "S *N"]) -> Distribution:
     tails, heads = ((logsigmoid(sign * by_draw.logits) + weights).logsumexp(0) for sign in (-1, 1))
     return Bernoulli(logits=heads - tails)
+
+
+@_mixture.register
+def _(by_draw: Stacked, weights: Float[Tensor, "S *N"]) -> Distribution:
+    return DrawMixture(by_draw.parts, weights)
+
+
+@_mixture.register
+def _(by_draw: MixtureSameFamily, weights: Float[Tensor, "S *N"]) -> Distribution:
+    """Mixture of mixtures: the components of all draws, S K of them, in one."""
+    inner = by_draw.component_distribution
+    logits = by_draw.mixture_distribution.logits + weights[..., None]
+    depth = len(by_draw.batch_shape)
+    parts = [p.movedim(0, depth - 1).flatten(depth - 1, depth) for p in distribution_parameters(inner)]
+    return MixtureSameFamily(Categorical(logits=logits.movedim(0, -2).flatten(-2)), with_parameters(inner, parts))
 
 
 @_mixture.register
@@ -96,7 +121,27 @@ def distribution_parameters(distribution: Distribution) -> list[Tensor]:
     """Parameters of a distribution, each in one parametrization: logits, and the Cholesky factor of a covariance."""
     if unwrapped(distribution) is not distribution:
         return distribution_parameters(unwrapped(distribution))
+    return _parameters(distribution)
+
+
+@singledispatch
+def _parameters(distribution: Distribution) -> list[Tensor]:
     return [attrgetter(name)(distribution) for name in _names(distribution)]
+
+
+@_parameters.register
+def _(distribution: ZeroInflatedDistribution) -> list[Tensor]:
+    return [distribution.gate_logits, *distribution_parameters(distribution.base_dist)]
+
+
+@_parameters.register
+def _(distribution: MixtureSameFamily) -> list[Tensor]:
+    return [distribution.mixture_distribution.logits, *distribution_parameters(distribution.component_distribution)]
+
+
+@_parameters.register
+def _(distribution: NormalMixture) -> list[Tensor]:
+    return [distribution.logits, distribution.loc, distribution.scale]
 
 
 def _names(distribution: Distribution) -> Sequence[str]:
@@ -125,6 +170,35 @@ def with_parameters(distribution: Distribution, values: Sequence[Tensor]) -> Dis
 @with_parameters.register
 def _(distribution: Independent, values: Sequence[Tensor]) -> Distribution:
     return Independent(with_parameters(distribution.base_dist, values), distribution.reinterpreted_batch_ndims)
+
+
+@with_parameters.register
+def _(distribution: ZeroInflatedDistribution, values: Sequence[Tensor]) -> Distribution:
+    base = with_parameters(distribution.base_dist, values[1:])
+    return cast(Distribution, ZeroInflatedDistribution(base, gate_logits=values[0]))
+
+
+@with_parameters.register
+def _(distribution: MixtureSameFamily, values: Sequence[Tensor]) -> Distribution:
+    return MixtureSameFamily(
+        Categorical(logits=values[0]), with_parameters(distribution.component_distribution, values[1:])
+    )
+
+
+@with_parameters.register
+def _(distribution: NormalMixture, values: Sequence[Tensor]) -> Distribution:
+    return NormalMixture(*values)
+
+
+def can_be_stacked(distribution: Distribution) -> bool:
+    """Return whether a distribution is that of its parameters: rebuilt from them, it gives a value the same density."""
+    try:
+        again = with_parameters(distribution, distribution_parameters(distribution))
+        value = distribution.sample()
+        densities = again.log_prob(value), distribution.log_prob(value)
+        return torch.allclose(*densities, rtol=1e-4, atol=1e-5, equal_nan=True)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 @with_parameters.register

@@ -1,6 +1,6 @@
 """Predictive distribution of new rows given a posterior, and the actions of least expected loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -9,8 +9,10 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probmodel.families.draw_mixture import Stacked, moments
 from probmodel.prediction.averages import (
     average,
+    can_be_stacked,
     distribution_parameters,
     has_classes,
     has_finite_support,
@@ -27,7 +29,10 @@ from probmodel.protocols.sites import Sites
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import on_device_of, traced_run
 from probmodel.tracing.error_messages import translated_errors
-from probmodel.tracing.randomness import isolated
+from probmodel.tracing.latents.masks import without_mask
+from probmodel.tracing.minibatch_scale import row_scaled
+from probmodel.tracing.randomness import isolated, preserving_random_state
+from probmodel.tracing.site_densities import by_value, enumerated
 from probmodel.tracing.target import target_of
 
 
@@ -57,7 +62,7 @@ class Prediction(NamedTuple):
         """Uncertainty that more data would remove: variance over draws of the mean, or mutual information in nats."""
         if has_finite_support(self.by_draw):
             return self.distribution.entropy() - self.aleatoric
-        loc = self.by_draw.mean
+        loc = moments(self.by_draw)[0]
         between = self._mean((loc - self._mean(loc)).square())
         return between if self.noise_by_draw is None else between + self.by_draw.variance.mean(0) - self.aleatoric
 
@@ -83,7 +88,7 @@ class Prediction(NamedTuple):
 
     @staticmethod
     def _spread(distribution: Distribution) -> Tensor:
-        return distribution.entropy() if has_finite_support(distribution) else distribution.variance
+        return distribution.entropy() if has_finite_support(distribution) else moments(distribution)[1]
 
 
 ROWS_SHOWN = 10
@@ -134,25 +139,21 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
             posterior.model.given(posterior.data) if isinstance(posterior.model, ConditionsOnRows) else posterior.model
         )
 
+        known = row_scaled(known, found, data)
+
         def likelihood(theta: Tensor) -> _Likelihood:
-            run = traced_run(poutine.condition(known, draws.split(theta)), data)
-            return _likelihood(run, found.observed)
+            run = traced_run(enumerated(poutine.condition(known, draws.split(theta)), found), data)
+            return _likelihood(run, found)
 
         with torch.no_grad():
             with translated_errors(data):
                 template = likelihood(draws.flat[0])
-            if len(draws.flat) > 1 or draws.flat.shape[1]:
-                packed = Density(lambda theta: likelihood(theta).packed, draws.flat[0])(draws.flat)
-            else:  # Without draws, one evaluation gives the predictive.
-                packed = template.packed[None]
-    shapes = [parameter.shape for parameter in template.tensors]
-    pieces = packed.split([shape.numel() for shape in shapes], -1)
-    values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
-    by_draw = with_parameters(template.distribution, values[: len(distribution_parameters(template.distribution))])
-    noise, density = (values.pop() if each is not None else None for each in (template.noise, template.log_density))
-    log_weights = None if density is None else density.log_softmax(0)
-    distribution = average(by_draw, log_weights)
-    return Prediction(distribution, _act(posterior, distribution), by_draw, noise, log_weights)
+            with preserving_random_state():
+                stackable = can_be_stacked(template.distribution)
+            by_theta = _stacked(likelihood, template, draws.flat) if stackable else _listed(likelihood, draws.flat)
+    log_weights = None if by_theta.log_density is None else by_theta.log_density.log_softmax(0)
+    distribution = average(by_theta.distribution, log_weights)
+    return Prediction(distribution, _act(posterior, distribution), by_theta.distribution, by_theta.noise, log_weights)
 
 
 class _Likelihood(NamedTuple):
@@ -174,20 +175,69 @@ class _Likelihood(NamedTuple):
         return torch.cat([each.reshape(-1) for each in self.tensors])
 
 
-def _likelihood(run: poutine.Trace, observed: Sequence[str]) -> _Likelihood:
-    """Likelihood at the one site to predict; raises ValueError for several."""
+def _likelihood(run: poutine.Trace, found: Sites) -> _Likelihood:
+    """Likelihood at the one site to predict, discrete latents summed out; raises ValueError for several sites."""
+    observed = [name for name in found.observed if name not in found.factors]
+    if not observed:
+        raise ValueError(
+            f"expected an observed site to predict, got factors {list(found.factors)} alone, which do not say how "
+            "observations are drawn; write the likelihood as pyro.sample(name, distribution, obs=y)"
+        )
     open_sites = [name for name in observed if len(observed) == 1 or not run.nodes[name]["is_observed"]]
     if len(open_sites) != 1:
         raise ValueError(
             f"expected one observed site, got {list(observed)}; predict each with its own model, score whole rows by diagnose "
             "or compare, or use pb.bn.query for a discrete network"
         )
-    node: Any = run.nodes[open_sites[0]]
     noise = cast(Any, run.nodes.get(NOISE_VARIANCE))
-    seen: list[Any] = [run.nodes[name] for name in observed if name not in open_sites]
-    terms = [each["fn"].log_prob(each["value"]) for each in seen]
-    density = torch.stack(terms).sum(0) if terms else None
-    return _Likelihood(cast(Distribution, node["fn"]), density, None if noise is None else noise["value"])
+    seen = [name for name in observed if name not in open_sites]
+    distribution, density = (_mixed if found.discrete else _alone)(run, open_sites[0], seen, found)
+    return _Likelihood(distribution, density, None if noise is None else noise["value"])
+
+
+def _alone(run: poutine.Trace, site: str, seen: Sequence[str], found: Sites) -> tuple[Distribution, Tensor | None]:
+    """Distribution of a site, and the log density of the sites that stay observed."""
+    nodes: Mapping[str, Any] = run.nodes
+    terms = [nodes[name]["fn"].log_prob(nodes[name]["value"]) for name in seen]
+    return cast(Distribution, without_mask(nodes[site]["fn"])), torch.stack(terms).sum(0) if terms else None
+
+
+def _mixed(run: poutine.Trace, site: str, seen: Sequence[str], found: Sites) -> tuple[Distribution, Tensor | None]:
+    """Mixture over the values of the discrete latents, and the log density of the sites that stay observed."""
+    each = by_value(run, site, seen, found)
+    fn = without_mask(each.distribution)
+    shape = torch.broadcast_shapes(each.log_weights.shape, fn.batch_shape)
+    batch = shape[len(shape) - each.num_axes :]
+    weights = each.log_weights.expand(shape).reshape(-1, *batch)
+    whole = fn.expand(shape)
+    flat = [p.reshape(len(weights), *batch, *p.shape[len(shape) :]) for p in distribution_parameters(whole)]
+    return average(with_parameters(whole, flat), weights), weights.logsumexp(0) if seen else None
+
+
+def _stacked(
+    likelihood: Callable[[Tensor], _Likelihood], template: _Likelihood, draws: Float[Tensor, "S D"]
+) -> _Likelihood:
+    """Likelihoods of all draws at once, as one whose first axis runs over the draws."""
+    if len(draws) > 1 or draws.shape[1]:
+        packed = Density(lambda theta: likelihood(theta).packed, draws[0])(draws)
+    else:  # Without draws, one evaluation gives the predictive.
+        packed = template.packed[None]
+    shapes = [parameter.shape for parameter in template.tensors]
+    pieces = packed.split([shape.numel() for shape in shapes], -1)
+    values = [p.reshape(len(p), *shape) for p, shape in zip(pieces, shapes, strict=True)]
+    by_draw = with_parameters(template.distribution, values[: len(distribution_parameters(template.distribution))])
+    noise, density = (values.pop() if each is not None else None for each in (template.noise, template.log_density))
+    return _Likelihood(by_draw, density, noise)
+
+
+def _listed(likelihood: Callable[[Tensor], _Likelihood], draws: Float[Tensor, "S D"]) -> _Likelihood:
+    """Likelihoods one by one, of a family whose parameters do not say all about it."""
+    each = [likelihood(theta) for theta in draws]
+    noise, density = (
+        None if values[0] is None else torch.stack(values)
+        for values in ([one.noise for one in each], [one.log_density for one in each])
+    )
+    return _Likelihood(Stacked([one.distribution for one in each]), density, noise)
 
 
 class _SharedDraws:
@@ -210,7 +260,7 @@ class _SharedDraws:
 def _act(posterior: Posterior, distribution: Distribution) -> Tensor:
     if isinstance(posterior.model, HasDecision):
         return posterior.model.decision.act(distribution)
-    return distribution.probs.argmax(-1) if has_classes(distribution) else distribution.mean
+    return distribution.probs.argmax(-1) if has_classes(distribution) else moments(distribution)[0]
 
 
 def _thinned(draws: Float[Tensor, "chain draw *event"], count: int) -> Float[Tensor, "S *event"]:

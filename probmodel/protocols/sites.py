@@ -45,6 +45,8 @@ class Sites(NamedTuple):
     axes: Mapping[str, tuple[str | None, ...]] = {}
     """Site → names of the plates over the axes of its value, None for an axis without a plate."""
 
+    row_plates: frozenset[str] = frozenset()
+    """Names of the plates over the rows."""
     moving: frozenset[str] = frozenset()
     """Latents whose support depends on other latents."""
 

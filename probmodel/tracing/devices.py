@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import nn
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
@@ -34,7 +37,16 @@ def on_data_device(data: Dataset) -> Iterator[None]:
         yield
 
 
+class CopiedValues(Messenger):
+    """Passes copies of initial values to the parameter store, which would set requires_grad on the caller's tensors."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *initial = msg["args"]
+        plain = (torch.is_tensor(v) and not isinstance(v, nn.Parameter) for v in initial)
+        msg["args"] = (name, *(v.detach().clone() if each else v for v, each in zip(initial, plain, strict=True)))
+
+
 def traced_run(model: Model, data: Dataset) -> poutine.Trace:
     """Trace of one run of a model or guide on its data, with all its sites."""
-    with on_data_device(data):
+    with on_data_device(data), CopiedValues():
         return poutine.trace(model).get_trace(*data.args, **data.kwargs)

@@ -18,7 +18,7 @@ from torch.distributions.constraints import Constraint
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import has_own_guide
 from probmodel.protocols.model import Model
-from probmodel.tracing.devices import device_of, on_data_device
+from probmodel.tracing.devices import CopiedValues, device_of, on_data_device
 from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import copied_automatic_guide, give_parameter_store, has_own_parameter_store
 
@@ -102,15 +102,6 @@ class _Substituted(Messenger):
         if msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
-
-
-class _Copied(Messenger):
-    """Passes copies of initial values to the parameter store, which would set requires_grad on the caller's tensors."""
-
-    def _pyro_param(self, msg: Any) -> None:
-        name, *initial = msg["args"]
-        copies = (v.detach().clone() if torch.is_tensor(v) and not is_parameter(v) else v for v in initial)
-        msg["args"] = (name, *copies)
 
 
 class OwnedFunction(nn.Module):
@@ -207,7 +198,13 @@ _Values = dict[str, tuple[nn.Parameter, Constraint]]
 
 def _param_statements(function: Model, data: Dataset, known: _Values) -> _Values:
     """Values of the `pyro.param` statements of one run that are not known yet, removed from Pyro's store."""
-    with translated_errors(data), on_data_device(data), torch.no_grad(), _Copied(), _Substituted(_constrained(known)):
+    with (
+        translated_errors(data),
+        on_data_device(data),
+        torch.no_grad(),
+        CopiedValues(),
+        _Substituted(_constrained(known)),
+    ):
         function(*data.args, **data.kwargs)
     return _drain_store()
 

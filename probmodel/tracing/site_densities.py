@@ -6,12 +6,12 @@ Discrete sites are enumerated in parallel and contracted by Pyro's tensor variab
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.infer import config_enumerate
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
@@ -26,7 +26,12 @@ def enumerated(model: Model, found: Sites) -> Model:
     """The model with its discrete latents enumerated in parallel."""
     if not found.discrete:
         return model
-    return poutine.enum(config_enumerate(model), first_available_dim=-1 - found.max_plate_nesting)
+
+    def in_parallel(node: Mapping[str, Any]) -> dict[str, str]:
+        return {"enumerate": "parallel"} if node["name"] in found.discrete else {}
+
+    configured = poutine.infer_config(model, in_parallel)
+    return poutine.enum(configured, first_available_dim=-1 - found.max_plate_nesting)
 
 
 def log_joint(run: poutine.Trace, found: Sites) -> Float[Tensor, ""]:
@@ -122,6 +127,50 @@ def _summed_out(run: poutine.Trace, names: Sequence[str], rows: frozenset[str]) 
         factors.setdefault(_ordinal(run, name), []).append(unscaled)
     summed = set(run.symbol_to_dim) - set(run.plate_to_symbol.values())
     return scales[0] * contract_to_tensor(factors, summed, target_ordinal=rows)
+
+
+class ByValue(NamedTuple):
+    """A site's distribution at each of K combinations of values of the discrete latents it depends on."""
+
+    distribution: TorchDistributionMixin
+    """Batch shape (*E, *B), where the axes E run over the values."""
+    log_weights: Tensor
+    """Log joint of the discrete latents and the other sites that they affect, (*E, *B), in nats."""
+    num_axes: int
+    """Number of axes B, those of the plates."""
+
+
+def by_value(run: poutine.Trace, site: str, others: Sequence[str], found: Sites) -> ByValue:
+    """The distribution of a site of an `enumerated` run with the weights of the discrete latents' values.
+
+    Args:
+        run: run of the `enumerated` model.
+        site: site that is not observed in it.
+        others: observed sites, whose densities are part of the weights.
+        found: sites of the model.
+
+    Raises:
+        ValueError: naming the discrete latents that rows share, since those depend on all rows that the fit has seen.
+    """
+    run.compute_log_prob()
+    run.pack_tensors()
+    node: Any = run.nodes[site]
+    plates = _ordinal(run, site)
+    shared = [name for name in found.discrete if not set(found.axes[name]) & set(found.axes[site]) & found.row_plates]
+    if shared or any(_ordinal(run, name) != plates for name in found.discrete):
+        raise ValueError(
+            f"expected discrete latents with a value for each observation of site {site!r}, got "
+            f"{shared or list(found.discrete)}, whose value depends on other observations; sum them out by hand, or score "
+            "rows by elpd_loo"
+        )
+    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    for name in (*found.discrete, *others):
+        factors.setdefault(_ordinal(run, name), []).append(run.nodes[name]["packed"]["log_prob"])
+    latent = set(run.symbol_to_dim) - set(run.plate_to_symbol.values())
+    kept = latent.intersection(node["packed"]["log_prob"]._pyro_dims)
+    weights = contract_to_tensor(factors, latent, target_ordinal=plates, target_dims=kept)
+    depth = max((-frame.dim for frame in node["cond_indep_stack"] if frame.vectorized), default=0)
+    return ByValue(node["fn"], packed.unpack(weights, run.symbol_to_dim), depth)
 
 
 def _ordinal(run: poutine.Trace, name: str) -> frozenset[str]:

@@ -104,6 +104,8 @@ def sites(model: Model, data: Dataset) -> Sites:
         tuple(functions),
         {name: _axes(node) for name, node in nodes.items()},
     )
+    over_rows = frozenset(frame.name for frame in _frames(nodes) if data.num_rows is None or is_over_rows(frame, found))
+    found = found._replace(row_plates=over_rows)
     latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
     return found._replace(latents=tuple(latents))
 

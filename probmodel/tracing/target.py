@@ -16,9 +16,9 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check
-from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.latents.coordinates import Coordinates
 from probmodel.tracing.latents.maps import FixedMaps, Maps, MovingMaps
 from probmodel.tracing.latents.supports import moving_supports
 from probmodel.tracing.minibatch_scale import row_scaled
@@ -27,6 +27,7 @@ from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
 from probmodel.tracing.sites import checked_run, sites
+from probmodel.tracing.unused_data import check_data_are_used
 
 
 def target(model: Model, data: Dataset) -> Target:
@@ -46,6 +47,7 @@ def target(model: Model, data: Dataset) -> Target:
             the tensor, where the data are not finite.
     """
     check(model, data)
+    check_data_are_used(model, data)
     found = density_of(model, data)
     found.traced()
     return found

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from probmodel.protocols.model import Model
-from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
+from probmodel.tracing.latents.coordinates import Coordinates
 
 Run = Callable[[], poutine.Trace]
 """Function that runs the model with its latents placed, called only where the run is needed."""
