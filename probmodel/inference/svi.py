@@ -31,6 +31,7 @@ from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
+from probmodel.tracing.checks.modules import end_training, training_mode
 from probmodel.tracing.guided_runs import first_bad_site
 from probmodel.tracing.latents.supports import refuse_moving
 from probmodel.tracing.ownership import owned_copies
@@ -112,7 +113,9 @@ class SVI:
         with isolated(seed), pyro.validation_enabled(True):
             fitted, guide, leaves = owned_copies(model, settings.guide, partial(_automatic, settings, data), data)
         with isolated(spawn(seed, 1)):
-            outcome = _descend(settings, fitted, guide, leaves, data)
+            with training_mode():
+                outcome = _descend(settings, fitted, guide, leaves, data)
+            end_training(fitted, guide)
             if not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
                 trend = _recent_trend(outcome.losses)
                 warnings.warn(
@@ -256,6 +259,12 @@ def _checked(settings: SVI, data: Dataset) -> SVI:
     if isinstance(settings.objective, ELBO) or not callable(settings.objective):
         raise TypeError(
             f"expected objective(model, guide, data) in nats, got {settings.objective!r}; pass pb.objectives.elbo or iwae(10)"
+        )
+    made = settings.guide if settings.guide is not None else settings.autoguide
+    if hasattr(made, "laplace_approximation"):
+        raise TypeError(
+            f"expected a guide that the fit completes, got {made!r}, which is a point estimate until a further step; use "
+            "pb.Laplace()"
         )
     if not callable(settings.autoguide):
         raise TypeError(

@@ -26,6 +26,7 @@ from probmodel.protocols.layers import HasDecision
 from probmodel.protocols.model import NOISE_VARIANCE, ConditionsOnRows
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.checks.modules import evaluation_mode
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import on_device_of, traced_run
 from probmodel.tracing.error_messages import translated_errors
@@ -142,7 +143,8 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
         known = row_scaled(known, found, data)
 
         def likelihood(theta: Tensor) -> _Likelihood:
-            run = traced_run(enumerated(poutine.condition(known, draws.split(theta)), found), data)
+            with evaluation_mode(posterior.model):
+                run = traced_run(enumerated(poutine.condition(known, draws.split(theta)), found), data)
             return _likelihood(run, found)
 
         with torch.no_grad():

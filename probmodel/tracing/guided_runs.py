@@ -11,6 +11,7 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.checks.modules import evaluation_mode
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample
 from probmodel.tracing.minibatch_scale import row_scaled, scaled_to_rows
@@ -27,7 +28,8 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
     """
     with preserving_random_state():
         found = sites(model, data)
-    return _guided_runs(model, guide, data, found)
+    with evaluation_mode(model, guide):
+        return _guided_runs(model, guide, data, found)
 
 
 def _guided_runs(
@@ -64,11 +66,13 @@ def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
         found = sites(model, data)
     rows, size = data.num_rows, data.size
     if not found.row_local or found.discrete or rows is None or size is None:
-        drawn, _, joint = _guided_runs(model, guide, data, found)
+        with evaluation_mode(model, guide):
+            drawn, _, joint = _guided_runs(model, guide, data, found)
         log_q = sum(n["log_prob"].sum() for n in guide_sites(drawn).values())
         return LogWeights((joint - log_q).reshape(1), 1.0, tuple(unreparametrized(drawn)))
     # Weights of rows are unscaled: a power N/B of a weight is not the weight of N/B rows.
-    drawn, replayed, _ = _guided_runs(model, guide, data._replace(size=rows), found)
+    with evaluation_mode(model, guide):
+        drawn, replayed, _ = _guided_runs(model, guide, data._replace(size=rows), found)
     scored = [n for n in replayed.nodes.values() if "log_prob" in n and not is_subsample(n["fn"])]
     model_terms = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in scored]
     guide_terms = [reduce_to_rows(node["log_prob"], row_axis(node, found)) for node in guide_sites(drawn).values()]

@@ -7,6 +7,7 @@ from typing import Any
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 
@@ -56,6 +57,16 @@ def copied_automatic_guide(guide: AutoGuide, memo: dict[int, Any], instead: Mapp
     for part, (model, _) in zip(copies, kept, strict=True):
         part._model = (instead.get(id(model[0]), model[0]),)
     return copied
+
+
+def uses_batch_statistics(module: Any) -> bool:
+    """Return whether a module normalizes rows by the statistics of their batch."""
+    return isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+
+
+def number_of_changes(tensor: Tensor) -> int:
+    """Number of in-place changes of a tensor."""
+    return tensor._version
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

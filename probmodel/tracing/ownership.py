@@ -164,6 +164,13 @@ def owned_copies(
     return owned, guide, parameters(owned, guide)
 
 
+def copied(model: Model) -> tuple[Model, list[nn.Module]]:
+    """A copy of a model and of the networks it names, which share nothing with the caller's."""
+    ours, networks = _copy(model, {})
+    provide_parameter_stores(ours, *networks)
+    return ours, networks
+
+
 def copied_to_data(model: Model, data: Dataset) -> Model:
     """The model with the device and dtype of the data: the model itself where they agree already, else a copy."""
     owner = module_of(model)
@@ -173,9 +180,9 @@ def copied_to_data(model: Model, data: Dataset) -> Model:
     held = [tensor for tensor in owner.state_dict().values() if tensor.is_floating_point()]
     if all(tensor.device == device and dtype in (None, tensor.dtype) for tensor in held):
         return model
-    copied = deepcopy(model)
-    _move(copied, [], data)
-    return copied
+    moved = deepcopy(model)
+    _move(moved, [], data)
+    return moved
 
 
 def _place(data: Dataset) -> tuple[torch.device, torch.dtype | None]:

@@ -16,6 +16,8 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check
+from probmodel.tracing.checks.modules import check_modules, evaluation_mode
+from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.latents.coordinates import Coordinates
@@ -27,7 +29,6 @@ from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
 from probmodel.tracing.sites import checked_run, sites
-from probmodel.tracing.unused_data import check_data_are_used
 
 
 def target(model: Model, data: Dataset) -> Target:
@@ -48,6 +49,7 @@ def target(model: Model, data: Dataset) -> Target:
     """
     check(model, data)
     check_data_are_used(model, data)
+    check_modules(model, data)
     found = density_of(model, data)
     found.traced()
     return found
@@ -65,7 +67,8 @@ def density_of(model: Model, data: Dataset) -> Target:
     prepared = row_scaled(model, found, data)
 
     def ran(placed: Model) -> poutine.Trace:
-        return checked_run(enumerated(placed, found), data, found)
+        with evaluation_mode(model):
+            return checked_run(enumerated(placed, found), data, found)
 
     maps: Maps = MovingMaps(layout, start, ran, prepared) if moving else FixedMaps(layout, start)
 
@@ -92,7 +95,8 @@ def density_of(model: Model, data: Dataset) -> Target:
         return prior_by_row(theta) + log_likelihood_by_row(run(theta), found)
 
     def draw(_: Tensor) -> Tensor:
-        return maps.theta_of(traced_run(model, data))
+        with evaluation_mode(model):
+            return maps.theta_of(traced_run(model, data))
 
     joint = Density(with_jacobian(log_joint), start)
 

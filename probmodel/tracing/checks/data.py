@@ -5,8 +5,9 @@ import torch
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model, check_form, check_training_by_model
 from probmodel.protocols.model import Model
+from probmodel.tracing.checks.modules import check_modules
+from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.ownership import copied_to_data
-from probmodel.tracing.unused_data import check_data_are_used
 
 
 def check(model: Model, data: Dataset) -> None:
@@ -49,3 +50,4 @@ def check_training(model: Model, data: Dataset) -> None:
     check(model, data)
     check_training_by_model(model, data)
     check_data_are_used(model, data)
+    check_modules(model, data)
