@@ -5,6 +5,7 @@ site names to arrays (chain, draw, *event).  ArviZ and NetCDF do not accept ever
 xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from probmodel.draws.arrays import Arrays, xarray_dataset
@@ -18,6 +19,8 @@ def from_arrays(
     log_likelihood: Arrays | None = None,
     observed_data: Arrays | None = None,
     posterior_predictive: Arrays | None = None,
+    dims: Mapping[str, Sequence[str | None]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
 ) -> Any:
     """ArviZ's container of the given groups; a group that is None or empty is left out.
 
@@ -27,12 +30,15 @@ def from_arrays(
         log_likelihood: log-likelihood by row in nats, (chain, draw, row).
         observed_data: observed values of any shape, without axes for draws.
         posterior_predictive: draws of new observations, (chain, draw, *event).
+        dims: array's name → names of its event axes, in every group; None for one that is named after the array.
+        coords: name of an axis → labels of its entries.
 
     Returns:
         `arviz.InferenceData` under ArviZ 0.23, `xarray.DataTree` under ArviZ 1.
 
     Raises:
-        ValueError: where an array lacks the axes (chain, draw), or has other numbers of chains or draws than the others.
+        ValueError: where an array lacks the axes (chain, draw), has other numbers of chains or draws than the others, or
+            does not fit `dims` or `coords`.
     """
     sampled = {
         "posterior": posterior,
@@ -40,7 +46,7 @@ def from_arrays(
         "log_likelihood": log_likelihood,
         "posterior_predictive": posterior_predictive,
     }
-    groups = {name: xarray_dataset(group) for name, group in sampled.items() if group}
+    groups = {name: xarray_dataset(group, dims=dims, coords=coords) for name, group in sampled.items() if group}
     if observed_data:
-        groups["observed_data"] = xarray_dataset(observed_data, sample_dims=())
+        groups["observed_data"] = xarray_dataset(observed_data, (), dims, coords)
     return ARVIZ.tree(groups)

@@ -41,6 +41,10 @@ class Target:
     log_likelihood: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
     log_joint: Callable[[Float[Tensor, "S D"]], Float[Tensor, " S"]]
     log_likelihood_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
+    log_likelihood_by_site: Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]
+    """Observed site → its log-likelihood by row, (S, N), or by observed value without rows."""
+    deterministic: Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]
+    """Site that is a function of continuous latents → its values, (S, *shape)."""
     log_prior_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
     log_joint_by_row: Callable[[Float[Tensor, "S D"]], Float[Tensor, "S N"]]
     log_joint_at: Callable[[Float[Tensor, " D"]], Float[Tensor, ""]]

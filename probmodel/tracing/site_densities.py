@@ -77,6 +77,24 @@ def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N
     return torch.cat(parts)
 
 
+def log_likelihood_by_site(run: poutine.Trace, found: Sites) -> dict[str, Tensor]:
+    """Log-likelihood by row of each observed site, in nats; of all together where discrete latents couple them."""
+    if found.discrete:
+        name = found.observed[0] if len(found.observed) == 1 else "log_likelihood"
+        return {name: log_likelihood_by_row(run, found)}
+    run.compute_log_prob()
+    nodes: Mapping[str, Any] = run.nodes
+    return {name: reduce_to_rows(nodes[name]["log_prob"], axis_of_rows(nodes[name], found)) for name in found.observed}
+
+
+def deterministic_values(run: poutine.Trace, found: Sites) -> dict[str, Tensor]:
+    """Values of the sites that are functions of the continuous latents."""
+    nodes: Mapping[str, Any] = run.nodes
+    values = {name: nodes[name]["value"] for name in found.deterministic}
+    # Enumeration adds axes to those that depend on discrete latents, which have no one value.
+    return {name: value for name, value in values.items() if value.dim() == len(found.axes[name])}
+
+
 def _zero(run: poutine.Trace, found: Sites) -> Tensor:
     return next((run.nodes[latent.name]["log_prob"].new_zeros(()) for latent in found.latents), torch.zeros(()))
 

@@ -135,9 +135,14 @@ def _nesting(nodes: Mapping[str, Mapping[str, Any]]) -> int:
 
 def _axes(node: Mapping[str, Any]) -> tuple[str | None, ...]:
     """Names of the plates over the axes of a site's value, from the left; None for an axis without a plate."""
-    plates = {frame.dim: frame.name for frame in node["cond_indep_stack"] if frame.vectorized}
-    batch = len(node["fn"].batch_shape)
-    return tuple(plates.get(axis - batch) for axis in range(batch)) + (None,) * node["fn"].event_dim
+    plates = {frame.dim: frame for frame in node["cond_indep_stack"] if frame.vectorized}
+    value: Tensor = node["value"]
+    # A deterministic statement declares every axis to be an event axis, those of plates included.
+    event_dim = 0 if is_deterministic(node) else node["fn"].event_dim
+    batch = value.dim() - event_dim
+    frames = [plates.get(axis - batch) for axis in range(batch)]
+    names = [f.name if f is not None and f.size == size else None for f, size in zip(frames, value.shape, strict=False)]
+    return (*names, *(None,) * event_dim)
 
 
 def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, *, has_factors: bool) -> str:

@@ -27,7 +27,15 @@ from probmodel.tracing.minibatch_scale import row_scaled
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.site_densities import enumerated, log_joint, log_likelihood_by_row, log_prior, log_prior_by_row
+from probmodel.tracing.site_densities import (
+    deterministic_values,
+    enumerated,
+    log_joint,
+    log_likelihood_by_row,
+    log_likelihood_by_site,
+    log_prior,
+    log_prior_by_row,
+)
 from probmodel.tracing.sites import checked_run, sites
 
 
@@ -114,6 +122,8 @@ def density_of(model: Model, data: Dataset) -> Target:
         log_joint_by_row=density(joint_by_row),
         log_joint_at=joint.at,
         log_jacobian=density(lambda theta: maps.log_jacobian(theta, lambda: run(theta))),
+        log_likelihood_by_site=_by_name(lambda theta: log_likelihood_by_site(run(theta), found), start),
+        deterministic=_by_name(lambda theta: deterministic_values(run(theta), found), start),
         sample_prior=_prior_sampler(draw, start),
         constrain=maps.constrain,
         unconstrain=maps.unconstrain,
@@ -123,6 +133,23 @@ def density_of(model: Model, data: Dataset) -> Target:
         sites=found,
         traced=lambda: _traced(model, joint.program),
     )
+
+
+def _by_name(
+    function: Callable[[Tensor], dict[str, Tensor]], start: Tensor
+) -> Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]:
+    """Function of draws theta (S, D) → tensors by name, each with S in front, of a function of one theta."""
+    packed = Density(lambda theta: torch.cat([each.reshape(-1) for each in function(theta).values()]), start)
+
+    def evaluate(theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            shapes = {name: value.shape for name, value in function(theta[0]).items()}
+            if not shapes:
+                return {}
+            pieces = packed(theta).split([shape.numel() for shape in shapes.values()], -1)
+        return {name: p.reshape(len(theta), *shape) for (name, shape), p in zip(shapes.items(), pieces, strict=True)}
+
+    return evaluate
 
 
 def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[[int, int], Float[Tensor, "S D"]]:

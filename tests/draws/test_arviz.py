@@ -163,7 +163,7 @@ def test_bad_arrays_are_refused_with_their_shape():
         loo(np.zeros((4, 5)))
     with pytest.raises(ValueError, match=r"z of shape \(chain, draw, \*event\), got \(4,\); add"):
         from_arrays({"z": np.zeros(4)})
-    with pytest.raises(ValueError, match="conflicting sizes"):
+    with pytest.raises(ValueError, match="one size of the axis 'draw'"):
         from_arrays({"a": np.zeros((2, 4)), "b": np.zeros((2, 5))})
 
 

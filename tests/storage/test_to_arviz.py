@@ -3,6 +3,7 @@
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from scipy.stats import norm
 
@@ -50,3 +51,45 @@ def test_to_arviz_leaves_out_a_likelihood_the_draws_do_not_determine():
         tree = to_arviz(posterior)
         assert "log_likelihood" not in tree and "sample_stats" not in tree
         assert ("posterior" in tree) == bool(posterior.draws) and "observed_data" in tree
+
+
+def two_sites(x, y, sigma, groups):
+    b = pyro.sample("b", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("schools", 2):
+        level = pyro.deterministic("level", 2 * pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0)))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("score", dist.Normal(b * x + level[groups], sigma), obs=y)
+    with pyro.plate("others", 2):
+        pyro.sample("other", dist.Normal(b, 1.0), obs=y[:2])
+
+
+def test_observations_are_named_by_site_and_axes_by_plate():
+    """Covariates are no observations; deterministic sites are draws; each site has a likelihood of its own."""
+    sigma, groups = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([0, 1, 1])
+    x = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    b, z = (torch.randn(2, 5, *shape, dtype=torch.float64, generator=generator) for shape in ((), (2,)))
+    tree = to_arviz(
+        Posterior(two_sites, Dataset((x, Y), {"sigma": sigma, "groups": groups}, 3), {"b": b, "z": z}, {}),
+        coords={"schools": ["north", "south"]},
+        dims={"other": ["pair"]},
+    )
+    assert set(tree["observed_data"].data_vars) == {"score", "other"} == set(tree["log_likelihood"].data_vars)
+    assert tree["posterior"]["level"].dims == ("chain", "draw", "schools") == tree["posterior"]["z"].dims
+    assert list(tree["posterior"]["level"].coords["schools"].to_numpy()) == ["north", "south"]
+    np.testing.assert_allclose(tree["posterior"]["level"].to_numpy(), 2 * z.numpy())
+    assert tree["observed_data"]["score"].dims == ("rows",) and tree["observed_data"]["other"].dims == ("pair",)
+    mean = b[..., None] * x + 2 * z[..., groups]
+    exact = norm.logpdf(Y.numpy(), mean.numpy(), sigma.numpy())
+    np.testing.assert_allclose(tree["log_likelihood"]["score"].to_numpy(), exact, atol=1e-12)
+
+
+def test_dims_and_coords_that_do_not_fit_are_refused():
+    fit = Posterior(normal_mean, DATA, draws(), {})
+    for bad, says in (
+        ({"dims": {"sigma": ["a"]}}, "0 event axes of sigma"),
+        ({"dims": {"nobody": ["a"]}}, "got \\['nobody'\\]"),
+        ({"coords": {"rows": ["a"]}}, "one size of the axis 'rows'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            to_arviz(fit, **bad)

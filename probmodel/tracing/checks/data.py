@@ -5,6 +5,7 @@ import torch
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model, check_form, check_training_by_model
 from probmodel.protocols.model import Model
+from probmodel.tracing.checks.missing import are_masked
 from probmodel.tracing.checks.modules import check_modules
 from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.ownership import copied_to_data
@@ -23,11 +24,11 @@ def check(model: Model, data: Dataset) -> None:
             raise ValueError(
                 f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data"
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all() and not are_masked(model, data):
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(
                 f"expected finite numbers, got {bad} NaN or infinite ones in tensor {position} of shape "
-                f"{tuple(tensor.shape)}; drop or impute those rows"
+                f"{tuple(tensor.shape)}; drop or impute those rows, or mask them in the model (obs_mask=)"
             )
     if data.size is not None and not data.tensors():
         raise ValueError(f"expected tensors with {data.size} rows, got none; pass the data as PyTorch tensors")

@@ -100,8 +100,8 @@ class MovingMaps:
         self, layout: Coordinates, start: Float[Tensor, " D"], run: Callable[[Model], poutine.Trace], model: Model
     ) -> None:
         self.layout, self.start, self.run, self.model = layout, start, run, model
-        self._constrained = Density(self._values_at, start)
-        self._unconstrained = Density(self._theta_at, self._values_at(start))
+        self._constrained = Density(lambda theta: self._values_at(theta), start)
+        self._unconstrained = Density(lambda flat: self._theta_at(flat), self._values_at(start))
 
     def placed(self, model: Model, theta: Float[Tensor, " D"]) -> Model:
         coordinates = self.layout.by_site(theta)
@@ -134,7 +134,7 @@ class MovingMaps:
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Float[Tensor, "S D"]:
         self.layout.check_names(values)
-        flat = [values[latent.name].to(self.start).flatten(1) for latent in self.layout.latents]
+        flat = [v.to(self.start).reshape(len(v), -1) for v in (values[each.name] for each in self.layout.latents)]
         return self._unconstrained(torch.cat(flat, -1))
 
     def _values_at(self, theta: Float[Tensor, " D"]) -> Float[Tensor, " V"]:

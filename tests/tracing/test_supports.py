@@ -1,0 +1,138 @@
+"""Supports that other latents move: densities, maps and evidences by quadrature; what refuses them."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy import integrate, stats
+
+import probmodel as pb
+from probmodel.protocols.dataset import Dataset
+
+Y = torch.tensor([0.4, 0.55, 0.5, 0.45, 0.6], dtype=torch.float64)
+ZERO, ONE = torch.tensor(0.0).double(), torch.tensor(1.0).double()
+
+
+def observe(mean, y):
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+
+
+def above(y):
+    a = pyro.sample("a", dist.Uniform(ZERO, ONE))
+    observe(pyro.sample("b", dist.Uniform(a, ONE)), y)
+
+
+def below(y):
+    a = pyro.sample("a", dist.Uniform(ZERO, ONE))
+    observe(pyro.sample("b", dist.Uniform(ZERO, a)), y)
+
+
+def window(y):
+    a = pyro.sample("a", dist.Normal(ZERO, ONE))
+    observe(pyro.sample("b", dist.Uniform(a, a + 1)), y)
+
+
+def heavy_tail(y):
+    a = pyro.sample("a", dist.LogNormal(ZERO - 2, ONE))
+    observe(pyro.sample("b", dist.Pareto(a, ONE + 1)), y)
+
+
+def likelihood(b):
+    return np.prod(stats.norm.pdf(Y.numpy()[:, None], np.atleast_1d(b), 0.1), 0)
+
+
+PRIORS = {
+    above: lambda b: -np.log1p(-b) * (b > 0) * (b < 1),
+    below: lambda b: -np.log(b) * (b > 0) * (b < 1),
+    window: lambda b: stats.norm.cdf(b) - stats.norm.cdf(b - 1),
+    heavy_tail: lambda b: integrate.quad(lambda a: stats.lognorm.pdf(a, 1, scale=math.exp(-2)) * 2 * a**2 / b**3, 0, b)[
+        0
+    ],
+}
+"""Marginal prior density of b, with a integrated out."""
+
+
+def grid(density):
+    """Log of the integral of exp(log joint) over R², by the trapezoidal rule."""
+    axis = torch.linspace(-14, 14, 281, dtype=torch.float64)
+    theta = torch.cartesian_prod(axis, axis)
+    return float(density.log_joint(theta).logsumexp(0)) + 2 * math.log(float(axis[1] - axis[0]))
+
+
+@pytest.mark.parametrize("model", PRIORS)
+def test_the_density_integrates_to_the_evidence(model):
+    prior = np.vectorize(PRIORS[model])
+    z, _ = integrate.quad(lambda b: float(likelihood(b)[0] * prior(b)), 0.01, 0.99, limit=200)
+    density = pb.target(model, Dataset((Y,), {}, 5))
+    assert density.sites.moving == {"b"} and density.fallback is None
+    assert grid(density) == pytest.approx(math.log(z), abs=1e-3)
+
+
+def test_maps_to_a_moving_support_are_inverse_and_stay_inside():
+    density = pb.target(above, Dataset((Y,), {}, 5))
+    theta = 3 * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = density.constrain(theta)
+    assert (values["b"] > values["a"]).all() and (values["b"] < 1).all()
+    torch.testing.assert_close(density.unconstrain(values), theta, rtol=1e-6, atol=1e-6)
+    prior = density.constrain(density.sample_prior(20_000, 0))
+    assert float(prior["b"].mean()) == pytest.approx(0.75, abs=4 * 0.22 / math.sqrt(20_000))
+    # log |det| is that of the pair: log a(1 − a) + log (b − a)(1 − b) / (1 − a).
+    a, b = values["a"], values["b"]
+    exact = (a * (1 - a)).log() + ((b - a) * (1 - b) / (1 - a)).log()
+    torch.testing.assert_close(density.log_jacobian(theta), exact)
+
+
+def test_nuts_finds_the_mean_below_a_moving_bound():
+    fit = pb.NUTS(num_samples=400, num_warmup=300, num_chains=2, progress=False, compile=False)(
+        above, Dataset((Y,), {}, 5), seed=0
+    )
+    b = fit.draws["b"].flatten()
+    assert float(b.mean()) == pytest.approx(0.5058, abs=4 * 0.045 / math.sqrt(150))
+
+
+@pytest.mark.parametrize(
+    "fit", [pb.SVI(num_steps=2, progress=False), pb.Laplace(), pb.Exact()], ids=lambda f: type(f).__name__
+)
+def test_a_map_fixed_beforehand_is_refused_by_the_name_of_the_site(fit):
+    with pytest.raises(ValueError, match=r"\['b'\].*use NUTS"):
+        fit(above, Dataset((Y,), {}, 5), seed=0)
+
+
+def discrete_bound(y):
+    z = pyro.sample("z", dist.Bernoulli(ONE / 2))
+    observe(pyro.sample("b", dist.Uniform(ZERO, 1 + z)), y)
+
+
+def changing_kind(y):
+    a = pyro.sample("a", dist.Normal(ZERO, ONE))
+    b = pyro.sample("b", dist.Uniform(ZERO, a.abs()) if bool(torch.rand(()) < 0.5) else dist.HalfNormal(ONE))
+    observe(b, y)
+
+
+def branching(y):
+    a = pyro.sample("a", dist.Normal(ZERO, ONE))
+    observe(pyro.sample("b", dist.Normal(ZERO, ONE)) if a > 0.8 else a, y)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (discrete_bound, r"no discrete latent moves, got site 'b'"),
+        (branching, r"the same sites in every run, got \['b'\]"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.TracingWarning")
+def test_what_has_no_one_space_is_refused(model, says):
+    with pytest.raises(ValueError, match=says):
+        pb.target(model, Dataset((Y,), {}, 5)).log_joint(torch.ones(1, 1, dtype=torch.float64) * 2)
+
+
+def test_fixed_bounds_are_no_moving_ones():
+    def model(y):
+        observe(pyro.sample("b", dist.Uniform(y.min() - 1, y.max() + 1)), y)
+
+    assert pb.target(model, Dataset((Y,), {}, 5)).sites.moving == frozenset()
