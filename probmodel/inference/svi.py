@@ -231,6 +231,11 @@ def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
     with preserving_random_state():
         found = sites(model, data)
         refuse_moving(model, data, found, "an automatic guide")
+    if found.sequential:
+        raise ValueError(
+            f"expected plates that are contexts for an automatic guide, got loops over plates {sorted(found.sequential)}; "
+            "loop over range(n), pass guide=, or use NUTS"
+        )
     by_row = [latent.name for latent in found.latents if latent.row_dim is not None]
     if by_row and settings.batch_size is not None and settings.batch_size < (data.num_rows or 0):
         raise ValueError(

@@ -23,7 +23,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer
 from probmodel.protocols.layers import HasDecision
-from probmodel.protocols.model import NOISE_VARIANCE, ConditionsOnRows
+from probmodel.protocols.model import NOISE_VARIANCE, ConditionsOnRows, Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks.modules import evaluation_mode
@@ -134,12 +134,13 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
     num_samples = integer("num_samples", num_samples)
     found = target_of(posterior).sites
     with isolated(seed):
-        data = without_observations(posterior, found, data)
         draws = _SharedDraws(posterior, found, num_samples)
         known = (
             posterior.model.given(posterior.data) if isinstance(posterior.model, ConditionsOnRows) else posterior.model
         )
-
+        known, data = _callable_without_observations(
+            known, found, draws, without_observations(posterior, found, data), data
+        )
         known = row_scaled(known, found, data)
 
         def likelihood(theta: Tensor) -> _Likelihood:
@@ -156,6 +157,22 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
     log_weights = None if by_theta.log_density is None else by_theta.log_density.log_softmax(0)
     distribution = average(by_theta.distribution, log_weights)
     return Prediction(distribution, _act(posterior, distribution), by_theta.distribution, by_theta.noise, log_weights)
+
+
+def _callable_without_observations(
+    model: Model, found: Sites, draws: "_SharedDraws", bare: Dataset, given: Dataset
+) -> tuple[Model, Dataset]:
+    """A model that draws its observations and the data to call it with.
+
+    A model that reads its observations, as one that counts them, keeps those given for the new rows, and ignores them.
+    """
+    try:
+        with preserving_random_state(), torch.no_grad(), translated_errors(bare):
+            traced_run(poutine.condition(model, draws.split(draws.flat[0])), bare)
+    except ValueError:
+        unconditioned: Model = poutine.uncondition(model)
+        return unconditioned, given
+    return model, bare
 
 
 class _Likelihood(NamedTuple):

@@ -47,6 +47,8 @@ class Sites(NamedTuple):
 
     row_plates: frozenset[str] = frozenset()
     """Names of the plates over the rows."""
+    sequential: frozenset[str] = frozenset()
+    """Names of the plates that the model loops over."""
     moving: frozenset[str] = frozenset()
     """Latents whose support depends on other latents."""
 

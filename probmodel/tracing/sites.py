@@ -103,6 +103,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         factors,
         tuple(functions),
         {name: _axes(node) for name, node in nodes.items()},
+        sequential=frozenset(f.name for node in nodes.values() for f in node["cond_indep_stack"] if not f.vectorized),
     )
     over_rows = frozenset(frame.name for frame in _frames(nodes) if data.num_rows is None or is_over_rows(frame, found))
     found = found._replace(row_plates=over_rows)
@@ -154,7 +155,11 @@ def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, *, has_factors
 def _digested(node: Mapping[str, Any]) -> Tensor:
     """Observed value; joined with its mask where some of it is masked out."""
     kept = mask_at(node)
-    return joined_with_mask(node["value"], kept) if torch.is_tensor(kept) else node["value"]
+    if not torch.is_tensor(kept):
+        return node["value"]
+    open_axes = node["value"].dim() - kept.dim()
+    whole = kept.reshape(*kept.shape, *(1,) * min(node["fn"].event_dim, open_axes)) if open_axes > 0 else kept
+    return joined_with_mask(torch.where(whole, node["value"], 0), kept)
 
 
 def mask_at(node: Mapping[str, Any]) -> Tensor | bool | None:
@@ -198,7 +203,9 @@ def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str
 
 def _reaches(gradient: Tensor, mask: Any, event_dim: int) -> bool:
     by_entry = gradient.flatten(gradient.dim() - event_dim).ne(0).any(-1) if event_dim else gradient.ne(0)
-    return bool((by_entry & ~torch.as_tensor(mask, device=gradient.device)).any())
+    masked = by_entry & ~torch.as_tensor(mask, device=gradient.device)
+    # By NumPy, since reading a tensor would abort a graph recording during which sites are listed.
+    return bool(masked.detach().cpu().numpy().any())
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:

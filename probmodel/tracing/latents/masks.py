@@ -12,7 +12,7 @@ from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 
 
 class KeptPriors(Messenger):
-    """Lets masked entries of latents keep their prior, and puts finite numbers in place of masked observations.
+    """Lets masked entries of latents keep their prior.
 
     Pyro gives a masked entry of a latent the density 1 on the whole real line, so that the model has no evidence.  Nothing
     depends on such an entry, and with its prior it integrates to one.
@@ -26,12 +26,17 @@ class KeptPriors(Messenger):
         self.flat = frozenset(found.improper)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_subsample(msg["fn"]) or is_deterministic(msg):
-            return
-        if msg["is_observed"]:
-            _fill(msg)
-        elif msg["name"] not in self.flat:
+        fixed = msg["is_observed"] or is_subsample(msg["fn"]) or is_deterministic(msg)
+        if not fixed and msg["name"] not in self.flat:
             msg["mask"], msg["fn"] = None, without_mask(msg["fn"])
+
+
+class FilledObservations(Messenger):
+    """Puts finite numbers in place of masked observations that are none, whose gradient would be NaN though they do not count."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_deterministic(msg):
+            _fill(msg)
 
 
 def without_mask(fn: Any) -> Any:
@@ -44,7 +49,6 @@ def without_mask(fn: Any) -> Any:
 
 
 def _fill(msg: Any) -> None:
-    """Replace masked numbers that are not finite, whose gradient would be NaN though they do not count."""
     value = msg["value"]
     kept = [mask for mask in (msg["mask"], mask_of(msg["fn"])) if torch.is_tensor(mask)]
     if not kept or not torch.is_tensor(value) or not value.is_floating_point():
