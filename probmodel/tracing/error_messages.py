@@ -13,13 +13,15 @@ def translated_errors(data: Dataset) -> Iterator[None]:
     """Context for a call of a model: turns errors about wrong shapes or names into a ValueError that states them.
 
     Raises:
-        ValueError: in place of an error of PyTorch or Python.
+        ValueError: in place of an error of PyTorch or Python; errors that say what was expected pass.
     """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, ArithmeticError) as error:
+        if str(error).startswith("expected "):  # Stated in these terms already.
+            raise
         shapes = [tuple(t.shape) for t in data.args if torch.is_tensor(t)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if torch.is_tensor(t)}
         devices = sorted({str(t.device) for t in data.tensors()})
