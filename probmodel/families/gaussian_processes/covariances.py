@@ -12,6 +12,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from probmodel.families.gaussian_processes.positive_definite import JITTERS
+from probmodel.families.gaussian_processes.recordable_kernels import (
+    is_recordable,
+    recordable_covariance,
+    recordable_variance,
+)
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
 from probmodel.tracing.programs.graphs import functional
 
@@ -117,6 +122,8 @@ def dense(kernel: Kernel, *inputs: Tensor) -> Tensor:
         ValueError: for a kernel with several outputs per input, or with parameters of a dtype that does not combine
             with that of the inputs.
     """
+    if functional() and is_recordable(kernel):
+        return recordable_covariance(kernel, inputs[0], inputs[-1])
     with _translated_dtype_error(kernel, inputs[0]):
         k = kernel(*inputs).to_dense()
     expected = (len(inputs[0]), len(inputs[-1]))
@@ -132,3 +139,13 @@ def covariance(kernel: Kernel, a: Float[Tensor, "n D"], b: Float[Tensor, "m D"] 
         return dense(kernel, a) if b is None else dense(kernel, a, b)
     za, zb = parts.scaled(a), parts.scaled(a if b is None else b)
     return parts.outputscale.to(a) * stationary_covariance(parts.shape, za, zb)
+
+
+def prior_variance(kernel: Kernel, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+    """Prior variance of f at each row, in the dtype of x."""
+    parts = stationary(kernel)
+    if parts is not None:
+        return parts.outputscale.to(x).expand(len(x))
+    if functional() and is_recordable(kernel):
+        return recordable_variance(kernel, x)
+    return kernel(x, diag=True).to(x)

@@ -15,8 +15,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.families.gaussian_processes.conditional import prior_variance
-from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows
+from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows, prior_variance
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
 from probmodel.families.gaussian_processes.experts.experts import (
     SharedProcess,
