@@ -1,5 +1,6 @@
 """Protocols of a model: a stochastic function in Pyro, and the further methods that it may supply."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -40,6 +41,29 @@ class ChecksTrainingData(Protocol, metaclass=Structural):
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for data from which nothing can be learned."""
+        ...
+
+
+@runtime_checkable
+class StartsAtData(Protocol, metaclass=Structural):
+    """A model whose parameters can start a fit at values in the units of the data."""
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> Sequence[Mapping[str, Tensor]]:
+        """Values of parameters by name for each start of a fit, best first; parameters that are not named stay.
+
+        Args:
+            data: the data to be fitted.
+            number: number of starts; None for as many as the model has reason to try.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksFit(Protocol, metaclass=Structural):
+    """A model that can tell that a fit of its parameters is not to be trusted: `check_fit` warns."""
+
+    def check_fit(self, data: Dataset) -> None:
+        """Warn where the fitted parameters are not to be trusted."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from gpytorch.kernels import Kernel
@@ -18,6 +19,7 @@ from probmodel.families.gaussian_processes.recordable_kernels import (
     recordable_variance,
 )
 from probmodel.families.gaussian_processes.stationary_kernels import stationary, stationary_covariance
+from probmodel.tracing.internals import replace_child, set_plain, shallow_copy
 from probmodel.tracing.programs.graphs import functional
 
 
@@ -65,26 +67,70 @@ def noise_by_row(
         got = f"noise of shape {tuple(noise.shape)}"
         raise ValueError(
             f"expected one noise variance or one for each of the {len(y)} rows, got {got}; construct the likelihood with the "
-            "noise of these rows"
+            "noise of these rows, or pass it with them as Dataset((x,), {'y': y, 'noise': variances})"
         )
     return noise.to(y).expand(y.shape)
 
 
+def is_noise_known(likelihood: object) -> bool:
+    """Return whether the likelihood has the noise variance of each row from its user."""
+    return type(likelihood) is FixedNoiseGaussianLikelihood
+
+
+def refuse_known_noise(likelihood: object, what: str) -> None:
+    """Raise ValueError for a likelihood with known noise variances of the rows, which parts of the rows cannot share."""
+    if is_noise_known(likelihood):
+        raise ValueError(
+            f"expected a GaussianLikelihood for a {what}, got a FixedNoiseGaussianLikelihood, whose rows are not divided; use "
+            "one GaussianProcess for known errors of measurement"
+        )
+
+
+def with_known_noise(likelihood: Any, noise: Float[Tensor, " n"]) -> Any:
+    """The likelihood with other known noise variances; a variance that is learned in addition stays.
+
+    Raises:
+        ValueError: for a likelihood that learns all of its noise, or variances that are negative or not finite.
+    """
+    if not is_noise_known(likelihood):
+        raise ValueError(
+            f"expected a FixedNoiseGaussianLikelihood together with the noise variances of rows, got "
+            f"{type(likelihood).__name__}; pass likelihood=FixedNoiseGaussianLikelihood(variances)"
+        )
+    if noise.dim() != 1 or (not functional() and not bool((noise.isfinite() & (noise >= 0)).all())):
+        raise ValueError(
+            f"expected a noise variance of 0 or more for each row, got a tensor of shape {tuple(noise.shape)} with other "
+            "numbers; pass the squares of the standard errors, of shape (n,)"
+        )
+    known, copied = shallow_copy(likelihood.noise_covar), shallow_copy(likelihood)
+    set_plain(known, "noise", noise)
+    replace_child(copied, "noise_covar", known)
+    return copied
+
+
 def noise_of_new_rows(
-    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood, new: Float[Tensor, "m D"]
+    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood,
+    new: Float[Tensor, "m D"],
+    noise: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, " m"]:
     """Noise variance of rows that were not observed.
 
+    Args:
+        likelihood: Gaussian, with one noise variance or one per observed row.
+        new: inputs of the new rows.
+        noise: known noise variances of the new rows, for a likelihood that has known ones.
+
     Raises:
-        ValueError: for a likelihood with one noise variance per observed row.
+        ValueError: for known noise variances without those of the new rows, or of new rows without known ones.
     """
-    noise = likelihood.noise
-    if noise.numel() != 1:
+    if noise is not None:
+        return noise_by_row(with_known_noise(likelihood, noise), new[:, 0])
+    if is_noise_known(likelihood):
         raise ValueError(
-            f"expected one noise variance for new rows, got one for each of {noise.numel()} observed rows; predict with a "
-            "GaussianLikelihood"
+            f"expected the noise variances of the {len(new)} new rows, got none, as the likelihood knows those of the observed "
+            "rows only; pass Dataset((x,), {'noise': variances}), with zeros to predict the function itself"
         )
-    return noise.to(new).expand(len(new))
+    return likelihood.noise.to(new).expand(len(new))
 
 
 def mean_at(mean: Mean, x: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:

@@ -4,6 +4,7 @@ A stationary kernel may neither leave all pairs of rows uncorrelated nor correla
 bound of the noise variance has to lie well below the variance of y.
 """
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import covariance, prior_variance
+from probmodel.protocols.errors import ConvergenceWarning
 
 Likelihood = GaussianLikelihood | FixedNoiseGaussianLikelihood
 
@@ -22,6 +24,11 @@ NEGLIGIBLE = 1e-12
 """Correlation, or distance of it from 1, that no gradient step can tell from 0."""
 LEAST_VARIANCE_RATIO = 2.0
 """Ratio of the variance of y to the lower bound of the noise variance, below which most of y could be noise alone."""
+
+AT_BOUND = 1.05
+"""Ratio of the noise variance to its lower bound, below which the bound holds it."""
+NEGLIGIBLE_NOISE = 2e-3
+"""Share of the variance of y that a bound of the noise may hold without a warning; GPyTorch's own is 1e-4 of unit variance."""
 
 
 def check_above_noise(likelihood: Likelihood, y: Float[Tensor, " n"]) -> None:
@@ -38,6 +45,20 @@ def least_noise(likelihood: Likelihood) -> float:
     """Lower bound of the noise variance; 0 for a likelihood whose noise is known, which is no bound that a fit could meet."""
     constraint = dict(likelihood.noise_covar.named_children()).get("raw_noise_constraint")
     return 0.0 if constraint is None else float(constraint.lower_bound)
+
+
+def warn_at_least_noise(likelihood: Likelihood, y: Float[Tensor, " n"]) -> None:
+    """Warn where a fit ended at the lower bound of the noise variance, and the bound is no small part of the variance of y."""
+    bound, variance = least_noise(likelihood), float(y.detach().double().var(correction=0))
+    at_bound = bound > 0 and float(likelihood.noise.detach().min()) < AT_BOUND * bound
+    if at_bound and bound > NEGLIGIBLE_NOISE * variance > 0:
+        warnings.warn(
+            f"expected a noise variance above its lower bound of {bound:.3g}, got one that the bound holds, which is "
+            f"{bound / variance:.2g} of the variance of y; standardize y, or pass "
+            f"GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
 
 
 def check_identifiable(

@@ -1,6 +1,6 @@
 """Gaussian-process experts on shards of the data, fitted together and combined at prediction (Deisenroth & Ng, 2015)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, cast
 
@@ -15,7 +15,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows, prior_variance
+from probmodel.families.gaussian_processes.covariances import (
+    mean_at,
+    noise_of_new_rows,
+    prior_variance,
+    refuse_known_noise,
+)
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
 from probmodel.families.gaussian_processes.experts.experts import (
     SharedProcess,
@@ -97,6 +102,7 @@ class GPProduct(nn.Module):
             raise TypeError(
                 f"expected an aggregation, got {aggregation!r}; pass pb.gp.poe, pb.gp.gpoe, pb.gp.bcm or pb.gp.robust_bcm"
             )
+        refuse_known_noise(likelihood, "GPProduct")
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
@@ -182,6 +188,11 @@ class GPProduct(nn.Module):
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError as `GaussianProcess.check_training` does."""
         self.expert.check_training(data)
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> list[Mapping[str, Tensor]]:
+        """Starts of a fit of the shared parameters, as those of one `GaussianProcess` of all rows."""
+        starts = self.expert.starting_values(data, number)
+        return [{f"expert.{name}": value for name, value in each.items()} for each in starts]
 
     @property
     def num_parameters(self) -> int:
