@@ -11,7 +11,7 @@ import pyro
 from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import Maximum, maximize
-from probmodel.inference.descent.starting_points import place, starting_points
+from probmodel.inference.descent.starting_points import place, starting_points, units_of
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -105,6 +105,7 @@ class MaximumLikelihood:
                     list(leaves.values()),
                     max_steps=integer("max_steps", self.max_steps),
                     tolerance=self.tolerance,
+                    units=units_of(fitted, leaves, data),
                 )
             except ArithmeticError as error:
                 refused = error

@@ -57,6 +57,10 @@ class StartsAtData(Protocol, metaclass=Structural):
         """
         ...
 
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of parameters by name at their present values; 1 for those that are not named."""
+        ...
+
 
 @runtime_checkable
 class ChecksFit(Protocol, metaclass=Structural):

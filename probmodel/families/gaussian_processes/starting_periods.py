@@ -1,5 +1,6 @@
 """Starting values of the periods of a kernel, whose likelihood has a maximum near each of many periods."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,12 +12,16 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row
 from probmodel.families.gaussian_processes.periods import candidate_periods
 from probmodel.families.gaussian_processes.positive_definite import upper_factor
-from probmodel.families.gaussian_processes.starting_values import Parts, Values, some_rows
+from probmodel.families.gaussian_processes.starting_values import Parts, Values, constrained, some_rows
 
 NUM_PEAKS = 10
 """Number of peaks of the spectrum whose periods are tried."""
 NUM_STARTS = 3
 """Number of starts that a search from their periods is worth."""
+RANGE_IN_LENGTHSCALES = 4.0
+"""Range of x in lengthscales of a kernel without a period, at the second of its two starts beside one with a period."""
+LESS_NOISE = 100.0
+"""Ratio of the noise variance at a start to that of a second setting, under which a small wave beside a trend is seen."""
 SCANNED_ROWS = 250
 """Largest number of rows, drawn at random, at which a period is tried."""
 WAVES: Mapping[type, float] = {PeriodicKernel: 1.0, CosineKernel: 0.5}
@@ -30,6 +35,16 @@ class _Wave(NamedTuple):
     position: int
     columns: Sequence[int]
     unit: float
+
+
+class _Scanned(NamedTuple):
+    """Rows at which periods are tried."""
+
+    x: Tensor
+    residual: Tensor
+    rows: Tensor
+    y: Tensor
+    """Observations of all rows."""
 
 
 class _Tried(NamedTuple):
@@ -51,40 +66,55 @@ def period_starts(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"])
     waves = [wave for wave in _waves(parts, x.shape[1]) if wave.name in parts.free]
     if not waves:
         return []
-    before = parts.values({wave.name for wave in waves})
+    best = [_Tried(-math.inf, values) for values in _settings(parts, x)]
+    before = parts.values({*(wave.name for wave in waves), *best[-1].values})
     rows = some_rows(len(x), SCANNED_ROWS)
-    residual, noise = y - mean_at(parts.mean, x), noise_by_row(parts.likelihood, y)[rows]
-    best = [_Tried(0.0, {})]
+    scanned = _Scanned(x[rows], (y - mean_at(parts.mean, x))[rows], rows, y)
     for wave in waves:
-        periods = torch.cat([candidate_periods(x[:, i], residual, NUM_PEAKS) for i in wave.columns]) * wave.unit
+        periods = torch.cat([candidate_periods(x[:, i], y - y.mean(), NUM_PEAKS) for i in wave.columns]) * wave.unit
         tried = []
         for one in best:
             parts.place({**before, **one.values})
-            tried += [_tried(parts, wave, period, one, x[rows], residual[rows], noise) for period in periods]
+            tried += [_tried(parts, wave, period, one, scanned) for period in periods]
         tried.sort(key=lambda each: each.log_density, reverse=True)
         best = tried[:NUM_STARTS] or best
     parts.place(before)
-    return [each.values for each in best if each.values]
+    return [each.values for each in best if math.isfinite(each.log_density)]
 
 
-def _tried(
-    parts: Parts, wave: _Wave, period: Tensor, before: _Tried, x: Tensor, residual: Tensor, noise: Tensor
-) -> _Tried:
+def _settings(parts: Parts, x: Tensor) -> list[Values]:
+    """Other parameters at which periods are tried: the present ones, less noise, long lengthscales of a trend, and both."""
+    quiet, smooth = {}, {}
+    for name in sorted(parts.free):
+        module, _, raw = name.rpartition(".")
+        owner, parameter = parts.get_submodule(module), parts.get_parameter(name)
+        if raw == "raw_noise":
+            present = owner.constraint_for_parameter_name(raw).transform(parameter)
+            quiet[name] = constrained(owner, raw, present / LESS_NOISE)
+        if raw == "raw_lengthscale" and type(owner) not in WAVES:
+            # So long that what repeats is left to the kernels with a period.
+            length = (x.max(0).values - x.min(0).values).mean() / RANGE_IN_LENGTHSCALES
+            smooth[name] = constrained(owner, raw, length.expand_as(parameter))
+    quiet, smooth = ({name: raw.clone() for name, raw in each.items() if raw is not None} for each in (quiet, smooth))
+    return [{}, *([quiet] if quiet else []), *([smooth, {**quiet, **smooth}] if smooth else [])]
+
+
+def _tried(parts: Parts, wave: _Wave, period: Tensor, before: _Tried, at: _Scanned) -> _Tried:
     module, _, raw = wave.name.rpartition(".")
-    constraint = parts.get_submodule(module).constraint_for_parameter_name(raw)  # type: ignore[operator]
-    parameter = parts.get_parameter(wave.name)
+    value, parameter = constrained(parts.get_submodule(module), raw, period), parts.get_parameter(wave.name)
     kept = parameter.clone()
-    if bool((period > constraint.lower_bound).all()) and bool((period < constraint.upper_bound).all()):
-        parameter.view(-1)[wave.position] = constraint.inverse_transform(period)
-    found = _Tried(_log_density(parts.kernel, x, residual, noise), {**before.values, wave.name: parameter.clone()})
+    if value is not None:
+        parameter.view(-1)[wave.position] = value
+    found = _Tried(_log_density(parts, at), {**before.values, wave.name: parameter.clone()})
     parameter.copy_(kept)
     return found
 
 
-def _log_density(kernel: Kernel, x: Tensor, residual: Tensor, noise: Tensor) -> float:
+def _log_density(parts: Parts, at: _Scanned) -> float:
     """Log density of the residual in nats, but for a constant; −∞ where its covariance has no Cholesky factor."""
-    upper = upper_factor(covariance(kernel, x) + torch.diag_embed(noise))
-    white = torch.linalg.solve_triangular(upper.mT, residual[:, None], upper=False)
+    noise = noise_by_row(parts.likelihood, at.y)[at.rows]
+    upper = upper_factor(covariance(parts.kernel, at.x) + torch.diag_embed(noise))
+    white = torch.linalg.solve_triangular(upper.mT, at.residual[:, None], upper=False)
     return float((-0.5 * white.square().sum() - upper.diagonal().log().sum()).nan_to_num(nan=-torch.inf))
 
 

@@ -84,6 +84,23 @@ def start_at_data(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"])
             _start_generalized_mean(parts, x[rows], y[rows], noise_by_row(parts.likelihood, y)[rows])
 
 
+def units(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> dict[str, Tensor]:
+    """Natural steps of the parameters: the deviation of y for a constant mean, and the size of a large variance.
+
+    Args:
+        parts: mean, kernel and likelihood at a start.
+        x: inputs of the kernel, float64.
+        y: observations, float64.
+    """
+    variances = {name for name in parts.trained if name.endswith((*_AMPLITUDES.values(), "raw_noise"))}
+    found = {name: value.clamp(min=1.0) for name, value in parts.values(variances).items()}
+    deviation = (y - mean_at(parts.mean, x)).std(correction=0)
+    is_free = "mean.raw_constant" in parts.trained and parts.mean.constraint_for_parameter_name("raw_constant") is None
+    if is_free and deviation > 0:
+        found["mean.raw_constant"] = deviation.expand_as(parts.get_parameter("mean.raw_constant"))
+    return found
+
+
 def random_values(parts: Parts, x: Float[Tensor, "n D"]) -> dict[str, Tensor]:
     """Values drawn about the present ones: variances and lengthscales are multiplied by log-normal factors.
 
@@ -133,12 +150,18 @@ def _start_mean(parts: Parts, x: Tensor, y: Tensor) -> None:
 
 def _set_constant(parts: Parts, value: Tensor) -> None:
     """Set the constant mean, unless a constraint of it excludes the value."""
-    constraint = parts.mean.constraint_for_parameter_name("raw_constant")
-    if constraint is not None:
-        if not constraint.lower_bound < value < constraint.upper_bound:
-            return
-        value = constraint.inverse_transform(value)
-    parts.mean.raw_constant.fill_(value)
+    raw = constrained(parts.mean, "raw_constant", value)
+    if raw is not None:
+        parts.mean.raw_constant.fill_(raw)
+
+
+def constrained(module: Any, raw: str, value: Tensor) -> Tensor | None:
+    """Value of the unconstrained parameter for a value of the constrained one; None where a bound excludes it."""
+    constraint = module.constraint_for_parameter_name(raw)
+    if constraint is None:
+        return value
+    within = (value > constraint.lower_bound) & (value < constraint.upper_bound) & value.isfinite()
+    return constraint.inverse_transform(value) if bool(within.all()) else None
 
 
 def _start_generalized_mean(parts: Parts, x: Tensor, y: Tensor, noise: Tensor) -> None:
@@ -185,8 +208,7 @@ def _scale(parts: Parts, name: str, factor: Tensor) -> None:
     constraint = owner.constraint_for_parameter_name(raw)
     if constraint is None or not bool(constraint.lower_bound.isfinite().all()):
         return
-    parameter = owner.get_parameter(raw)
-    low = constraint.lower_bound
-    value = low + (constraint.transform(parameter) - low) * factor
-    if bool((value < constraint.upper_bound).all()) and bool((value > low).all()) and bool(value.isfinite().all()):
-        parameter.copy_(constraint.inverse_transform(value))
+    parameter, low = owner.get_parameter(raw), constraint.lower_bound
+    value = constrained(owner, raw, low + (constraint.transform(parameter) - low) * factor)
+    if value is not None:
+        parameter.copy_(value)

@@ -44,6 +44,13 @@ def starting_points(
     return found
 
 
+def units_of(model: Model, leaves: Mapping[str, Tensor], data: Dataset) -> list[Tensor]:
+    """Natural step of each number of the leaves, in their order."""
+    found = model.parameter_units(data) if isinstance(model, StartsAtData) else {}
+    ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}
+    return list((ones | _of_leaves(found, leaves)).values())
+
+
 def _proposed(
     model: Model, leaves: Mapping[str, Tensor], data: Dataset, number: int | None
 ) -> Sequence[dict[str, Tensor]]:
@@ -51,4 +58,10 @@ def _proposed(
     if not isinstance(model, StartsAtData):
         return [{}]
     proposed = model.starting_values(data, number)
-    return [{f"model.{name}": value for name, value in each.items() if f"model.{name}" in leaves} for each in proposed]
+    return [_of_leaves(each, leaves) for each in proposed]
+
+
+def _of_leaves(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values by the names of the leaves, which come from a model and its guide."""
+    named = {f"model.{name}": value for name, value in values.items()}
+    return {name: value.to(leaves[name]) for name, value in named.items() if name in leaves}

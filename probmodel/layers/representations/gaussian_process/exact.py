@@ -48,7 +48,7 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_by_guide,
 )
-from probmodel.layers.representations.gaussian_process.starting import starts_of_process
+from probmodel.layers.representations.gaussian_process.starting import starts_of_process, units_of_process
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import NotPositiveDefiniteError
@@ -178,6 +178,12 @@ class GaussianProcess(nn.Module):
         x, y, noise = observed_rows(data)
         with torch.no_grad():
             return starts_of_process(_with_noise(self, noise), self.kernel_inputs(x), y, number)
+
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the parameters: the deviation of y for a constant mean, and the size of a large variance."""
+        x, y, _ = observed_rows(data)
+        with torch.no_grad():
+            return units_of_process(self, self.kernel_inputs(x), y)
 
     def check_fit(self, data: Dataset) -> None:
         """Warn where the lower bound of the noise holds the fit, and is no small part of the variance of y."""

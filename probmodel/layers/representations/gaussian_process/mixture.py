@@ -200,6 +200,11 @@ class GPMixture(nn.Module):
         experts = [(k, expert.starting_values(data, 1)[0]) for k, expert in self._numbered]
         return [{f"experts.{k}.{name}": value for k, each in experts for name, value in each.items()}]
 
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the experts' parameters."""
+        experts = [(k, expert.parameter_units(data)) for k, expert in self._numbered]
+        return {f"experts.{k}.{name}": value for k, each in experts for name, value in each.items()}
+
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""

@@ -194,6 +194,10 @@ class GPProduct(nn.Module):
         starts = self.expert.starting_values(data, number)
         return [{f"expert.{name}": value for name, value in each.items()} for each in starts]
 
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the shared parameters."""
+        return {f"expert.{name}": value for name, value in self.expert.parameter_units(data).items()}
+
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.starting_periods import period_starts
-from probmodel.families.gaussian_processes.starting_values import Parts, random_values, start_at_data
+from probmodel.families.gaussian_processes.starting_values import Parts, random_values, start_at_data, units
 
 
 def starts_of_process(
@@ -25,9 +25,8 @@ def starts_of_process(
         y: observations.
         number: number of starts; None for as many as are worth it.
     """
-    latents = [".".join(part for part in (each.module, each.raw) if part) for each in process.hyperparameters]
     with torch.no_grad():
-        parts, x = Parts(process, latents), h.detach().double()
+        parts, x = _parts(process), h.detach().double()
         if not bool(x.isfinite().all()):
             return [{}]
         start_at_data(parts, x, y.detach().double())
@@ -37,3 +36,20 @@ def starts_of_process(
         while number is not None and len(starts) < number:
             starts.append(random_values(parts, x))
     return starts if number is None else starts[:number]
+
+
+def units_of_process(process: Any, h: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> Mapping[str, Tensor]:
+    """Natural steps of a process's parameters by name at their present values.
+
+    Args:
+        process: module with mean, kernel and likelihood, whose `hyperparameters` are latents.
+        h: inputs of the kernel.
+        y: observations.
+    """
+    with torch.no_grad():
+        return units(_parts(process), h.detach().double(), y.detach().double())
+
+
+def _parts(process: Any) -> Parts:
+    latents = [".".join(part for part in (each.module, each.raw) if part) for each in process.hyperparameters]
+    return Parts(process, latents)
