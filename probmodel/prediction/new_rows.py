@@ -75,6 +75,8 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
 def shared_arguments(posterior: Posterior) -> dict[str, object]:
     """Keyword arguments that are not aligned with the training rows and so hold for new rows too."""
     rows = posterior.data.num_rows
+    if rows is None and isinstance(posterior.model, ConditionsOnRows):
+        rows = len(posterior.data.tensors()[0])
 
     def aligned(value: object) -> bool:
         return torch.is_tensor(value) and rows is not None and value.dim() > 0 and len(value) == rows

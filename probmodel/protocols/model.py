@@ -85,6 +85,15 @@ class ConditionsOnRows(Protocol, metaclass=Structural):
 
 
 @runtime_checkable
+class KnowsRows(Protocol, metaclass=Structural):
+    """A model that holds something about each row of its data itself, such as known errors of measurement."""
+
+    def known_by_row(self, data: Dataset) -> Dataset:
+        """The data with what the model knows of each row as tensors of their own, so that some rows can be taken."""
+        ...
+
+
+@runtime_checkable
 class HasLeaveOneOut(Protocol, metaclass=Structural):
     """A model with a closed form of the density of each row given all others."""
 

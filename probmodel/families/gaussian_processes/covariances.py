@@ -108,6 +108,15 @@ def with_known_noise(likelihood: Any, noise: Float[Tensor, " n"]) -> Any:
     return copied
 
 
+def parts_with_noise(parts: Any, noise: Float[Tensor, " n"] | None) -> Any:
+    """Module of mean, kernel and likelihood with these known noise variances of the rows; itself without them."""
+    if noise is None:
+        return parts
+    copied: Any = shallow_copy(parts)
+    replace_child(copied, "likelihood", with_known_noise(parts.likelihood, noise))
+    return copied
+
+
 def noise_of_new_rows(
     likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood,
     new: Float[Tensor, "m D"],

@@ -3,9 +3,8 @@
 Hyperparameters are parameters (type II maximum likelihood), or latents where a GPyTorch module has a prior of them.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,27 +13,23 @@ from gpytorch.kernels import Kernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean, Mean
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from probmodel.families.gaussian_processes.conditional import condition, conditional, leave_one_out, log_normal
 from probmodel.families.gaussian_processes.covariances import (
-    covariance,
     is_noise_known,
     mean_at,
     noise_by_row,
     noise_of_new_rows,
+    parts_with_noise,
     with_known_noise,
 )
-from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.identifiability import (
     check_above_noise,
     check_identifiable,
     warn_at_least_noise,
 )
 from probmodel.families.gaussian_processes.nystrom import ObservedValues
-from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
 from probmodel.layers.representations.gaussian_process.function_values import (
     conditional_moments,
     normal_codes,
@@ -48,13 +43,11 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_by_guide,
 )
+from probmodel.layers.representations.gaussian_process.observations import ProcessObservations, observed_rows
 from probmodel.layers.representations.gaussian_process.starting import starts_of_process, units_of_process
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.dataset_checks import inputs_and_observations
-from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
-from probmodel.tracing.internals import replace_child, shallow_copy
 
 
 class GaussianProcess(nn.Module):
@@ -177,7 +170,7 @@ class GaussianProcess(nn.Module):
         """
         x, y, noise = observed_rows(data)
         with torch.no_grad():
-            return starts_of_process(_with_noise(self, noise), self.kernel_inputs(x), y, number)
+            return starts_of_process(parts_with_noise(self, noise), self.kernel_inputs(x), y, number)
 
     def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
         """Natural steps of the parameters: the deviation of y for a constant mean, and the size of a large variance."""
@@ -229,7 +222,7 @@ class GaussianProcess(nn.Module):
                 f"expected hyperparameters that are point estimates, got latents {latents}; use evidence.sandwich"
             )
         x, y, known = observed_rows(data)
-        h, noise = self.kernel_inputs(x), noise_by_row(_with_noise(self, known).likelihood, y)
+        h, noise = self.kernel_inputs(x), noise_by_row(parts_with_noise(self, known).likelihood, y)
         return ObservedValues(h, y, mean_at(self.mean, h), noise, self.kernel, y.new_ones(()))
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
@@ -274,7 +267,7 @@ class GaussianProcess(nn.Module):
 
     def sampled_with_noise(self, noise: Tensor | None = None) -> Any:
         """Mean, kernel and likelihood with their latents drawn from the priors, and with known noise variances."""
-        return _with_noise(sampled(self, self.hyperparameters), noise)
+        return parts_with_noise(sampled(self, self.hyperparameters), noise)
 
 
 class ConditionedProcessModel(nn.Module):
@@ -300,52 +293,3 @@ class ConditionedProcessModel(nn.Module):
         variance = pyro.deterministic(NOISE_VARIANCE, of_rows, event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
             return pyro.sample("y", dist.Normal(at.mean, (at.variance + variance).sqrt()), obs=y)
-
-
-class ProcessObservations(TorchDistribution):
-    """Distribution N(m(x), K(x, x) + Σ) of all observations; its log density has a gradient in closed form."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"], *, is_latent: bool = False) -> None:
-        self.parts, self.x, self.is_latent = parts, x, is_latent
-        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
-
-    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Log density in nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
-        try:
-            return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
-        except NotPositiveDefiniteError:
-            if not self.is_latent:
-                raise
-            return value.new_full((), math.nan)
-
-    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draws of shape (*sample_shape, n)."""
-        x, k = self.x, covariance(self.parts.kernel, self.x)
-        upper = factor_with_jitter(k, noise_by_row(self.parts.likelihood, x[:, 0]))
-        white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
-        return mean_at(self.parts.mean, x) + white @ upper
-
-
-def observed_rows(data: Dataset) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs, observations, and the known noise variances of the rows where the data have them.
-
-    Raises:
-        ValueError: for arguments other than the tensors x, y and noise.
-    """
-    values = data.named("x", "y", "noise")
-    noise = values.pop("noise", None)
-    x, y = inputs_and_observations(Dataset((), values, data.size))
-    return x, y, noise
-
-
-def _with_noise(parts: Any, noise: Tensor | None) -> Any:
-    """Mean, kernel and likelihood with these known noise variances of the rows, if any."""
-    if noise is None:
-        return parts
-    copied: Any = shallow_copy(parts)
-    replace_child(copied, "likelihood", with_known_noise(parts.likelihood, noise))
-    return copied

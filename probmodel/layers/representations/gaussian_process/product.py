@@ -30,7 +30,7 @@ from probmodel.families.gaussian_processes.experts.experts import (
     experts_log_marginal,
 )
 from probmodel.families.gaussian_processes.experts.shards import random_shards, rows_of
-from probmodel.layers.representations.gaussian_process.exact import GaussianProcess, ProcessObservations
+from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
 from probmodel.layers.representations.gaussian_process.function_values import (
     conditional_moments,
     normal_codes,
@@ -39,6 +39,7 @@ from probmodel.layers.representations.gaussian_process.function_values import (
     whitening_factor,
 )
 from probmodel.layers.representations.gaussian_process.hyperparameters import sampled
+from probmodel.layers.representations.gaussian_process.observations import ProcessObservations
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
