@@ -5,7 +5,7 @@ shares of the variance of y.  A fit is then the same in all units, and for any d
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -73,15 +73,15 @@ def start_at_data(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"])
     residual = y - mean_at(parts.mean, x)
     rounding = (torch.finfo(y.dtype).eps * y).square().sum()
     variance, square = residual.var(correction=0), residual.square().mean()
+    noises = sorted(name for name in parts.free if name.startswith("likelihood.") and name.endswith("raw_noise"))
     if variance > rounding:
-        for name in sorted(parts.free):
-            if name.startswith("likelihood.") and name.endswith("raw_noise"):
-                _scale(parts, name, variance)
+        for name in noises:
+            _scale(parts, name, variance)
     if square > rounding:
         rows = some_rows(len(x))
         _start_kernel(parts, parts.kernel, x[rows], square)
         if "mean.raw_constant" in parts.free and not parts.kernel.is_stationary:
-            _start_generalized_mean(parts, x[rows], y[rows], noise_by_row(parts.likelihood, y)[rows])
+            _start_beside_trend(parts, x, y, rows, noises)
 
 
 def units(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"]) -> dict[str, Tensor]:
@@ -164,13 +164,24 @@ def constrained(module: Any, raw: str, value: Tensor) -> Tensor | None:
     return constraint.inverse_transform(value) if bool(within.all()) else None
 
 
-def _start_generalized_mean(parts: Parts, x: Tensor, y: Tensor, noise: Tensor) -> None:
-    """Constant mean by generalized least squares, which is far from the mean of y where the kernel has a trend."""
-    upper = upper_factor(covariance(parts.kernel, x) + torch.diag_embed(noise))
-    weights = torch.cholesky_solve(torch.ones_like(y)[:, None], upper, upper=True)[:, 0]
-    found = (weights @ y) / weights.sum()
-    if bool(found.isfinite()):
-        _set_constant(parts, found)
+def _start_beside_trend(parts: Parts, x: Tensor, y: Tensor, rows: Tensor, noises: Sequence[str]) -> None:
+    """Constant mean by generalized least squares, and noise by what a first fit leaves of y.
+
+    Where the kernel has a trend the constant is far from the mean of y, and most of the variance of y is the trend's.
+    """
+    k = covariance(parts.kernel, x[rows])
+    for last in (False, True):
+        noise = noise_by_row(parts.likelihood, y)[rows]
+        upper = upper_factor(k + torch.diag_embed(noise))
+        right = torch.stack([torch.ones_like(y), y], 1)[rows]
+        ones, weights = torch.cholesky_solve(right, upper, upper=True).unbind(1)
+        constant = weights.sum() / ones.sum()
+        if not bool(constant.isfinite()):
+            return
+        _set_constant(parts, constant)
+        left = (noise * (weights - constant * ones)).square().mean()
+        for name in () if last else noises:
+            _scale(parts, name, left / noise.mean())
 
 
 def _start_kernel(parts: Parts, kernel: Kernel, x: Tensor, variance: Tensor) -> bool:

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from gpytorch.kernels import Kernel
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import Mean
 from jaxtyping import Float, Int
 from pyro.distributions import TorchDistribution
@@ -81,7 +81,7 @@ class GPProduct(nn.Module):
 
     Raises:
         TypeError: if `aggregation` is not an `Aggregation`.
-        ValueError: if a shard has no rows; on the call, for more shards than rows, or an assignment of an unequal
+        ValueError: if a shard has no rows, or the noise of each row is known; on the call, for more shards than rows, or an assignment of an unequal
             number of rows.
 
     Reference:
@@ -93,7 +93,7 @@ class GPProduct(nn.Module):
         kernel: Kernel,
         *,
         mean: Mean | None = None,
-        likelihood: GaussianLikelihood | None = None,
+        likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood | None = None,
         shards: int | Int[Tensor, " n"],
         aggregation: Aggregation = robust_bcm,
         out_features: int = 1,
