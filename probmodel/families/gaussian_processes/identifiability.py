@@ -6,6 +6,7 @@ bound of the noise variance has to lie well below the variance of y.
 
 import warnings
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from gpytorch.kernels import AdditiveKernel, Kernel, ProductKernel, ScaleKernel
@@ -16,8 +17,7 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.covariances import covariance, prior_variance
 from probmodel.protocols.errors import ConvergenceWarning
 
-Likelihood = GaussianLikelihood | FixedNoiseGaussianLikelihood
-
+Likelihood: TypeAlias = GaussianLikelihood | FixedNoiseGaussianLikelihood
 CHECKED_ROWS = 300
 """Number of rows checked, evenly spaced: among so many some are neighbors."""
 NEGLIGIBLE = 1e-12

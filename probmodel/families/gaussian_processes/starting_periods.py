@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gpytorch.kernels import AdditiveKernel, CosineKernel, Kernel, PeriodicKernel, ProductKernel, ScaleKernel
@@ -84,10 +84,12 @@ def period_starts(parts: Parts, x: Float[Tensor, "n D"], y: Float[Tensor, " n"])
 
 def _settings(parts: Parts, x: Tensor) -> list[Values]:
     """Other parameters at which periods are tried: the present ones, less noise, long lengthscales of a trend, and both."""
-    quiet, smooth = {}, {}
+    quiet: dict[str, Tensor | None] = {}
+    smooth: dict[str, Tensor | None] = {}
     for name in sorted(parts.free):
         module, _, raw = name.rpartition(".")
-        owner, parameter = parts.get_submodule(module), parts.get_parameter(name)
+        owner: Any = parts.get_submodule(module)
+        parameter = parts.get_parameter(name)
         if raw == "raw_noise":
             present = owner.constraint_for_parameter_name(raw).transform(parameter)
             quiet[name] = constrained(owner, raw, present / LESS_NOISE)
@@ -95,8 +97,8 @@ def _settings(parts: Parts, x: Tensor) -> list[Values]:
             # So long that what repeats is left to the kernels with a period.
             length = (x.max(0).values - x.min(0).values).mean() / RANGE_IN_LENGTHSCALES
             smooth[name] = constrained(owner, raw, length.expand_as(parameter))
-    quiet, smooth = ({name: raw.clone() for name, raw in each.items() if raw is not None} for each in (quiet, smooth))
-    return [{}, *([quiet] if quiet else []), *([smooth, {**quiet, **smooth}] if smooth else [])]
+    less, long = ({name: raw.clone() for name, raw in each.items() if raw is not None} for each in (quiet, smooth))
+    return [{}, *([less] if less else []), *([long, {**less, **long}] if long else [])]
 
 
 def _tried(parts: Parts, wave: _Wave, period: Tensor, before: _Tried, at: _Scanned) -> _Tried:

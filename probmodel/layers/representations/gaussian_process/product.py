@@ -81,8 +81,8 @@ class GPProduct(nn.Module):
 
     Raises:
         TypeError: if `aggregation` is not an `Aggregation`.
-        ValueError: if a shard has no rows, or the noise of each row is known; on the call, for more shards than rows, or an assignment of an unequal
-            number of rows.
+        ValueError: if a shard has no rows, or the noise of each row is known; on the call, for more shards than rows, or
+            an assignment of an unequal number of rows.
 
     Reference:
         Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.

@@ -32,7 +32,7 @@ def starts_of_process(
         start_at_data(parts, x, y.detach().double())
         first = parts.values(parts.trained)
         periods = period_starts(parts, x, y.detach().double())
-        starts: list[Mapping[str, Tensor]] = [{**first, **each} for each in periods] + [first]
+        starts: list[Mapping[str, Tensor]] = [*({**first, **each} for each in periods), first]
         while number is not None and len(starts) < number:
             starts.append(random_values(parts, x))
     return starts if number is None else starts[:number]
