@@ -11,11 +11,11 @@ import pyro
 from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import Maximum, maximize
-from probmodel.inference.descent.starting_points import place, starting_points, units_of
+from probmodel.inference.descent.starting_points import check_fit, place, starting_points, units_of
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
-from probmodel.protocols.model import ChecksFit, Model
+from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.devices import traced_run
@@ -74,8 +74,7 @@ class MaximumLikelihood:
                     "fit latents by SVI, NUTS or Laplace, and free fixed parameters by requires_grad_(True)"
                 )
             found, starts = self._best(fitted, leaves, data)
-            if isinstance(fitted, ChecksFit):
-                fitted.check_fit(data)
+            check_fit(fitted, data)
         if not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",

@@ -61,11 +61,6 @@ class StartsAtData(Protocol, metaclass=Structural):
         """Natural steps of parameters by name at their present values; 1 for those that are not named."""
         ...
 
-
-@runtime_checkable
-class ChecksFit(Protocol, metaclass=Structural):
-    """A model that can tell that a fit of its parameters is not to be trusted: `check_fit` warns."""
-
     def check_fit(self, data: Dataset) -> None:
         """Warn where the fitted parameters are not to be trusted."""
         ...

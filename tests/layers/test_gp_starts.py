@@ -148,7 +148,7 @@ PERIODIC = -0.577
 def test_the_period_of_a_wave_is_found_from_the_default_start():
     fit = fitted(ScaleKernel(PeriodicKernel()), waves(100.0))
     assert fit.info["log_likelihood"] == pytest.approx(PERIODIC, abs=0.01)
-    assert float(fit.model.kernel.base_kernel.period_length) == pytest.approx(2 * math.pi, abs=0.06)
+    assert fit.model.kernel.base_kernel.period_length.item() == pytest.approx(2 * math.pi, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_two_periods_are_found_one_after_the_other():
     y = np.sin(2 * np.pi * x / 1.7) + 0.7 * np.sin(2 * np.pi * x / 5.3) + 0.1 * random.normal(size=N)
     data = pb.Dataset((torch.as_tensor(x)[:, None],), {"y": torch.as_tensor(y)})
     kernels = fitted(ScaleKernel(PeriodicKernel()) + ScaleKernel(PeriodicKernel()), data).model.kernel.kernels
-    found = sorted(float(each.base_kernel.period_length) for each in kernels)
+    found = sorted(each.base_kernel.period_length.item() for each in kernels)
     assert found == pytest.approx([1.7, 5.3], rel=0.02)
 
 
@@ -326,5 +326,5 @@ def test_a_zero_mean_has_a_variance_about_zero():
 def test_a_known_period_is_kept_by_a_constraint():
     kernel = ScaleKernel(PeriodicKernel(period_length_constraint=Interval(11.0, 13.0)))
     found = fitted(kernel, years()).model.kernel.base_kernel.period_length
-    assert 11.0 <= float(found) <= 13.0
+    assert 11.0 <= found.item() <= 13.0
     assert isinstance(kernel, gpytorch.kernels.Kernel)

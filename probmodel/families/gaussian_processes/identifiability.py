@@ -57,7 +57,7 @@ def warn_at_least_noise(likelihood: Likelihood, y: Float[Tensor, " n"]) -> None:
             f"{bound / variance:.2g} of the variance of y; standardize y, or pass "
             f"GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -46,7 +46,8 @@ def starting_points(
 
 def units_of(model: Model, leaves: Mapping[str, Tensor], data: Dataset) -> list[Tensor]:
     """Natural step of each number of the leaves, in their order."""
-    found = model.parameter_units(data) if isinstance(model, StartsAtData) else {}
+    own = _started(model)
+    found = {} if own is None else own.parameter_units(data)
     ones = {name: torch.ones_like(leaf) for name, leaf in leaves.items()}
     return list((ones | _of_leaves(found, leaves)).values())
 
@@ -55,10 +56,20 @@ def _proposed(
     model: Model, leaves: Mapping[str, Tensor], data: Dataset, number: int | None
 ) -> Sequence[dict[str, Tensor]]:
     """Values by name of the leaf that the model proposes; of no leaf where it proposes none."""
-    if not isinstance(model, StartsAtData):
-        return [{}]
-    proposed = model.starting_values(data, number)
+    own = _started(model)
+    proposed = [{}] if own is None else own.starting_values(data, number)
     return [_of_leaves(each, leaves) for each in proposed]
+
+
+def check_fit(model: Model, data: Dataset) -> None:
+    """Let the model warn where its fitted parameters are not to be trusted."""
+    own = _started(model)
+    if own is not None:
+        own.check_fit(data)
+
+
+def _started(model: Model) -> StartsAtData | None:
+    return model if isinstance(model, StartsAtData) else None
 
 
 def _of_leaves(values: Mapping[str, Tensor], leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -205,6 +205,11 @@ class GPMixture(nn.Module):
         experts = [(k, expert.parameter_units(data)) for k, expert in self._numbered]
         return {f"experts.{k}.{name}": value for k, each in experts for name, value in each.items()}
 
+    def check_fit(self, data: Dataset) -> None:
+        """Warn as `GaussianProcess.check_fit` does, for any of the experts."""
+        for _, expert in self._numbered:
+            expert.check_fit(data)
+
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""

@@ -199,6 +199,10 @@ class GPProduct(nn.Module):
         """Natural steps of the shared parameters."""
         return {f"expert.{name}": value for name, value in self.expert.parameter_units(data).items()}
 
+    def check_fit(self, data: Dataset) -> None:
+        """Warn as `GaussianProcess.check_fit` does."""
+        self.expert.check_fit(data)
+
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
