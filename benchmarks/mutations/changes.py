@@ -23,6 +23,7 @@ CONTRACT, SITES = ("tests/contracts/test_evidence.py",), ("tests/tracing/test_si
 TARGET = ("tests/tracing/test_target.py",)
 SANDWICH = ("tests/evidence/test_evidence_sandwich.py",)
 DESCENT, SAMPLERS = ("tests/inference/test_descent.py",), ("tests/inference/test_samplers.py",)
+STARTS = ("tests/layers/test_gp_starts.py",)
 MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test_natural_gradients.py",)
 
 MUTATIONS = (
@@ -384,5 +385,77 @@ MUTATIONS = (
         "if within.half is None else ROUNDING_ERROR[a.dtype]",
         ("tests/tracing/test_compiling.py",),
         "half_precision",
+    ),
+    Mutation(
+        "the constant mean left at zero",
+        "families/gaussian_processes/starting_values.py",
+        "_set_constant(parts, y.mean())",
+        "_set_constant(parts, 0 * y.mean())",
+        STARTS,
+        "at_any_offset",
+    ),
+    Mutation(
+        "noise of a start in other units than y",
+        "families/gaussian_processes/starting_values.py",
+        "_scale(parts, name, variance)\n    if",
+        "_scale(parts, name, variance.sqrt())\n    if",
+        STARTS,
+        "standardized or set_stays or at_any_offset",
+    ),
+    Mutation(
+        "a value that the user has set overwritten",
+        "families/gaussian_processes/starting_values.py",
+        "if name not in latents and not bool(value.detach().any())",
+        "if name not in latents",
+        STARTS,
+        "set_stays",
+    ),
+    Mutation(
+        "the least likely period tried first",
+        "families/gaussian_processes/starting_periods.py",
+        "tried.sort(key=lambda each: each.log_density, reverse=True)",
+        "tried.sort(key=lambda each: each.log_density)",
+        STARTS,
+        "period",
+    ),
+    Mutation(
+        "the last of several starts kept",
+        "inference/maximum_likelihood.py",
+        "if best is None or found.value > best.value:",
+        "if True:",
+        STARTS,
+        "more_starts",
+    ),
+    Mutation(
+        "a search in the units of the parameters alone",
+        "inference/descent/quasi_newton.py",
+        "else units)",
+        "else [torch.ones_like(leaf) for leaf in leaves])",
+        STARTS,
+        "at_any_offset or sums",
+    ),
+    Mutation(
+        "kernels that are not stationary checked for correlations",
+        "families/gaussian_processes/identifiability.py",
+        "if kernel.is_stationary:\n        yield kernel",
+        "if True:\n        yield kernel",
+        STARTS,
+        "linear_regression",
+    ),
+    Mutation(
+        "known errors of the fit taken for those of new rows",
+        "families/gaussian_processes/covariances.py",
+        'if is_noise_known(likelihood):\n        raise ValueError(\n            f"expected the noise',
+        'if False:\n        raise ValueError(\n            f"expected the noise',
+        ("tests/layers/test_known_noise.py",),
+        "new_rows",
+    ),
+    Mutation(
+        "a recorded periodic kernel of half the angle",
+        "families/gaussian_processes/recordable_kernels.py",
+        "phase = math.pi / kernel.period_length",
+        "phase = 0.5 * math.pi / kernel.period_length",
+        ("tests/families/test_recordable_kernels.py",),
+        "equal_gpytorchs",
     ),
 )

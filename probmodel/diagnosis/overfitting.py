@@ -14,6 +14,7 @@ from probmodel.diagnosis.scored import (
     MATERIAL,
     SIGNIFICANT,
     Scored,
+    data_by_row,
     difference,
     paired,
     recalibration_gain,
@@ -139,7 +140,7 @@ def _waic_message(waic: Float[Tensor, " N"]) -> str:
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     if not predicts_one_site(posterior):
         return row_findings(posterior, held_out)
-    train, test = scored(posterior, posterior.data), scored(posterior, held_out)
+    train, test = scored(posterior, data_by_row(posterior)), scored(posterior, held_out)
     refuse_too_few(test.log_score)
     gap, gap_error = difference(train.log_score, test.log_score)
     broken = not (torch.isfinite(train.log_score).all() and torch.isfinite(test.log_score).all())

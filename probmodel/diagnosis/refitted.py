@@ -5,6 +5,7 @@ the difference: to part of the rows, scored on the others, and to permuted obser
 """
 
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, Scored, paired, recalibration_gain, scored
+from probmodel.diagnosis.scored import MATERIAL, SIGNIFICANT, Scored, data_by_row, paired, recalibration_gain, scored
 from probmodel.inference import MaximumLikelihood
 from probmodel.prediction.predictive import Prediction
 from probmodel.protocols.dataset import Dataset
@@ -57,7 +58,8 @@ def refitted(posterior: Posterior, model: HasLeaveOneOut, *, seed: int = 0) -> l
     found = [finding("elpd_loo", float(left_out.sum()), message, stderr=error)]
     if count <= MATERIAL * n or n < 2 * NUM_FOLDS:
         return found
-    return [*found, *_by_folds(posterior, seed), _by_permutation(posterior, left_out, seed)]
+    whole = replace(posterior, data=data_by_row(posterior))
+    return [*found, *_by_folds(whole, seed), _by_permutation(whole, left_out, seed)]
 
 
 def _by_folds(posterior: Posterior, seed: int) -> list[Finding]:

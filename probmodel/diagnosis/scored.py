@@ -12,6 +12,7 @@ from probmodel.diagnosis.findings import Finding, finding
 from probmodel.families.normal_mixture import NormalMixture
 from probmodel.prediction.predictive import Prediction, predict_rows
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.model import KnowsRows
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.devices import on_device_of
 from probmodel.tracing.randomness import isolated
@@ -48,6 +49,12 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     prediction = predict_rows(posterior, data, seed=seed)
     log_score = prediction.distribution.log_prob(observed).double()
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
+
+
+def data_by_row(posterior: Posterior) -> Dataset:
+    """The data of a fit with what its model knows of each row as tensors of their own."""
+    model = posterior.model
+    return model.known_by_row(posterior.data) if isinstance(model, KnowsRows) else posterior.data
 
 
 def recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from probmodel.inference.descent.quasi_newton import maximize
+from probmodel.inference.descent.quasi_newton import Maximum, maximize
+from probmodel.inference.descent.starting_points import check_fit, place, starting_points, units_of
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -31,6 +33,9 @@ class MaximumLikelihood:
     Args:
         max_steps: number of L-BFGS steps, at most.
         tolerance: nats; a step that gains less is the last one.
+        num_starts: number of starts, of which the best maximum is kept.  By default one, and several where the model
+            states that its likelihood has many maxima: a Gaussian process with a period at its default starts at the
+            likeliest periods of the data's spectrum.  Further starts are drawn about the first.
 
     Reference:
         Nocedal & Wright (2006), Numerical Optimization, sec. 7.2; Rasmussen & Williams (2006), sec. 5.4.1.
@@ -38,22 +43,27 @@ class MaximumLikelihood:
 
     max_steps: int = 200
     tolerance: float = 1e-3
+    num_starts: int | None = None
 
     def __post_init__(self) -> None:
-        check_counts(self, "max_steps")
+        check_counts(self, "max_steps", optional=("num_starts",))
 
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Maximize the log likelihood, starting at the model's own parameters.
 
+        A model may take the values of parameters that are at their defaults from the data, as a Gaussian process does.
+
         Returns:
-            Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set.
+            Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set, and
+            `info["starts"]` has the maximum from each start.
 
         Raises:
             ValueError: for a model with latents or without trainable parameters.
-            ArithmeticError: where the likelihood cannot be computed at the start.
+            ArithmeticError: where the likelihood cannot be computed at any start.
         """
         check_training(model, data)
-        max_steps, seed = integer("max_steps", self.max_steps), checked_seed(seed)
+        seed = checked_seed(seed)
+        check_counts(self, "max_steps", optional=("num_starts",))
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(False):
             fitted, _, leaves = owned_copies(model, _nothing, _no_guide, data)
@@ -63,12 +73,8 @@ class MaximumLikelihood:
                     f"expected a model with parameters and no latents, got latents {latents} and {len(leaves)} parameters; "
                     "fit latents by SVI, NUTS or Laplace, and free fixed parameters by requires_grad_(True)"
                 )
-            found = maximize(
-                partial(_log_likelihood, fitted, data),
-                list(leaves.values()),
-                max_steps=max_steps,
-                tolerance=self.tolerance,
-            )
+            found, starts = self._best(fitted, leaves, data)
+            check_fit(fitted, data)
         if not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",
@@ -79,12 +85,37 @@ class MaximumLikelihood:
             "method": "MaximumLikelihood",
             "seed": seed,
             "log_likelihood": found.value,
+            "starts": starts,
             "num_steps": found.num_steps,
             "num_evaluations": found.num_evaluations,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),
             "seconds": time.perf_counter() - begin,
         }
         return Posterior(fitted, data, {}, info)
+
+    def _best(self, fitted: Model, leaves: Mapping[str, Tensor], data: Dataset) -> tuple[Maximum, list[float]]:
+        """The best of the maxima that are reached from the starts, where the leaves are left, and the value of each."""
+        best, values, places, refused = None, [], [], None
+        for start in starting_points(fitted, leaves, data, self.num_starts):
+            place(leaves, start)
+            try:
+                found = maximize(
+                    partial(_log_likelihood, fitted, data),
+                    list(leaves.values()),
+                    max_steps=integer("max_steps", self.max_steps),
+                    tolerance=self.tolerance,
+                    units=units_of(fitted, leaves, data),
+                )
+            except ArithmeticError as error:
+                refused = error
+                continue
+            values.append(found.value)
+            if best is None or found.value > best.value:
+                best, places = found, [leaf.detach().clone() for leaf in leaves.values()]
+        if best is None:
+            raise refused or ArithmeticError
+        place(leaves, dict(zip(leaves, places, strict=True)))
+        return best, values
 
 
 def _nothing(*args: object, **kwargs: object) -> None:

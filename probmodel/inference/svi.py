@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from probmodel.inference.descent.descent import WINDOW, descent, reason_against_loop
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
+from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.inference.descent.trend import Trend, loss_trend
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.objectives.elbo import elbo
@@ -112,6 +113,7 @@ class SVI:
         begin = time.perf_counter()
         with isolated(seed), pyro.validation_enabled(True):
             fitted, guide, leaves = owned_copies(model, settings.guide, partial(_automatic, settings, data), data)
+            start_at_data(fitted, leaves, data)
         with isolated(spawn(seed, 1)):
             with training_mode():
                 outcome = _descend(settings, fitted, guide, leaves, data)

@@ -16,6 +16,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments import Assigned,
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.families.gaussian_processes.mixtures.soft_assignments import evidence_bound, updated_responsibilities
 from probmodel.inference.descent.quasi_newton import maximize
+from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
@@ -83,6 +84,8 @@ class VariationalEM:
         mixture, x, y = checked_mixture(model, data)
         seed, begin = checked_seed(seed), time.perf_counter()
         starts = range(integer("num_restarts", self.num_restarts))
+        mixture = deepcopy(mixture)
+        start_at_data(mixture, {f"model.{name}": value for name, value in mixture.named_parameters()}, data)
         found = [self._started(deepcopy(mixture), x, y, start, spawn(seed, start)) for start in starts]
         found.sort(key=lambda each: each.bound, reverse=True)
         finalists = found[: integer("num_finalists", self.num_finalists)]

@@ -74,7 +74,8 @@ class Pipeline(nn.Module):
             if data.size is not None:
                 raise ValueError(
                     f"expected size=None, since {type(self.representation).__name__} makes the rows dependent, got "
-                    f"size={data.size}; pass Dataset((x,), {{'y': y}}), or use a SparseGP for minibatches"
+                    f"size={data.size}; pass data._replace(size=None), which holds the same rows, or use a SparseGP for "
+                    "minibatches"
                 )
         elif data.size is None:
             raise ValueError(f"expected size, the number of rows, got None; pass Dataset((x,), {{'y': y}}, {len(x)})")

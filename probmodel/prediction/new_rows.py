@@ -40,8 +40,7 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
     for old, new in zip(posterior.data.args, data.args, strict=False):
         if not torch.is_tensor(old) or not torch.is_tensor(new):
             continue
-        by_row = posterior.data.size is not None or isinstance(posterior.model, ConditionsOnRows)
-        if by_row and old.shape[1:] != new.shape[1:]:
+        if _has_rows(posterior) and old.shape[1:] != new.shape[1:]:
             raise ValueError(
                 f"expected new rows with columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
                 "prepare them as the training rows were"
@@ -74,9 +73,14 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
 
 def shared_arguments(posterior: Posterior) -> dict[str, object]:
     """Keyword arguments that are not aligned with the training rows and so hold for new rows too."""
-    rows = posterior.data.num_rows
+    rows = len(posterior.data.tensors()[0]) if _has_rows(posterior) else None
 
     def aligned(value: object) -> bool:
         return torch.is_tensor(value) and rows is not None and value.dim() > 0 and len(value) == rows
 
     return {name: value for name, value in posterior.data.kwargs.items() if not aligned(value)}
+
+
+def _has_rows(posterior: Posterior) -> bool:
+    """Return whether the first axis of the first tensor runs over rows, dependent ones included."""
+    return posterior.data.size is not None or isinstance(posterior.model, ConditionsOnRows)

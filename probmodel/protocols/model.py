@@ -1,5 +1,6 @@
 """Protocols of a model: a stochastic function in Pyro, and the further methods that it may supply."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -43,6 +44,28 @@ class ChecksTrainingData(Protocol, metaclass=Structural):
         ...
 
 
+@runtime_checkable
+class StartsAtData(Protocol, metaclass=Structural):
+    """A model whose parameters can start a fit at values in the units of the data."""
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> Sequence[Mapping[str, Tensor]]:
+        """Values of parameters by name for each start of a fit, best first; parameters that are not named stay.
+
+        Args:
+            data: the data to be fitted.
+            number: number of starts; None for as many as the model has reason to try.
+        """
+        ...
+
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of parameters by name at their present values; 1 for those that are not named."""
+        ...
+
+    def check_fit(self, data: Dataset) -> None:
+        """Warn where the fitted parameters are not to be trusted."""
+        ...
+
+
 NOISE_VARIANCE = "variance of the noise"
 """Name of the deterministic Pyro site, (m,), with the noise variance of y under a model that has integrated out a function."""
 
@@ -53,6 +76,15 @@ class ConditionsOnRows(Protocol, metaclass=Structural):
 
     def given(self, data: Dataset) -> Model:
         """The model of new rows given the observed rows in `data`; its arguments and latents are the same."""
+        ...
+
+
+@runtime_checkable
+class KnowsRows(Protocol, metaclass=Structural):
+    """A model that holds something about each row of its data itself, such as known errors of measurement."""
+
+    def known_by_row(self, data: Dataset) -> Dataset:
+        """The data with what the model knows of each row as tensors of their own, so that some rows can be taken."""
         ...
 
 

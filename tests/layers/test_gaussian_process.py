@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from gpytorch.constraints import GreaterThan
-from gpytorch.kernels import MaternKernel, RBFKernel, RQKernel, ScaleKernel
+from gpytorch.kernels import MaternKernel, PiecewisePolynomialKernel, RBFKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ZeroMean
 from gpytorch.priors import GammaPrior, LogNormalPrior, NormalPrior
@@ -326,7 +326,7 @@ def test_new_rows_have_the_columns_of_the_old():
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.TracingWarning")
 def test_a_kernel_that_cannot_be_traced_has_the_same_evidence_by_every_door():
     x, y = problem(15)
-    model = pb.GaussianProcess(ScaleKernel(RQKernel())).double()
+    model = pb.GaussianProcess(ScaleKernel(PiecewisePolynomialKernel())).double()
     direct = log_likelihood(model, x, y)
     assert pb.evidence.exact(pb.target(model, dataset(x, y))).log_z == pytest.approx(direct, abs=1e-9)
     assert pb.evidence.exact(pb.Posterior(model, dataset(x, y), {}, {})).log_z == pytest.approx(direct, abs=1e-9)
@@ -335,7 +335,7 @@ def test_a_kernel_that_cannot_be_traced_has_the_same_evidence_by_every_door():
 @pytest.mark.filterwarnings("ignore::probmodel.protocols.errors.TracingWarning")
 def test_laplace_takes_kernels_that_cannot_be_traced():
     x, y = problem(15)
-    model = pb.GaussianProcess(RQKernel(lengthscale_prior=GammaPrior(3.0, 3.0))).double()
+    model = pb.GaussianProcess(PiecewisePolynomialKernel(lengthscale_prior=GammaPrior(3.0, 3.0))).double()
     fit = pb.Laplace(num_samples=50)(model, dataset(x, y), seed=0)
     assert (fit.draws["kernel.lengthscale"] > 0).all()
 

@@ -10,9 +10,14 @@ from gpytorch.means import Mean
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.covariances import check_rows, covariance, mean_at, noise_by_row
+from probmodel.families.gaussian_processes.covariances import (
+    check_rows,
+    covariance,
+    mean_at,
+    noise_by_row,
+    prior_variance,
+)
 from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
-from probmodel.families.gaussian_processes.stationary_kernels import stationary
 
 
 class NormalMarginals(NamedTuple):
@@ -84,13 +89,6 @@ def conditional_variance(kernel: Kernel, new: Float[Tensor, "m D"], white: Float
     prior = prior_variance(kernel, new)
     # Rounding errors may make the difference negative.
     return (prior - white.square().sum(0)).clamp(min=torch.finfo(new.dtype).eps * prior)
-
-
-def prior_variance(kernel: Kernel, new: Float[Tensor, "m D"]) -> Float[Tensor, " m"]:
-    """Prior variance of f at each row."""
-    parts = stationary(kernel)
-    # GPyTorch's own diagonal branches on tensor values, which a recorded graph cannot hold.
-    return kernel(new, diag=True).to(new) if parts is None else parts.outputscale.to(new).expand(len(new))
 
 
 def leave_one_out(given: ConditionedProcess, y: Float[Tensor, " n"]) -> NormalMarginals:

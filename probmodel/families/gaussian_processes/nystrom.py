@@ -16,8 +16,7 @@ from gpytorch.kernels import Kernel
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.conditional import prior_variance
-from probmodel.families.gaussian_processes.covariances import covariance
+from probmodel.families.gaussian_processes.covariances import covariance, prior_variance
 from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
 from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural

@@ -13,7 +13,14 @@ from jaxtyping import Float
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.covariances import check_rows, check_tensors, dense, mean_at, noise_by_row
+from probmodel.families.gaussian_processes.covariances import (
+    check_rows,
+    check_tensors,
+    dense,
+    mean_at,
+    noise_by_row,
+    prior_variance,
+)
 from probmodel.families.gaussian_processes.natural_gradients import factor_of_inverse
 from probmodel.families.gaussian_processes.positive_definite import factorized, upper_factor
 from probmodel.families.gaussian_processes.stationary_kernels import (
@@ -200,7 +207,7 @@ def _covariances(kernel: Kernel, inducing: Tensor, x: Tensor) -> _Covariances:
     parts = stationary(kernel)
     if parts is None:
         k = torch.cat([dense(kernel, inducing), dense(kernel, inducing, x)], 1)
-        return _Covariances(k, kernel(x, diag=True).to(x), torch.ones_like(k[0, 0]))
+        return _Covariances(k, prior_variance(kernel, x), torch.ones_like(k[0, 0]))
     zu, s = parts.scaled(inducing), parts.outputscale.to(x)
     k = stationary_covariance(parts.shape, zu, torch.cat([zu, parts.scaled(x)]))
     return _Covariances(k, torch.ones_like(s), s)

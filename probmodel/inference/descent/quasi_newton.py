@@ -31,7 +31,14 @@ class Maximum(NamedTuple):
     message: str
 
 
-def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
+def maximize(
+    value: Callable[[], Tensor],
+    leaves: Sequence[Tensor],
+    *,
+    max_steps: int,
+    tolerance: float,
+    units: Sequence[Tensor] | None = None,
+) -> Maximum:
     """Move the leaves to a maximum of the value.
 
     A line search that meets NaN, infinity or a covariance without a Cholesky factor may mistake its last point for the
@@ -44,6 +51,7 @@ def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps
         leaves: parameters, changed in place.
         max_steps: number of steps of all searches together, at most.
         tolerance: nats; a step that gains less is the last of its search.
+        units: natural step of each number of each leaf, 1 by default: the search is the same in all units of the leaves.
 
     Returns:
         Maximum, whose value is in the unit of `value`.
@@ -54,7 +62,7 @@ def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps
     """
     if not tolerance >= 0.0:
         raise ValueError(f"expected a tolerance of 0 or more nats, got {tolerance}; pass 1e-3, the usual value")
-    search = _Search(value, leaves)
+    search = _Search(value, leaves, units)
     theta = search.start()
     first, _ = search(theta)
     if first == FAILED_VALUE:
@@ -93,17 +101,20 @@ def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps
 class _Search:
     """Negative of the value, and its gradient, as a function of one vector."""
 
-    def __init__(self, value: Callable[[], Tensor], leaves: Sequence[Tensor]) -> None:
+    def __init__(
+        self, value: Callable[[], Tensor], leaves: Sequence[Tensor], units: Sequence[Tensor] | None = None
+    ) -> None:
         self.value, self.leaves = value, leaves
+        self.units = _vector([torch.ones_like(leaf) for leaf in leaves] if units is None else units)
         self.sizes = [leaf.numel() for leaf in leaves]
         self.failures = self.evaluations = 0
 
     def start(self) -> np.ndarray:
-        return _vector([leaf.detach() for leaf in self.leaves])
+        return _vector([leaf.detach() for leaf in self.leaves]) / self.units
 
     def place(self, theta: np.ndarray) -> None:
         with torch.no_grad():
-            for leaf, part in zip(self.leaves, torch.as_tensor(theta).split(self.sizes), strict=True):
+            for leaf, part in zip(self.leaves, torch.as_tensor(theta * self.units).split(self.sizes), strict=True):
                 leaf.copy_(part.view_as(leaf))
 
     def rescaled(self, theta: np.ndarray, value: float, tolerance: float) -> tuple[np.ndarray, float]:
@@ -112,7 +123,7 @@ class _Search:
         Raw scales are linear: from 10⁴ to 10⁸ no step of a quasi-Newton search gains enough to continue.
         """
         theta = theta.copy()
-        for i in np.flatnonzero(np.abs(theta) > BOX):
+        for i in np.flatnonzero(np.abs(theta * self.units) > BOX):
             for factor in (2.0, 0.5):
                 while True:
                     tried = theta.copy()
@@ -135,7 +146,8 @@ class _Search:
             return self._failed(theta)
         grad = np.zeros_like(theta)
         if self.leaves and value.requires_grad:
-            grad = -_vector(torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True))
+            found = torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True)
+            grad = -_vector(found) * self.units
         number = -float(value.detach())
         return (number, grad) if np.isfinite(number) and np.isfinite(grad).all() else self._failed(theta)
 

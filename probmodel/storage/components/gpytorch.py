@@ -20,7 +20,7 @@ from gpytorch.kernels import (
     RQKernel,
     ScaleKernel,
 )
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean, LinearMean, ZeroMean
 from gpytorch.priors import GammaPrior, HalfCauchyPrior, LogNormalPrior, NormalPrior
 from torch import nn
@@ -84,6 +84,13 @@ def _likelihood(likelihood: GaussianLikelihood) -> Settings:
     return {**_bounded(likelihood.noise_covar, "noise"), "batch_shape": tuple(likelihood.raw_noise.shape[:-1])}
 
 
+def _known_noise(likelihood: FixedNoiseGaussianLikelihood) -> Settings:
+    learned = likelihood.second_noise_covar
+    further = {} if learned is None else _bounded(learned, "noise")
+    known: Any = likelihood.noise_covar
+    return {"noise": known.noise.detach().clone(), "learn_additional_noise": learned is not None, **further}
+
+
 def _constant(mean: ConstantMean) -> Settings:
     return {
         "constant_prior": _child(mean, "mean_prior"),
@@ -138,6 +145,7 @@ GPYTORCH_COMPONENTS = {
     "ConstantMean": _shaped(ConstantMean, _constant),
     "LinearMean": _shaped(LinearMean, _linear),
     "GaussianLikelihood": _shaped(GaussianLikelihood, _likelihood),
+    "FixedNoiseGaussianLikelihood": _plain(FixedNoiseGaussianLikelihood, _known_noise),
     "Positive": _plain(Positive, _bounds(Positive())),
     "GreaterThan": _plain(GreaterThan, _bounds(GreaterThan(0.0), "lower_bound")),
     "LessThan": _plain(LessThan, _bounds(LessThan(0.0), "upper_bound")),

@@ -22,9 +22,8 @@ from probmodel.families.gaussian_processes.conditional import (
     NormalMarginals,
     condition,
     conditional,
-    prior_variance,
 )
-from probmodel.families.gaussian_processes.covariances import mean_at
+from probmodel.families.gaussian_processes.covariances import mean_at, prior_variance
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation
 from probmodel.families.gaussian_processes.stationary_kernels import refuse_second_derivative

@@ -18,8 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.families.gaussian_processes.conditional import prior_variance
-from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_of_new_rows
+from probmodel.families.gaussian_processes.covariances import (
+    covariance,
+    mean_at,
+    noise_of_new_rows,
+    prior_variance,
+)
 from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, ProcessExpert
 from probmodel.families.gaussian_processes.mixtures.gates import Gate, log_prior_of_counts
 from probmodel.families.normal_mixture import NormalMixture

@@ -3,26 +3,33 @@
 Hyperparameters are parameters (type II maximum likelihood), or latents where a GPyTorch module has a prior of them.
 """
 
-import math
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from gpytorch.kernels import Kernel
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean, Mean
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from probmodel.families.gaussian_processes.conditional import condition, conditional, leave_one_out, log_normal
-from probmodel.families.gaussian_processes.covariances import covariance, mean_at, noise_by_row, noise_of_new_rows
-from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.identifiability import check_above_noise, check_identifiable
+from probmodel.families.gaussian_processes.covariances import (
+    is_noise_known,
+    mean_at,
+    noise_by_row,
+    noise_of_new_rows,
+    parts_with_noise,
+    with_known_noise,
+)
+from probmodel.families.gaussian_processes.identifiability import (
+    check_above_noise,
+    check_identifiable,
+    warn_at_least_noise,
+)
 from probmodel.families.gaussian_processes.nystrom import ObservedValues
-from probmodel.families.gaussian_processes.positive_definite import factor_with_jitter
 from probmodel.layers.representations.gaussian_process.function_values import (
     conditional_moments,
     normal_codes,
@@ -36,9 +43,9 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_by_guide,
 )
+from probmodel.layers.representations.gaussian_process.observations import ProcessObservations, observed_rows
+from probmodel.layers.representations.gaussian_process.starting import starts_of_process, units_of_process
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.dataset_checks import inputs_and_observations
-from probmodel.protocols.errors import NotPositiveDefiniteError
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
 
@@ -68,7 +75,8 @@ class GaussianProcess(nn.Module):
         kernel: GPyTorch kernel without batch dimensions.
         mean: GPyTorch mean; a constant by default.
         likelihood: GPyTorch likelihood of Gaussian noise; by default `GaussianLikelihood()`, with its bound on the
-            noise.
+            noise.  A `FixedNoiseGaussianLikelihood` has the known variances of the rows' errors of measurement; new rows
+            have theirs in the data, as `Dataset((x,), {"noise": variances})`.
         features: module x → h (n, D), such as a `CNN`; None takes x itself.  In a pipeline give them to the `Pipeline`.
         out_features: number of functions, in a pipeline.
 
@@ -88,7 +96,7 @@ class GaussianProcess(nn.Module):
         kernel: Kernel,
         *,
         mean: Mean | None = None,
-        likelihood: GaussianLikelihood | None = None,
+        likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood | None = None,
         features: nn.Module | None = None,
         out_features: int = 1,
     ) -> None:
@@ -104,8 +112,15 @@ class GaussianProcess(nn.Module):
         self.likelihood = GaussianLikelihood() if likelihood is None else likelihood
         self.hyperparameters = hyperparameters(self)
 
-    def forward(self, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        observations = ProcessObservations(self._sampled(), self.kernel_inputs(x), is_latent=bool(self.hyperparameters))
+    def forward(
+        self,
+        x: Float[Tensor, "n *shape"],
+        y: Float[Tensor, " n"] | None = None,
+        noise: Float[Tensor, " n"] | None = None,
+    ) -> Tensor:
+        observations = ProcessObservations(
+            self.sampled_with_noise(noise), self.kernel_inputs(x), is_latent=bool(self.hyperparameters)
+        )
         return pyro.sample("y", observations, obs=y)
 
     def model(self, h: Float[Tensor, "N D"], rows: pyro.plate) -> Float[Tensor, "N K"]:
@@ -132,17 +147,51 @@ class GaussianProcess(nn.Module):
 
     def given(self, data: Dataset) -> "ConditionedProcessModel":
         """Model of new rows given these observations, `model(x) → y`, with the same hyperparameters as latents."""
-        x, y = inputs_and_observations(data)
-        return ConditionedProcessModel(self, x, y)
+        x, y, noise = observed_rows(data)
+        return ConditionedProcessModel(self, x, y, noise)
+
+    def known_by_row(self, data: Dataset) -> Dataset:
+        """The data with the known noise variance of each row as a tensor of its own, so that some rows can be taken."""
+        _, y, noise = observed_rows(data)
+        if noise is not None or not is_noise_known(self.likelihood):
+            return data
+        known: Any = self.likelihood.noise_covar
+        return data._replace(kwargs={**data.kwargs, "noise": known.noise.to(y)})
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> list[Mapping[str, Tensor]]:
+        """Starts of a fit in the units of the data, best first; a parameter that is not at its default stays.
+
+        A constant mean starts at the mean of y, variances at shares of the variance of y, a period at the likeliest periods
+        of the data.
+
+        Args:
+            data: observations.
+            number: number of starts; None for one, or several periods.
+        """
+        x, y, noise = observed_rows(data)
+        with torch.no_grad():
+            return starts_of_process(parts_with_noise(self, noise), self.kernel_inputs(x), y, number)
+
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the parameters: the deviation of y for a constant mean, and the size of a large variance."""
+        x, y, _ = observed_rows(data)
+        with torch.no_grad():
+            return units_of_process(self, self.kernel_inputs(x), y)
+
+    def check_fit(self, data: Dataset) -> None:
+        """Warn where the lower bound of the noise holds the fit, and is no small part of the variance of y."""
+        warn_at_least_noise(self.likelihood, observed_rows(data)[1])
 
     def check(self, data: Dataset) -> None:
-        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows."""
-        x, y = inputs_and_observations(data)
+        """Raise ValueError unless data is `Dataset((x,), {"y": y})`, of all rows, with or without their "noise"."""
+        x, y, noise = observed_rows(data)
         if data.size is not None:
             raise ValueError(
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
-                "Dataset((x,), {'y': y}), or use a SparseGP for minibatches"
+                "data._replace(size=None), which holds the same rows, or use a SparseGP for minibatches"
             )
+        if noise is not None:
+            with_known_noise(self.likelihood, noise)
         if (x.dim() != 2 and self.features is None) or x.dim() < 2 or y.shape != x.shape[:1]:
             raise ValueError(
                 f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them, or give features "
@@ -152,7 +201,7 @@ class GaussianProcess(nn.Module):
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError if the initial kernel makes rows all uncorrelated or all alike, or y is mostly noise."""
         if not self.hyperparameters:
-            x, y = inputs_and_observations(data)
+            x, y, _ = observed_rows(data)
             check_above_noise(self.likelihood, y)
             with torch.no_grad():
                 check_identifiable(self.kernel, self.kernel_inputs(x))
@@ -172,16 +221,14 @@ class GaussianProcess(nn.Module):
             raise ValueError(
                 f"expected hyperparameters that are point estimates, got latents {latents}; use evidence.sandwich"
             )
-        x, y = inputs_and_observations(data)
-        h = self.kernel_inputs(x)
-        return ObservedValues(
-            h, y, mean_at(self.mean, h), noise_by_row(self.likelihood, y), self.kernel, y.new_ones(())
-        )
+        x, y, known = observed_rows(data)
+        h, noise = self.kernel_inputs(x), noise_by_row(parts_with_noise(self, known).likelihood, y)
+        return ObservedValues(h, y, mean_at(self.mean, h), noise, self.kernel, y.new_ones(()))
 
     def log_leave_one_out(self, data: Dataset) -> Float[Tensor, " n"]:
         """Log density log p(y_i | all other y) of each row, nats, in closed form, at one value of the hyperparameters."""
-        x, y = inputs_and_observations(data)
-        parts, h = self._sampled(), self.kernel_inputs(x)
+        x, y, noise = observed_rows(data)
+        parts, h = self.sampled_with_noise(noise), self.kernel_inputs(x)
         return log_normal(y, leave_one_out(condition(parts.mean, parts.kernel, parts.likelihood, h, y), y))
 
     @property
@@ -218,50 +265,31 @@ class GaussianProcess(nn.Module):
             "out_features": self.out_features,
         }
 
-    def _sampled(self) -> Any:
-        return sampled(self, self.hyperparameters)
+    def sampled_with_noise(self, noise: Tensor | None = None) -> Any:
+        """Mean, kernel and likelihood with their latents drawn from the priors, and with known noise variances."""
+        return parts_with_noise(sampled(self, self.hyperparameters), noise)
 
 
 class ConditionedProcessModel(nn.Module):
     """Model of new rows of a Gaussian process given its observations; made by `GaussianProcess.given`."""
 
-    def __init__(self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"]) -> None:
+    def __init__(
+        self, process: GaussianProcess, x: Float[Tensor, "n *shape"], y: Float[Tensor, " n"], noise: Tensor | None
+    ) -> None:
         super().__init__()
-        self.process, self.x, self.y = process, x, y
+        self.process, self.x, self.y, self.noise = process, x, y, noise
 
-    def forward(self, new: Float[Tensor, "m *shape"], y: Float[Tensor, " m"] | None = None) -> Tensor:
-        parts = sampled(self.process, self.process.hyperparameters)
+    def forward(
+        self,
+        new: Float[Tensor, "m *shape"],
+        y: Float[Tensor, " m"] | None = None,
+        noise: Float[Tensor, " m"] | None = None,
+    ) -> Tensor:
+        parts = self.process.sampled_with_noise(self.noise)
         known, h = self.process.kernel_inputs(self.x), self.process.kernel_inputs(new)
         found = condition(parts.mean, parts.kernel, parts.likelihood, known, self.y)
         at = conditional(parts.mean, parts.kernel, found, known, h)
-        noise = pyro.deterministic(NOISE_VARIANCE, noise_of_new_rows(parts.likelihood, h), event_dim=1)
+        of_rows = noise_of_new_rows(parts.likelihood, h, noise)
+        variance = pyro.deterministic(NOISE_VARIANCE, of_rows, event_dim=1)
         with pyro.plate("rows", len(new), dim=-1):
-            return pyro.sample("y", dist.Normal(at.mean, (at.variance + noise).sqrt()), obs=y)
-
-
-class ProcessObservations(TorchDistribution):
-    """Distribution N(m(x), K(x, x) + Σ) of all observations; its log density has a gradient in closed form."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, parts: nn.Module, x: Float[Tensor, "n D"], *, is_latent: bool = False) -> None:
-        self.parts, self.x, self.is_latent = parts, x, is_latent
-        super().__init__(torch.Size(), x.shape[:1], validate_args=False)
-
-    def log_prob(self, value: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Log density in nats; NaN where drawn hyperparameters have no Cholesky factor, for a sampler to reject."""
-        try:
-            return gp_log_marginal(self.parts.mean, self.parts.kernel, self.parts.likelihood, self.x, value)
-        except NotPositiveDefiniteError:
-            if not self.is_latent:
-                raise
-            return value.new_full((), math.nan)
-
-    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Draws of shape (*sample_shape, n)."""
-        x, k = self.x, covariance(self.parts.kernel, self.x)
-        upper = factor_with_jitter(k, noise_by_row(self.parts.likelihood, x[:, 0]))
-        white = torch.randn(*sample_shape, len(x), dtype=x.dtype, device=x.device)
-        return mean_at(self.parts.mean, x) + white @ upper
+            return pyro.sample("y", dist.Normal(at.mean, (at.variance + variance).sqrt()), obs=y)

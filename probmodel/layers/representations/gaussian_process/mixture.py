@@ -1,7 +1,7 @@
 """Mixture of Gaussian-process experts with latent assignments (Tresp, 2001; Rasmussen & Ghahramani, 2002)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro
@@ -12,7 +12,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.families.gaussian_processes.covariances import mean_at
+from probmodel.families.gaussian_processes.covariances import mean_at, refuse_known_noise
 from probmodel.families.gaussian_processes.mixtures.assignments import (
     Assigned,
     assigned,
@@ -84,6 +84,8 @@ class GPMixture(nn.Module):
             raise TypeError(
                 f"expected GaussianProcess experts, got {unexpected}; wrap each kernel in GaussianProcess(kernel)"
             )
+        for expert in experts:
+            refuse_known_noise(expert.likelihood, "GPMixture")
         if len({id(part) for expert in experts for part in (expert, expert.kernel)}) < 2 * len(experts):
             raise ValueError(
                 "expected experts with a kernel each, got one twice; build them one by one, as in "
@@ -183,7 +185,7 @@ class GPMixture(nn.Module):
         if data.size is not None:
             raise ValueError(
                 f"expected size=None, since the rows of a Gaussian process are not independent, got size={data.size}; pass "
-                "Dataset((x,), {'y': y})"
+                "data._replace(size=None), which holds the same rows"
             )
         if x.dim() != 2 or y.shape != x.shape[:1]:
             raise ValueError(f"expected x (n, D) and y (n,), got {tuple(x.shape)} and {tuple(y.shape)}; reshape them")
@@ -192,6 +194,21 @@ class GPMixture(nn.Module):
         """Raise ValueError as `GaussianProcess.check_training` does, for any of the experts."""
         for _, expert in self._numbered:
             expert.check_training(data)
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> list[Mapping[str, Tensor]]:
+        """Start of a fit of the experts' parameters, each as that of one `GaussianProcess` of all rows."""
+        experts = [(k, expert.starting_values(data, 1)[0]) for k, expert in self._numbered]
+        return [{f"experts.{k}.{name}": value for k, each in experts for name, value in each.items()}]
+
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the experts' parameters."""
+        experts = [(k, expert.parameter_units(data)) for k, expert in self._numbered]
+        return {f"experts.{k}.{name}": value for k, each in experts for name, value in each.items()}
+
+    def check_fit(self, data: Dataset) -> None:
+        """Warn as `GaussianProcess.check_fit` does, for any of the experts."""
+        for _, expert in self._numbered:
+            expert.check_fit(data)
 
     @property
     def num_parameters(self) -> int:

@@ -1,6 +1,6 @@
 """Gaussian-process experts on shards of the data, fitted together and combined at prediction (Deisenroth & Ng, 2015)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar, cast
 
@@ -8,15 +8,19 @@ import pyro
 import pyro.distributions as dist
 import torch
 from gpytorch.kernels import Kernel
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import Mean
 from jaxtyping import Float, Int
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from probmodel.families.gaussian_processes.conditional import prior_variance
-from probmodel.families.gaussian_processes.covariances import mean_at, noise_of_new_rows
+from probmodel.families.gaussian_processes.covariances import (
+    mean_at,
+    noise_of_new_rows,
+    prior_variance,
+    refuse_known_noise,
+)
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation, robust_bcm
 from probmodel.families.gaussian_processes.experts.experts import (
     SharedProcess,
@@ -26,7 +30,7 @@ from probmodel.families.gaussian_processes.experts.experts import (
     experts_log_marginal,
 )
 from probmodel.families.gaussian_processes.experts.shards import random_shards, rows_of
-from probmodel.layers.representations.gaussian_process.exact import GaussianProcess, ProcessObservations
+from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
 from probmodel.layers.representations.gaussian_process.function_values import (
     conditional_moments,
     normal_codes,
@@ -35,6 +39,7 @@ from probmodel.layers.representations.gaussian_process.function_values import (
     whitening_factor,
 )
 from probmodel.layers.representations.gaussian_process.hyperparameters import sampled
+from probmodel.layers.representations.gaussian_process.observations import ProcessObservations
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -76,8 +81,8 @@ class GPProduct(nn.Module):
 
     Raises:
         TypeError: if `aggregation` is not an `Aggregation`.
-        ValueError: if a shard has no rows; on the call, for more shards than rows, or an assignment of an unequal
-            number of rows.
+        ValueError: if a shard has no rows, or the noise of each row is known; on the call, for more shards than rows, or
+            an assignment of an unequal number of rows.
 
     Reference:
         Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.
@@ -88,7 +93,7 @@ class GPProduct(nn.Module):
         kernel: Kernel,
         *,
         mean: Mean | None = None,
-        likelihood: GaussianLikelihood | None = None,
+        likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood | None = None,
         shards: int | Int[Tensor, " n"],
         aggregation: Aggregation = robust_bcm,
         out_features: int = 1,
@@ -98,6 +103,7 @@ class GPProduct(nn.Module):
             raise TypeError(
                 f"expected an aggregation, got {aggregation!r}; pass pb.gp.poe, pb.gp.gpoe, pb.gp.bcm or pb.gp.robust_bcm"
             )
+        refuse_known_noise(likelihood, "GPProduct")
         self.expert = GaussianProcess(kernel, mean=mean, likelihood=likelihood, out_features=out_features)
         self.out_features = self.expert.out_features
         self.shards, self.aggregation = shards, aggregation
@@ -183,6 +189,19 @@ class GPProduct(nn.Module):
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError as `GaussianProcess.check_training` does."""
         self.expert.check_training(data)
+
+    def starting_values(self, data: Dataset, number: int | None = None) -> list[Mapping[str, Tensor]]:
+        """Starts of a fit of the shared parameters, as those of one `GaussianProcess` of all rows."""
+        starts = self.expert.starting_values(data, number)
+        return [{f"expert.{name}": value for name, value in each.items()} for each in starts]
+
+    def parameter_units(self, data: Dataset) -> Mapping[str, Tensor]:
+        """Natural steps of the shared parameters."""
+        return {f"expert.{name}": value for name, value in self.expert.parameter_units(data).items()}
+
+    def check_fit(self, data: Dataset) -> None:
+        """Warn as `GaussianProcess.check_fit` does."""
+        self.expert.check_fit(data)
 
     @property
     def num_parameters(self) -> int:
