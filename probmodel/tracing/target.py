@@ -56,8 +56,8 @@ def target(model: Model, data: Dataset) -> Target:
             the tensor, where the data are not finite.
     """
     check(model, data)
-    check_data_are_used(model, data)
     check_modules(model, data)
+    check_data_are_used(model, data)
     found = density_of(model, data)
     found.traced()
     return found

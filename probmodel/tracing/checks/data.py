@@ -50,5 +50,5 @@ def check_training(model: Model, data: Dataset) -> None:
     model = copied_to_data(model, data)
     check(model, data)
     check_training_by_model(model, data)
-    check_data_are_used(model, data)
     check_modules(model, data)
+    check_data_are_used(model, data)
