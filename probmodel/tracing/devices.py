@@ -8,6 +8,7 @@ from pyro import poutine
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
+from probmodel.tracing.programs.turns import one_thread_at_a_time
 
 
 def device_of(data: Dataset) -> torch.device:
@@ -36,5 +37,5 @@ def on_data_device(data: Dataset) -> Iterator[None]:
 
 def traced_run(model: Model, data: Dataset) -> poutine.Trace:
     """Trace of one run of a model or guide on its data, with all its sites."""
-    with on_data_device(data):
+    with one_thread_at_a_time(), on_data_device(data):
         return poutine.trace(model).get_trace(*data.args, **data.kwargs)

@@ -1,11 +1,84 @@
-"""Translation of PyTorch's errors about shapes into terms of the model and its data."""
+"""Errors of a model's run: those about shapes in terms of the model and its data, and a caller's time-out as it is."""
 
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial, singledispatch
+from traceback import walk_tb
+from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 import torch
 
 from probmodel.protocols.dataset import Dataset
+
+
+MACHINERY = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    subprocess.SubprocessError,
+)
+"""Errors that tracing and compiling raise where a model or a system does not suit them; any other one is the caller's."""
+
+
+def raise_time_out(error: BaseException, handlers: frozenset[CodeType] | None = None) -> None:
+    """Raise a time-out of the caller again where it is the error, or what the error was made of.
+
+    A time-out is a TimeoutError, and any exception that the handler of a signal has raised: it says nothing about the code
+    that it stopped, so that no other code may be tried in place of that.
+
+    Args:
+        error: error that was caught.
+        handlers: code of the handlers of signals; None takes those that are installed.
+    """
+    installed = signal_handlers() if handlers is None else handlers
+    found, seen = error, set[int]()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        codes = {frame.f_code for frame, _ in walk_tb(found.__traceback__)}
+        if issubclass(type(found), TimeoutError) or codes & installed:
+            raise found
+        found = found.__cause__ or found.__context__  # type: ignore[assignment]
+
+
+def signal_handlers() -> frozenset[CodeType]:
+    """Code of all functions that handle a signal."""
+    found = (_code(signal.getsignal(number)) for number in signal.valid_signals())
+    return frozenset(code for code in found if code is not None)
+
+
+@singledispatch
+def _code(handler: Any) -> CodeType | None:
+    """Code that runs when a handler is called; None for one without Python code."""
+    call = type(handler).__call__ if callable(handler) else None
+    return _code(call) if type(call) is FunctionType else None
+
+
+@_code.register
+def _(handler: FunctionType) -> CodeType | None:
+    return handler.__code__
+
+
+@_code.register
+def _(handler: MethodType) -> CodeType | None:
+    return _code(handler.__func__)
+
+
+@_code.register
+def _(handler: partial) -> CodeType | None:
+    return _code(handler.func)
 
 
 @contextmanager
@@ -20,6 +93,7 @@ def translated_errors(data: Dataset) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise_time_out(error)
         shapes = [tuple(t.shape) for t in data.args if torch.is_tensor(t)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if torch.is_tensor(t)}
         devices = sorted({str(t.device) for t in data.tensors()})

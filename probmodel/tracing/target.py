@@ -21,6 +21,7 @@ from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.minibatch_scale import row_scaled
+from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
@@ -116,7 +117,8 @@ def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[
             nothing = start.new_zeros(num_samples)
             try:
                 return traced(nothing)
-            except RuntimeError:
+            except RuntimeError as error:
+                raise_time_out(error)
                 return torch.stack([draw(each) for each in nothing])
 
     return sample_prior

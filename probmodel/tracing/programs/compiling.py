@@ -30,6 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from probmodel.protocols.errors import CompilingWarning
+from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.programs.graphs import graph_modules, half_precision
 from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
 
@@ -153,6 +154,7 @@ class Native:
         try:
             return self.path.exists()
         except Exception as error:  # noqa: BLE001 - any failure of tracing without values has the same remedy
+            raise_time_out(error)
             self._refuse(str(error).strip().split("\n")[0])
             return False
 
@@ -171,6 +173,7 @@ class Native:
                     self._once(run, self.examples)
             expected, got = (self._once(each, self.examples) for each in (self.function, run))
         except Exception as error:  # noqa: BLE001 - any failure of the compiler has the same remedy
+            raise_time_out(error)
             return self._refuse(str(error).strip().split("\n")[0])
         worst = relative_error(
             expected,
@@ -203,7 +206,8 @@ class Native:
             _build(self._traced(), self.examples, path, self.mode, self.options)
         try:
             runner = _runner(str(path))
-        except RuntimeError:  # The file of an interrupted build or of another machine.
+        except RuntimeError as error:  # The file of an interrupted build or of another machine.
+            raise_time_out(error)
             path.unlink(missing_ok=True)
             _build(self._traced(), self.examples, path, self.mode, self.options)
             runner = _runner(str(path))
