@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def save_netcdf(posterior: Arrays, path: str | Path | BytesIO) -> None:
-    """Write draws, to a path or into memory, as the group "posterior" of a NetCDF file that `arviz.from_netcdf` opens; bit-exact in any dtype."""
+    """Write draws, to a path or into memory, as a NetCDF file with the group "posterior", as ArviZ does; any dtype is exact."""
     xarray_dataset(posterior).to_netcdf(path, mode="w", group="posterior", engine="h5netcdf")
 
 

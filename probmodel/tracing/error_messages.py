@@ -13,7 +13,6 @@ import torch
 
 from probmodel.protocols.dataset import Dataset
 
-
 MACHINERY = (
     ArithmeticError,
     AssertionError,

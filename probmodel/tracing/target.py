@@ -20,8 +20,8 @@ from probmodel.tracing.checks import check
 from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.minibatch_scale import row_scaled
 from probmodel.tracing.error_messages import raise_time_out
+from probmodel.tracing.minibatch_scale import row_scaled
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.programs.program import Program, bytes_per_call
 from probmodel.tracing.randomness import isolated
