@@ -10,6 +10,7 @@ import pyro
 from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import maximize
+from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -46,7 +47,8 @@ class MaximumLikelihood:
         """Maximize the log likelihood, starting at the model's own parameters.
 
         Returns:
-            Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set.
+            Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set.  After a
+            KeyboardInterrupt (Ctrl-C) it is the largest value by then, and an `InterruptedWarning` says so.
 
         Raises:
             ValueError: for a model with latents or without trainable parameters.
@@ -69,7 +71,9 @@ class MaximumLikelihood:
                 max_steps=max_steps,
                 tolerance=self.tolerance,
             )
-        if not found.converged:
+        if found.interrupted:
+            warn_interrupted("MaximumLikelihood", found.num_steps, max_steps, "steps", stacklevel=2)
+        elif not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",
                 ConvergenceWarning,
@@ -79,6 +83,7 @@ class MaximumLikelihood:
             "method": "MaximumLikelihood",
             "seed": seed,
             "log_likelihood": found.value,
+            "interrupted": found.interrupted,
             "num_steps": found.num_steps,
             "num_evaluations": found.num_evaluations,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),

@@ -29,6 +29,8 @@ class Maximum(NamedTuple):
     converged: bool
     """True if the search ended by itself, at a point from which a new search gains nothing."""
     message: str
+    interrupted: bool = False
+    """True where a KeyboardInterrupt ended the search, whose best point was taken."""
 
 
 def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps: int, tolerance: float) -> Maximum:
@@ -46,7 +48,7 @@ def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps
         tolerance: nats; a step that gains less is the last of its search.
 
     Returns:
-        Maximum, whose value is in the unit of `value`.
+        Maximum, whose value is in the unit of `value`; after a KeyboardInterrupt, the best point by then.
 
     Raises:
         ValueError: for a negative tolerance.
@@ -64,12 +66,24 @@ def maximize(value: Callable[[], Tensor], leaves: Sequence[Tensor], *, max_steps
         )
     if not len(theta):
         return Maximum(-first, 0, 1, True, "no parameters to move")
+    try:
+        return _ascended(search, theta, first, max_steps, tolerance)
+    except KeyboardInterrupt:
+        best, theta = search.lowest
+        search.place(theta)
+        return Maximum(-best, search.num_steps, search.evaluations, False, "interrupted", True)
+
+
+def _ascended(search: "_Search", theta: np.ndarray, first: float, max_steps: int, tolerance: float) -> Maximum:
+    """Searches from a start with value `first`, until none gains."""
     best, num_steps, bounds = first, 0, None
     while True:
         search.failures, scale = 0, max(1.0, abs(best))
         # SciPy's tolerance is relative to the value, which may grow.
         options = {"maxiter": max_steps - num_steps, "ftol": tolerance / scale, "gtol": 0.0}
-        found = minimize(search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        found = minimize(
+            search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=search.count
+        )
         gained, theta, best, num_steps = best - found.fun, found.x, found.fun, num_steps + int(found.nit)
         stopped = num_steps >= max_steps
         # A search at the edge of its box has not ended by itself.
@@ -96,10 +110,15 @@ class _Search:
     def __init__(self, value: Callable[[], Tensor], leaves: Sequence[Tensor]) -> None:
         self.value, self.leaves = value, leaves
         self.sizes = [leaf.numel() for leaf in leaves]
-        self.failures = self.evaluations = 0
+        self.failures = self.evaluations = self.num_steps = 0
+        self.lowest = FAILED_VALUE, self.start()
 
     def start(self) -> np.ndarray:
         return _vector([leaf.detach() for leaf in self.leaves])
+
+    def count(self, theta: np.ndarray) -> None:
+        """Count a step."""
+        self.num_steps += 1
 
     def place(self, theta: np.ndarray) -> None:
         with torch.no_grad():
@@ -137,7 +156,11 @@ class _Search:
         if self.leaves and value.requires_grad:
             grad = -_vector(torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True))
         number = -float(value.detach())
-        return (number, grad) if np.isfinite(number) and np.isfinite(grad).all() else self._failed(theta)
+        if not (np.isfinite(number) and np.isfinite(grad).all()):
+            return self._failed(theta)
+        if number < self.lowest[0]:
+            self.lowest = number, theta.copy()
+        return number, grad
 
     def _failed(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.failures += 1
