@@ -32,22 +32,22 @@ MACHINERY = (
 """Errors that tracing and compiling raise where a model or a system does not suit them; any other one is the caller's."""
 
 
-def raise_time_out(error: BaseException, handlers: frozenset[CodeType] | None = None) -> None:
+def raise_time_out(error: BaseException) -> None:
     """Raise a time-out of the caller again where it is the error, or what the error was made of.
 
     A time-out is a TimeoutError, and any exception that the handler of a signal has raised: it says nothing about the code
     that it stopped, so that no other code may be tried in place of that.
-
-    Args:
-        error: error that was caught.
-        handlers: code of the handlers of signals; None takes those that are installed.
     """
-    installed = signal_handlers() if handlers is None else handlers
+    raise_if_raised_by(signal_handlers(), error, TimeoutError)
+
+
+def raise_if_raised_by(handlers: frozenset[CodeType], error: BaseException, *kinds: type[BaseException]) -> None:
+    """Raise an exception again that the handlers of signals have raised, or one of the kinds."""
     found, seen = error, set[int]()
     while found is not None and id(found) not in seen:
         seen.add(id(found))
         codes = {frame.f_code for frame, _ in walk_tb(found.__traceback__)}
-        if issubclass(type(found), TimeoutError) or codes & installed:
+        if issubclass(type(found), kinds) or codes & handlers:
             raise found
         found = found.__cause__ or found.__context__  # type: ignore[assignment]
 
