@@ -25,11 +25,11 @@ def slope(x, y=None):
         return pyro.sample("y", dist.Normal(a * x, 1.0), obs=y)
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     """An exception of the caller's own."""
 
 
-@pytest.mark.parametrize("kind", [TimeoutError, OutOfTime, RuntimeError, ValueError])
+@pytest.mark.parametrize("kind", [TimeoutError, OutOfTimeError, RuntimeError, ValueError])
 def test_a_time_out_stops_a_fit_wherever_it_strikes(kind):
     """It was once taken for a failure of tracing, after which the model ran on."""
     calls, data = [], rows()
