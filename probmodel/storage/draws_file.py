@@ -36,10 +36,10 @@ def draws_of(contents: bytes) -> dict[str, np.ndarray]:
     """
     with h5py.File(io.BytesIO(contents), "r") as file:
         if [name for name, _ in _members(file)] != [GROUP]:
-            raise ValueError(f"expected the group {GROUP} alone, got {sorted(file)}")
+            raise _refused(f"the group {GROUP} alone", sorted(file))
         sizes = [_size(name, each) for name, each in _members(file[GROUP])]
     if sum(sizes) > len(contents):
-        raise ValueError(f"expected values that {len(contents)} bytes hold, got {sum(sizes)} bytes of them")
+        raise _refused(f"values that {len(contents)} bytes hold", f"{sum(sizes)} bytes of them")
     return load_netcdf(io.BytesIO(contents))
 
 
@@ -47,23 +47,25 @@ def _members(group: Any) -> Iterator[tuple[str, Any]]:
     for name in group:
         link = type(group.get(name, getlink=True)).__name__
         if link != "HardLink":
-            raise ValueError(f"expected values in the file itself, got {name!r} as a link to elsewhere ({link})")
+            raise _refused("values in the file itself", f"{name!r} as a link to elsewhere ({link})")
         yield name, group[name]
 
 
 def _size(name: str, values: Any) -> int:
     """Bytes of the values of a data set that stand in the file."""
     if type(values) is not h5py.Dataset or values.dtype.kind not in NUMBERS:
-        raise ValueError(f"expected an array of numbers, got {name!r} of another kind")
+        raise _refused("an array of numbers", f"{name!r} of another kind")
     plan = values.id.get_create_plist()
     in_place = plan.get_layout() in IN_PLACE or not values.size  # No values have no place.
     if values.external is not None or values.is_virtual or plan.get_nfilters() or not in_place:
-        raise ValueError(
-            f"expected values in the file itself, got {name!r} that is stored elsewhere, filtered or in chunks"
-        )
+        raise _refused("values in the file itself", f"{name!r} that is stored elsewhere, filtered or in chunks")
     if h5py.h5o.get_info(values.id).rc != 1:
-        raise ValueError(f"expected one name for each array, got another one for {name!r}")
+        raise _refused("one name for each array", f"another one for {name!r}")
     size = int(values.size) * values.dtype.itemsize
     if values.id.get_storage_size() < size:
-        raise ValueError(f"expected {size} bytes of {name!r}, got {values.id.get_storage_size()}")
+        raise _refused(f"{size} bytes of {name!r}", values.id.get_storage_size())
     return size
+
+
+def _refused(expected: str, got: object) -> ValueError:
+    return ValueError(f"expected {expected}, got {got}; save the fit again")
