@@ -103,7 +103,7 @@ class BoltzmannLearning:
             num_steps = _learn(self, fitted, data, evaluations)
         interrupted = num_steps < self.ascent.num_steps and not evaluations.diverged
         if interrupted:
-            warn_interrupted("BoltzmannLearning", num_steps, self.ascent.num_steps, "steps", stacklevel=2)
+            warn_interrupted("BoltzmannLearning", num_steps, self.ascent.num_steps, "steps")
         if evaluations.diverged:
             copy_into(evaluations.best, evaluations.leaves)
             evaluations.warn()

@@ -68,7 +68,7 @@ class CollapsedGibbs:
                         log_p.append(_log_p(evaluated, c))
                         reached.keep(len(kept))
         if reached.num_steps < num_samples:
-            warn_interrupted("CollapsedGibbs", reached.num_steps, num_samples, "draws per chain", stacklevel=2)
+            warn_interrupted("CollapsedGibbs", reached.num_steps, num_samples, "draws per chain")
         kept, log_p = kept[: reached.num_steps], log_p[: reached.num_steps]
         draws = torch.stack(kept, 1)
         one_hot = torch.nn.functional.one_hot(draws.flatten(0, 1), len(evaluated.residual)).to(x)

@@ -63,7 +63,7 @@ class Laplace:
                 modes.append(mode(target, start))
                 reached.keep(len(modes))
         if len(modes) < len(starts):
-            warn_interrupted("Laplace", len(modes), len(starts), "ascents", stacklevel=2)
+            warn_interrupted("Laplace", len(modes), len(starts), "ascents")
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta).detach()))
         guide = GaussianGuide(gaussian_at(target, best), latents)
         draws = guide_draws(guide, data, latents, num_samples, seed)

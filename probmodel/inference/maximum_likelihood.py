@@ -72,7 +72,7 @@ class MaximumLikelihood:
                 tolerance=self.tolerance,
             )
         if found.interrupted:
-            warn_interrupted("MaximumLikelihood", found.num_steps, max_steps, "steps", stacklevel=2)
+            warn_interrupted("MaximumLikelihood", found.num_steps, max_steps, "steps")
         elif not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",

@@ -95,7 +95,7 @@ class VariationalEM:
                 finished.append(self._finished(finalist, x, y))
         best = max(finished or found, key=lambda each: each.bound)
         if reached.interrupted:
-            warn_interrupted("VariationalEM", len(found), len(starts), f"starts, {len(finished)} of them to the end", 2)
+            warn_interrupted("VariationalEM", len(found), len(starts), f"starts, {len(finished)} of them to the end")
         elif not best.converged:
             warnings.warn(
                 f"VariationalEM: the bound still rose after {self.max_steps} steps; raise max_steps",

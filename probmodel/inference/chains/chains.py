@@ -94,7 +94,7 @@ def posterior(
     divergences = int(found.stats["diverging"].sum())
     stuck = int(is_stuck(found).sum())
     if found.wanted is not None:
-        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain")
+        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain", stacklevel=4)
     warn_if_untrusted(method, draws, divergences, stuck)
     info = {
         "method": method,
