@@ -400,7 +400,7 @@ MUTATIONS = (
         "            if _is_still(place, handle):\n",
         "            if True:\n",
         REPLACING,
-        "reader_sees",
+        "under_its_hands",
     ),
     Mutation(
         "what killed writers leave stays",

@@ -137,6 +137,21 @@ def test_a_reader_sees_the_older_or_the_newer_fit_while_it_is_replaced(way, tmp_
     assert set(found) == {b"older", b"newer"}
 
 
+def test_a_reader_whose_fit_is_replaced_under_its_hands_sees_the_newer_one(way, tmp_path, monkeypatch):
+    folder, manifest, calls = tmp_path / "fit", fit_folder._manifest, []
+    write(folder, OLDER)
+
+    def replaced_afterwards(path, handle):
+        found = manifest(path, handle)
+        calls.append(1)
+        if len(calls) == 1:
+            write(folder, NEWER)
+        return found
+
+    monkeypatch.setattr(fit_folder, "_manifest", replaced_afterwards)
+    assert read(folder) == NEWER
+
+
 def test_a_reader_between_two_renames_sees_the_older_fit(tmp_path):
     folder = tmp_path / "fit"
     write(folder, OLDER)
