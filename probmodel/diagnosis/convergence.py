@@ -23,7 +23,19 @@ UNFINISHED = 0.05
 
 def convergence(posterior: Posterior, evidence: Evidence | None = None) -> list[Finding]:
     """Findings on the convergence of the inference, flagged *inference failed* if its result cannot be used."""
-    return [*optimization_findings(posterior), *_chains(posterior), *_guide(posterior, evidence)]
+    return [
+        *_interrupted(posterior),
+        *optimization_findings(posterior),
+        *_chains(posterior),
+        *_guide(posterior, evidence),
+    ]
+
+
+def _interrupted(posterior: Posterior) -> list[Finding]:
+    if not posterior.info.get("interrupted"):
+        return []
+    message = "the fit was interrupted before its steps or draws were done; fit again for all of them"
+    return [finding("interrupted", 1.0, message, flag=CAUTION)]
 
 
 def optimization_findings(posterior: Posterior) -> list[Finding]:

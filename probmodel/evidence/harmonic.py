@@ -13,11 +13,12 @@ from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
-from probmodel.tracing.randomness import isolated
+from probmodel.tracing.randomness import isolated, preserving_validation
 from probmodel.tracing.target import target_of
 
 try:
-    import zuko
+    with preserving_validation():  # It turns the checks of all distributions off.
+        import zuko
 
     HAS_ZUKO = True
 except ImportError:

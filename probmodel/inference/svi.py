@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.inference.descent.descent import WINDOW, descent, reason_against_loop
+from probmodel.inference.descent.descent import WINDOW, Descent, descent, reason_against_loop
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.inference.descent.trend import Trend, loss_trend
 from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
@@ -101,12 +102,14 @@ class SVI:
 
         Returns:
             Posterior with draws of the guide; `info["losses"]` has one loss per step, in nats over the whole data set,
-            and `info["plateau"]` states whether the loss had stopped falling at the end.
+            `info["plateau"]` states whether the loss had stopped falling at the end, and `info["interrupted"]` whether a
+            KeyboardInterrupt (Ctrl-C) ended it: the fit is then that of the steps done, with an `InterruptedWarning`.
 
         Raises:
             ValueError: for unsuitable data, or settings out of range.
             TypeError: for an objective or an autoguide that cannot be called.
             NonFiniteError: where the loss or a gradient is not finite, with the first site that is the cause.
+            KeyboardInterrupt: where it comes before the first step is done.
         """
         check_training(model, data)
         seed, settings = checked_seed(seed), _checked(self, data)
@@ -118,7 +121,9 @@ class SVI:
             with training_mode():
                 outcome = _descend(settings, fitted, guide, leaves, data)
             end_training(fitted, guide)
-            if not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
+            if outcome.interrupted:
+                warn_interrupted("SVI", len(outcome.losses), settings.num_steps, "steps")
+            elif not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
                 trend = _recent_trend(outcome.losses)
                 warnings.warn(
                     f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {trend.size:,.2f} ± "
@@ -143,6 +148,8 @@ class Outcome(NamedTuple):
     fallback: str | None
     execution: str
     """Mode in which the steps were executed, and the reason."""
+    interrupted: bool = False
+    """True where a KeyboardInterrupt ended the steps."""
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
@@ -159,10 +166,12 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     mode = descent(gradient, batches, order, optimizer)
     losses: list[float] = []
     quiet, seconds, tried = 0, 0.0, False
-    chosen = _initial_plan(settings, gradient)
-    with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
+    chosen, reached = _initial_plan(settings, gradient), Reached(leaves.values())
+    bar = tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         while len(losses) < settings.num_steps:
-            if losses and settings.compile is None and gradient.graph is not None and not tried:
+            timed = len(losses) == TRIAL_STEPS or (losses and len(losses) % WINDOW == 0)
+            if timed and settings.compile is None and gradient.graph is not None and not tried:
                 later = plan(
                     seconds / len(losses) * (settings.num_steps - len(losses)) * mode.saved_fraction, mode.on_disk
                 )
@@ -172,12 +181,11 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
                 bar.set_postfix_str("compiling")
                 mode.compile()
                 bar.set_postfix_str("")
-            trial = not losses and not mode.compiled
-            goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
             begin = time.perf_counter()
-            found = mode.advance(min(goal, settings.num_steps - len(losses)))
+            found = mode.advance(min(_goal(mode, len(losses), seconds), settings.num_steps - len(losses)))
             seconds += time.perf_counter() - begin
             losses += found.losses
+            reached.keep(len(losses))
             bar.update(len(found.losses))
             if found.bad:
                 batch = data if found.rows is None else data.rows(found.rows)
@@ -189,13 +197,23 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
                     break
         bar.total = bar.n  # An early stop leaves a full bar, not an unfinished one.
         bar.refresh()
+    del losses[reached.num_steps :]
     for leaf in leaves.values():
         leaf.grad = None
     reason = "refused by the compiler" if chosen.compile and not mode.compiled else chosen.reason
     by_step = mode.mode == "step" and gradient.graph is not None
     why = f" ({reason_against_loop(gradient, optimizer)})" if by_step else ""
     execution = f"{_EXECUTIONS[mode.mode, mode.compiled]}{why}: {reason}"
-    return Outcome(losses, not descends(losses), mode.compiled, gradient.program.reason, execution)
+    plateau, fallback = not descends(losses), gradient.program.reason
+    return Outcome(losses, plateau, mode.compiled, fallback, execution, reached.interrupted)
+
+
+def _goal(mode: Descent, done: int, seconds: float) -> int:
+    """Number of steps of the next call: to the end of the trial or the window, and where steps are single, of a second."""
+    trial = done < TRIAL_STEPS and not mode.compiled
+    goal = TRIAL_STEPS - done if trial else WINDOW - done % WINDOW
+    # An interrupt loses the steps of one call.
+    return goal if mode.mode == "loop" else min(goal, max(1, int(done / max(seconds, 1e-9))))
 
 
 _EXECUTIONS = {

@@ -113,7 +113,10 @@ class Posterior:
     def __repr__(self) -> str:
         sites = ", ".join(f"{name} {tuple(draw.shape)}" for name, draw in self.draws.items()) or "no latents"
         seconds = float(self.info.get("seconds", 0.0))
-        return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s: {sites}"
+        return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s{self._mark()}: {sites}"
+
+    def _mark(self) -> str:
+        return ", interrupted" if self.info.get("interrupted") else ""
 
     def _repr_html_(self) -> str:
         def line(site: str, draws: Tensor) -> tuple[str, str, str, str]:
@@ -123,7 +126,8 @@ class Posterior:
             return site, str(tuple(draws.shape)), mean, deviation
 
         head = ["site", "draws (chain, draw, *event)", "mean", "standard deviation"]
-        caption = f"Posterior by {self.info.get('method', '?')} in {float(self.info.get('seconds', 0.0)):.1f} s"
+        seconds = float(self.info.get("seconds", 0.0))
+        caption = f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s{self._mark()}"
         return html_table(head, [line(site, draws) for site, draws in self.draws.items()], caption)
 
 

@@ -20,6 +20,7 @@ from probmodel.tracing.checks.modules import check_modules, evaluation_mode
 from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.latents.coordinates import Coordinates
 from probmodel.tracing.latents.maps import FixedMaps, Maps, MovingMaps
 from probmodel.tracing.latents.supports import moving_supports
@@ -163,7 +164,8 @@ def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[
             nothing = start.new_zeros(num_samples)
             try:
                 return traced(nothing)
-            except RuntimeError:
+            except RuntimeError as error:
+                raise_time_out(error)
                 return torch.stack([draw(each) for each in nothing])
 
     return sample_prior

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probmodel.draws.diagnostics import rhat
+from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.model import Model
@@ -54,6 +55,8 @@ class Sampled(NamedTuple):
     """Mode in which the steps were executed, and the reason."""
     seconds: float
     """Time from the first step to the last, without compilation."""
+    wanted: int | None = None
+    """Number of draws per chain that were asked for, where an interrupt has left fewer."""
 
 
 def check_acceptance(target_accept: float) -> None:
@@ -90,6 +93,8 @@ def posterior(
     draws = by_site(target, found.theta)
     divergences = int(found.stats["diverging"].sum())
     stuck = int(is_stuck(found).sum())
+    if found.wanted is not None:
+        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain", stacklevel=4)
     warn_if_untrusted(method, draws, divergences, stuck)
     info = {
         "method": method,
@@ -101,6 +106,7 @@ def posterior(
         **found.adapted,
         "fallback": target.fallback,
         "compiled": found.compiled,
+        "interrupted": found.wanted is not None,
         "execution": found.execution,
         "seconds": time.perf_counter() - begin,
         "seconds_sampling": found.seconds,
