@@ -42,12 +42,11 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
     """Read a network from a file: variables, values and parents in the file's order, probabilities as printed.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file is not BIF, a name is not declared, or a table is incomplete, not normalized or of the
             wrong size.
     """
-    tokens = [
-        token for token in _TOKEN.findall(Path(path).read_text(encoding="utf-8")) if token[:2] not in ("//", "/*")
-    ]
+    tokens = [token for token in _TOKEN.findall(_text(Path(path))) if token[:2] not in ("//", "/*")]
     blocks = list(_blocks(tokens))
     levels = _unique_by_name([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
     families = _unique_by_name(
@@ -78,6 +77,13 @@ def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------ reading
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected a text file in UTF-8, got {path}: {error}; convert it, or name a BIF file") from None
 
 
 def _unique_by_name(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
@@ -140,7 +146,7 @@ def _variable(block: _Block) -> tuple[str, tuple[str, ...]]:
     """Name and values of a variable."""
     name = _name(block.head[1:])
     types = [line for line in block.lines if line[0] == "type"]
-    if len(types) != 1 or types[0][1] != "discrete":
+    if len(types) != 1 or types[0][1:2] != ["discrete"]:
         raise ValueError(
             f"expected one line 'type discrete' of {name!r}, got {[' '.join(line) for line in types]}; declare the"
             " variable by one such line"
@@ -157,7 +163,7 @@ def _variable(block: _Block) -> tuple[str, tuple[str, ...]]:
 
 def _family(block: _Block, levels: Levels) -> tuple[str, _Family]:
     """The variable, with its parents and the lines of its block."""
-    child, *rest = _split(_between(block.head, "(", ")"), "|")
+    child, *rest = _split(_between(block.head, "(", ")"), "|") or [[]]
     node, parents = _name(child), tuple(_name(part) for part in _split(rest[0], ",")) if rest else ()
     unknown = sorted({node, *parents} - set(levels))
     if unknown:

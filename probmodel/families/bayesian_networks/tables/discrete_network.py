@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.levels import position
 
 ROW_SUM_TOLERANCE = 1e-6
 """Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
@@ -87,7 +88,7 @@ class DiscreteNetwork:
         return family_shape(self.dag, self.levels, node)
 
     def code(self, node: str, value: object) -> int:
-        """Position of a value among the levels, matched by its text.
+        """Position of a value among the levels, matched by its text; a number matches in any type, 1 as 1.0 or True.
 
         Raises:
             ValueError: if the variable is unknown, or the value is not among its levels.
@@ -96,11 +97,7 @@ class DiscreteNetwork:
             raise ValueError(
                 f"expected one of the variables {sorted(self.levels)}, got {node!r}; pass one of these names"
             )
-        if str(value) not in self.levels[node]:
-            raise ValueError(
-                f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}; pass one of these values"
-            )
-        return self.levels[node].index(str(value))
+        return position(node, self.levels[node], value)
 
     def codes(self, data: CategoricalData) -> Int[np.ndarray, "N n"]:
         """Codes of rows by this network's own levels, with columns in its order; −1 for missing values.
