@@ -9,6 +9,7 @@ from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.diagnosis.rule import against_smaller, p_loo_ratio
 from probmodel.prediction.new_rows import check_columns
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
@@ -19,6 +20,7 @@ ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
 """Verdicts by priority: the first one that flags any finding is the verdict."""
 
 
+@checks_arguments
 def diagnose(
     posterior: Posterior,
     held_out: Dataset | None = None,

@@ -35,6 +35,7 @@ from probmodel.families.boltzmann_machines.learning.phases import (
     energies,
 )
 from probmodel.inference.descent.minibatches import minibatches
+from probmodel.protocols.arguments import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -45,6 +46,7 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the negative phase sampled.
@@ -81,6 +83,7 @@ class BoltzmannLearning:
     def __post_init__(self) -> None:
         check_counts(self, optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the machine on the device and in the dtype of the data; the one passed in is left unchanged.
 

@@ -10,6 +10,7 @@ import pyro
 from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import maximize
+from probmodel.protocols.arguments import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -22,6 +23,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
 
+@checks_fields
 @dataclass(frozen=True)
 class MaximumLikelihood:
     """Fit a model without latents, such as a Gaussian process with its function integrated out, on all rows at once.
@@ -42,6 +44,7 @@ class MaximumLikelihood:
     def __post_init__(self) -> None:
         check_counts(self, "max_steps")
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Maximize the log likelihood, starting at the model's own parameters.
 

@@ -19,6 +19,7 @@ from probmodel.families.gaussian_processes.sparse import kl_to_standard
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
+from probmodel.protocols.arguments import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import NonFiniteError, NotNormalError
@@ -74,6 +75,7 @@ class WithInducingValues(Protocol, metaclass=Structural):
     decision: Decision
 
 
+@checks_fields
 @dataclass(frozen=True)
 class NaturalGradients:
     """Fit `Pipeline(features, SparseGP, decision)` by natural steps for q(u) and an optimizer for all other parameters.
@@ -108,6 +110,7 @@ class NaturalGradients:
     def __post_init__(self) -> None:
         check_counts(self, "num_steps", "num_particles", "num_samples", optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the pipeline.
 

@@ -12,6 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model, check_training_by_model
 from probmodel.protocols.layers import Decision, has_own_guide
@@ -40,6 +41,7 @@ def generative(name: str) -> bool:
     return "encoder" not in name.split(".")
 
 
+@checks_arguments
 def lift(
     module: nn.Module, *, prior: Prior = scaled_normal, where: Callable[[str], bool] = generative, spread: float = 0.02
 ) -> "Lifted":

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.decisions import ClassifyJoint, Regress
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.layers import Decision, DependentRows, GaussianProcessCodes, Generative, Representation
 from probmodel.protocols.model import ExactPosterior
@@ -29,6 +30,7 @@ class Pipeline(nn.Module):
     21834
     """
 
+    @checks_arguments
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],

@@ -17,6 +17,7 @@ from probmodel.prediction.averages import (
     with_parameters,
 )
 from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer
@@ -90,6 +91,7 @@ ROWS_SHOWN = 10
 """Rows of a prediction in its HTML table."""
 
 
+@checks_arguments
 def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int = 0) -> Prediction:
     """Predictive distribution p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
 

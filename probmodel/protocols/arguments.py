@@ -1,21 +1,26 @@
 """Checks of what a caller passes to a public function or settings, by its annotations, before anything runs.
 
-Annotations say which kind of value is meant; the range of a number and the contents of a value are checked by the function
-itself, or by `check_contents` for the values that many functions take.
+Annotations say which kind of value is meant, and the name of a number what it may be: `num_…`, `…_features`, `…_channels`
+and `…_size` count, `seed` and `level` mean the same everywhere.  Other ranges are checked by the function itself, the contents
+of values that many functions take by `check_contents`.
 """
 
 import collections.abc
 import inspect
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable
-from functools import cache, singledispatch, wraps
+from functools import cache, partial, singledispatch, wraps
 from operator import index
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import AbstractArray
+
+from probmodel.protocols.integers import checked_seed, integer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,6 +79,13 @@ def checks_fields(settings: C) -> C:
     return settings
 
 
+def unchecked(function: Callable[..., R]) -> Callable[..., R]:
+    """A function without its checks of arguments, for loops whose arguments are known to be good; others as they are."""
+    call = function if inspect.isroutine(function) else type(function).__call__
+    inner = vars(call).get("__wrapped__", call)
+    return inner if call is function else partial(inner, function)
+
+
 def check_call(function: Callable, args: tuple[Any, ...], kwargs: typing.Mapping[str, Any]) -> None:
     """Raise for arguments of a call that are not of the kind that the function's annotations state."""
     signature, kinds = _form(inspect.unwrap(function))
@@ -92,14 +104,37 @@ def check_call(function: Callable, args: tuple[Any, ...], kwargs: typing.Mapping
         parameter = signature.parameters[name]
         for each in value if parameter.kind is inspect.Parameter.VAR_POSITIONAL else (value,):
             check_kind(name, each, kinds[name])
+            _check_range(name, each)
 
 
 def check_kind(name: str, value: Any, kind: Kind) -> None:
     """Raise TypeError for a value that is not of a kind; ValueError for what is nearly an integer, or has bad contents."""
     if not kind.admits(value):
-        error = ValueError if kind.noun.startswith("an integer") else TypeError
-        raise error(f"expected {name} as {kind.noun}, got {shown(value)}; {kind.remedy}")
+        if kind.noun in ("an integer", "an integer or None"):
+            integer(name, value, least=LEAST.get(name, 1 if COUNTED.fullmatch(name) else -sys.maxsize))
+        raise TypeError(f"expected {name} as {kind.noun}, got {shown(value)}; {kind.remedy}")
     check_contents(value)
+
+
+COUNTED = re.compile(r"num_\w+|\w+_(features|channels|size)")
+"""Names of integers that count something, and so are 1 or more."""
+
+LEAST = {"max_parents": 0}
+"""Least value of integers by other names."""
+
+
+def _check_range(name: str, value: Any) -> None:
+    """Raise ValueError for a number that its name forbids."""
+    if not _is_number(value):
+        return
+    if name == "seed":
+        checked_seed(value)
+    elif COUNTED.fullmatch(name) and _is_integer(value):
+        integer(name, value, least=LEAST.get(name, 1))
+    elif name == "level" and not 0 < value < 1:
+        raise ValueError(f"expected a level between 0 and 1, got {value}; 0.95 is usual")
+    elif name in ("tolerance", "precision") and not 0 <= value < np.inf:
+        raise ValueError(f"expected {name} as a finite number, 0 or more, got {value}; leave it out for the default")
 
 
 @singledispatch
@@ -110,7 +145,9 @@ def check_contents(value: object) -> None:
 def shown(value: Any) -> str:
     """A value in a message: its shape where it is an array, its type beside it where that may be in doubt."""
     if type(value) in (np.ndarray, torch.Tensor):
-        return f"{'an array' if type(value) is np.ndarray else 'a tensor'} of {value.dtype} and shape {tuple(value.shape)}"
+        return (
+            f"{'an array' if type(value) is np.ndarray else 'a tensor'} of {value.dtype} and shape {tuple(value.shape)}"
+        )
     if value is None:
         return "None"
     text = " ".join(repr(value).split()) if type(value) in PLAIN else ""
@@ -209,22 +246,28 @@ ADVICE: dict[str, str] = {
 
 
 def _instance(cls: type) -> Kind:
+    if cls is torch.Tensor:
+        return Kind(_is_real, "a dense Tensor of real numbers", ADVICE["Tensor"])
     name = cls.__name__
     remedy = ADVICE.get(name, f"pass a value of {name}")
     article = "an" if name[0] in "AEIOU" else "a"
     return Kind(lambda value: isinstance(value, cls), f"{article} {name}", remedy)
 
 
+def _is_real(value: Any) -> bool:
+    return torch.is_tensor(value) and value.layout is torch.strided and not (value.is_complex() or value.is_meta)
+
+
 def _array(annotation: Any) -> Kind:
     whole = _instance(annotation.array_type)
     axes = None if annotation.index_variadic is not None else len(annotation.dims)
     shape = f"({annotation.dim_str.replace(' ', ', ')})"
-    noun = f"{whole.noun} of numbers" + (f" of shape {shape}" if axes is not None else "")
+    noun = whole.noun.removesuffix(" of real numbers") + " of real numbers" + (f", {shape}" if axes is not None else "")
 
     def admits(value: Any) -> bool:
         if not whole.admits(value) or (axes is not None and value.ndim != axes):
             return False
-        return type(value) is not np.ndarray or value.dtype.kind in "biufc"
+        return type(value) is not np.ndarray or value.dtype.kind in "biuf"
 
     return Kind(admits, noun, whole.remedy)
 
@@ -247,7 +290,8 @@ def _mapping(kinds: list[Kind]) -> Kind:
     def admits(found: Any) -> bool:
         if not isinstance(found, collections.abc.Mapping):
             return False
-        return all(map(key.admits, found)) and (value is ANYTHING or all(map(value.admits, found.values())))
+        # Other mappings may compute their values when asked.
+        return all(map(key.admits, found)) and (type(found) is not dict or all(map(value.admits, found.values())))
 
     return Kind(admits, f"a dict{nouns}", "pass a dict such as {'name': value}")
 
@@ -265,7 +309,9 @@ def _several(origin: type, kinds: list[Kind]) -> Kind:
         if lasts and not isinstance(found, collections.abc.Collection):
             return False
         # What can be read only once is left to the function.
-        return element is ANYTHING or not isinstance(found, collections.abc.Collection) or all(map(element.admits, found))
+        return (
+            element is ANYTHING or not isinstance(found, collections.abc.Collection) or all(map(element.admits, found))
+        )
 
     noun = f"a tuple of {len(kinds)} values" if fixed else f"a list of {_plural(element)}"
     return Kind(admits, noun, f"pass {noun}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from probmodel.draws.arrays import load_netcdf, save_netcdf
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
@@ -24,6 +25,7 @@ from probmodel.storage.folder import DRAWS_FILE, STRUCTURE, TENSORS, corrupt_on_
 from probmodel.tracing.randomness import isolated
 
 
+@checks_arguments
 def save(posterior: Posterior, folder: str | Path) -> Path:
     """Write a posterior to a folder; an earlier fit in it is replaced once the new one is complete.
 
@@ -64,6 +66,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
     return folder
 
 
+@checks_arguments
 def load(folder: str | Path, model: Model | None = None, guide: Model | None = None) -> Posterior:
     """Read a posterior, onto the CPU; its predictions equal those of the saved one bit for bit.
 

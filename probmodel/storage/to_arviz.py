@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from probmodel.draws.containers import from_arrays
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def to_arviz(posterior: Posterior) -> Any:
     """Posterior as a container of ArviZ, for ArviZ's own plots, summaries and comparisons.
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
 from probmodel.studies.jobs import (
@@ -74,6 +75,7 @@ class Benchmark:
         return f"{len(self.frame)} runs, {failed} failed; all in nats"
 
 
+@checks_arguments
 def benchmark(
     subjects: Mapping[str, Subject],
     estimators: Sequence[Estimator],

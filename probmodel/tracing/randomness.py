@@ -8,9 +8,11 @@ import numpy as np
 import pyro
 import torch
 
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.integers import checked_seed
 
 
+@checks_arguments
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Context with all random states seeded and an empty parameter store of Pyro; all are restored on exit.

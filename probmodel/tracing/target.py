@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
@@ -28,6 +29,7 @@ from probmodel.tracing.site_densities import enumerated, log_joint, log_likeliho
 from probmodel.tracing.sites import sites
 
 
+@checks_arguments
 def target(model: Model, data: Dataset) -> Target:
     """The joint density of a model's latents with its data, on unconstrained coordinates theta in R^D.
 

@@ -13,6 +13,7 @@ import torch
 import probmodel as pb
 
 bn = pb.bn
+pytestmark = pytest.mark.usefixtures("annotations_unchecked")
 
 
 def levels(column, **named) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ def test_rows_without_names_are_refused_and_columns_by_name_are_read():
     for wrong in (["a", "b"], {"a": "xy"}, {"a": None}):
         with pytest.raises(TypeError, match=r"expected .*got .*; pass"):
             bn.CategoricalData.of(frame, wrong)
-    with pytest.raises(TypeError, match="names of columns, got the text 'a'"):
+    with pytest.raises(TypeError, match="every_value as a list of names, got 'a'"):
         bn.CategoricalData.of(frame, every_value="a")
     with pytest.raises(ValueError, match=r"among the columns .*, got \['c'\]"):
         bn.CategoricalData.of(frame, every_value=("c",))

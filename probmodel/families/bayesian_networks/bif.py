@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
+from probmodel.protocols.arguments import checks_arguments
 
 _TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]+|"', re.DOTALL)
 _BARE = re.compile(r'(?!//|/\*)[^\s{}()\[\],;|"]+')
@@ -38,6 +39,7 @@ class _Family(NamedTuple):
     lines: list[list[str]]
 
 
+@checks_arguments
 def read_bif(path: str | Path) -> DiscreteNetwork:
     """Read a network from a file: variables, values and parents in the file's order, probabilities as printed.
 
@@ -61,6 +63,7 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
     return DiscreteNetwork(dag, levels, {node: _table(node, families[node], levels) for node in levels})
 
 
+@checks_arguments
 def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
     """Write a network to a file, with all digits of its probabilities.
 
@@ -83,7 +86,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected a text file in UTF-8, got {path}: {error}; convert it, or name a BIF file") from None
+        raise ValueError(
+            f"expected a text file in UTF-8, got {path}: {error}; convert it, or name a BIF file"
+        ) from None
 
 
 def _unique_by_name(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:

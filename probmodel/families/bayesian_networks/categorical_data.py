@@ -1,6 +1,7 @@
 """Rows of categorical variables as integer codes, and counts of their combinations."""
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +158,9 @@ def _named_levels(levels: Mapping[str, Sequence[str]] | None) -> dict[str, tuple
         )
     for name, values in (levels or {}).items():
         if type(values) is str or values is None:
-            raise TypeError(f"expected all values of {name!r} as a list, got {values!r}; pass a list such as ['low', 'high']")
+            raise TypeError(
+                f"expected all values of {name!r} as a list, got {values!r}; pass a list such as ['low', 'high']"
+            )
     return {name: tuple(map(label, values)) for name, values in (levels or {}).items()}
 
 
@@ -172,7 +175,7 @@ def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> 
 def _coded(name: str, values: Distinct, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
     unseen = sorted(set(values.values) - set(levels))
     if unseen:
-        raise ValueError(f"expected values of {name!r} among {list(levels)}, got {unseen}; add them to its levels")
+        raise ValueError(f"expected values of {name!r} among {repr(list(levels))}, got {repr(unseen)}; add them to its levels")
     if len(set(levels)) < len(levels):
         raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
     if len(levels) < 2:

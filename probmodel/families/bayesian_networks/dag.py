@@ -9,6 +9,8 @@ from itertools import combinations
 import networkx as nx
 import numpy as np
 
+from probmodel.protocols.arguments import checks_arguments
+
 _NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
 
 
@@ -146,7 +148,9 @@ def check_names(argument: str, names: Iterable[str]) -> list[str]:
     """The names as a list; raise TypeError for one text in place of several, or anything but text among them."""
     found = [names] if type(names) is str or not np.iterable(names) else list(names)
     if type(names) is str or any(type(name) not in (str, np.str_) for name in found):
-        raise TypeError(f"expected {argument} as a list of names, got {names!r}; pass names as text, such as ['a', 'b']")
+        raise TypeError(
+            f"expected {argument} as a list of names, got {names!r}; pass names as text, such as ['a', 'b']"
+        )
     return found
 
 
@@ -195,6 +199,7 @@ def _follows(
     return chain or cycle or kite
 
 
+@checks_arguments
 def structural_hamming_distance(a: DAG, b: DAG) -> int:
     """Number of node pairs that the graphs join differently: a missing, added or reversed edge counts one.
 
@@ -205,6 +210,7 @@ def structural_hamming_distance(a: DAG, b: DAG) -> int:
     return len({frozenset(edge) for edge in a.edges ^ b.edges})
 
 
+@checks_arguments
 def class_hamming_distance(a: DAG, b: DAG) -> int:
     """Structural Hamming distance of equivalence classes, reversible edges undirected (Tsamardinos et al., 2006).
 

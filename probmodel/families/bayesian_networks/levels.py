@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, is_tensor
 
+from probmodel.families.bayesian_networks.dag import check_names
+
 MANY_LEVELS = 20
 """Number of levels that a column may have whatever its rows are; as many fractional numbers are a continuous column."""
 
@@ -102,7 +104,7 @@ def own_levels(column: pd.Series, found: Distinct) -> tuple[str, ...]:
     ('0.5', '9', '10', 'b')
     """
     if type(column.dtype) is pd.CategoricalDtype:
-        return tuple(map(label, column.cat.categories))
+        return tuple(map(label, np.asarray(column.cat.categories)))
     values = found.values
     if all(type(value) is str or _NUMBER.fullmatch(text) for text, value in values.items()):
         return tuple(sorted(values, key=_numbers_first))
@@ -183,10 +185,8 @@ def named_columns(frame: Any) -> pd.DataFrame:
 
 
 def check_known_names(argument: str, names: Iterable[str], columns: Sequence[str]) -> None:
-    """Raise ValueError for names that are no columns, TypeError for one name in place of several."""
-    if type(names) is str:
-        raise TypeError(f"expected {argument} as names of columns, got the text {names!r}; pass ({names!r},)")
-    unknown = [name for name in names if name not in columns]
+    """Raise ValueError for names that are no columns, TypeError for what is no list of names."""
+    unknown = [name for name in check_names(argument, names) if name not in columns]
     if unknown:
         raise ValueError(f"expected {argument} among the columns {list(columns)}, got {unknown}; correct their names")
 

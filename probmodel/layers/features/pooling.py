@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.protocols.arguments import checks_arguments, checks_fields
 
+
+@checks_fields
 @dataclass(frozen=True)
 class MaxPool:
     """Largest value of each window of `size` along every spatial axis.
@@ -18,6 +21,7 @@ class MaxPool:
 
     size: int = 2
 
+    @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.dim() - 3]
         return pool(x, self.size)
@@ -27,12 +31,14 @@ class MaxPool:
         return asdict(self)
 
 
+@checks_fields
 @dataclass(frozen=True)
 class AveragePool:
     """Mean of each window of `size` along every spatial axis."""
 
     size: int = 2
 
+    @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
         return pool(x, self.size)
@@ -42,12 +48,14 @@ class AveragePool:
         return asdict(self)
 
 
+@checks_fields
 @dataclass(frozen=True)
 class UpSample:
     """Each value repeated `size` times along every spatial axis, for the larger feature maps of a decoder."""
 
     size: int = 2
 
+    @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
         return F.interpolate(x, scale_factor=float(self.size), mode="nearest")
 

@@ -23,6 +23,7 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
     observed_rows,
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
@@ -34,6 +35,7 @@ SETS_AT_ONCE = 2**14
 """Number of determinants computed in one call."""
 
 
+@checks_arguments
 def family_scores(
     data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = (), max_parents: int | None = None
 ) -> FamilyScores:
@@ -64,6 +66,7 @@ def family_scores(
     return _limited(by_sets, max_parents)
 
 
+@checks_arguments
 def gaussian_family_scores(
     given: Moments | Sequence[Moments], term: GaussianScore, max_parents: int | None = None
 ) -> FamilyScores:

@@ -14,6 +14,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
 from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
+from probmodel.protocols.arguments import checks_arguments, checks_fields
 
 ScoreFamilies = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
 """Function of a child and sets of parents that returns the score of each family, in nats."""
@@ -21,6 +22,7 @@ ScoreSubsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
 """Function of a child, K candidates and the largest number of parents that returns scores by mask of positions."""
 
 
+@checks_fields
 @dataclass(frozen=True, eq=False)
 class FamilyCache:
     """Scores of the families of one data set, in nats; built by `categorical_families` or `gaussian_families`.
@@ -37,6 +39,7 @@ class FamilyCache:
     by_subset: ScoreSubsets
     cache: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
 
+    @checks_arguments
     def __call__(self, child: int, parents: Iterable[int]) -> float:
         """Score of one family, given by columns, in nats."""
         return self.of_child(child, [tuple(parents)])[0]
@@ -75,6 +78,7 @@ class FamilyCache:
 # ------------------------------------------------------------------------------------------ categorical
 
 
+@checks_arguments
 def categorical_families(
     data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()
 ) -> FamilyCache:
@@ -169,6 +173,7 @@ def _product(sizes: Sequence[int], parents: Sequence[int]) -> float:
 # ------------------------------------------------------------------------------------------ Gaussian
 
 
+@checks_arguments
 def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, names: Sequence[str]) -> FamilyCache:
     """Cached family scores of linear Gaussian variables.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.levels import position
+from probmodel.protocols.arguments import checks_arguments
 
 ROW_SUM_TOLERANCE = 1e-6
 """Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
@@ -151,6 +152,7 @@ def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
+@checks_arguments
 def intervene(network: DiscreteNetwork, do: Mapping[str, object]) -> DiscreteNetwork:
     """Network after an intervention: the variables that were set have no parents and one value (Pearl, 2009, ch. 3).
 

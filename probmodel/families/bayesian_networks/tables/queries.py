@@ -22,6 +22,7 @@ from probmodel.families.bayesian_networks.tables.elimination import (
     scope_marginals,
     summed,
 )
+from probmodel.protocols.arguments import checks_arguments
 from probmodel.protocols.memory import refuse_above_memory
 
 
@@ -91,6 +92,7 @@ class Marginals(NamedTuple):
         return pd.Series(np.concatenate([self.tables[name] for name in self.levels]), index=index, name="probability")
 
 
+@checks_arguments
 def query(
     network: DiscreteNetwork,
     targets: Sequence[str] | str,
@@ -126,6 +128,7 @@ def query(
     return JointTable({each: network.levels[each] for each in targets}, table, log_evidence(found, given, do))
 
 
+@checks_arguments
 def marginals(
     network: DiscreteNetwork, *, given: Mapping[str, object] = NO_VALUES, do: Mapping[str, object] = NO_VALUES
 ) -> Marginals:
