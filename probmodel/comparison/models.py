@@ -129,6 +129,7 @@ def _or_last(value: float) -> float:
 
 
 def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: Estimator) -> Row:
+    held_out = None if held_out is None else held_out.in_columns_of(posterior.data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvidenceWarning)
         evidence = estimator(posterior)

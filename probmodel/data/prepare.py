@@ -262,8 +262,9 @@ def _check_full(data: Dataset) -> int:
         raise ValueError(f"expected all {data.size} rows, got {len(tensors[0])}; split before taking minibatches")
     if data.size < 2:
         raise ValueError(f"expected at least two rows, got {data.size}; pass more data")
-    for index, x in enumerate(tensors):
-        _check_finite(x, f"tensor {index} of the data")
+    for name, x in data.by_name().items():
+        if torch.is_tensor(x):
+            _check_finite(x, name)
     return data.size
 
 

@@ -56,7 +56,7 @@ def diagnose(
         Gabry (2017), "Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC".
     """
     if held_out is not None:
-        held_out = on_device_of(held_out, posterior.data)
+        held_out = on_device_of(held_out.in_columns_of(posterior.data), posterior.data)
         check_columns(posterior, held_out)
         check(posterior.model, held_out)
     found = [*convergence(posterior, evidence), *complexity(posterior), *evidence_findings(evidence)]

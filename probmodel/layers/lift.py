@@ -57,11 +57,13 @@ def lift(
         Lifted model, called as `module` is, with a `guide`.
 
     Raises:
-        ValueError: if `where` selects no parameter.
+        ValueError: if `where` selects no parameter, or spread is not positive.
 
     Reference:
         Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), "Weight uncertainty in neural networks".
     """
+    if not 0 < spread < math.inf:
+        raise ValueError(f"expected spread as a positive standard deviation, got {spread}; 0.02 is the default")
     return Lifted(deepcopy(module), prior, where, spread)
 
 

@@ -105,7 +105,7 @@ def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int 
         posterior: posterior from any inference method.
         args: one Dataset, whose observations are ignored, or the positional arguments of the model for the new rows,
             without the observations: tensors on any device, NumPy arrays or data frames, which take the dtype of the
-            training rows.
+            training rows; where those were a frame, a frame's columns are found by their names.
         num_samples: number of draws to average; all draws of the posterior where it has fewer.
         seed: seed of the draws of latents that are local to a row.
 
@@ -117,7 +117,8 @@ def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int 
         ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
     """
     if len(args) == 1 and type(args[0]) is Dataset:
-        data = args[0]._replace(kwargs={**shared_arguments(posterior), **args[0].kwargs}, size=None)
+        rows = args[0].in_columns_of(posterior.data)
+        data = rows._replace(kwargs={**shared_arguments(posterior), **rows.kwargs}, size=None)
     else:
         data = Dataset(rows_as_trained(posterior, args), shared_arguments(posterior), None)
     return predict_rows(posterior, data, num_samples=num_samples, seed=seed)

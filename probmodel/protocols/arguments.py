@@ -39,11 +39,13 @@ class Kind(NamedTuple):
         admits: function that tells whether a value is of this kind.
         noun: name of the kind, for the message.
         remedy: what to pass instead, for the message.
+        axes: names of the axes of an array, which have the same length in all arguments of a call.
     """
 
     admits: Callable[[Any], bool]
     noun: str
     remedy: str
+    axes: tuple[str, ...] = ()
 
 
 def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
@@ -98,6 +100,7 @@ def check_call(function: Callable, args: tuple[Any, ...], kwargs: typing.Mapping
             f"expected the arguments {', '.join(shown)} of {_name(function)}, got {count} by position and {list(kwargs)} "
             f"by name ({error}); {_remedy_of_call(args, kinds)}"
         ) from None
+    lengths: dict[str, tuple[int, str]] = {}
     for name, value in bound.items():
         if name not in kinds:
             continue
@@ -105,6 +108,8 @@ def check_call(function: Callable, args: tuple[Any, ...], kwargs: typing.Mapping
         for each in value if parameter.kind is inspect.Parameter.VAR_POSITIONAL else (value,):
             check_kind(name, each, kinds[name])
             _check_range(name, each)
+        if kinds[name].axes and value is not None:
+            _check_lengths(name, value, kinds[name].axes, lengths)
 
 
 def check_kind(name: str, value: Any, kind: Kind) -> None:
@@ -114,6 +119,17 @@ def check_kind(name: str, value: Any, kind: Kind) -> None:
             integer(name, value, least=LEAST.get(name, 1 if COUNTED.fullmatch(name) else -sys.maxsize))
         raise TypeError(f"expected {name} as {kind.noun}, got {shown(value)}; {kind.remedy}")
     check_contents(value)
+
+
+def _check_lengths(name: str, value: Any, axes: tuple[str, ...], lengths: dict[str, tuple[int, str]]) -> None:
+    """Raise ValueError where an axis has another length than the axis of the same name of an argument before."""
+    for axis, length in zip(axes, np.shape(value), strict=False):
+        known, other = lengths.setdefault(axis, (length, name)) if axis.isidentifier() else (length, name)
+        if axis != "_" and known != length:
+            raise ValueError(
+                f"expected {name} of shape ({', '.join(axes)}) with {axis} = {known} as in {other}, got shape "
+                f"{tuple(np.shape(value))}; pass arrays of the same {axis}"
+            )
 
 
 COUNTED = re.compile(r"num_\w+|\w+_(features|channels|size)")
@@ -269,7 +285,7 @@ def _array(annotation: Any) -> Kind:
             return False
         return type(value) is not np.ndarray or value.dtype.kind in "biuf"
 
-    return Kind(admits, noun, whole.remedy)
+    return Kind(admits, noun, whole.remedy, () if axes is None else tuple(annotation.dim_str.split()))
 
 
 def _any_of(kinds: list[Kind]) -> Kind:
@@ -279,7 +295,10 @@ def _any_of(kinds: list[Kind]) -> Kind:
     nouns = [*(kind.noun for kind in needed), *(["None"] if len(needed) < len(kinds) else [])]
     remedies = [kind.remedy.removeprefix("pass ") for kind in needed]
     return Kind(
-        lambda value: any(kind.admits(value) for kind in kinds), " or ".join(nouns), f"pass {', or '.join(remedies)}"
+        lambda value: any(kind.admits(value) for kind in kinds),
+        " or ".join(nouns),
+        f"pass {', or '.join(remedies)}",
+        needed[0].axes if len(needed) == 1 else (),
     )
 
 
@@ -299,19 +318,15 @@ def _mapping(kinds: list[Kind]) -> Kind:
 def _several(origin: type, kinds: list[Kind]) -> Kind:
     fixed = origin is tuple and len(kinds) > 1
     element = ANYTHING if fixed or not kinds else kinds[0]
-    lasts = issubclass(origin, collections.abc.Collection)
+    wanted = collections.abc.Sequence if issubclass(origin, collections.abc.Sequence) else collections.abc.Iterable
 
     def admits(found: Any) -> bool:
-        if type(found) in TEXT or not np.iterable(found) or (fixed and len(found) != len(kinds)):
+        if type(found) in TEXT or not isinstance(found, wanted) or not np.iterable(found):
             return False
         if fixed:
-            return all(kind.admits(each) for kind, each in zip(kinds, found, strict=True))
-        if lasts and not isinstance(found, collections.abc.Collection):
-            return False
+            return len(found) == len(kinds) and all(map(lambda kind, each: kind.admits(each), kinds, found))
         # What can be read only once is left to the function.
-        return (
-            element is ANYTHING or not isinstance(found, collections.abc.Collection) or all(map(element.admits, found))
-        )
+        return element is ANYTHING or type(found) not in (list, tuple, range) or all(map(element.admits, found))
 
     noun = f"a tuple of {len(kinds)} values" if fixed else f"a list of {_plural(element)}"
     return Kind(admits, noun, f"pass {noun}")

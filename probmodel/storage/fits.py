@@ -48,6 +48,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
         "args": tuple(data.args),
         "kwargs": dict(data.kwargs),
         "size": data.size,
+        "columns": {name: list(names) for name, names in data.columns.items()},
         "info": dict(posterior.info),
         "sites": list(posterior.draws),
     }
@@ -94,7 +95,8 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
     with corrupt_on_failure(folder / STRUCTURE, "the structure of a fit"):
         content = _parse(files[STRUCTURE], tensors)
         pair, info = stored_pair(content["pair"]), dict(content["info"])
-        data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"])
+        columns = {name: tuple(names) for name, names in content.get("columns", {}).items()}
+        data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"], columns)
         draws = {name: draws[name] for name in content["sites"]}
         alone = model is None and guide is None and not needs_code(pair)
     # The caller's code may fail for its own reasons; without any, a failure means a corrupt folder.

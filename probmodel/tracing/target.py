@@ -17,7 +17,7 @@ from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
-from probmodel.tracing.checks import check
+from probmodel.tracing.checks import check, check_draws
 from probmodel.tracing.coordinates import Coordinates
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
@@ -145,7 +145,9 @@ def _(subject: Target) -> Target:
 @lru_cache(maxsize=8)
 def _(subject: Posterior) -> Target:
     check(subject.model, subject.data)
-    return density_of(subject.model, subject.data)
+    found = density_of(subject.model, subject.data)
+    check_draws(subject, found.sites)
+    return found
 
 
 def _traced(model: Model, program: Program) -> TraceInfo:

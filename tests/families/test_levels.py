@@ -64,7 +64,7 @@ def mixed() -> pd.DataFrame:
 def test_a_network_takes_the_values_of_the_frame_it_was_learned_from():
     frame = mixed()
     rows = bn.CategoricalData.with_missing(frame)
-    network = bn.EM(max_steps=1_000)(bn.DAG({name: () for name in rows.names}), rows, seed=0).network
+    network = bn.EM(max_steps=1_000)(bn.DAG(dict.fromkeys(rows.names, ())), rows, seed=0).network
     records = frame.to_dict("records")
     for number in range(len(frame)):
         for values in (records[number], frame.iloc[number].to_dict(), frame.loc[[number]].to_numpy(dtype=object)[0]):

@@ -18,6 +18,7 @@ from probmodel.families.bayesian_networks.levels import (
     own_levels,
     refuse_continuous,
 )
+from probmodel.protocols.arguments import check_contents
 
 
 class CategoricalData(NamedTuple):
@@ -175,7 +176,9 @@ def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> 
 def _coded(name: str, values: Distinct, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
     unseen = sorted(set(values.values) - set(levels))
     if unseen:
-        raise ValueError(f"expected values of {name!r} among {repr(list(levels))}, got {repr(unseen)}; add them to its levels")
+        raise ValueError(
+            f"expected values of {name!r} among {repr(list(levels))}, got {repr(unseen)}; add them to its levels"
+        )
     if len(set(levels)) < len(levels):
         raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
     if len(levels) < 2:
@@ -210,6 +213,11 @@ def check_codes(data: CategoricalData) -> None:
             f"expected codes from 0 to the number of levels − 1, or −1 where missing, got others in {outside}; read the "
             "rows by CategoricalData.of"
         )
+
+
+@check_contents.register
+def _(data: CategoricalData) -> None:
+    check_codes(data)
 
 
 def refuse_missing(data: CategoricalData) -> None:

@@ -65,7 +65,7 @@ class CategoricalUnits(nn.Module):
     @checks_arguments
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
-        if not cardinalities:
+        if not len(cardinalities):
             raise ValueError(
                 "expected cardinalities of one variable or more, got none; pass the number of values of each"
             )

@@ -103,6 +103,7 @@ class BGe:
 
     @checks_arguments
     def __call__(self, given: Moments, child: int, parents: Sequence[int]) -> float:
+        check_columns(len(given.mean), [child, *parents])
         return self.log_evidence(given, [*parents, child]) - self.log_evidence(given, list(parents))
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -122,6 +123,7 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
     Raises:
         ValueError: if there are too few rows or the parents determine the child, so that there is no maximum.
     """
+    check_columns(len(given.mean), [child, *parents])
     s = given.scatter
     rest = s[child, child]
     if given.num_rows <= len(parents) + 1:
@@ -144,6 +146,12 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
 def gaussian_bic(given: Moments, child: int, parents: Sequence[int]) -> float:
     """Log likelihood minus ½ log N nats for each slope, the intercept and the variance."""
     return gaussian_log_likelihood(given, child, parents) - 0.5 * math.log(given.num_rows) * (len(parents) + 2)
+
+
+def check_columns(n: int, columns: Sequence[int]) -> None:
+    """Raise ValueError for a child or parents that are no columns of n."""
+    if not 0 <= min(columns) <= max(columns) < n:
+        raise ValueError(f"expected columns from 0 to {n - 1}, got {list(columns)}; count columns from 0")
 
 
 GaussianScore = Callable[[Moments, int, Sequence[int]], float]

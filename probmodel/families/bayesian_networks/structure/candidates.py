@@ -101,8 +101,11 @@ def score_table(
         known: earlier scores, which are reused for variables with unchanged candidates.
 
     Raises:
+        ValueError: unless there is one list of columns per variable, or if max_parents is negative.
         MemoryError: if n 2ᴷ numbers do not fit in memory.
     """
+    _check_chosen(chosen, len(families.names))
+    check_max_parents(max_parents)
     num_candidates = max(map(len, chosen))
     refuse_too_many_candidates(len(chosen), num_candidates)
     parents = np.array(
@@ -117,6 +120,15 @@ def score_table(
             limit = len(some) if max_parents is None else max_parents
             scores[child, : 2 ** len(some)] = families.by_subset(child, some, limit)
     return Candidates(parents, scores)
+
+
+def _check_chosen(chosen: Sequence[Sequence[int]], n: int) -> None:
+    """Raise ValueError unless there is one list of columns per variable."""
+    if len(chosen) != n or not all(0 <= each < n for some in chosen for each in some):
+        raise ValueError(
+            f"expected the columns, from 0 to {n - 1}, of candidates of each of {n} variables, got {list(chosen)!r:.60}; pass "
+            "one list per variable"
+        )
 
 
 def refuse_too_many_candidates(n: int, num_candidates: int) -> None:

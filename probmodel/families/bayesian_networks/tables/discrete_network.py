@@ -32,6 +32,7 @@ class DiscreteNetwork:
             last, along which they sum to one.
 
     Raises:
+        TypeError: for what is no graph, or no mapping.
         ValueError: if levels or tables are of other variables, or a table has the wrong shape, is negative or not
             normalized.
     """
@@ -41,7 +42,15 @@ class DiscreteNetwork:
     tables: Mapping[str, Float[np.ndarray, "..."]]
 
     def __post_init__(self) -> None:
+        if type(self.dag) is not DAG:
+            raise TypeError(
+                f"expected a DAG, got {type(self.dag).__name__}; pass a graph such as DAG.from_string('[a][b|a]')"
+            )
         for what, found in (("levels", self.levels), ("tables", self.tables)):
+            if not isinstance(found, Mapping):
+                raise TypeError(
+                    f"expected {what} by variable, got {type(found).__name__}; pass a dict with one entry per node"
+                )
             if set(found) != set(self.dag.nodes):
                 raise ValueError(
                     f"expected {what} of {sorted(self.dag.nodes)}, got {what} of {sorted(found)}; pass one per node"
@@ -49,10 +58,12 @@ class DiscreteNetwork:
         if not self.dag.nodes:
             raise ValueError("expected one variable or more, got none; add nodes to the graph")
         for node, values in self.levels.items():
-            if not all(isinstance(value, str) for value in values):
-                raise ValueError(
-                    f"expected levels of {node!r} as text, got {list(values)}; pass tuple(map(str, levels))"
-                )
+            if (
+                type(values) is str
+                or not np.iterable(values)
+                or any(type(each) not in (str, np.str_) for each in values)
+            ):
+                raise ValueError(f"expected levels of {node!r} as text, got {values!r}; pass tuple(map(str, levels))")
             if len(set(values)) != len(values) or not values:
                 raise ValueError(
                     f"expected different levels of {node!r}, got {list(values)}; name one or more, each once"

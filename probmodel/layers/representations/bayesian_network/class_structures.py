@@ -66,6 +66,10 @@ def best_augmented(families: FamilyScores, codes: Sequence[str], label: str = "c
         codes: names of the codes.
         label: name of the class.
     """
+    if families.shape != (len(codes) + 1, 2 ** (len(codes) + 1)):
+        raise ValueError(
+            f"expected scores of {len(codes)} codes and the class, got families of shape {families.shape}; name each code once"
+        )
     allowed, last = families.copy(), len(codes)
     masks = np.arange(families.shape[1])
     allowed[:last, masks >> last & 1 == 0] = -np.inf
