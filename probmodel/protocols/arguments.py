@@ -326,7 +326,7 @@ def _several(origin: type, kinds: list[Kind]) -> Kind:
         if fixed:
             return len(found) == len(kinds) and all(map(lambda kind, each: kind.admits(each), kinds, found))
         # What can be read only once is left to the function.
-        return element is ANYTHING or type(found) not in (list, tuple, range) or all(map(element.admits, found))
+        return element is ANYTHING or iter(found) is found or all(map(element.admits, found))
 
     noun = f"a tuple of {len(kinds)} values" if fixed else f"a list of {_plural(element)}"
     return Kind(admits, noun, f"pass {noun}")

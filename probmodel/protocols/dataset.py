@@ -55,6 +55,10 @@ class Dataset(_Arguments):
         if isinstance(kwargs, Mapping):
             found |= {name: column_names(value) for name, value in kwargs.items()}
             kwargs = {name: converted(name, value) for name, value in kwargs.items()}
+        if not isinstance(columns, Mapping):
+            raise TypeError(
+                f"expected columns by argument, got {columns!r}; pass {{'args[0]': ('age', 'dose')}}, or leave it out"
+            )
         data = super().__new__(cls, args, kwargs, size)
         data.columns = {**columns, **{name: names for name, names in found.items() if names}}
         return data

@@ -54,15 +54,16 @@ def _rows(data: Dataset) -> int | None:
     return len(tensors[0]) if tensors and tensors[0].dim() else data.size
 
 
-def check_tensors(data: Dataset, *names: str) -> None:
-    """Raise TypeError unless the arguments of some names, those that are passed by position first, are tensors or None.
+def check_tensors(data: Dataset, *names: str, optional: tuple[str, ...] = ("y",)) -> None:
+    """Raise TypeError unless the arguments of some names, those that are passed by position first, are tensors.
 
     Args:
         data: data set for the call of a model.
         names: names of the model's arguments, in order.
+        optional: those that may be None.
     """
     for name, value in data.named(*names).items():
-        if name in names and value is not None and not torch.is_tensor(value):
+        if name in names and not torch.is_tensor(value) and not (value is None and name in optional):
             raise TypeError(
                 f"expected {name} as a tensor, array or data frame, got {_kind(value)}; pass torch.as_tensor({name}), text as "
                 "class numbers (pandas.factorize)"

@@ -96,7 +96,7 @@ GOOD: dict[Any, Callable[[], Any]] = {
     bn.Candidates: lambda: bn.all_candidates(bn.family_scores(rows(), bic)),
     bn.Moments: lambda: bn.moments(np.arange(20.0).reshape(10, 2) ** 2),
     SuppliesMachine: machine,
-    Units: lambda: pb.boltzmann.BinaryUnits(3),
+    Units: lambda: pb.boltzmann.BernoulliUnits(),
     Representation: lambda: pb.DNN(2, 2),
     Decision: lambda: pb.Regress(2),
     gpytorch.kernels.Kernel: gpytorch.kernels.RBFKernel,
@@ -257,6 +257,57 @@ def is_refused_or_accepted(call: Callable[..., Any], positional: list[Any], name
 def is_in_doubt(annotation: Any, name: str) -> bool:
     """Whether a bad value could be meant: it is of the kind that the annotation states and no number."""
     return is_bearable(BAD[name](), annotation) and name not in ("minus one", "nan", "fit of another model")
+
+
+def pipeline(representation: Any, decision: Any) -> pb.Pipeline:
+    return pb.Pipeline(pb.Identity(), representation, decision)
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "a function": lambda: line,
+    "regression": lambda: pipeline(pb.DNN(2, 2), pb.Regress(2)),
+    "classification": lambda: pipeline(pb.VAE(2, 2), pb.Classify(2, 2)),
+    "lifted": lambda: pb.lift(pipeline(pb.DNN(2, 2), pb.Regress(2))),
+    "sparse GP": lambda: pipeline(pb.SparseGP(2, 2, inducing=3), pb.Regress(2)),
+    "RBM as features": lambda: pipeline(pb.RBM(2, 2), pb.Classify(2, 2)),
+    "GP": lambda: pb.GaussianProcess(gpytorch.kernels.RBFKernel()),
+    "product of GPs": lambda: pb.gp.GPProduct(gpytorch.kernels.RBFKernel(), shards=2),
+    "RBM": lambda: pb.RBM(2, 2),
+    "categorical network": lambda: bn.CategoricalNetwork(graph(), {"a": 2, "b": 2}),
+    "linear network": lambda: bn.LinearGaussianNetwork(graph(), torch.zeros(2)),
+    "nonlinear network": lambda: bn.NonlinearNetwork(graph(), {}),
+}
+UNUSUAL: dict[str, Callable[[], Any]] = {
+    "frame of text": lambda: pd.DataFrame({"a": list("abcdef")}),
+    "sparse": lambda: torch.eye(6)[:, :2].to_sparse(),
+    "half": lambda: torch.ones(6, 2).half(),
+    "meta": lambda: torch.ones(6, 2, device="meta"),
+    "complex": lambda: torch.ones(6, 2) * 1j,
+    "list of text": lambda: ["a"] * 6,
+    "list of numbers": lambda: [0.5] * 6,
+}
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+@pytest.mark.parametrize("place", ["x", "y", "args[0]"])
+@pytest.mark.parametrize("name", MODELS)
+def test_bad_data_of_a_model_are_refused_in_words_of_the_package(name, place):
+    wrong = []
+    with warnings.catch_warnings(), pb.isolated(0):
+        warnings.simplefilter("ignore")
+        model = MODELS[name]()
+        for bad, make in (BAD | UNUSUAL).items():
+            x, y = torch.linspace(0, 1, 12).reshape(6, 2), torch.linspace(0, 1, 6)
+            call = {
+                "x": lambda y=y, make=make: pb.target(model, pb.Dataset((), {"x": make(), "y": y}, 6)),
+                "y": lambda x=x, make=make: pb.target(model, pb.Dataset((x,), {"y": make()}, 6)),
+                "args[0]": lambda make=make: pb.target(model, pb.Dataset((make(),), {}, 6)),
+            }[place]
+
+            said = is_refused_or_accepted(call, [], {})
+            if said is not None:
+                wrong.append(f"{place} = {bad}: {said}")
+    assert not wrong, "\n".join([name, *wrong])
 
 
 DOORS = list(doors())
