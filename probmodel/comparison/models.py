@@ -16,7 +16,7 @@ from probmodel.evidence import best
 from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import Calibration, expected_calibration_error
 from probmodel.prediction.scores.scoring_rules import accuracy, rmse
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence

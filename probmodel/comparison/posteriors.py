@@ -14,7 +14,7 @@ from scipy.stats import wasserstein_distance
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
 from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 
 K_HAT_DRAWS = 1_000

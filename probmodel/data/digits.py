@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from probmodel.data.prepare import split, standardize_images
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 

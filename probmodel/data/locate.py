@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 VARIABLE = "PROBMODEL_DATA"
 """Name of the environment variable with the folder of data files."""

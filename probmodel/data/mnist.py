@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.data.prepare import standardize_images
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 FILE = "mnist/mnist.npz"

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
 from probmodel.protocols.errors import DataWarning

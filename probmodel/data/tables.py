@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes, load_iris
 
 from probmodel.data.locate import locate
 from probmodel.data.prepare import standardize
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 

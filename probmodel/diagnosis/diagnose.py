@@ -9,7 +9,7 @@ from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.diagnosis.rule import against_smaller, p_loo_ratio
 from probmodel.prediction.new_rows import check_columns
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior

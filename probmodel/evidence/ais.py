@@ -13,7 +13,7 @@ from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.verdict import upper_condition
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import spawn

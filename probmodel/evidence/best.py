@@ -4,7 +4,7 @@ from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.weighing.starting_point import starting_point
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 

@@ -12,7 +12,7 @@ from probmodel.draws.diagnostics import ess_mean
 from probmodel.evidence.annealing.reference import covariance_factor
 from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import block_index, log_joint_by_block

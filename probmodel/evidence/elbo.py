@@ -1,7 +1,7 @@
 """Evidence lower bound of a guide (Jordan et al., 1999)."""
 
 from probmodel.evidence.weighing.weights import ONE_SIDED, fit_with_guide, guide_weights
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.target import target_of

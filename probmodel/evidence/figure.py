@@ -7,7 +7,7 @@ from statistics import median_high
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Estimate, Evidence
 
 NORMAL_95 = 1.959963984540054

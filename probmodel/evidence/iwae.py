@@ -7,7 +7,7 @@ from probmodel.evidence.weighing.weights import (
     warn_if_untrusted,
     weighted_mean,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.target import target_of

@@ -18,7 +18,7 @@ from torch.distributions import StudentT
 from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import plain
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target

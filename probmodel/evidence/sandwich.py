@@ -39,7 +39,7 @@ from probmodel.evidence.weighing.verdict import (
     untrusted,
 )
 from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Subject, Target

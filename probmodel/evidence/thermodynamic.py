@@ -11,7 +11,7 @@ from probmodel.evidence.annealing.transitions import Kernel
 from probmodel.evidence.weighing.annealed_weights import schedule_from_normal
 from probmodel.evidence.weighing.starting_draws import population, starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated, spawn

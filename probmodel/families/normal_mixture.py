@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 NUM_BISECTIONS = 80
 """Number of halvings of the bracket, more than the bits of a float64."""

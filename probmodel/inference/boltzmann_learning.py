@@ -35,7 +35,7 @@ from probmodel.families.boltzmann_machines.learning.phases import (
     energies,
 )
 from probmodel.inference.descent.minibatches import minibatches
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer

@@ -22,7 +22,7 @@ from probmodel.inference.chains.warm_start import (
     initial_state,
     sample_approximation,
 )
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model

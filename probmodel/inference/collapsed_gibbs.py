@@ -12,7 +12,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments import Assigned,
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.families.gaussian_processes.mixtures.gates import log_prior_of_counts
 from probmodel.inference.variational_em import PARTICLES, checked_mixture
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior

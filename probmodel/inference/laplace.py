@@ -7,7 +7,7 @@ import torch
 
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model

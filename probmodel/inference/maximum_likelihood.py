@@ -10,7 +10,7 @@ import pyro
 from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import maximize
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer

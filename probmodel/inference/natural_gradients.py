@@ -19,7 +19,7 @@ from probmodel.families.gaussian_processes.sparse import kl_to_standard
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import NonFiniteError, NotNormalError

@@ -14,7 +14,7 @@ from probmodel.inference.chains import nuts_tree as tree
 from probmodel.inference.chains.adaptation import Adaptation, Schedule
 from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
 from probmodel.inference.chains.recording import StepWindows, chain_gradient
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model

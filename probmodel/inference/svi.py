@@ -23,7 +23,7 @@ from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.trend import Trend, loss_trend
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.objectives.elbo import elbo
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning

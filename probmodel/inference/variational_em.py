@@ -16,7 +16,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments import Assigned,
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.families.gaussian_processes.mixtures.soft_assignments import evidence_bound, updated_responsibilities
 from probmodel.inference.descent.quasi_newton import maximize
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning

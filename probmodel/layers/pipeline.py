@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.decisions import ClassifyJoint, Regress
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_tensors
 from probmodel.protocols.layers import Decision, DependentRows, GaussianProcessCodes, Generative, Representation

@@ -17,7 +17,7 @@ from probmodel.prediction.averages import (
     with_parameters,
 )
 from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.arrays import available_device, column_names, converted, names_in, refuse_lists
 from probmodel.protocols.html_tables import html_table
 
@@ -52,10 +53,10 @@ class Dataset(_Arguments):
         if type(args) in (tuple, list):
             found |= {f"args[{at}]": column_names(value) for at, value in enumerate(args)}
             args = tuple(converted(f"args[{at}]", value) for at, value in enumerate(args))
-        if isinstance(kwargs, Mapping):
+        if is_mapping(kwargs):
             found |= {name: column_names(value) for name, value in kwargs.items()}
             kwargs = {name: converted(name, value) for name, value in kwargs.items()}
-        if not isinstance(columns, Mapping):
+        if not is_mapping(columns):
             raise TypeError(
                 f"expected columns by argument, got {columns!r}; pass {{'args[0]': ('age', 'dose')}}, or leave it out"
             )

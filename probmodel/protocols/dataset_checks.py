@@ -1,12 +1,12 @@
 """Checks of the form of a `Dataset` before anything reads it."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probmodel.protocols.arguments import check_contents
+from probmodel.protocols.arguments.checks import check_contents
+from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.arrays import refuse_lists, refuse_unusual
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
@@ -37,7 +37,7 @@ def check_form(data: Any) -> None:
         )
     if type(data.args) not in (tuple, list):
         raise TypeError(f"expected args as a tuple, got {_kind(data.args)}; pass Dataset((x,), ...) with a comma")
-    if not isinstance(data.kwargs, Mapping):
+    if not is_mapping(data.kwargs):
         raise TypeError(f"expected kwargs as a dict, got {_kind(data.kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
     if data.size is not None:
         integer("size", data.size, least=0)
@@ -98,7 +98,7 @@ def check_rows_can_be_taken(data: Dataset) -> None:
     """Raise TypeError for row-wise tensors inside a dict or list: a minibatch would keep all their rows."""
     rows = data.num_rows
     for name, value in data.by_name().items():
-        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+        inner = value.values() if is_mapping(value) else value if type(value) in (tuple, list) else ()
         hidden = [tensor for tensor in inner if torch.is_tensor(tensor) and tensor.dim() and len(tensor) == rows]
         if hidden:
             raise TypeError(

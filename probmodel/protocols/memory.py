@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 MEMORY_FRACTION = 0.25

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from probmodel.draws.arrays import load_netcdf, save_netcdf
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior

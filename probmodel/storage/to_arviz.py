@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probmodel.draws.containers import from_arrays
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.target import target_of
 

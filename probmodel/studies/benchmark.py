@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
 from probmodel.studies.jobs import (

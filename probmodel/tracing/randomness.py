@@ -8,7 +8,7 @@ import numpy as np
 import pyro
 import torch
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from probmodel.comparison.models import Comparison, Row
 from probmodel.comparison.report import figures
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 STYLE = """

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from probmodel.data.locate import locate
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 DIGITS_FILE = "evidence/rbm_digits64x16.csv"
 NUM_TRAIN = 1500

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probmodel.data.locate import locate
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 GALAXY_LOG_Z = {2: (-239.761, 0.001), 3: (-226.812, 0.001)}

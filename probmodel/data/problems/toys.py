@@ -10,7 +10,7 @@ from scipy.special import comb, factorial2
 from torch import Tensor
 
 from probmodel.data.problems.problem import Problem
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTER = 2.0, 0.1, 3.5

@@ -3,7 +3,7 @@
 import math
 import warnings
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence

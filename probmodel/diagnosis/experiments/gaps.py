@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probmodel.diagnosis.experiments.mean_field import best_mean_field
 from probmodel.evidence.weighing.weights import guide_weights, theta_draws
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Posterior

@@ -13,7 +13,7 @@ from probmodel.diagnosis.findings import Finding, Verdict, finding
 from probmodel.diagnosis.overfitting import leave_one_out
 from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.draws.diagnostics import Loo
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator, Inference

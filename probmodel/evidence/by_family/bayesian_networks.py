@@ -29,7 +29,7 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import (
     moments,
 )
 from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest, joined_with_mask
 from probmodel.protocols.evidence import Evidence
 

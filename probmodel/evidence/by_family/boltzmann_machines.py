@@ -29,7 +29,7 @@ from probmodel.families.boltzmann_machines.annealing import annealing_schedule, 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import MAX_ENUMERATED, enumerated, log_unnormalized_of_enumerated
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence

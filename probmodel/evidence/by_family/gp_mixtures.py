@@ -32,7 +32,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import (
     order_along_direction,
     smc_over_rows,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import EvidenceWarning

@@ -8,7 +8,7 @@ import torch
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import plain
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import mode

@@ -9,7 +9,7 @@ from torch import Tensor
 from probmodel.evidence.annealing.reference import Base, StudentT, around, matched
 from probmodel.evidence.weighing.starting_draws import own_draws
 from probmodel.evidence.weighing.starting_point import starting_point
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.target import target_of

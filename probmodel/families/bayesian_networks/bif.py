@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 _TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]+|"', re.DOTALL)
 _BARE = re.compile(r'(?!//|/\*)[^\s{}()\[\],;|"]+')

@@ -18,7 +18,8 @@ from probmodel.families.bayesian_networks.levels import (
     own_levels,
     refuse_continuous,
 )
-from probmodel.protocols.arguments import check_contents
+from probmodel.protocols.arguments.checks import check_contents
+from probmodel.protocols.arguments.kinds import is_mapping
 
 
 class CategoricalData(NamedTuple):
@@ -153,7 +154,7 @@ class CategoricalData(NamedTuple):
 
 
 def _named_levels(levels: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
-    if not (levels is None or isinstance(levels, Mapping)):
+    if not (levels is None or is_mapping(levels)):
         raise TypeError(
             f"expected levels as a dict from names to values, got {type(levels).__name__}; pass {{'a': ['low', 'high']}}"
         )

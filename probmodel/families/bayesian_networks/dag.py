@@ -9,7 +9,8 @@ from itertools import combinations
 import networkx as nx
 import numpy as np
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.arguments.kinds import is_mapping
 
 _NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
 
@@ -33,7 +34,7 @@ class DAG:
     parents: Mapping[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.parents, Mapping):
+        if not is_mapping(self.parents):
             raise TypeError(
                 f"expected a dict from each node to its parents, got {self.parents!r}; pass {{'a': (), 'b': ('a',)}}, or call "
                 "DAG.from_edges or DAG.from_string"

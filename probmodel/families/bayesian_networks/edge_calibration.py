@@ -17,7 +17,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, check_prior_rows
 from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_dags
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 EdgePosterior = Callable[[CategoricalData], Float[np.ndarray, "n n"]]

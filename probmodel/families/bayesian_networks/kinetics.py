@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln, logsumexp
 
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import integer
 
 PERSISTENCE = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)

@@ -11,6 +11,8 @@ import pandas as pd
 from torch import Tensor, is_tensor
 
 from probmodel.families.bayesian_networks.dag import check_names
+from probmodel.protocols.arguments.kinds import is_mapping
+from probmodel.protocols.arrays import column_names
 
 MANY_LEVELS = 20
 """Number of levels that a column may have whatever its rows are; as many fractional numbers are a continuous column."""
@@ -167,7 +169,7 @@ def named_columns(frame: Any) -> pd.DataFrame:
     """
     if type(frame) is pd.Series and frame.name is not None:
         return frame.to_frame()
-    if isinstance(frame, Mapping):
+    if is_mapping(frame):
         columns = {name: np.asarray(values) if is_tensor(values) else values for name, values in frame.items()}
         try:
             return pd.DataFrame(columns)
@@ -175,7 +177,7 @@ def named_columns(frame: Any) -> pd.DataFrame:
             raise ValueError(
                 f"expected columns of one length in a dict, got {type(error).__name__}: {error}; pass a data frame"
             ) from None
-    if not isinstance(frame, pd.DataFrame):
+    if not column_names(frame) and type(frame) is not pd.DataFrame:
         shape = f" of shape {tuple(frame.shape)}" if type(frame).__name__ in ("ndarray", "Tensor") else ""
         raise TypeError(
             f"expected a data frame with one named column per variable, got {type(frame).__name__}{shape}; pass "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, check_finite
-from probmodel.protocols.arguments import checks_fields
+from probmodel.protocols.arguments.checks import checks_fields
 
 
 @checks_fields

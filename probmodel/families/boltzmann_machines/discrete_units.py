@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot, softplus
 
 from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, logit_of_mean
 from probmodel.families.boltzmann_machines.units import ONE_HOT, check_values, frozen
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 

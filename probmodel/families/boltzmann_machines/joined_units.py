@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.families.boltzmann_machines.units import Units, frozen
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class JoinedUnits(nn.Module):

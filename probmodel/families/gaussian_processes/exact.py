@@ -26,7 +26,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
     squared_distances,
     stationary,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.memory import refuse_above_memory
 from probmodel.tracing.programs.graphs import functional
 

@@ -21,7 +21,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
     stationary,
     stationary_covariance,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.tracing.programs.graphs import functional
 
 JITTER_MULTIPLES = (1.0, 10.0, 100.0, 1000.0)

@@ -12,7 +12,7 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.tracing.guided_runs import guide_sites, guided_runs, unreparametrized

@@ -7,7 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.layers.decisions.classify import check_labels, check_several_classes, class_numbers, least_expected_loss
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 

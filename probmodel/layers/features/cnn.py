@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.features.pooling import MaxPool
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer, integers
 
 Pooling = Callable[[Tensor], Tensor]

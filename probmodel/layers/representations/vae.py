@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 VAE_START_LOG_SCALE = -2.0
 """Initial log standard deviation of a code: wide codes drown out the features, and training stalls at chance level."""

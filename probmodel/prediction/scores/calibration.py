@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probmodel.prediction.scores.scoring_rules import MAX_ELEMENTS, PROBABILITY_ROUNDING, check_probs, check_rows
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class Calibration(NamedTuple):

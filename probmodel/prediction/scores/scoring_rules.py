@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 MAX_ELEMENTS = 2**24
 """Largest number of elements of an intermediate tensor; more rows or simulations are processed in chunks."""

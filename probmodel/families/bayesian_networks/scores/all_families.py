@@ -23,7 +23,7 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
     observed_rows,
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
-from probmodel.protocols.arguments import checks_arguments, unchecked
+from probmodel.protocols.arguments.checks import checks_arguments, unchecked
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 

@@ -14,7 +14,7 @@ from scipy.special import gammaln, xlogy
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, counts, refuse_missing
 from probmodel.families.bayesian_networks.dag import DAG
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 
 CategoricalScore = Callable[[Counts], float]
 """Function of the counts of a family that returns its term of the score, in nats."""

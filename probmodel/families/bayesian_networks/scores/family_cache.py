@@ -20,7 +20,7 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import (
     check_columns,
     moments_by_child,
 )
-from probmodel.protocols.arguments import checks_arguments, checks_fields, unchecked
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields, unchecked
 
 ScoreFamilies = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
 """Function of a child and sets of parents that returns the score of each family, in nats."""

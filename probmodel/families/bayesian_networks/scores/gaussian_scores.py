@@ -11,7 +11,7 @@ from scipy.special import multigammaln
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 
 SCORE_ROUNDING = 1e-12
 """Fraction of its variance that rounding errors may leave in a column determined by others."""

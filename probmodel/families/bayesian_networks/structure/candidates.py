@@ -17,7 +17,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_max_parents
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 from probmodel.families.bayesian_networks.structure.exact_search import maxima_over_subsets
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import SlowSearchWarning
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, masks_without
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 MOST_FOR_GRAPHS = 14
 """Largest number of variables of a sum over graphs, whose 3ⁿ terms take seconds."""

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import DAG, refuse_duplicates
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class BestDAG(NamedTuple):

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.structure.candidates import Candidates
 from probmodel.families.bayesian_networks.structure.exact_posterior import sums_over_subsets, sums_over_supersets
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.errors import MixingWarning
 from probmodel.protocols.integers import checked_seed, integer
 

@@ -21,7 +21,7 @@ from probmodel.families.bayesian_networks.structure.candidates import (
 )
 from probmodel.families.bayesian_networks.structure.exact_search import attaining
 from probmodel.families.bayesian_networks.structure.order_mcmc import masks_before, refuse_without_family, relocated
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 

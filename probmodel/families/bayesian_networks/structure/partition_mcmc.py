@@ -20,7 +20,7 @@ from probmodel.families.bayesian_networks.structure.order_mcmc import (
     refuse_without_family,
     warn_if_not_mixed,
 )
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 SubsetSums = Float[np.ndarray, "n M"]

@@ -10,7 +10,7 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import observed_rows
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, family_shape
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.memory import refuse_above_memory
 

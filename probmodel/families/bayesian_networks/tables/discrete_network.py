@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.levels import position
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.arguments.kinds import is_mapping
 
 ROW_SUM_TOLERANCE = 1e-6
 """Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
@@ -47,7 +48,7 @@ class DiscreteNetwork:
                 f"expected a DAG, got {type(self.dag).__name__}; pass a graph such as DAG.from_string('[a][b|a]')"
             )
         for what, found in (("levels", self.levels), ("tables", self.tables)):
-            if not isinstance(found, Mapping):
+            if not is_mapping(found):
                 raise TypeError(
                     f"expected {what} by variable, got {type(found).__name__}; pass a dict with one entry per node"
                 )

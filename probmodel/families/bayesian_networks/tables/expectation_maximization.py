@@ -27,7 +27,7 @@ from probmodel.families.bayesian_networks.tables.incomplete_rows import (
     distinct_rows,
     eliminated_batch,
 )
-from probmodel.protocols.arguments import checks_arguments, checks_fields
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.errors import EMWarning
 from probmodel.protocols.integers import checked_seed, integer
 

@@ -26,7 +26,7 @@ from probmodel.families.bayesian_networks.tables.elimination import (
     scope_marginals,
     summed,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed
 
 ENTRIES_WORTH_A_PLAN = 2**18

@@ -22,7 +22,7 @@ from probmodel.families.bayesian_networks.tables.elimination import (
     scope_marginals,
     summed,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.memory import refuse_above_memory
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from probmodel.protocols.arguments import checks_fields
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.integers import integer
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule, forward
 from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import enumerated
-from probmodel.protocols.arguments import checks_fields
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
 from probmodel.protocols.integers import integer
 from probmodel.tracing.randomness import spawn

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import TypeIs
 
-from probmodel.protocols.arguments import checks_fields
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
 

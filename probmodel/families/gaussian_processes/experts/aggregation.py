@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.conditional import NormalMarginals
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 def own_shards(shards: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from probmodel.layers.representations.bayesian_network.mixed import (
     has_all_rows,
     observe,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import ExactPosterior
 

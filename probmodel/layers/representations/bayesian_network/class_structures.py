@@ -11,7 +11,7 @@ from torch import Tensor
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 LEAST_ONE_MINUS_RHO2 = 1e-12
 """Lower bound of 1 − ρ², so that the information between two equal codes is finite."""

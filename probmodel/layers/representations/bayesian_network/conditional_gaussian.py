@@ -9,7 +9,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class ConditionalGaussianNetwork(MixedNetwork):

@@ -6,7 +6,7 @@ from torch import Tensor
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class LinearGaussianNetwork(MixedNetwork):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, call_arguments
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 

@@ -10,7 +10,7 @@ from probmodel.families.boltzmann_machines.couplings import colors
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_row_data
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 MACHINE_START_SCALE = 0.01

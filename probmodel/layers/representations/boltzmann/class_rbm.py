@@ -12,7 +12,7 @@ from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
 from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rbm import RBM
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class ClassRBM(nn.Module):

@@ -9,7 +9,7 @@ from probmodel.families.boltzmann_machines.deep import UNITS, DeepMachine, Hidde
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath, TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_row_data
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 DEEP_START_SCALE = 0.01

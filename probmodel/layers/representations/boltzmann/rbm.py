@@ -13,7 +13,7 @@ from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, TemperedMachines, check_width
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rows import check_row_data
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 

@@ -36,7 +36,7 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_by_guide,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import NotPositiveDefiniteError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import SigmoidTransform
 
 from probmodel.families.gaussian_processes.mixtures.gates import CountPrior, later_counts
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 

@@ -35,7 +35,7 @@ from probmodel.layers.representations.gaussian_process.function_values import (
     whitening_factor,
 )
 from probmodel.layers.representations.gaussian_process.hyperparameters import sampled
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE

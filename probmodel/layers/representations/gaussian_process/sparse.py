@@ -21,7 +21,7 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_with_scales,
 )
-from probmodel.protocols.arguments import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
 
