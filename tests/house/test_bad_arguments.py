@@ -255,8 +255,8 @@ def is_refused_or_accepted(call: Callable[..., Any], positional: list[Any], name
 
 @cache
 def is_in_doubt(annotation: Any, name: str) -> bool:
-    """Whether a bad value could be meant: it is of the kind that the annotation states and no number."""
-    return is_bearable(BAD[name](), annotation) and name not in ("minus one", "nan", "fit of another model")
+    """Whether a value could be meant: it is of the kind that the annotation states, and nothing else is wrong with it."""
+    return name in ("None", "text", "a half", "true", "object") and is_bearable(BAD[name](), annotation)
 
 
 def pipeline(representation: Any, decision: Any) -> pb.Pipeline:

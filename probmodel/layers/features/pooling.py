@@ -23,6 +23,7 @@ class MaxPool:
 
     @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        _check_maps(x)
         pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[x.dim() - 3]
         return pool(x, self.size)
 
@@ -40,6 +41,7 @@ class AveragePool:
 
     @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        _check_maps(x)
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
         return pool(x, self.size)
 
@@ -57,8 +59,17 @@ class UpSample:
 
     @checks_arguments
     def __call__(self, x: Float[Tensor, "N C *space"]) -> Float[Tensor, "N C *pooled"]:
+        _check_maps(x)
         return F.interpolate(x, scale_factor=float(self.size), mode="nearest")
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""
         return asdict(self)
+
+
+def _check_maps(x: Tensor) -> None:
+    """Raise ValueError unless x holds feature maps with one to three spatial axes."""
+    if x.dim() not in (3, 4, 5) or not x.numel():
+        raise ValueError(
+            f"expected feature maps (N, C, *space) with one to three spatial axes, got shape {tuple(x.shape)}; reshape them"
+        )

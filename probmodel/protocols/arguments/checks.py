@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from probmodel.protocols.arguments.kinds import ANYTHING, Kind, is_integer, is_number, kind_of
+from probmodel.protocols.arguments.kinds import ANYTHING, Kind, is_number, kind_of
 from probmodel.protocols.integers import checked_seed, integer
 
 P = ParamSpec("P")
@@ -85,7 +85,7 @@ def check_call(function: Callable, args: tuple[Any, ...], kwargs: Mapping[str, A
         parameter = signature.parameters[name]
         for each in value if parameter.kind is inspect.Parameter.VAR_POSITIONAL else (value,):
             check_kind(name, each, kinds[name])
-            _check_range(name, each)
+            _check_range(name, each, parameter.default, is_count=kinds[name].noun.startswith("an integer"))
         if kinds[name].axes and value is not None:
             _check_lengths(name, value, kinds[name].axes, lengths)
 
@@ -94,7 +94,7 @@ def check_kind(name: str, value: Any, kind: Kind) -> None:
     """Raise TypeError for a value that is not of a kind; ValueError for what is nearly an integer, or has bad contents."""
     if not kind.admits(value):
         if kind.noun in ("an integer", "an integer or None"):
-            integer(name, value, least=LEAST.get(name, 1 if COUNTED.fullmatch(name) else -sys.maxsize))
+            integer(name, value, least=1 if COUNTED.fullmatch(name) else -sys.maxsize)
         raise TypeError(f"expected {name} as {kind.noun}, got {shown(value)}; {kind.remedy}")
     check_contents(value)
 
@@ -110,21 +110,22 @@ def _check_lengths(name: str, value: Any, axes: tuple[str, ...], lengths: dict[s
             )
 
 
-COUNTED = re.compile(r"num_\w+|\w+_(features|channels|size)")
+COUNTED = re.compile(r"(num|max)_\w+|(\w+_)?(features|channels|size)")
 """Names of integers that count something, and so are 1 or more."""
 
-LEAST = {"max_parents": 0}
-"""Least value of integers by other names."""
+FROM_ZERO = ("max_parents", "max_terms")
+"""Names of limits that may be 0."""
 
 
-def _check_range(name: str, value: Any) -> None:
-    """Raise ValueError for a number that its name forbids."""
+def _check_range(name: str, value: Any, default: Any, *, is_count: bool) -> None:
+    """Raise ValueError for a number that its name forbids; a default below 1 shows that fewer are meant to be allowed."""
     if not is_number(value):
         return
     if name == "seed":
         checked_seed(value)
-    elif COUNTED.fullmatch(name) and is_integer(value):
-        integer(name, value, least=LEAST.get(name, 1))
+    elif COUNTED.fullmatch(name) and is_count:
+        below = name in FROM_ZERO or (type(default) is int and default < 1)
+        integer(name, value, least=0 if below else 1)
     elif name == "level" and not 0 < value < 1:
         raise ValueError(f"expected a level between 0 and 1, got {value}; 0.95 is usual")
     elif name in ("tolerance", "precision") and not 0 <= value < np.inf:

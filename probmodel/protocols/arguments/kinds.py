@@ -108,10 +108,16 @@ ADVICE: dict[str, str] = {
 def _instance(cls: type) -> Kind:
     if cls is torch.Tensor:
         return Kind(_is_real, "a dense Tensor of real numbers", ADVICE["Tensor"])
+    if cls is np.ndarray:
+        return Kind(_is_numeric, "an array of real numbers", ADVICE["ndarray"])
     name = cls.__name__
     remedy = ADVICE.get(name, f"pass a value of {name}")
     article = "an" if name[0] in "AEIOU" else "a"
     return Kind(lambda value: isinstance(value, cls), f"{article} {name}", remedy)
+
+
+def _is_numeric(value: Any) -> bool:
+    return type(value) is np.ndarray and value.dtype.kind in "biuf"
 
 
 def _is_real(value: Any) -> bool:
@@ -125,9 +131,7 @@ def _array(annotation: Any) -> Kind:
     noun = whole.noun.removesuffix(" of real numbers") + " of real numbers" + (f", {shape}" if axes is not None else "")
 
     def admits(value: Any) -> bool:
-        if not whole.admits(value) or (axes is not None and value.ndim != axes):
-            return False
-        return type(value) is not np.ndarray or value.dtype.kind in "biuf"
+        return whole.admits(value) and (axes is None or value.ndim == axes)
 
     return Kind(admits, noun, whole.remedy, () if axes is None else tuple(annotation.dim_str.split()))
 
