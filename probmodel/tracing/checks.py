@@ -57,7 +57,7 @@ def check_draws(posterior: Posterior, found: Sites) -> None:
         )
     for name, latent in known.items() if type(draws) is dict else ():
         shape = tuple(draws[name].shape)
-        if len(shape) < 2 or shape[2:] != tuple(latent.shape) or 0 in shape[:2]:
+        if len(shape) < 2 or 0 in shape[:2]:
             raise ValueError(
                 f"expected draws of {name!r} of shape (chain, draw, {', '.join(map(str, latent.shape))}), with one or more "
                 f"of each, got {shape}; pass a posterior of this model and data"

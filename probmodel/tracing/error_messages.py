@@ -19,7 +19,7 @@ def translated_errors(data: Dataset) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, IndexError, KeyError, AttributeError, ValueError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
         shapes = [tuple(t.shape) for t in data.args if torch.is_tensor(t)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if torch.is_tensor(t)}
         devices = sorted({str(t.device) for t in data.tensors()})

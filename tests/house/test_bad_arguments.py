@@ -50,7 +50,7 @@ FORM = re.compile(r"(expected .* got .*; )|(.* is called with .*, got .*; )", re
 
 
 def line(x, y=None):
-    b = pyro.sample("b", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+    b = pyro.sample("b", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     with pyro.plate("rows", len(x)):
         return pyro.sample("y", dist.Normal(x @ b, 1.0), obs=y)
 
@@ -115,6 +115,7 @@ BAD: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
     "text": lambda: "text",
     "minus one": lambda: -1,
+    "zero": lambda: 0,
     "a half": lambda: 0.5,
     "nan": lambda: float("nan"),
     "true": lambda: True,

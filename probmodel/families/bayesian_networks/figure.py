@@ -70,7 +70,7 @@ def plot(
         )
     if not bool(((edges >= 0) & (edges <= 1)).all()):
         raise ValueError("expected probabilities between 0 and 1, got others or NaN; pass the edges of a posterior")
-    known = None if known is None else frozenset(map(tuple, known))
+    known = None if known is None else frozenset((start, end) for start, end in known)
     unknown = sorted({node for edge in known or () for node in edge} - set(names))
     if unknown:
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}; drop those edges or add the names")

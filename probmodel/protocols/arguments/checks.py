@@ -46,6 +46,7 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
         check_call(function, args, kwargs)
         return function(*args, **kwargs)
 
+    checked.__wrapped__ = inspect.unwrap(function)
     return checked
 
 
@@ -94,8 +95,12 @@ def check_kind(name: str, value: Any, kind: Kind) -> None:
     """Raise TypeError for a value that is not of a kind; ValueError for what is nearly an integer, or has bad contents."""
     if not kind.admits(value):
         if kind.noun in ("an integer", "an integer or None"):
-            integer(name, value, least=1 if COUNTED.fullmatch(name) else -sys.maxsize)
+            integer(name, value, least=1 if COUNTED.fullmatch(name) or WIDTHS.fullmatch(name) else -sys.maxsize)
         raise TypeError(f"expected {name} as {kind.noun}, got {shown(value)}; {kind.remedy}")
+    if kind.num_axes is not None and value is not None and np.ndim(value) != kind.num_axes:
+        raise ValueError(
+            f"expected {name} as {kind.noun}, got shape {tuple(np.shape(value))}; reshape it to {kind.num_axes} axes"
+        )
     check_contents(value)
 
 
@@ -110,11 +115,14 @@ def _check_lengths(name: str, value: Any, axes: tuple[str, ...], lengths: dict[s
             )
 
 
-COUNTED = re.compile(r"(num|max)_\w+|(\w+_)?(features|channels|size)")
-"""Names of integers that count something, and so are 1 or more."""
+COUNTED = re.compile(r"(num|max)_\w+")
+"""Names of integers that count something; whether there may be none is up to the function."""
 
-FROM_ZERO = ("max_parents", "max_terms")
-"""Names of limits that may be 0."""
+WIDTHS = re.compile(r"(\w+_)?(features|channels|size)")
+"""Names of integers that are 1 or more."""
+
+OWN_RANGE = ("num_rows",)
+"""Names of integers whose range depends on the other arguments, and is checked by the function."""
 
 
 def _check_range(name: str, value: Any, default: Any, *, is_count: bool) -> None:
@@ -123,9 +131,10 @@ def _check_range(name: str, value: Any, default: Any, *, is_count: bool) -> None
         return
     if name == "seed":
         checked_seed(value)
-    elif COUNTED.fullmatch(name) and is_count:
-        below = name in FROM_ZERO or (type(default) is int and default < 1)
-        integer(name, value, least=0 if below else 1)
+    elif is_count and name not in OWN_RANGE:
+        lacks = value < 1 if WIDTHS.fullmatch(name) else value < 0 and COUNTED.fullmatch(name)
+        if lacks and not (type(default) is int and default <= value):
+            integer(name, value)
     elif name == "level" and not 0 < value < 1:
         raise ValueError(f"expected a level between 0 and 1, got {value}; 0.95 is usual")
     elif name in ("tolerance", "precision") and not 0 <= value < np.inf:

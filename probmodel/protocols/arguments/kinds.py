@@ -23,12 +23,14 @@ class Kind(NamedTuple):
         noun: name of the kind, for the message.
         remedy: what to pass instead, for the message.
         axes: names of the axes of an array, which have the same length in all arguments of a call.
+        num_axes: number of axes of an array; None where any will do.
     """
 
     admits: Callable[[Any], bool]
     noun: str
     remedy: str
     axes: tuple[str, ...] = ()
+    num_axes: int | None = None
 
 
 def kind_of(annotation: Any) -> Kind:
@@ -130,10 +132,7 @@ def _array(annotation: Any) -> Kind:
     shape = f"({annotation.dim_str.replace(' ', ', ')})"
     noun = whole.noun.removesuffix(" of real numbers") + " of real numbers" + (f", {shape}" if axes is not None else "")
 
-    def admits(value: Any) -> bool:
-        return whole.admits(value) and (axes is None or value.ndim == axes)
-
-    return Kind(admits, noun, whole.remedy, () if axes is None else tuple(annotation.dim_str.split()))
+    return Kind(whole.admits, noun, whole.remedy, () if axes is None else tuple(annotation.dim_str.split()), axes)
 
 
 def _any_of(kinds: list[Kind]) -> Kind:
@@ -146,7 +145,7 @@ def _any_of(kinds: list[Kind]) -> Kind:
         lambda value: any(kind.admits(value) for kind in kinds),
         " or ".join(nouns),
         f"pass {', or '.join(remedies)}",
-        needed[0].axes if len(needed) == 1 else (),
+        *(needed[0][3:] if len(needed) == 1 else ()),
     )
 
 
@@ -172,7 +171,9 @@ def _several(origin: type, kinds: list[Kind]) -> Kind:
     )
 
     def admits(found: Any) -> bool:
-        if type(found) in TEXT or not wanted.admits(found) or not np.iterable(found):
+        if type(found) in TEXT:  # Names of one letter each may be written as one text.
+            return element is SCALARS[str] and type(found) is str
+        if not wanted.admits(found) or not np.iterable(found):
             return False
         if fixed:
             values = list(found)
