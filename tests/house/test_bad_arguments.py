@@ -324,7 +324,7 @@ def test_bad_arguments_are_refused_in_words_of_the_package(found, tmp_path, monk
         for name, parameter in found.parameters.items():
             annotation = object if parameter.annotation is inspect.Parameter.empty else parameter.annotation
             for bad, make in BAD.items():
-                if is_in_doubt(annotation, bad):
+                if is_in_doubt(annotation, bad) or (bad == "zero" and not name.startswith("num_")):
                     continue
                 positional, named = with_argument(found.parameters, name, make())
                 said = is_refused_or_accepted(found.call, positional, named)

@@ -118,7 +118,7 @@ def _check_lengths(name: str, value: Any, axes: tuple[str, ...], lengths: dict[s
 COUNTED = re.compile(r"(num|max)_\w+")
 """Names of integers that count something; whether there may be none is up to the function."""
 
-WIDTHS = re.compile(r"(\w+_)?(features|channels|size)")
+WIDTHS = re.compile(r"(\w+_)?(features|channels|size)|num_(samples|chains|groups|proposals|live)")
 """Names of integers that are 1 or more."""
 
 OWN_RANGE = ("num_rows",)
