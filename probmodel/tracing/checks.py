@@ -52,8 +52,8 @@ def check_draws(posterior: Posterior, found: Sites) -> None:
     absent, unknown = sorted(set(known) - set(draws)), sorted(set(draws) - set(known) - set(found.discrete))
     if absent:
         raise ValueError(
-            f"expected draws of the latents {sorted(known)} of the model, got none of {absent}"
-            f"{f' and draws of {unknown}' if unknown else ''}; pass a posterior of this model and data"
+            f"expected values for every latent, got none for {absent}{f' and draws of {unknown}' if unknown else ''}; pass draws "
+            "of this model and data"
         )
     for name, latent in known.items() if type(draws) is dict else ():
         shape = tuple(draws[name].shape)
