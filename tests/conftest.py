@@ -83,6 +83,12 @@ def _no_globals() -> Iterator[None]:
     assert not changed, f"{' and '.join(changed)} changed"
 
 
+@pytest.fixture
+def annotations_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments meet the package's own checks alone, as they do outside of tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--verify", action="store_true", help="run the tests of tests/verify.txt as well")
     parser.addoption("--hold-budget", action="store_true", help="fail where a room of tests exceeds its seconds")

@@ -16,6 +16,7 @@ from probmodel.evidence import best
 from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import Calibration, expected_calibration_error
 from probmodel.prediction.scores.scoring_rules import accuracy, rmse
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -69,6 +70,7 @@ class Comparison:
         return table.loc[:, (table != "–").any()]
 
 
+@checks_arguments
 def compare(
     posteriors: Mapping[str, Posterior],
     held_out: Dataset | None = None,
@@ -127,6 +129,7 @@ def _or_last(value: float) -> float:
 
 
 def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: Estimator) -> Row:
+    held_out = None if held_out is None else held_out.in_columns_of(posterior.data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvidenceWarning)
         evidence = estimator(posterior)

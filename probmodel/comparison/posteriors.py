@@ -14,6 +14,7 @@ from scipy.stats import wasserstein_distance
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
 from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 
 K_HAT_DRAWS = 1_000
@@ -70,6 +71,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
+@checks_arguments
 def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, seed: int = 0) -> PosteriorComparison:
     """Compare every fit of one model with a reference fit.
 

@@ -9,6 +9,7 @@ from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
 from probmodel.diagnosis.rule import against_smaller, p_loo_ratio
 from probmodel.prediction.new_rows import check_columns
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
@@ -19,6 +20,7 @@ ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
 """Verdicts by priority: the first one that flags any finding is the verdict."""
 
 
+@checks_arguments
 def diagnose(
     posterior: Posterior,
     held_out: Dataset | None = None,
@@ -54,7 +56,7 @@ def diagnose(
         Gabry (2017), "Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC".
     """
     if held_out is not None:
-        held_out = on_device_of(held_out, posterior.data)
+        held_out = on_device_of(held_out.in_columns_of(posterior.data), posterior.data)
         check_columns(posterior, held_out)
         check(posterior.model, held_out)
     found = [*convergence(posterior, evidence), *complexity(posterior), *evidence_findings(evidence)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated, preserving_validation
@@ -72,6 +73,7 @@ def affine_map_of(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | No
     return AffineMap(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
 
 
+@checks_arguments
 def harmonic(
     subject: Subject,
     *,

@@ -36,6 +36,7 @@ from probmodel.families.boltzmann_machines.learning.phases import (
 )
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -46,6 +47,7 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the negative phase sampled.
@@ -82,6 +84,7 @@ class BoltzmannLearning:
     def __post_init__(self) -> None:
         check_counts(self, optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the machine on the device and in the dtype of the data; the one passed in is left unchanged.
 

@@ -23,6 +23,7 @@ from probmodel.inference.chains.warm_start import (
     sample_approximation,
 )
 from probmodel.inference.interrupts import Reached, until_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -46,6 +47,7 @@ SMALL_STEP = 1e-3
 """Step size of the example that the loop is compiled for: chains that hardly move are finite whatever the model."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class ChEES:
     """Many short chains that adapt together by the Change in the Estimator of the Expected Square criterion.
@@ -78,6 +80,7 @@ class ChEES:
         check_counts(self, "num_samples", "num_warmup", "num_chains", "max_leapfrogs")
         check_acceptance(self.target_accept)
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.
 

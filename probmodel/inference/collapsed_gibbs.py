@@ -13,12 +13,14 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import order
 from probmodel.families.gaussian_processes.mixtures.gates import log_prior_of_counts
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.variational_em import PARTICLES, checked_mixture
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 
 
+@checks_fields
 @dataclass(frozen=True)
 class CollapsedGibbs:
     """Posterior draws of the assignments at the mixture's present hyperparameters, with the processes integrated out.
@@ -41,6 +43,7 @@ class CollapsedGibbs:
     def __post_init__(self) -> None:
         check_counts(self, "num_samples", "num_chains")
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Sample the assignments of the rows to experts.
 

@@ -8,6 +8,7 @@ import torch
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -19,6 +20,7 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.target import density_of
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Laplace:
     """Normal approximation N(mode, (−Hessian)⁻¹) in unconstrained coordinates, of the log joint with its Jacobian.
@@ -34,6 +36,7 @@ class Laplace:
     def __post_init__(self) -> None:
         check_counts(self, "num_samples", "num_starts")
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Find the mode, and draw from the normal approximation at it.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from probmodel.inference.descent.quasi_newton import Maximum, maximize
 from probmodel.inference.descent.starting_points import check_fit, place, starting_points, units_of
 from probmodel.inference.interrupts import warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -25,6 +26,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
 
+@checks_fields
 @dataclass(frozen=True)
 class MaximumLikelihood:
     """Fit a model without latents, such as a Gaussian process with its function integrated out, on all rows at once.
@@ -49,6 +51,7 @@ class MaximumLikelihood:
     def __post_init__(self) -> None:
         check_counts(self, "max_steps", optional=("num_starts",))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Maximize the log likelihood, starting at the model's own parameters.
 

@@ -20,6 +20,7 @@ from probmodel.inference.descent.minibatches import minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import NonFiniteError, NotNormalError
@@ -75,6 +76,7 @@ class WithInducingValues(Protocol, metaclass=Structural):
     decision: Decision
 
 
+@checks_fields
 @dataclass(frozen=True)
 class NaturalGradients:
     """Fit `Pipeline(features, SparseGP, decision)` by natural steps for q(u) and an optimizer for all other parameters.
@@ -109,6 +111,7 @@ class NaturalGradients:
     def __post_init__(self) -> None:
         check_counts(self, "num_steps", "num_particles", "num_samples", optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the pipeline.
 

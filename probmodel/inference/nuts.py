@@ -15,6 +15,7 @@ from probmodel.inference.chains.adaptation import Adaptation, Schedule
 from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
 from probmodel.inference.chains.recording import StepWindows, chain_gradient
 from probmodel.inference.interrupts import Reached, until_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -25,6 +26,7 @@ LEAPFROGS = 10
 """Number of gradients per draw: a cautious guess for the decision whether to compile."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class NUTS:
     """No-U-turn sampling with Stan's adaptation of step size and diagonal mass matrix.
@@ -54,6 +56,7 @@ class NUTS:
         check_counts(self, "num_samples", "num_warmup", "num_chains", "max_tree_depth")
         check_acceptance(self.target_accept)
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.
 

@@ -25,6 +25,7 @@ from probmodel.inference.descent.trend import Trend, loss_trend
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning
@@ -52,6 +53,7 @@ ADAM = partial(Adam, lr=3e-3, fused=True)
 """Adam (Kingma & Ba, 2015) at three times its customary rate: steps are few and losses are sums over rows."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class SVI:
     """Minimize an objective over the parameters of a model and its guide.
@@ -97,6 +99,7 @@ class SVI:
     def __post_init__(self) -> None:
         check_counts(self, "num_steps", "num_samples", optional=("batch_size", "patience"))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit copies of model and guide; the ones passed in are left unchanged.
 

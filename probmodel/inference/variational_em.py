@@ -18,6 +18,7 @@ from probmodel.families.gaussian_processes.mixtures.soft_assignments import evid
 from probmodel.inference.descent.quasi_newton import maximize
 from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
@@ -40,6 +41,7 @@ OCCUPIED = 0.5
 """Sum of responsibilities above which an expert counts as occupied."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class VariationalEM:
     """Maximize the variational bound of a mixture of Gaussian processes from several starts, and keep the best.
@@ -71,6 +73,7 @@ class VariationalEM:
     def __post_init__(self) -> None:
         check_counts(self, "num_restarts", "num_finalists", "num_rounds", "num_steps", "max_steps")
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the mixture.
 

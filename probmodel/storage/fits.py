@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
@@ -31,6 +32,7 @@ Layers make their initial parameters, and what they need to draw them, before th
 """
 
 
+@checks_arguments
 def save(posterior: Posterior, folder: str | Path) -> Path:
     """Write a posterior to a folder; an earlier fit in it is replaced once the new one is complete.
 
@@ -54,6 +56,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
         "args": tuple(data.args),
         "kwargs": dict(data.kwargs),
         "size": data.size,
+        "columns": {name: list(names) for name, names in data.columns.items()},
         "info": dict(posterior.info),
         "sites": list(posterior.draws),
     }
@@ -65,6 +68,7 @@ def save(posterior: Posterior, folder: str | Path) -> Path:
     return folder
 
 
+@checks_arguments
 def load(folder: str | Path, model: Model | None = None, guide: Model | None = None) -> Posterior:
     """Read a posterior, onto the CPU; its predictions equal those of the saved one bit for bit.
 
@@ -93,7 +97,8 @@ def load(folder: str | Path, model: Model | None = None, guide: Model | None = N
     with corrupt_on_failure(folder / STRUCTURE, "the structure of a fit"), limited_tensors(limit):
         content = _parse(files[STRUCTURE], tensors)
         pair, info = stored_pair(content["pair"]), dict(content["info"])
-        data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"])
+        columns = {name: tuple(names) for name, names in content.get("columns", {}).items()}
+        data = Dataset(tuple(content["args"]), dict(content["kwargs"]), content["size"], columns)
         draws = {name: draws[name] for name in content["sites"]}
         alone = model is None and guide is None and not needs_code(pair)
     # The caller's code may fail for its own reasons; without any, a failure means a corrupt folder.

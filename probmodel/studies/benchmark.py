@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
 from probmodel.studies.jobs import Job, kept, run_jobs
@@ -67,6 +68,7 @@ class Benchmark:
         return f"{len(self.frame)} runs, {failed} failed; all in nats"
 
 
+@checks_arguments
 def benchmark(
     subjects: Mapping[str, Subject],
     estimators: Sequence[Estimator],

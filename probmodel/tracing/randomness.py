@@ -8,11 +8,13 @@ import numpy as np
 import pyro
 import torch
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed
 from probmodel.tracing.internals import set_validation, validation
 from probmodel.tracing.programs.turns import one_thread_at_a_time
 
 
+@checks_arguments
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Context with all random states seeded and an empty parameter store of Pyro; all are restored on exit.

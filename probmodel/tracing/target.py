@@ -10,12 +10,13 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
-from probmodel.tracing.checks import check
+from probmodel.tracing.checks import check, check_draws
 from probmodel.tracing.checks.modules import check_modules, evaluation_mode
 from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.density import Density
@@ -40,6 +41,7 @@ from probmodel.tracing.site_densities import (
 from probmodel.tracing.sites import checked_run, sites
 
 
+@checks_arguments
 def target(model: Model, data: Dataset) -> Target:
     """The joint density of a model's latents with its data, on unconstrained coordinates theta in R^D.
 
@@ -192,7 +194,9 @@ def _(subject: Target) -> Target:
 @lru_cache(maxsize=8)
 def _(subject: Posterior) -> Target:
     check(subject.model, subject.data)
-    return density_of(subject.model, subject.data)
+    found = density_of(subject.model, subject.data)
+    check_draws(subject, found.sites)
+    return found
 
 
 def _traced(model: Model, program: Program) -> TraceInfo:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from probmodel.comparison.models import Comparison, Row
 from probmodel.comparison.report import figures
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 STYLE = """
@@ -30,6 +31,7 @@ th:first-child, td:first-child { text-align: left; } td.words { text-align: left
 """
 
 
+@checks_arguments
 def report(
     comparisons: Comparison | Mapping[str, Comparison],
     path: str | Path,
