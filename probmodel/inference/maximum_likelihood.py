@@ -79,6 +79,7 @@ class MaximumLikelihood:
             "method": "MaximumLikelihood",
             "seed": seed,
             "log_likelihood": found.value,
+            "converged": found.converged,
             "num_steps": found.num_steps,
             "num_evaluations": found.num_evaluations,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),

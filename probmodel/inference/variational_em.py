@@ -97,6 +97,7 @@ class VariationalEM:
         info = {
             "method": "VariationalEM",
             "seed": seed,
+            "converged": best.converged,
             "bound": best.bound - float(best.mixture.gate.log_prior().detach()),
             "starts": [each.bound for each in found],
             "rows_by_expert": counts.tolist(),

@@ -19,7 +19,7 @@ from probmodel.diagnosis.complexity import complexity
 from probmodel.diagnosis.convergence import optimization_findings
 from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.lanczos import DENSE_LIMIT, spectrum
-from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.leave_one_out import leave_one_out
 from probmodel.diagnosis.scored import MATERIAL
 from probmodel.inference.descent.trend import loss_trend
 from probmodel.protocols.dataset import Dataset

@@ -28,7 +28,7 @@ import probmodel as pb
 from probmodel.diagnosis import conditional_evidence, inference_gaps, prequential, prior_sensitivity, recalibrated
 from probmodel.diagnosis.experiments.prior_sensitivity import PriorScore, prior_width
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict
-from probmodel.diagnosis.overfitting import p_waic
+from probmodel.diagnosis.leave_one_out import p_waic
 from probmodel.diagnosis.rule import against_smaller
 from probmodel.draws.diagnostics import Loo
 from probmodel.evidence import exact, importance
