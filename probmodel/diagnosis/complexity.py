@@ -70,7 +70,11 @@ def _spectral(curvature: Spectrum, count: int, *, at_mode: bool) -> list[Finding
     upward, _ = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v)))
     fraction = upward / total if total > 0 else 0.0
     elsewhere = at_mode and fraction > NEGATIVE_LIMIT
-    place = f"above {NEGATIVE_LIMIT} the estimates are at no minimum" if at_mode else "posterior draws need not be at a mode"
+    place = (
+        f"above {NEGATIVE_LIMIT} the estimates are at no minimum"
+        if at_mode
+        else "posterior draws need not be at a mode"
+    )
     doubt = "the curvature is taken at estimates that are at no minimum of the loss" if elsewhere else ""
     message = f"directions out of {count} that the data determine"
     return [

@@ -79,7 +79,9 @@ def _criterion(posterior: Posterior) -> list[Finding]:
     if "converged" not in posterior.info:
         return []
     met = bool(posterior.info["converged"])
-    message = "the optimizer met its tolerance" if met else "the optimizer stopped before its tolerance; raise max_steps"
+    message = (
+        "the optimizer met its tolerance" if met else "the optimizer stopped before its tolerance; raise max_steps"
+    )
     return [finding("converged", float(met), message, flag="" if met else Verdict.FAILED)]
 
 

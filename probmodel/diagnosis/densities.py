@@ -77,7 +77,9 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     mixing = Gain(*paired(mixing_gain(test)), is_material(*paired(mixing_gain(train))))
     # Differences of nearly equal densities vary so little between rows that a hundredth of a nat would be significant.
     worse, behind = is_material(-over, over_error), is_material(-learned, learned_error)
-    flag = overconfidence_verdict(mixing, gap_is_significant=gap > SIGNIFICANT * gap_error, narrow=not mixing.on_training_rows)
+    flag = overconfidence_verdict(
+        mixing, gap_is_significant=gap > SIGNIFICANT * gap_error, narrow=not mixing.on_training_rows
+    )
     overfits = flag == Verdict.OVERFITS
     return [
         *score_findings(train.log_score, test.log_score, flag if overfits else ""),

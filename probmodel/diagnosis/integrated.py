@@ -124,11 +124,11 @@ def _weighed(
     """
     local = draws[:, parts.columns]
     center, scale = (moment.expand(len(theta), -1) for moment in (local.mean(0), local.std(0)))
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         log_w, proposed = _log_weights(parts, theta, center, scale)
         weights = torch.softmax(log_w, 1)
         error = float(((weights * log_w.shape[1]).var(1) / log_w.shape[1]).mean(0).sqrt().max())
-        if error <= LARGEST_ERROR:
+        if error <= LARGEST_ERROR and number:  # The first proposal ignores the shared latents.
             break
         by_column = weights[:, :, parts.row_of_column].to(proposed)
         center = (by_column * proposed).sum(1)

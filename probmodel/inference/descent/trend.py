@@ -9,7 +9,7 @@ LEAST = 3
 """Smallest number of losses for which the residuals of a line determine its standard error."""
 SPAN = 500
 """Number of losses at most to which the line is fitted; fewer in a short fit, of which only the last half counts."""
-MATERIAL_FALL = 0.01
+MATERIAL_FALL = 0.05
 """Nats per row: a fall of less within the last losses, or of less than one nat in all, would change no conclusion."""
 
 
