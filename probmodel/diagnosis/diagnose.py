@@ -24,7 +24,7 @@ errors; material also above 0.05 nats per row.
 | `gain over base rate` | significantly below zero on new rows, though above it on the training rows |
 | `p_loo` | above n / 2, without held-out rows |
 | `refitting`, `permuted` | of a Gaussian process: its score rests on fitting the hyperparameters (`refitted`) |
-| `smaller model` | ahead in conditional evidence; any of these, or `p_loo ratio` above 1.5, is then a symptom (`against_smaller`) |
+| `smaller model` | ahead in conditional evidence, given a symptom: any of these, or `p_loo ratio` above 1.5 |
 
 | finding | underfits if |
 |---|---|
