@@ -139,7 +139,7 @@ def test_each_model_is_announced():
 
 def guided(scale):
     """The exact posterior, and guides of it that are far too narrow: their weights have no variance."""
-    fit = fitted(3)
+    fit = fitted(11)
     exact = fit.draws["b"].flatten(0, 1)
     center, spread = exact.mean(0), torch.linalg.cholesky(exact.T.cov())
 
@@ -171,8 +171,8 @@ def test_an_elbo_is_a_lower_bound_and_no_estimate():
 
 
 def test_numbers_of_chains_that_disagree_are_marked():
-    fit = fitted(3)
-    draws = fit.draws["b"].flatten(0, 1)[:300].reshape(2, 150, 3)
+    fit = fitted(11)
+    draws = fit.draws["b"].flatten(0, 1)[:300].reshape(2, 150, 11)
     apart = Posterior(fit.model, fit.data, {"b": draws + tensor([0.0, 1.0])[:, None, None]}, {"method": "by hand"})
     table = pb.compare({"apart": apart}, held_out())
     found = table.rows[0].diagnosis
