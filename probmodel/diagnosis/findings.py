@@ -50,7 +50,7 @@ def marked(number: str, finding: Finding) -> str:
 
 def legend(findings: Iterable[Finding]) -> list[str]:
     """Lines that explain the marks of these findings: the reasons, each once; empty where nothing is marked."""
-    reasons = dict.fromkeys(each.doubt for each in findings if each.doubt)
+    reasons = dict.fromkeys(reason for each in findings if each.doubt for reason in each.doubt.split("; "))
     return [f"{MARK} not to be relied on: {'; '.join(reasons)}"] if reasons else []
 
 
