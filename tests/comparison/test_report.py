@@ -213,9 +213,9 @@ def both_kinds():
 def test_full_evidences_and_those_given_estimates_have_an_axis_each():
     labels = [axes.get_xlabel() for axes in figures.scores(both_kinds()).axes]
     assert labels == [
-        "log evidence (nats)",
-        "log evidence given point estimates* (nats)",
-        "held-out log score (nats per row)",
+        "log evidence\n(nats)",
+        "log evidence given\npoint estimates* (nats)",
+        "held-out log score\n(nats per row)",
     ]
     for axes, name in zip(figures.scores(both_kinds()).axes, ("integrated", "estimated"), strict=False):
         (shown,) = {float(bars.lines[0].get_xdata()[0]) for bars in axes.containers}

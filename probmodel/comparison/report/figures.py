@@ -52,7 +52,8 @@ def scores(comparison: Comparison) -> Figure:
         axes.set_xlabel(panel.label, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
         axes.margins(x=0.15, y=0.25)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.ticklabel_format(axis="x", useOffset=False, style="plain")
     figure.supxlabel(f"hollow: {MARK} not to be relied on; arrow: lower bound", fontsize=8, color="#64748b")
     return figure
 
@@ -62,9 +63,9 @@ def _panels(comparison: Comparison) -> list[_Panel]:
     given = [row for row in comparison.rows if row.evidence.given]
     scored = [row for row in comparison.rows if "held-out log score" in row.diagnosis]
     panels = [
-        _Panel("log evidence (nats)", "log evidence", "± evidence", full),
-        _Panel("log evidence given point estimates* (nats)", "log evidence", "± evidence", given),
-        _Panel("held-out log score (nats per row)", "held-out log score", "± held-out", scored),
+        _Panel("log evidence\n(nats)", "log evidence", "± evidence", full),
+        _Panel("log evidence given\npoint estimates* (nats)", "log evidence", "± evidence", given),
+        _Panel("held-out log score\n(nats per row)", "held-out log score", "± held-out", scored),
     ]
     return [panel for panel in panels if panel.rows]
 
