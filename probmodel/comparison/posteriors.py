@@ -29,8 +29,8 @@ class PosteriorComparison:
 
     `frame` has, for every fit and element, the means, their difference in Monte Carlo standard errors, the ratio of
     standard deviations, and the 1-Wasserstein distance in standard deviations of the reference.  `joint` has, for every
-    fit, the k-hat of all its latents jointly (that of a diagnosis is by row where rows are independent), the energy distance over all latents jointly, and the permutation p-value of the hypothesis that both
-    sets of draws come from the same distribution.
+    fit, the k-hat of all its latents jointly (a diagnosis judges independent rows one by one), the energy distance over all
+    latents jointly, and the permutation p-value of the hypothesis that both sets of draws come from the same distribution.
     """
 
     reference: str
