@@ -7,7 +7,7 @@ from where the row's own observations have moved its latents (Merkle, Furr & Rab
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -96,7 +96,8 @@ class _Parts:
         names = {latent.name for latent in self.local}
         shared = {name: value for name, value in self._values(theta).items() if name not in names}
         run = traced_run(poutine.condition(self.posterior.model, shared), self.posterior.data)
-        values = {name: run.nodes[name]["value"][None] for name in names}
+        nodes: list[Any] = [run.nodes[name] for name in names]
+        values = {name: node["value"][None] for name, node in zip(names, nodes, strict=True)}
         return self.local_layout.join(values, theta.dtype, theta.device)[0]
 
     def rows_are_independent(self, theta: Float[Tensor, "S D"]) -> bool:

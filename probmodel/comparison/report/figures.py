@@ -21,8 +21,7 @@ WORST_ROWS = 12
 
 class _Panel(NamedTuple):
     label: str
-    value: str
-    error: str
+    finding: str
     rows: Sequence[Row]
 
 
@@ -34,15 +33,14 @@ def scores(comparison: Comparison) -> Figure:
     """
     panels = _panels(comparison)
     figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.9), layout="constrained")
-    frame = comparison.frame
     places = {row.name: place for place, row in enumerate(reversed(comparison.rows))}
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
         for row in panel.rows:
-            shown = row.diagnosis[panel.value]
+            shown = row.diagnosis[panel.finding]
             axes.errorbar(
-                frame.loc[row.name, panel.value],
+                shown.value,
                 places[row.name],
-                xerr=2 * np.nan_to_num(frame.loc[row.name, panel.error]),
+                xerr=2 * np.nan_to_num(shown.stderr),
                 fmt=">" if shown.only_lower else "o",
                 color=COLORS[0],
                 mfc="white" if shown.doubt else COLORS[0],
@@ -63,9 +61,9 @@ def _panels(comparison: Comparison) -> list[_Panel]:
     given = [row for row in comparison.rows if row.evidence.given]
     scored = [row for row in comparison.rows if "held-out log score" in row.diagnosis]
     panels = [
-        _Panel("log evidence\n(nats)", "log evidence", "± evidence", full),
-        _Panel("log evidence given\npoint estimates* (nats)", "log evidence", "± evidence", given),
-        _Panel("held-out log score\n(nats per row)", "held-out log score", "± held-out", scored),
+        _Panel("log evidence\n(nats)", "log evidence", full),
+        _Panel("log evidence given\npoint estimates* (nats)", "log evidence", given),
+        _Panel("held-out log score\n(nats per row)", "held-out log score", scored),
     ]
     return [panel for panel in panels if panel.rows]
 
