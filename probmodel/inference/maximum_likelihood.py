@@ -94,6 +94,7 @@ class MaximumLikelihood:
             "log_likelihood": found.value,
             "starts": starts,
             "interrupted": found.interrupted,
+            "converged": found.converged,
             "num_steps": found.num_steps,
             "num_evaluations": found.num_evaluations,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),

@@ -21,7 +21,7 @@ from probmodel.inference.descent.descent import WINDOW, Descent, descent, reason
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.starting_points import start_at_data
-from probmodel.inference.descent.trend import Trend, loss_trend
+from probmodel.inference.descent.trend import SPAN, loss_trend, recent_trend
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
@@ -42,9 +42,6 @@ from probmodel.tracing.programs.compiling import CompilationPlan, plan
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.randomness import isolated, preserving_random_state, spawn
 from probmodel.tracing.sites import sites
-
-SPAN = 5 * WINDOW
-"""Number of steps in the window of the linear fit to the loss."""
 
 TRIAL_STEPS = 20
 """Number of uncompiled steps whose time decides whether to compile."""
@@ -105,8 +102,9 @@ class SVI:
 
         Returns:
             Posterior with draws of the guide; `info["losses"]` has one loss per step, in nats over the whole data set,
-            `info["plateau"]` states whether the loss had stopped falling at the end, and `info["interrupted"]` whether a
-            KeyboardInterrupt (Ctrl-C) ended it: the fit is then that of the steps done, with an `InterruptedWarning`.
+            `info["plateau"]` states whether the loss had stopped falling at the end (`recent_trend`), and
+            `info["interrupted"]` whether a KeyboardInterrupt (Ctrl-C) ended it: the fit is then that of the steps done, with
+            an `InterruptedWarning`.
 
         Raises:
             ValueError: for unsuitable data, or settings out of range.
@@ -127,10 +125,9 @@ class SVI:
             if outcome.interrupted:
                 warn_interrupted("SVI", len(outcome.losses), settings.num_steps, "steps")
             elif not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
-                trend = _recent_trend(outcome.losses)
                 warnings.warn(
-                    f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {trend.size:,.2f} ± "
-                    f"{trend.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)} steps; raise num_steps",
+                    f"SVI: the loss was still falling after {settings.num_steps:,} steps: it "
+                    f"{recent_trend(outcome.losses, data.size)}; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
@@ -207,8 +204,8 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     by_step = mode.mode == "step" and gradient.graph is not None
     why = f" ({reason_against_loop(gradient, optimizer)})" if by_step else ""
     execution = f"{_EXECUTIONS[mode.mode, mode.compiled]}{why}: {reason}"
-    plateau, fallback = not descends(losses), gradient.program.reason
-    return Outcome(losses, plateau, mode.compiled, fallback, execution, reached.interrupted)
+    level = len(losses) >= WINDOW and not recent_trend(losses, data.size).falls
+    return Outcome(losses, level, mode.compiled, gradient.program.reason, execution, reached.interrupted)
 
 
 def _goal(mode: Descent, done: int, seconds: float) -> int:
@@ -242,11 +239,7 @@ def descends(losses: list[float]) -> bool:
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
     """
-    return len(losses) < WINDOW or _recent_trend(losses).exceeds(0.0)
-
-
-def _recent_trend(losses: list[float]) -> Trend:
-    return loss_trend(losses[-SPAN:])
+    return len(losses) < WINDOW or loss_trend(losses[-SPAN:]).exceeds(0.0)
 
 
 def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:

@@ -113,6 +113,7 @@ class VariationalEM:
             "method": "VariationalEM",
             "seed": seed,
             "interrupted": reached.interrupted,
+            "converged": best.converged,
             "bound": best.bound - float(best.mixture.gate.log_prior().detach()),
             "starts": [each.bound for each in found],
             "rows_by_expert": counts.tolist(),

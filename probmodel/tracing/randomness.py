@@ -1,4 +1,4 @@
-"""Contexts that seed the random states, isolate what belongs to the process, and restore it on exit."""
+"""Contexts that seed the random states, fix the order of sums, isolate what belongs to the process, and restore it."""
 
 import random
 from collections.abc import Iterator
@@ -68,6 +68,21 @@ def preserving_random_state() -> Iterator[None]:
     """Context that leaves PyTorch's random state unchanged, for runs that inspect a model without affecting its fit."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Context in which PyTorch's operators run in one thread.
+
+    The order in which threads add partial sums changes rounding errors, which a long descent amplifies: what runs here gives
+    the same bits whatever the number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def spawn(seed: int, branch: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.diagnosis.experiments.conditional import difference, evidence_of, first_rows
 from probmodel.diagnosis.findings import Finding, Verdict, finding
-from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.leave_one_out import leave_one_out
 from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.draws.diagnostics import Loo
 from probmodel.protocols.arguments.checks import checks_arguments

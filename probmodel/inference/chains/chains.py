@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probmodel.draws.diagnostics import rhat
+from probmodel.draws.diagnostics import R_HAT_LIMIT, rhat
 from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
@@ -27,8 +27,6 @@ MAX_STARTS = 100
 MAX_ABS_START = 10.0
 """Largest absolute coordinate of an initial state: no step size suits the far tails of a heavy-tailed prior."""
 
-R_HAT_LIMIT = 1.05
-"""R-hat above which even short runs are in doubt; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 
 MAX_ENERGY_ERROR = 1000.0
 """Energy error in nats that marks a divergence (Stan's value)."""
