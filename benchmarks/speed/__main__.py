@@ -6,7 +6,8 @@ Contenders take turns (A B A B …) and a ratio is the median over the turns, so
 Hand-written PyTorch is always among the contenders of steps and gradients; `--peers` adds Pyro and those of NumPyro, blackjax and
 nutpie (extra `peers`) that are installed.  Gaussian processes are compared with GPyTorch and scikit-learn.  `--only` selects the
 tasks whose name contains the text, for example "SVI logistic", "HMC logistic", "draws hierarchy", "first step", "memory",
-"import" or "Gaussian processes".  Steps are compared only after all contenders have reached the same loss, draws only with equal means.
+"import" or "Gaussian processes".  Steps are compared only after all contenders have reached the same loss, draws only with
+equal means.
 """
 
 import argparse

@@ -64,15 +64,15 @@ for name in pb.__all__:
     assert [name for listed, kept, name in rows if (listed, kept) != ("True", "True")] == []
 
 
-@pytest.mark.parametrize("name", ["laplace", "sandwich", "exact", "elbo", "bridge"])
-def test_a_submodule_does_not_hide_the_function_of_its_name(name):
-    code = f"""
-import probmodel.inference.{"exact" if name == "exact" else "svi"}, probmodel.evidence.{name}
+def test_a_submodule_does_not_hide_the_function_of_its_name():
+    code = """
+import probmodel.evidence.laplace, probmodel.evidence.exact, probmodel.evidence.elbo, probmodel.layers.lift
 import probmodel as pb
-from probmodel.evidence import {name}
-print({name} is pb.evidence.{name}, type(pb.evidence.{name}).__name__)
+from probmodel.evidence import laplace
+print(laplace is pb.evidence.laplace)
+print(*[type(each).__name__ for each in (laplace, pb.evidence.exact, pb.evidence.elbo, pb.lift)])
 """
-    assert printed(code) == ["True", "function"]
+    assert printed(code) == ["True", *["function"] * 4]
 
 
 def test_the_first_use_of_a_name_leaves_random_states_alone():
