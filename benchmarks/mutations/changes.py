@@ -29,6 +29,37 @@ MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test
 
 MUTATIONS = (
     Mutation(
+        "submodules hide functions of their name",
+        "protocols/namespaces.py",
+        "if name not in self.deferred or value is not submodule:",
+        "if True:",
+        ("tests/protocols/test_namespaces.py",),
+        "hide",
+    ),
+    Mutation(
+        "imports on first use draw from the caller's random state",
+        "protocols/namespaces.py",
+        "        random.setstate(states[0])\n",
+        "        random.random()\n",
+        ("tests/protocols/test_namespaces.py",),
+        "random_states",
+    ),
+    Mutation(
+        "imports at once",
+        "protocols/namespaces.py",
+        "if globals is vars(module):",
+        "if globals is None:",
+        ("tests/protocols/test_namespaces.py",),
+        "heavy_package",
+    ),
+    Mutation(
+        "draws made anew whenever they are asked for",
+        "inference/guides/draws.py",
+        "    @cached_property\n    def made",
+        "    @property\n    def made",
+        ("tests/inference/test_draws_on_request.py",),
+    ),
+    Mutation(
         "equal draws merged",
         "tracing/programs/graphs.py",
         "return graph if lost else GraphModule(graph, merged)",

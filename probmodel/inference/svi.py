@@ -22,7 +22,7 @@ from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.inference.descent.trend import SPAN, loss_trend, recent_trend
-from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.guides.draws import DrawsOnRequest, guide_draws
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
@@ -74,7 +74,8 @@ class SVI:
         optimizer: parameters → torch optimizer of all of them; Adam with learning rate 0.003 by default.
         patience: number of consecutive evaluations, one per 100 steps, without a significant decrease of the loss after
             which the fit stops; None never stops early.
-        num_samples: number of draws of the guide to keep.
+        num_samples: number of draws of the guide, which are made when one is first asked for; those of latents of single
+            rows take one pass over all rows each.
         compile: whether to compile the steps; None compiles where the time of a few steps shows that it pays.
         progress: whether to show a progress bar.
 
@@ -133,7 +134,10 @@ class SVI:
                 )
             with preserving_random_state():
                 latents = sites(fitted, data).latents
-            draws = guide_draws(guide, data, latents, settings.num_samples, spawn(seed, 2))
+        make = partial(
+            guide_draws, guide, data, latents, settings.num_samples, spawn(seed, 2), progress=settings.progress
+        )
+        draws = DrawsOnRequest(latents, settings.num_samples, make)
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)

@@ -111,7 +111,9 @@ class Posterior:
     guide: Model | None = None
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{name} {tuple(draw.shape)}" for name, draw in self.draws.items()) or "no latents"
+        # Draws that wait to be asked for know their shapes.
+        shapes = getattr(self.draws, "shapes", None) or {name: draw.shape for name, draw in self.draws.items()}
+        sites = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()) or "no latents"
         seconds = float(self.info.get("seconds", 0.0))
         return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s{self._mark()}: {sites}"
 
