@@ -16,10 +16,11 @@ Namespaces: gp, bn, boltzmann, features, objectives, scores, evidence, diagnosis
 """
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel import data, diagnosis, evidence, studies
     from probmodel.comparison import Comparison, compare, compare_posteriors, report
     from probmodel.diagnosis import Diagnosis, diagnose
@@ -48,6 +49,8 @@ with on_first_use(__name__):
     from probmodel.storage import load, save, to_arviz
     from probmodel.tracing.randomness import isolated
     from probmodel.tracing.target import target
+
+on_first_use(__name__)
 
 __version__ = _version("probmodel")
 

@@ -5,15 +5,19 @@ Preparation: split, standardize, standardize_images, one_hot, with_one_hot, batc
 Problems whose evidence is known: problems.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.data import problems
     from probmodel.data.digits import digits
     from probmodel.data.locate import locate
     from probmodel.data.mnist import mnist
     from probmodel.data.prepare import batches, one_hot, split, standardize, standardize_images, with_one_hot
     from probmodel.data.tables import diabetes, iris, motorcycle
+
+on_first_use(__name__)
 
 __all__ = [
     "batches",

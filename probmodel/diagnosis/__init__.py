@@ -6,9 +6,11 @@ Error of a variational approximation: inference_gaps, Gaps.
 Sensitivity to the prior: prior_sensitivity, PriorSensitivity; recalibrated, Recalibrated multiply the prior scales.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.diagnosis.diagnose import diagnose
     from probmodel.diagnosis.experiments.conditional import conditional_evidence
     from probmodel.diagnosis.experiments.gaps import Gaps, inference_gaps
@@ -17,6 +19,8 @@ with on_first_use(__name__):
     from probmodel.diagnosis.experiments.prior_sensitivity import PriorSensitivity, prior_sensitivity
     from probmodel.diagnosis.experiments.recalibrated import Recalibrated, recalibrated
     from probmodel.diagnosis.findings import Diagnosis, Finding, Verdict
+
+on_first_use(__name__)
 
 __all__ = [
     "Block",

@@ -9,9 +9,11 @@ log_partition_sandwich, log_likelihood, log_odds (Boltzmann machines).
 Values and plots: Agreement, Estimate, plot.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.evidence.ais import ais, reverse_ais
     from probmodel.evidence.best import best
     from probmodel.evidence.bridge import bridge
@@ -40,6 +42,8 @@ with on_first_use(__name__):
     from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
     from probmodel.evidence.weighing.proposals import from_draws, from_mode
     from probmodel.protocols.evidence import Agreement, Estimate
+
+on_first_use(__name__)
 
 __all__ = [
     "Agreement",

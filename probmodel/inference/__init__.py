@@ -1,8 +1,10 @@
 """Inference methods (model, data, seed) → Posterior, one method per file."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.inference.boltzmann_learning import BoltzmannLearning
     from probmodel.inference.chees import ChEES
     from probmodel.inference.collapsed_gibbs import CollapsedGibbs
@@ -13,6 +15,8 @@ with on_first_use(__name__):
     from probmodel.inference.nuts import NUTS
     from probmodel.inference.svi import SVI
     from probmodel.inference.variational_em import VariationalEM
+
+on_first_use(__name__)
 
 __all__ = [
     "NUTS",

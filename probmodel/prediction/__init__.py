@@ -1,8 +1,12 @@
 """Predictive distribution of new rows given a posterior, and scores of its quality."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.prediction.predictive import Prediction, predict
+
+on_first_use(__name__)
 
 __all__ = ["Prediction", "predict"]

@@ -187,7 +187,8 @@ def _(distribution: MixtureSameFamily, values: Sequence[Tensor]) -> Distribution
 
 @with_parameters.register
 def _(distribution: NormalMixture, values: Sequence[Tensor]) -> Distribution:
-    return NormalMixture(*values)
+    logits, loc, scale = values
+    return NormalMixture(logits, loc, scale)
 
 
 def can_be_stacked(distribution: Distribution) -> bool:

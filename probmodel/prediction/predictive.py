@@ -255,11 +255,10 @@ def _stacked(
 def _listed(likelihood: Callable[[Tensor], _Likelihood], draws: Float[Tensor, "S D"]) -> _Likelihood:
     """Likelihoods one by one, of a family whose parameters do not say all about it."""
     each = [likelihood(theta) for theta in draws]
-    noise, density = (
-        None if values[0] is None else torch.stack(values)
-        for values in ([one.noise for one in each], [one.log_density for one in each])
-    )
-    return _Likelihood(Stacked([one.distribution for one in each]), density, noise)
+    noise = [one.noise for one in each if one.noise is not None]
+    density = [one.log_density for one in each if one.log_density is not None]
+    stacked = (torch.stack(values) if values else None for values in (density, noise))
+    return _Likelihood(Stacked([one.distribution for one in each]), *stacked)
 
 
 class _SharedDraws:

@@ -5,7 +5,8 @@
 (True, False)
 """
 
-import builtins
+import ast
+import inspect
 import random
 import sys
 from collections.abc import Iterator
@@ -25,16 +26,6 @@ class Deferred:
 
     module: str
     name: str
-
-
-@dataclass(frozen=True)
-class DeferredModule:
-    """What `from module import …` reads its names from while imports are deferred."""
-
-    module: str
-
-    def __getattr__(self, name: str) -> Deferred:
-        return Deferred(self.module, name)
 
 
 class Namespace(ModuleType):
@@ -59,33 +50,25 @@ class Namespace(ModuleType):
         return sorted({*super().__dir__(), *self.deferred})
 
 
-@contextmanager
-def on_first_use(namespace: str) -> Iterator[None]:
-    """Defer the `from … import …` statements in this block of a package's `__init__` until their names are read.
+def on_first_use(namespace: str) -> None:
+    """Import the names under `if TYPE_CHECKING:` of a package's `__init__` when they are first read.
 
-    Type checkers, linters and readers see plain imports.  Python's and NumPy's and PyTorch's random states are the same after a
-    module was imported on first use as before, so results do not depend on when that was.
+    Type checkers, linters and readers see plain imports.  The random states of Python, NumPy and PyTorch are the same after
+    a module was imported on first use as before, so results do not depend on when that was.
 
     Args:
         namespace: `__name__` of the package.
     """
-    module, plain_import = sys.modules[namespace], builtins.__import__
-
-    def deferring_import(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-        if globals is vars(module):
-            return DeferredModule(name)
-        return plain_import(name, globals, locals, fromlist, level)
-
-    builtins.__import__ = deferring_import
-    try:
-        yield
-    finally:
-        builtins.__import__ = plain_import
-    found = {name: value for name, value in vars(module).items() if type(value) is Deferred}
-    for name in found:
-        del vars(module)[name]
-    vars(module)["deferred"] = found
+    module = sys.modules[namespace]
+    block = next(each for each in ast.parse(inspect.getsource(module)).body if ast.unparse(each).startswith(DEFERRED))
+    found = [each for each in ast.walk(block) if type(each) is ast.ImportFrom]
+    vars(module)["deferred"] = {
+        alias.asname or alias.name: Deferred(str(each.module), alias.name) for each in found for alias in each.names
+    }
     module.__class__ = Namespace
+
+
+DEFERRED = "if TYPE_CHECKING:"
 
 
 def _imported(namespace: str, deferred: Deferred) -> Any:

@@ -3,9 +3,13 @@
 Estimators of the evidence on problems whose answer is known: benchmark, Benchmark.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.studies.benchmark import Benchmark, benchmark
+
+on_first_use(__name__)
 
 __all__ = ["Benchmark", "benchmark"]

@@ -65,7 +65,7 @@ def _(function: types.MethodType) -> list[Any]:
 
 
 @_reached.register
-def _(function: partial) -> list[Any]:  # type: ignore[type-arg]
+def _(function: partial) -> list[Any]:
     return [*reached_modules(function.func), *function.args, *function.keywords.values()]
 
 

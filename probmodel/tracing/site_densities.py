@@ -27,7 +27,7 @@ def enumerated(model: Model, found: Sites) -> Model:
     if not found.discrete:
         return model
 
-    def in_parallel(node: Mapping[str, Any]) -> dict[str, str]:
+    def in_parallel(node: Any) -> Any:
         return {"enumerate": "parallel"} if node["name"] in found.discrete else {}
 
     configured = poutine.infer_config(model, in_parallel)

@@ -88,7 +88,7 @@ def at_the_top(body: list[ast.stmt]) -> list[ast.stmt]:
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_every_import_is_absolute_explicit_and_at_the_top(file):
     tree = ast.parse(file.read_text())
-    assert "TYPE_CHECKING" not in file.read_text()
+    assert "TYPE_CHECKING" not in file.read_text() or file.name in ("__init__.py", "namespaces.py")
     # A package that is an extra is imported in a `try` at the top, so that its absence is reported on use; one that warns
     # of itself in a `with` around that.
     top = {id(node) for node in at_the_top(tree.body)}
@@ -109,7 +109,7 @@ def test_namespaces_import_on_first_use(file):
     eager = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom)]
     own = {node.module for node in eager if (node.module or "").split(".")[0] == "probmodel"}
     assert room(file) == "protocols" or own <= {"probmodel.protocols.namespaces"}, (
-        f"{file.parent.name}/__init__.py: put its imports in `with on_first_use(__name__):`"
+        f"{file.parent.name}/__init__.py: put its imports under `if TYPE_CHECKING:` and call on_first_use(__name__)"
     )
 
 

@@ -1,8 +1,12 @@
 """Report of comparisons as one self-contained HTML file with plots."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.comparison.report.page import report
+
+on_first_use(__name__)
 
 __all__ = ["report"]

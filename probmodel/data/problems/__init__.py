@@ -1,8 +1,10 @@
 """Problems whose log evidence is known: a model, its data, and the value that an estimator has to return."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.data.problems.boltzmann import (
         BoltzmannProblem,
         CoupledProblem,
@@ -19,6 +21,8 @@ with on_first_use(__name__):
     from probmodel.data.problems.mixtures import galaxy
     from probmodel.data.problems.problem import Problem
     from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, rosenbrock
+
+on_first_use(__name__)
 
 __all__ = [
     "BoltzmannProblem",

@@ -1,8 +1,10 @@
 """Bayesian networks: graphs, scores, structure search, edge posteriors, tables, exact queries, sampling and EM."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.families.bayesian_networks.bif import read_bif, write_bif
     from probmodel.families.bayesian_networks.categorical_data import CategoricalData
     from probmodel.families.bayesian_networks.dag import DAG, class_hamming_distance, structural_hamming_distance
@@ -69,6 +71,8 @@ with on_first_use(__name__):
     from probmodel.families.bayesian_networks.tables.queries import JointTable, Marginals, marginals, query
     from probmodel.families.bayesian_networks.tables.sampling import sample
     from probmodel.protocols.errors import EMWarning, MixingWarning
+
+on_first_use(__name__)
 
 __all__ = [
     "aic",

@@ -3,10 +3,14 @@
 Bounds on the evidence: elbo, iwae.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.inference.objectives.elbo import elbo
     from probmodel.inference.objectives.iwae import iwae
+
+on_first_use(__name__)
 
 __all__ = ["elbo", "iwae"]

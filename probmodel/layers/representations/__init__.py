@@ -1,8 +1,10 @@
 """Representations h → z, one family per file, each with its model and its guide."""
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.layers.representations.bayesian_network import (
         CategoricalNetwork,
         ClassNetwork,
@@ -17,6 +19,8 @@ with on_first_use(__name__):
     from probmodel.layers.representations.gaussian_process.product import GPProduct
     from probmodel.layers.representations.gaussian_process.sparse import SparseGP
     from probmodel.layers.representations.vae import VAE, StandardNormal
+
+on_first_use(__name__)
 
 __all__ = [
     "DNN",

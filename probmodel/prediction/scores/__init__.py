@@ -4,9 +4,11 @@ Scoring rules: log_score_by_row, log_score_per_datum, brier, crps_normal_mixture
 Calibration: calibration, reliability, expected_calibration_error.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.prediction.scores.calibration import (
         Calibration,
         Reliability,
@@ -23,6 +25,8 @@ with on_first_use(__name__):
         log_score_per_datum,
         rmse,
     )
+
+on_first_use(__name__)
 
 __all__ = [
     "Calibration",

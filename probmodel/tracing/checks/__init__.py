@@ -1,5 +1,12 @@
 """Checks of a model and its data before a fit."""
 
-from probmodel.tracing.checks.data import check, check_draws, check_training
+from typing import TYPE_CHECKING
+
+from probmodel.protocols.namespaces import on_first_use
+
+if TYPE_CHECKING:
+    from probmodel.tracing.checks.data import check, check_draws, check_training
+
+on_first_use(__name__)
 
 __all__ = ["check", "check_draws", "check_training"]

@@ -14,7 +14,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample, number_of_changes, uses_batch_statistics
-from probmodel.tracing.ownership import copied, reached_modules
+from probmodel.tracing.ownership import copied, provide_parameter_stores, reached_modules
 from probmodel.tracing.randomness import isolated
 
 _training: ContextVar[bool] = ContextVar("training", default=False)
@@ -58,6 +58,7 @@ def check_modules(model: Model, data: Dataset) -> None:
         ValueError: naming the module, for batch statistics and for buffers that a call changes; naming the site whose
             density differs between two calls at the same latents.
     """
+    provide_parameter_stores(model)
     _refuse_batch_statistics(model)
     with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
         _refuse_changed_buffers(model, data)

@@ -16,9 +16,11 @@ JointTable, log_prob, impute, sample, intervene.
 Kinetics: LinearKinetics, KineticPosterior, SteadyStates, Trajectories.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.families.bayesian_networks import (
         DAG,
         EM,
@@ -96,6 +98,8 @@ with on_first_use(__name__):
     from probmodel.layers.representations.bayesian_network.conditional_gaussian import ConditionalGaussianNetwork
     from probmodel.layers.representations.bayesian_network.linear_gaussian import LinearGaussianNetwork
     from probmodel.layers.representations.bayesian_network.nonlinear import NonlinearNetwork
+
+on_first_use(__name__)
 
 __all__ = [
     "BDeu",

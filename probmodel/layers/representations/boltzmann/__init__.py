@@ -5,9 +5,11 @@ Units: BernoulliUnits, CategoricalUnits, CountUnits, GaussianUnits, ContinuousBe
 Learning, for `pb.BoltzmannLearning`: Contrastive, Persistent, Tempered (the negative phase), GradientAscent, Monitor.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM
     from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits, CategoricalUnits, CountUnits
     from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
@@ -19,6 +21,8 @@ with on_first_use(__name__):
     from probmodel.layers.representations.boltzmann.class_rbm import ClassRBM
     from probmodel.layers.representations.boltzmann.deep_boltzmann_machine import DeepBoltzmannMachine
     from probmodel.layers.representations.boltzmann.rbm import RBM
+
+on_first_use(__name__)
 
 __all__ = [
     "BernoulliUnits",

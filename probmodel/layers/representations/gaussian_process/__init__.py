@@ -8,9 +8,11 @@ Predictive mixtures: NormalMixture, modes, quantiles.
 Objectives of GPyTorch modules: gp_log_marginal, svgp_elbo.
 """
 
+from typing import TYPE_CHECKING
+
 from probmodel.protocols.namespaces import on_first_use
 
-with on_first_use(__name__):
+if TYPE_CHECKING:
     from probmodel.families.gaussian_processes.exact import gp_log_marginal
     from probmodel.families.gaussian_processes.experts.aggregation import (
         bcm,
@@ -32,6 +34,8 @@ with on_first_use(__name__):
     from probmodel.layers.representations.gaussian_process.mixture import GPMixture
     from probmodel.layers.representations.gaussian_process.product import GPProduct
     from probmodel.layers.representations.gaussian_process.sparse import SparseGP
+
+on_first_use(__name__)
 
 __all__ = [
     "DensityGate",
