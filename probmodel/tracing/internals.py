@@ -1,12 +1,16 @@
 """Access to private attributes of Pyro, PyTorch and GPyTorch that other rooms need: one function for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
+from unittest.mock import patch
 
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -19,6 +23,20 @@ def is_subsample(distribution: Any) -> bool:
 def is_deterministic(node: Mapping[str, Any]) -> bool:
     """Return whether a site is a `pyro.deterministic` statement, which Pyro records as an observation."""
     return bool((node["infer"] or {}).get("_deterministic"))
+
+
+@contextmanager
+def plates_counted_by_integers() -> Iterator[None]:
+    """Context in which a loop over a plate takes its indices as a list, since a graph cannot read them from a tensor."""
+    iterate = IndepMessenger.__iter__
+
+    def iterated(plate: Any) -> Iterator[Any]:
+        with disable_proxy_modes_tracing():
+            plate._indices = plate.indices.tolist()
+        return iterate(plate)
+
+    with patch.object(IndepMessenger, "__iter__", iterated):
+        yield
 
 
 def mask_of(distribution: Any) -> Any:

@@ -18,6 +18,7 @@ from torch.func import functionalize
 from torch.fx import GraphModule
 
 from probmodel.protocols.errors import TracingWarning
+from probmodel.tracing.internals import plates_counted_by_integers
 from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, is_recorded, recorded
 from probmodel.tracing.programs.pure_operators import PURE_OPERATORS, pure_noise, refuse_shared_draws
 from probmodel.tracing.programs.rounding_errors import distance, perturbed, relative_error, tolerance
@@ -52,7 +53,7 @@ def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
 
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
-        with isolated(seed=0), pure_noise(), pyro.validation_enabled(False):
+        with isolated(seed=0), pure_noise(), plates_counted_by_integers(), pyro.validation_enabled(False):
             graph = recorded(function, *inputs)
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
