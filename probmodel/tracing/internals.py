@@ -15,6 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Context whose operations are no part of a graph that is being recorded, so that they may read values."""
+    with disable_proxy_modes_tracing():
+        yield
+
+
 def is_subsample(distribution: Any) -> bool:
     """Return whether a distribution is that of the site by which a plate draws its rows, which is no part of the model."""
     return isinstance(distribution, _Subsample)
