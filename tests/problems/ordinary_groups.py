@@ -169,7 +169,7 @@ JOBS = {
     "nested plates": lambda: Job(nested_plates, Dataset((), {"y": noise(4, 3)})),
     "ragged groups, masked": _ragged,
     "ragged groups, in a loop": lambda: Job(
-        ragged_loop, Dataset(((3, 1, 2), [noise(3), noise(1, seed=1), noise(2, seed=2)]), {})
+        ragged_loop, Dataset(((3, 1, 2), [noise(3), noise(1, seed=1), noise(2, seed=2)]), {}), has_guide=False
     ),
     "item response, Rasch": lambda: Job(
         rasch, *rows(labels(6, 20), labels(4, 20, seed=1), y=flags(0.5, 20), held_out=4)

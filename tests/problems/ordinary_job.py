@@ -19,6 +19,7 @@ class Job(NamedTuple):
         plain: model of the same latents whose density plain Pyro gives by one run, without discrete or masked latents;
             None takes the model itself.
         log_evidence: exact log evidence in nats, by a way of its own.
+        has_guide: whether Pyro's automatic guides take the model.
     """
 
     model: Callable[..., Any]
@@ -26,6 +27,7 @@ class Job(NamedTuple):
     held_out: Dataset | None = None
     plain: Callable[..., Any] | None = None
     log_evidence: Callable[[], float] | None = None
+    has_guide: bool = True
 
 
 def tensor(*values: float) -> Tensor:

@@ -32,6 +32,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from probmodel.protocols.errors import CompilingWarning
 from probmodel.tracing.programs.graphs import graph_modules, half_precision
 from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
+from probmodel.tracing.programs.stochastic_arithmetic import with_rounding_errors
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
@@ -175,7 +176,7 @@ class Native:
         worst = relative_error(
             expected,
             got,
-            lambda seed: self._once(self.function, perturbed(self.examples, seed)),
+            lambda seed: self._once(with_rounding_errors(self._traced(), seed), perturbed(self.examples, seed)),
             tolerance(half_precision(self._traced())),
         )
         if worst > 1:
