@@ -10,9 +10,20 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+
+
+@contextmanager
+def values_unchecked() -> Iterator[None]:
+    """Context in which no distribution checks its values, which a graph cannot read.
+
+    Distributions made before the run, such as the priors of a PyroModule, have been told to check them.
+    """
+    with patch.object(Distribution, "_validate_sample", lambda fn, value: None):
+        yield
 
 
 @contextmanager

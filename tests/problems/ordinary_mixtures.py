@@ -255,7 +255,9 @@ def _captured():
 
 JOBS = {
     "Gaussian mixture": lambda: Job(gaussian_mixture, Dataset((noise(8),), {}, 8), plain=gaussian_mixture_summed),
-    "Gaussian mixture, ordered": lambda: Job(ordered_mixture, Dataset((noise(8),), {}, 8), plain=ordered_mixture_summed),
+    "Gaussian mixture, ordered": lambda: Job(
+        ordered_mixture, Dataset((noise(8),), {}, 8), plain=ordered_mixture_summed
+    ),
     "Gaussian mixture, one site": lambda: Job(gaussian_mixture_summed, Dataset((noise(8),), {}, 8)),
     "mixture of regressions": _lines_job,
     "outliers": _outliers,

@@ -200,9 +200,7 @@ def latent_gaussian_process(x, y):
 
 def _linear():
     train, new = rows(noise(14, 2), y=noise(14, seed=1), held_out=4)
-    return Job(
-        linear, train, new, log_evidence=lambda: gaussian_evidence(train.args[0], train.kwargs["y"], 0.5)
-    )
+    return Job(linear, train, new, log_evidence=lambda: gaussian_evidence(train.args[0], train.kwargs["y"], 0.5))
 
 
 def _without_plates():
@@ -252,10 +250,10 @@ JOBS = {
     "von Mises regression": lambda: _simple(von_mises, noise(16, seed=1)),
     "heteroscedastic regression": lambda: _simple(heteroscedastic, noise(16, seed=1)),
     "horseshoe": lambda: Job(horseshoe, *rows(noise(16, 4), y=noise(16, seed=1), held_out=4)),
-    "outcomes of three numbers": lambda: Job(multivariate_outcome, *rows(noise(14, 2), y=noise(14, 3, seed=1), held_out=4)),
-    "weighted rows": lambda: Job(
-        weighted, *rows(noise(14), 0.5 + uniform(14), y=noise(14, seed=1), held_out=4)
+    "outcomes of three numbers": lambda: Job(
+        multivariate_outcome, *rows(noise(14, 2), y=noise(14, 3, seed=1), held_out=4)
     ),
+    "weighted rows": lambda: Job(weighted, *rows(noise(14), 0.5 + uniform(14), y=noise(14, seed=1), held_out=4)),
     "splines": lambda: Job(splines, *rows(hats(noise(18)), y=noise(18, seed=1), held_out=4)),
     "Gaussian process": lambda: Job(gaussian_process, Dataset((torch.linspace(-2, 2, 8), noise(8)), {})),
     "log Gaussian Cox process": lambda: Job(

@@ -218,7 +218,9 @@ JOBS = {
     "random walk": _walk,
     "autoregression": lambda: Job(autoregression, Dataset((noise(12),), {})),
     "stochastic volatility": lambda: Job(stochastic_volatility, Dataset((noise(8),), {}, 8)),
-    "ordered change points": lambda: Job(ordered_changes, Dataset((torch.linspace(0, 1, 12), noise(12)), {}, 12), has_guide=False),
+    "ordered change points": lambda: Job(
+        ordered_changes, Dataset((torch.linspace(0, 1, 12), noise(12)), {}, 12), has_guide=False
+    ),
     "discrete change point": lambda: Job(disasters, Dataset((counts(2.0, 10),), {}), plain=disasters_summed),
     "GARCH": lambda: Job(garch, Dataset((noise(6),), {}), has_guide=False),
     "seasons": lambda: Job(seasonal, Dataset((torch.arange(12),), {"y": noise(12)}, 12)),

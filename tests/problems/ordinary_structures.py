@@ -38,7 +38,9 @@ def censored_imputed(limit, y):
     """Censored numbers as latents above the limit."""
     mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
     excess = pyro.sample("excess", dist.HalfNormal(torch.ones(2)).to_event(1))
-    pyro.factor("correction", (dist.Normal(mu, 1.0).log_prob(limit + excess) - dist.HalfNormal(1.0).log_prob(excess)).sum())
+    pyro.factor(
+        "correction", (dist.Normal(mu, 1.0).log_prob(limit + excess) - dist.HalfNormal(1.0).log_prob(excess)).sum()
+    )
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
@@ -134,10 +136,10 @@ class SampledNetwork(PyroModule):
 
     def __init__(self):
         super().__init__()
-        self.hidden = PyroModule[nn.Linear](2, 3)
+        with torch.random.fork_rng():
+            self.hidden, self.out = PyroModule[nn.Linear](2, 3), PyroModule[nn.Linear](3, 1)
         self.hidden.weight = PyroSample(dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
         self.hidden.bias = PyroSample(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-        self.out = PyroModule[nn.Linear](3, 1)
         self.out.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 3]).to_event(2))
 
     def forward(self, x, y=None):
@@ -191,14 +193,6 @@ def wishart(y):
     precision = pyro.sample("precision", dist.Wishart(torch.tensor(5.0), covariance_matrix=torch.eye(dimension)))
     with pyro.plate("rows", len(y)):
         pyro.sample("y", dist.MultivariateNormal(torch.zeros(dimension), precision_matrix=precision), obs=y)
-
-
-def wishart_evidence(y, nu=5.0):
-    """Normal data of zero mean with a Wishart precision: a ratio of multivariate gamma functions."""
-    size, dimension = y.shape
-    scatter = torch.eye(dimension) + y.mT @ y
-    gammas = torch.mvlgamma(tensor((nu + size) / 2), dimension) - torch.mvlgamma(tensor(nu / 2), dimension)
-    return float(gammas - 0.5 * (nu + size) * torch.logdet(scatter) - 0.5 * size * dimension * math.log(math.pi))
 
 
 def lkj_covariance(y):
@@ -269,17 +263,14 @@ def _missing_y():
 def _nan_y():
     x, y = noise(9), torch.where(uniform(9) < 0.6, noise(9, seed=1), torch.nan)
     seen = ~y.isnan()
-    return Job(nan_outcomes, Dataset((x, y), {}, 9), log_evidence=lambda: gaussian_evidence(x[seen][:, None], y[seen], 0.5))
+    return Job(
+        nan_outcomes, Dataset((x, y), {}, 9), log_evidence=lambda: gaussian_evidence(x[seen][:, None], y[seen], 0.5)
+    )
 
 
 def _missing_x():
     data = Dataset((noise(9), uniform(9) < 0.6, noise(9, seed=1)), {}, 9)
     return Job(missing_covariates, data, plain=missing_covariates_plain)
-
-
-def _wishart():
-    y = noise(8, 2)
-    return Job(wishart, Dataset((y,), {}, 8), log_evidence=lambda: wishart_evidence(y))
 
 
 def _network(module):
@@ -302,7 +293,6 @@ JOBS = {
     "line with point estimates": lambda: Job(Line(), *rows(noise(12), y=noise(12, seed=1), held_out=4)),
     "network of point estimates": lambda: _network(NetworkMean()),
     "line with a parameter": lambda: Job(with_parameters, *rows(noise(12), y=noise(12, seed=1), held_out=4)),
-    "Wishart precision": _wishart,
     "covariance of scales and correlations": lambda: Job(lkj_covariance, Dataset((noise(8, 3),), {}, 8)),
     "factor analysis": lambda: Job(factor_analysis, Dataset((noise(6, 3),), {}, 6)),
     "banana": lambda: Job(banana, Dataset(), log_evidence=lambda: 0.0),
