@@ -17,34 +17,37 @@ Namespaces: gp, bn, boltzmann, features, objectives, scores, evidence, diagnosis
 
 from importlib.metadata import version as _version
 
-from probmodel import data, diagnosis, evidence, studies
-from probmodel.comparison import Comparison, compare, compare_posteriors, report
-from probmodel.diagnosis import Diagnosis, diagnose
-from probmodel.inference import (
-    NUTS,
-    SVI,
-    BoltzmannLearning,
-    ChEES,
-    CollapsedGibbs,
-    Exact,
-    Laplace,
-    MaximumLikelihood,
-    NaturalGradients,
-    VariationalEM,
-    objectives,
-)
-from probmodel.layers import Pipeline, features, lift
-from probmodel.layers.decisions import Classify, ClassifyJoint, Regress
-from probmodel.layers.features import CNN, MLP, Identity
-from probmodel.layers.representations import DNN, RBM, VAE, GaussianProcess, SparseGP, StandardNormal, boltzmann
-from probmodel.layers.representations import bayesian_network as bn
-from probmodel.layers.representations import gaussian_process as gp
-from probmodel.prediction import Prediction, predict, scores
-from probmodel.protocols import Dataset, Evidence, Posterior, Target, errors
-from probmodel.protocols.memory import memory_budget
-from probmodel.storage import load, save, to_arviz
-from probmodel.tracing.randomness import isolated
-from probmodel.tracing.target import target
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel import data, diagnosis, evidence, studies
+    from probmodel.comparison import Comparison, compare, compare_posteriors, report
+    from probmodel.diagnosis import Diagnosis, diagnose
+    from probmodel.inference import (
+        NUTS,
+        SVI,
+        BoltzmannLearning,
+        ChEES,
+        CollapsedGibbs,
+        Exact,
+        Laplace,
+        MaximumLikelihood,
+        NaturalGradients,
+        VariationalEM,
+        objectives,
+    )
+    from probmodel.layers import Pipeline, features, lift
+    from probmodel.layers.decisions import Classify, ClassifyJoint, Regress
+    from probmodel.layers.features import CNN, MLP, Identity
+    from probmodel.layers.representations import DNN, RBM, VAE, GaussianProcess, SparseGP, StandardNormal, boltzmann
+    from probmodel.layers.representations import bayesian_network as bn
+    from probmodel.layers.representations import gaussian_process as gp
+    from probmodel.prediction import Prediction, predict, scores
+    from probmodel.protocols import Dataset, Evidence, Posterior, Target, errors
+    from probmodel.protocols.memory import memory_budget
+    from probmodel.storage import load, save, to_arviz
+    from probmodel.tracing.randomness import isolated
+    from probmodel.tracing.target import target
 
 __version__ = _version("probmodel")
 

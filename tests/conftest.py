@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import pkgutil
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -51,8 +52,10 @@ def check_some(checked: Any = None, *, typechecker: Any) -> Any:
 # Before anything imports probmodel: shapes and types in its annotations are checked in tests only.
 jaxtyping.jaxtyped = check_some
 jaxtyping.install_import_hook("probmodel", "beartype.beartype")
-# Some of the packages below it draw random numbers when first imported, which is no test's doing.
-importlib.import_module("probmodel")
+# All of it at once: warnings and seconds of the imports are no test's doing.
+package = importlib.import_module("probmodel")
+for each in pkgutil.walk_packages(package.__path__, "probmodel."):
+    importlib.import_module(each.name)
 
 
 spent = processor_seconds()
@@ -81,6 +84,12 @@ def _no_globals() -> Iterator[None]:
     changed = [name for name in before if before[name] != after[name]]
     assert not left, f"the parameter store holds {left}"
     assert not changed, f"{' and '.join(changed)} changed"
+
+
+@pytest.fixture
+def annotations_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments meet the package's own checks alone, as they do outside of tests."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,8 +5,9 @@
 Contenders take turns (A B A B …) and a ratio is the median over the turns, so that other load on the machine affects both.
 Hand-written PyTorch is always among the contenders of steps and gradients; `--peers` adds Pyro and those of NumPyro, blackjax and
 nutpie (extra `peers`) that are installed.  Gaussian processes are compared with GPyTorch and scikit-learn.  `--only` selects the
-tasks whose name contains the text, for example "SVI logistic", "HMC logistic", "draws hierarchy", "first step", "memory" or
-"Gaussian processes".  Steps are compared only after all contenders have reached the same loss, draws only with equal means.
+tasks whose name contains the text, for example "SVI logistic", "HMC logistic", "draws hierarchy", "first step", "memory",
+"import" or "Gaussian processes".  Steps are compared only after all contenders have reached the same loss, draws only with
+equal means.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks.rows import Row, add_only, line, options, status, tabulate
 from benchmarks.speed import gaussian_processes
 from benchmarks.speed.gradients import gradient_rows
 from benchmarks.speed.models import SAMPLING_PROBLEMS, SVI_PROBLEMS
-from benchmarks.speed.processes import first_step_rows, memory_rows, probe
+from benchmarks.speed.processes import first_step_rows, import_rows, memory_rows, probe
 from benchmarks.speed.samplers import sampler_rows
 from benchmarks.speed.svi import svi_rows
 
@@ -33,6 +34,8 @@ QUICK_SVI, QUICK_SAMPLING = 2, 1
 def rows(only: str, *, quick: bool, peers: bool) -> Iterator[Row]:
     """Rows of all tasks whose name contains `only`."""
     rounds, threads = QUICK_ROUNDS if quick else ROUNDS, torch.get_num_threads()
+    if only in "import":
+        yield from import_rows(rounds=rounds)
     for name in [each for each in SVI_PROBLEMS if only in f"SVI {each}"][: QUICK_SVI if quick else None]:
         yield from svi_rows(SVI_PROBLEMS[name](), rounds=rounds, quick=quick, peers=peers)
     if only in "HMC logistic":

@@ -24,6 +24,8 @@ FIRST_STEP, WARM_STEP = 20.0, 3.0
 """Largest seconds allowed without and with compiled code kept by an earlier process."""
 MEMORY = 1.2
 """Largest ratio allowed of our bytes to those of the hand-written step."""
+IMPORT = 2.0
+"""Most seconds of the processor allowed for `import probmodel` beyond those of PyTorch and Pyro."""
 STEPS = 3
 """Steps whose memory is measured."""
 HIGH_WATER = Path("/proc/self/clear_refs")
@@ -39,6 +41,20 @@ def first_step_rows(names: Sequence[str]) -> Iterator[Row]:
                 source = "required; imports not counted"
                 task = f"first step {name}, {label}"
                 yield row(task, seconds, "s", reference=bound, at_most=bound, seconds=seconds, source=source)
+
+
+def import_rows(*, rounds: int) -> Iterator[Row]:
+    """Processor seconds of `import probmodel` in a new process, after PyTorch and Pyro are imported: median over rounds."""
+    code = "import time, torch, pyro; begin = time.process_time(); import probmodel; print(time.process_time() - begin)"
+    spent = [float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)) for _ in range(rounds)]
+    yield row(
+        "import",
+        float(np.median(spent)),
+        "s",
+        reference=IMPORT,
+        at_most=IMPORT,
+        source="required; PyTorch and Pyro not counted",
+    )
 
 
 def memory_rows(names: Sequence[str]) -> Iterator[Row]:

@@ -11,11 +11,13 @@ import pandas as pd
 
 from probmodel.diagnosis import Diagnosis, diagnose
 from probmodel.diagnosis.densities import predicts_one_site
+from probmodel.diagnosis.findings import legend, marked
 from probmodel.diagnosis.scored import Scored, scored
 from probmodel.evidence import best
 from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import Calibration, expected_calibration_error
 from probmodel.prediction.scores.scoring_rules import accuracy, rmse
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -24,6 +26,8 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.target import target_of
 
 NAN = float("nan")
+SHOWN = ("log evidence", "elpd_loo", "held-out log score", "effective dimension")
+"""Findings whose numbers stand in the table."""
 
 
 class Row(NamedTuple):
@@ -69,6 +73,7 @@ class Comparison:
         return table.loc[:, (table != "–").any()]
 
 
+@checks_arguments
 def compare(
     posteriors: Mapping[str, Posterior],
     held_out: Dataset | None = None,
@@ -127,6 +132,7 @@ def _or_last(value: float) -> float:
 
 
 def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: Estimator) -> Row:
+    held_out = None if held_out is None else held_out.in_columns_of(posterior.data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvidenceWarning)
         evidence = estimator(posterior)
@@ -162,7 +168,8 @@ def _numbers(row: Row) -> dict[str, Any]:
         "ECE p": NAN if calibrated is None else calibrated.p_value,
         "parameters": _finding(found, "parameters")[0],
         "effective dimension": _finding(found, "effective dimension")[0],
-        "k-hat": float(row.evidence.info.get("k_hat", NAN)),
+        "evidence k-hat": float(row.evidence.info.get("k_hat", NAN)),
+        "guide k-hat": _finding(found, "guide k-hat")[0],
         "seconds": float(row.posterior.info.get("seconds", NAN)),
         "verdict": str(found.verdict),
     }
@@ -182,28 +189,37 @@ def _finding(diagnosis: Diagnosis, name: str) -> tuple[float, float]:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    n = _numbers(row)
+    n, found = _numbers(row), row.diagnosis
+    given = "*" if row.evidence.given else ""
     cells = {
         "model": row.name,
-        "log evidence": _pm(n["log evidence"], n["± evidence"], 1) + ("*" if row.evidence.given else ""),
-        "elpd_loo": _pm(n["elpd_loo"], n["± elpd_loo"], 1),
-        "held-out log score": _pm(n["held-out log score"], n["± held-out"], 3),
+        "log evidence": _pm(found, "log evidence", 1, given),
+        "elpd_loo": _pm(found, "elpd_loo", 1),
+        "held-out log score": _pm(found, "held-out log score", 3),
         "accuracy": _number(n["accuracy"], "{:.1%}"),
         "RMSE": _number(n["rmse"], "{:.3g}"),
         "ECE (null)": "–" if math.isnan(n["ECE"]) else f"{n['ECE']:.3f} ({n['ECE null']:.3f})",
         "parameters": f"{n['parameters']:,.0f}",
-        "eff. dim.": _number(n["effective dimension"], "{:,.0f}"),
-        "k-hat": "–" if not math.isfinite(n["k-hat"]) else f"{n['k-hat']:.2f}",
+        "eff. dim.": _marked(found, "effective dimension", _number(n["effective dimension"], "{:,.0f}")),
+        "evidence k-hat": "–" if not math.isfinite(n["evidence k-hat"]) else f"{n['evidence k-hat']:.2f}",
+        "guide k-hat": "–" if not math.isfinite(n["guide k-hat"]) else f"{n['guide k-hat']:.2f}",
         "seconds": _number(n["seconds"], "{:.1f}"),
         "verdict": n["verdict"],
     }
     return cells
 
 
-def _pm(value: float, error: float, digits: int) -> str:
+def _pm(found: Diagnosis, name: str, digits: int, after: str = "") -> str:
+    """Number of a finding with its error and the marks that a diagnosis gives it."""
+    value, error = _finding(found, name)
     if math.isnan(value):
         return "–"
-    return f"{value:.{digits}f}" if math.isnan(error) else f"{value:.{digits}f} ± {error:.{digits}f}"
+    number = f"{value:.{digits}f}" if math.isnan(error) else f"{value:.{digits}f} ± {error:.{digits}f}"
+    return _marked(found, name, number + after)
+
+
+def _marked(found: Diagnosis, name: str, number: str) -> str:
+    return marked(number, found[name]) if name in found else number
 
 
 def _number(value: float, form: str) -> str:
@@ -218,6 +234,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             f"evidence of {', '.join(conditional)} is conditional on point-estimated parameters (log p(y | x, estimates)): "
             "it does not penalize fitting them and must not be compared with a full evidence; integrate them with lift()"
         )
+    if any(row.diagnosis["log evidence"].only_lower for row in rows):
+        notes.append("an evidence after ≥ is a lower bound and no estimate")
+    for row in rows:
+        shown = [row.diagnosis[name] for name in SHOWN if name in row.diagnosis]
+        notes += [f"{row.name}: {line}" for line in legend(shown)]
     notes += [f"{row.name}: {said}" for row in rows for said in row.warnings]
     if all("held-out log score" not in row.diagnosis for row in rows):
         notes.append("no held-out rows were given")

@@ -14,6 +14,7 @@ from scipy.stats import wasserstein_distance
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
 from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 
 K_HAT_DRAWS = 1_000
@@ -29,8 +30,8 @@ class PosteriorComparison:
 
     `frame` has, for every fit and element, the means, their difference in Monte Carlo standard errors, the ratio of
     standard deviations, and the 1-Wasserstein distance in standard deviations of the reference.  `joint` has, for every
-    fit, its k-hat, the energy distance over all latents jointly, and the permutation p-value of the hypothesis that both
-    sets of draws come from the same distribution.
+    fit, the k-hat of all its latents jointly (a diagnosis judges independent rows one by one), the energy distance over all
+    latents jointly, and the permutation p-value of the hypothesis that both sets of draws come from the same distribution.
     """
 
     reference: str
@@ -70,6 +71,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
+@checks_arguments
 def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, seed: int = 0) -> PosteriorComparison:
     """Compare every fit of one model with a reference fit.
 
@@ -154,7 +156,7 @@ def _joint(name: str, posterior: Posterior, arrays: Arrays, expected: Arrays, se
     k_hat = np.nan
     if posterior.guide is not None:
         k_hat = weighted_mean(guide_weights(posterior, K_HAT_DRAWS, seed).sum(-1, keepdim=True)).k_hat
-    return {"fit": name, "k-hat": k_hat, "energy distance": distance, "p-value": p_value}
+    return {"fit": name, "joint k-hat": k_hat, "energy distance": distance, "p-value": p_value}
 
 
 def energy_distance(a: np.ndarray, b: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:

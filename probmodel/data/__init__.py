@@ -5,12 +5,15 @@ Preparation: split, standardize, standardize_images, one_hot, with_one_hot, batc
 Problems whose evidence is known: problems.
 """
 
-from probmodel.data import problems
-from probmodel.data.digits import digits
-from probmodel.data.locate import locate
-from probmodel.data.mnist import mnist
-from probmodel.data.prepare import batches, one_hot, split, standardize, standardize_images, with_one_hot
-from probmodel.data.tables import diabetes, iris, motorcycle
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.data import problems
+    from probmodel.data.digits import digits
+    from probmodel.data.locate import locate
+    from probmodel.data.mnist import mnist
+    from probmodel.data.prepare import batches, one_hot, split, standardize, standardize_images, with_one_hot
+    from probmodel.data.tables import diabetes, iris, motorcycle
 
 __all__ = [
     "batches",

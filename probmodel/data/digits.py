@@ -4,9 +4,11 @@ import torch
 from sklearn.datasets import load_digits
 
 from probmodel.data.prepare import split, standardize_images
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 
+@checks_arguments
 def digits(*, seed: int, dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
     """The digits, split 80 / 20 within each class and standardized by one mean and sd of the training images.
 

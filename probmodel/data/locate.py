@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 VARIABLE = "PROBMODEL_DATA"
 """Name of the environment variable with the folder of data files."""
 
 
+@checks_arguments
 def locate(relative_path: str) -> Path:
     """Path of a data file below the folder in PROBMODEL_DATA.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probmodel.data.locate import VARIABLE, locate
 from probmodel.data.prepare import standardize_images
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 FILE = "mnist/mnist.npz"
@@ -20,6 +21,7 @@ NUM_TRAIN = 60_000
 """Number of training images, which are the first rows on OpenML."""
 
 
+@checks_arguments
 def mnist(dtype: torch.dtype = torch.float32) -> tuple[Dataset, Dataset]:
     """MNIST in its original split, standardized by one mean and sd of the training images.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
 from probmodel.protocols.errors import DataWarning
@@ -23,6 +24,7 @@ SHOWN = 10
 """Largest number of columns that a warning lists."""
 
 
+@checks_arguments
 def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."]) -> tuple[Tensor, ...]:
     """Columns of mean 0 and standard deviation 1: (x - mean) / sd, mean and sd those of `train` over its rows (ddof 0).
 
@@ -56,6 +58,7 @@ def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
 
 
+@checks_arguments
 def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor, "_ C *space"]) -> tuple[Tensor, ...]:
     """Images on the scale of `train`: (x - mean) / sd, one mean and one sd for all pixels (ddof 0).
 
@@ -91,6 +94,7 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
     return tuple((x - mean) / sd for x in (train, *others))
 
 
+@checks_arguments
 def split(
     data: Dataset, *, test_fraction: float = 0.2, seed: int, stratify: Int[Tensor, " N"] | None = None
 ) -> tuple[Dataset, Dataset]:
@@ -128,6 +132,7 @@ def split(
     return train, test
 
 
+@checks_arguments
 def one_hot(labels: Int[Tensor, "*rows"], num_classes: int) -> Int[Tensor, "*rows K"]:
     """Unit vectors of the classes: 1 at k = label, else 0.
 
@@ -159,6 +164,7 @@ def one_hot(labels: Int[Tensor, "*rows"], num_classes: int) -> Int[Tensor, "*row
     return torch.nn.functional.one_hot(labels.long(), num_classes)
 
 
+@checks_arguments
 def with_one_hot(data: Dataset, num_classes: int) -> Dataset:
     """The same data with the integer labels `y` as one-hot rows.
 
@@ -176,6 +182,7 @@ def with_one_hot(data: Dataset, num_classes: int) -> Dataset:
     return data._replace(kwargs={**data.kwargs, "y": one_hot(data.kwargs["y"], num_classes)})
 
 
+@checks_arguments
 def batches(num_rows: int, batch_size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " B"]]:
     """Endless sequence of minibatches as row indices; each epoch is a fresh permutation.
 
@@ -255,8 +262,9 @@ def _check_full(data: Dataset) -> int:
         raise ValueError(f"expected all {data.size} rows, got {len(tensors[0])}; split before taking minibatches")
     if data.size < 2:
         raise ValueError(f"expected at least two rows, got {data.size}; pass more data")
-    for index, x in enumerate(tensors):
-        _check_finite(x, f"tensor {index} of the data")
+    for name, x in data.by_name().items():
+        if torch.is_tensor(x):
+            _check_finite(x, name)
     return data.size
 
 

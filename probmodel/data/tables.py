@@ -6,9 +6,11 @@ from sklearn.datasets import load_diabetes, load_iris
 
 from probmodel.data.locate import locate
 from probmodel.data.prepare import standardize
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 
+@checks_arguments
 def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
     """Progression of diabetes in 442 patients from ten measurements (Efron et al., 2004).
 
@@ -33,6 +35,7 @@ def diabetes(dtype: torch.dtype = torch.float64) -> Dataset:
     return Dataset((torch.cat([torch.ones_like(x[:, :1]), x], dim=1),), {"y": y}, len(x))
 
 
+@checks_arguments
 def iris(dtype: torch.dtype = torch.float64) -> Dataset:
     """Four measurements of 150 iris flowers of three species (Fisher, 1936).
 
@@ -59,6 +62,7 @@ MOTORCYCLE = "evidence/mcycle.csv"
 """Path of the motorcycle data below PROBMODEL_DATA, with columns times and accel."""
 
 
+@checks_arguments
 def motorcycle(dtype: torch.dtype = torch.float64) -> Dataset:
     """Head accelerations in a simulated motorcycle accident: 133 rows whose noise changes along the input (Silverman, 1985).
 

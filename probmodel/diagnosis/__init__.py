@@ -6,14 +6,17 @@ Error of a variational approximation: inference_gaps, Gaps.
 Sensitivity to the prior: prior_sensitivity, PriorSensitivity; recalibrated, Recalibrated multiply the prior scales.
 """
 
-from probmodel.diagnosis.diagnose import diagnose
-from probmodel.diagnosis.experiments.conditional import conditional_evidence
-from probmodel.diagnosis.experiments.gaps import Gaps, inference_gaps
-from probmodel.diagnosis.experiments.ladder import Ladder, diagnose_ladder
-from probmodel.diagnosis.experiments.prequential import Block, Prequential, prequential
-from probmodel.diagnosis.experiments.prior_sensitivity import PriorSensitivity, prior_sensitivity
-from probmodel.diagnosis.experiments.recalibrated import Recalibrated, recalibrated
-from probmodel.diagnosis.findings import Diagnosis, Finding, Verdict
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.diagnosis.diagnose import diagnose
+    from probmodel.diagnosis.experiments.conditional import conditional_evidence
+    from probmodel.diagnosis.experiments.gaps import Gaps, inference_gaps
+    from probmodel.diagnosis.experiments.ladder import Ladder, diagnose_ladder
+    from probmodel.diagnosis.experiments.prequential import Block, Prequential, prequential
+    from probmodel.diagnosis.experiments.prior_sensitivity import PriorSensitivity, prior_sensitivity
+    from probmodel.diagnosis.experiments.recalibrated import Recalibrated, recalibrated
+    from probmodel.diagnosis.findings import Diagnosis, Finding, Verdict
 
 __all__ = [
     "Block",

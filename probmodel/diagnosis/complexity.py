@@ -23,12 +23,17 @@ PRIOR_PRECISION = 1.0
 """Prior precision α assumed for a parameter without a prior."""
 COMPLEXITY_ROUNDING = 1e-5
 """Fraction of the largest curvature below which an eigenvalue is a rounding error."""
+NEGATIVE_LIMIT = 0.1
+"""Fraction of negative curvature above which point estimates are at no minimum of their loss."""
 CURVATURE_ROWS = 256
 """Rows from which the curvature at point estimates is computed at most."""
 
 
 def complexity(posterior: Posterior) -> list[Finding]:
     """Number of parameters, effective dimension Σ λ / (λ + α), and fraction of negative curvature.
+
+    Point estimates have to be at a minimum of their loss, where no curvature is negative; the effective dimension is marked
+    where more than a tenth is.  The mean of posterior draws need not be at a mode.
 
     λ are the eigenvalues of minus the Hessian of the log likelihood and α is the prior precision.  For latents shared by
     rows they are taken at the posterior mean; for point estimates (α = 1) at the fitted values, on at most 256 rows scaled
@@ -47,7 +52,7 @@ def complexity(posterior: Posterior) -> list[Finding]:
             curvature = _parameter_curvature(posterior)
         else:
             return found
-    return [*found, *_spectral(curvature, count)]
+    return [*found, *_spectral(curvature, count, at_mode=not target.dim or target.by_row is not None)]
 
 
 def num_parameters(posterior: Posterior, target: Target) -> int:
@@ -58,16 +63,28 @@ def num_parameters(posterior: Posterior, target: Target) -> int:
     return sum(named[name].numel() for name in read) + (target.dim if target.by_row is None else 0)
 
 
-def _spectral(curvature: Spectrum, count: int) -> list[Finding]:
+def _spectral(curvature: Spectrum, count: int, *, at_mode: bool) -> list[Finding]:
     limit = COMPLEXITY_ROUNDING * curvature.largest
     effective, stderr = curvature.trace(lambda v: v.clamp_min(0) / (v.clamp_min(0) + PRIOR_PRECISION))
     total, _ = curvature.trace(torch.abs)
     upward, _ = curvature.trace(lambda v: torch.where(v < -limit, -v, torch.zeros_like(v)))
     fraction = upward / total if total > 0 else 0.0
-    message = "fraction of negative curvature; above 0.1 the fit is not at a minimum of its loss"
+    elsewhere = at_mode and fraction > NEGATIVE_LIMIT
+    place = (
+        f"above {NEGATIVE_LIMIT} the estimates are at no minimum"
+        if at_mode
+        else "posterior draws need not be at a mode"
+    )
+    doubt = "the curvature is taken at estimates that are at no minimum of the loss" if elsewhere else ""
+    message = f"directions out of {count} that the data determine"
     return [
-        finding("effective dimension", effective, f"directions out of {count} that the data determine", stderr=stderr),
-        finding("negative curvature", fraction, message, flag=CAUTION if fraction > 0.1 else ""),
+        finding("effective dimension", effective, message, stderr=stderr, doubt=doubt),
+        finding(
+            "negative curvature",
+            fraction,
+            f"fraction of negative curvature; {place}",
+            flag=CAUTION if elsewhere else "",
+        ),
     ]
 
 

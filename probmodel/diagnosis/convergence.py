@@ -1,29 +1,41 @@
-"""Convergence of the inference: plateau of the loss, R-hat, effective sample size, divergences, and k-hat of a guide."""
+"""Convergence of the inference: its loss or likelihood, its chains, and the importance weights of its guide."""
 
 import numpy as np
-import torch
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.draws.diagnostics import ess_bulk, rhat
-from probmodel.evidence.weighing.weights import K_HAT_LIMIT, guide_weights, weighted_mean
-from probmodel.inference.descent.trend import loss_trend
+from probmodel.diagnosis.guides import guide_findings
+from probmodel.draws.diagnostics import R_HAT_LIMIT, ess_bulk, rhat
+from probmodel.inference.descent.trend import recent_trend
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
 
-R_HAT_LIMIT = 1.01
-"""Largest R-hat of chains that agree (Vehtari et al., 2021)."""
-R_HAT_FAILURE = 1.1
-"""R-hat above which the chains sample different distributions: Gelman & Rubin's limit."""
 LEAST_ESS = 400
 """Effective sample size below which R-hat itself is not to be trusted (Vehtari et al., 2021)."""
-K_HAT_DRAWS = 300
-UNFINISHED = 0.05
-"""Nats per row: a loss that falls by more than this in the last tenth of the steps is far from its minimum."""
+DIVERGENCE_LIMIT = 0.01
+"""Fraction of divergent transitions above which the draws leave out part of the posterior (Betancourt, 2017)."""
+LEAST_STEPS = 100
+"""Number of steps below which losses cannot show that they have leveled off."""
+LEAST_EVALUATIONS = 6
+"""Number of evaluations of a likelihood from which their trend is judged."""
 
 
 def convergence(posterior: Posterior, evidence: Evidence | None = None) -> list[Finding]:
     """Findings on the convergence of the inference, flagged *inference failed* if its result cannot be used."""
-    return [*optimization_findings(posterior), *_chains(posterior), *_guide(posterior, evidence)]
+    return [
+        *_interrupted(posterior),
+        *optimization_findings(posterior),
+        *_likelihoods(posterior),
+        *_criterion(posterior),
+        *_chains(posterior),
+        *guide_findings(posterior, evidence),
+    ]
+
+
+def _interrupted(posterior: Posterior) -> list[Finding]:
+    if not posterior.info.get("interrupted"):
+        return []
+    message = "the fit was interrupted before its steps or draws were done; fit again for all of them"
+    return [finding("interrupted", 1.0, message, flag=CAUTION)]
 
 
 def optimization_findings(posterior: Posterior) -> list[Finding]:
@@ -34,30 +46,51 @@ def optimization_findings(posterior: Posterior) -> list[Finding]:
     if not np.isfinite(losses).all():
         return [finding("loss", np.nan, "the loss is not finite", flag=Verdict.FAILED)]
     tail = losses[-max(len(losses) // 10, 1) :]
-    stderr = tail.std() / len(tail) ** 0.5
-    found = [
-        finding(
-            "loss", tail.mean(), "mean loss over the last tenth of the steps, nats over the data set", stderr=stderr
-        )
-    ]
-    if len(losses) > 1 and tail.mean() > losses[0] + 2 * stderr:
-        found.append(
-            finding(
-                "descent",
-                losses[0] - tail.mean(),
-                "the loss is higher at the end than at the start",
-                flag=Verdict.FAILED,
-            )
-        )
-    if posterior.info.get("plateau", True):
-        return [*found, finding("plateau", 1.0, "the loss has leveled off")]
-    fell = loss_trend(tail.tolist())
-    error = f" ± {fell.stderr:.1f}" if np.isfinite(fell.stderr) else ""
-    more = ": more steps would lower it" if fell.exceeds(0.0) else ""
-    size = f"{max(0.0, fell.size):.1f}{error}"
-    message = f"the loss has not leveled off; it fell by {size} nats in the last tenth of the steps{more}"
-    far = fell.exceeds(max(1.0, UNFINISHED * (posterior.data.size or 0)))
-    return [*found, finding("plateau", 0.0, message, flag=Verdict.FAILED if far else CAUTION)]
+    message = "mean loss over the last tenth of the steps, nats over the data set"
+    found = [finding("loss", tail.mean(), message, stderr=tail.std() / len(tail) ** 0.5)]
+    # The first loss is as noisy as each of the last ones: a descent that starts at its minimum does not rise.
+    if len(losses) > 1 and tail.mean() > losses[0] + 2 * tail.std() * (1 + 1 / len(tail)) ** 0.5:
+        rise = "the loss is higher at the end than at the start"
+        found.append(finding("descent", losses[0] - tail.mean(), rise, flag=Verdict.FAILED))
+    return [*found, _plateau(losses, posterior)]
+
+
+def _plateau(losses: np.ndarray, posterior: Posterior) -> Finding:
+    recent = recent_trend(losses.tolist(), posterior.data.size)
+    if recent.falls:
+        return finding("plateau", 0.0, f"the loss still {recent}; raise num_steps", flag=Verdict.FAILED)
+    if len(losses) < LEAST_STEPS and not posterior.info.get("plateau", False):
+        message = f"{len(losses)} steps cannot show that the loss has leveled off; take {LEAST_STEPS} or more"
+        return finding("plateau", 0.0, message, flag=Verdict.FAILED)
+    shown = f": it {recent}" if np.isfinite(recent.trend.stderr) else ""
+    return finding("plateau", 1.0, f"the loss has leveled off{shown}")
+
+
+def _likelihoods(posterior: Posterior) -> list[Finding]:
+    """Plateau of the likelihoods that were evaluated during learning, in nats per row."""
+    values = np.asarray(posterior.info.get("log_likelihood", ()), dtype=float)
+    if values.ndim != 1 or len(values) < LEAST_EVALUATIONS or not np.isfinite(values).all():
+        return []
+    rows = posterior.data.size or posterior.data.num_rows or 1
+    recent = recent_trend((-values * rows).tolist(), rows)
+    if not recent.falls:
+        return [finding("plateau", 1.0, "the log likelihood has leveled off over the last half of its evaluations")]
+    message = (
+        f"the log likelihood still rose by {recent.trend.size / rows:.2g} ± {recent.trend.stderr / rows:.2g} nats per row in the "
+        f"last {recent.num_steps} evaluations; take more steps"
+    )
+    return [finding("plateau", 0.0, message, flag=Verdict.FAILED)]
+
+
+def _criterion(posterior: Posterior) -> list[Finding]:
+    """Whether an optimizer met its own criterion, for those that have one."""
+    if "converged" not in posterior.info:
+        return []
+    met = bool(posterior.info["converged"])
+    message = (
+        "the optimizer met its tolerance" if met else "the optimizer stopped before its tolerance; raise max_steps"
+    )
+    return [finding("converged", float(met), message, flag="" if met else Verdict.FAILED)]
 
 
 def _chains(posterior: Posterior) -> list[Finding]:
@@ -67,34 +100,42 @@ def _chains(posterior: Posterior) -> list[Finding]:
     stuck = [name for name, value in draws.items() if not np.isfinite(value).all() or _never_moves(value)]
     if stuck:
         return [finding("R-hat", np.nan, f"the draws of {stuck} are not finite or all equal", flag=Verdict.FAILED)]
-    found = []
+    return [*_stuck_chains(posterior), _r_hat(draws), _ess(draws), *_divergences(posterior, draws)]
+
+
+def _stuck_chains(posterior: Posterior) -> list[Finding]:
     unmoved = int(posterior.info.get("stuck_chains", 0))
-    if unmoved:
-        message = (
-            "chains that never move or whose step size collapsed; write a centered hierarchy as a non-centered one"
-        )
-        found.append(finding("stuck chains", unmoved, message, flag=CAUTION))
-    worst = float(np.fmax.reduce(np.concatenate([value.ravel() for value in rhat(draws).values()])))
-    if next(iter(draws.values())).shape[0] > 1:
-        flag = Verdict.FAILED if worst > R_HAT_FAILURE else "" if worst <= R_HAT_LIMIT else CAUTION
-        found.append(
-            finding("R-hat", worst, f"largest R-hat over all sites; chains agree below {R_HAT_LIMIT}", flag=flag)
-        )
-    else:
-        found.append(
-            finding("R-hat", np.nan, "a single chain cannot show whether it has converged; run 4 chains", flag=CAUTION)
-        )
-    ess = float(np.fmin.reduce(np.concatenate([value.ravel() for value in ess_bulk(draws).values()])))
-    flag = "" if ess >= LEAST_ESS else CAUTION  # ESS is nan for fewer than four draws.
-    found.append(finding("ESS", ess, f"smallest bulk effective sample size; {LEAST_ESS} or more is enough", flag=flag))
-    total = next(iter(draws.values())).shape[0] * next(iter(draws.values())).shape[1]
-    fraction = float(posterior.info.get("divergences", 0)) / total
-    if fraction > 0:
-        message = (
-            "fraction of divergent transitions: there are regions the sampler cannot enter; reparametrize the model"
-        )
-        found.append(finding("divergences", fraction, message, flag=Verdict.FAILED if fraction > 0.1 else CAUTION))
-    return found
+    message = "chains that never move or whose step size collapsed; write a centered hierarchy as a non-centered one"
+    return [finding("stuck chains", unmoved, message, flag=Verdict.FAILED)] if unmoved else []
+
+
+def _r_hat(draws: dict[str, np.ndarray]) -> Finding:
+    if next(iter(draws.values())).shape[0] == 1:
+        message = "a single chain cannot show whether it has converged; run 4 chains"
+        return finding("R-hat", np.nan, message, flag=Verdict.FAILED)
+    worst = _worst(np.fmax, rhat(draws))
+    message = f"largest R-hat over all sites; chains agree up to {R_HAT_LIMIT}"
+    return finding("R-hat", worst, message, flag="" if worst <= R_HAT_LIMIT else Verdict.FAILED)
+
+
+def _ess(draws: dict[str, np.ndarray]) -> Finding:
+    least = _worst(np.fmin, ess_bulk(draws))
+    message = f"smallest bulk effective sample size; {LEAST_ESS} or more are enough"
+    return finding("ESS", least, message, flag="" if least >= LEAST_ESS else Verdict.FAILED)  # nan for under four draws
+
+
+def _divergences(posterior: Posterior, draws: dict[str, np.ndarray]) -> list[Finding]:
+    chains, count = next(iter(draws.values())).shape[:2]
+    fraction = float(posterior.info.get("divergences", 0)) / (chains * count)
+    if fraction == 0:
+        return []
+    limit = f"fraction of divergent transitions; above {DIVERGENCE_LIMIT}"
+    message = f"{limit} there are regions that the sampler cannot enter, so reparametrize the model"
+    return [finding("divergences", fraction, message, flag=Verdict.FAILED if fraction > DIVERGENCE_LIMIT else "")]
+
+
+def _worst(pick: np.ufunc, by_site: dict[str, np.ndarray]) -> float:
+    return float(pick.reduce(np.concatenate([value.ravel() for value in by_site.values()])))
 
 
 def _never_moves(draws: np.ndarray) -> bool:
@@ -103,19 +144,3 @@ def _never_moves(draws: np.ndarray) -> bool:
     Single elements may stay constant, such as the zeros of a triangular matrix.
     """
     return draws.shape[0] * draws.shape[1] > 1 and bool((draws == draws[:, :1]).all()) and draws.shape[1] > 1
-
-
-def _guide(posterior: Posterior, evidence: Evidence | None) -> list[Finding]:
-    if posterior.guide is None or not posterior.draws:
-        return []
-    k_hat = None if evidence is None else evidence.info.get("k_hat")
-    if k_hat is None:
-        with torch.no_grad():
-            k_hat = weighted_mean(guide_weights(posterior, K_HAT_DRAWS, 0)).k_hat
-    untrusted = k_hat > K_HAT_LIMIT
-    message = (
-        "the guide misses part of the posterior (Yao et al., 2018): its evidence is only a lower bound"
-        if untrusted
-        else "the guide covers the posterior: its importance weights can be trusted"
-    )
-    return [finding("k-hat", k_hat, message, flag=CAUTION if untrusted else "")]

@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
-from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.diagnosis.findings import Finding, Verdict, finding
 from probmodel.diagnosis.scored import (
-    MATERIAL,
     SIGNIFICANT,
+    Gain,
     cross_fitted,
     difference,
+    is_material,
+    overconfidence_verdict,
     paired,
     refuse_too_few,
     score_findings,
@@ -56,8 +58,10 @@ def predicts_one_site(posterior: Posterior) -> bool:
 def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     """Mean log scores of training and held-out rows, their gap, and the gain from a mixture with independent columns.
 
-    *Overfits* requires both the gap and the gain: an overconfident density is improved by a mixture with the frequencies
-    of the columns, whose weight is chosen on one half of the held-out rows and scored on the other.
+    An overconfident density is improved by a mixture with the frequencies of the columns, whose weight is chosen on one half
+    of the rows and scored on the other.  If the mixture gains on the held-out rows only, the model overfits; if it gains on
+    the training rows too, or they are described worse than by independent columns, the model has not learned them: it
+    underfits.
 
     Raises:
         ValueError: for fewer than two held-out rows, or latents local to a row.
@@ -68,28 +72,30 @@ def row_findings(posterior: Posterior, held_out: Dataset) -> list[Finding]:
         message = "nats per row; not finite: a row has probability zero or a density that is NaN"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
     gap, gap_error = difference(train.log_score, test.log_score)
-    gain, gain_error = paired(mixing_gain(test))
     over, over_error = paired(test.log_score - test.base_rate)
-    material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
-    overconfident = gap > SIGNIFICANT * gap_error and material
+    learned, learned_error = paired(train.log_score - train.base_rate)
+    mixing = Gain(*paired(mixing_gain(test)), is_material(*paired(mixing_gain(train))))
     # Differences of nearly equal densities vary so little between rows that a hundredth of a nat would be significant.
-    worse = over < -max(MATERIAL, SIGNIFICANT * over_error)
-    flag = Verdict.OVERFITS if overconfident else ""
+    worse, behind = is_material(-over, over_error), is_material(-learned, learned_error)
+    flag = overconfidence_verdict(
+        mixing, gap_is_significant=gap > SIGNIFICANT * gap_error, narrow=not mixing.on_training_rows
+    )
+    overfits = flag == Verdict.OVERFITS
     return [
-        *score_findings(train.log_score, test.log_score, flag),
+        *score_findings(train.log_score, test.log_score, flag if overfits else ""),
         finding(
             "overconfidence",
-            gain,
+            mixing.mean,
             "nats per row that a mixture with independent columns gains on the held-out rows",
-            stderr=gain_error,
-            flag=flag or (CAUTION if material else ""),
+            stderr=mixing.stderr,
+            flag=flag,
         ),
         finding(
             "gain over base rate",
             over,
-            "held-out nats per row over independent columns",
+            f"held-out nats per row over independent columns; {learned:.3g} on the training rows",
             stderr=over_error,
-            flag=Verdict.OVERFITS if worse else "",
+            flag=Verdict.UNDERFITS if behind else Verdict.OVERFITS if worse else "",
         ),
     ]
 

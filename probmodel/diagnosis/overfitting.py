@@ -1,6 +1,5 @@
 """Overfitting and underfitting of a fit: gap to held-out rows, overconfidence, leave-one-out cross-validation."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pyro import poutine
@@ -9,59 +8,30 @@ from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.diagnosis.densities import predicts_one_site, row_findings, some
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
+from probmodel.diagnosis.leave_one_out import loo_findings, row_draws
 from probmodel.diagnosis.refitted import refitted
 from probmodel.diagnosis.scored import (
-    MATERIAL,
     SIGNIFICANT,
+    Gain,
     Scored,
     data_by_row,
     difference,
+    is_material,
+    overconfidence_verdict,
     paired,
     recalibration_gain,
     refuse_too_few,
     score_findings,
     scored,
 )
-from probmodel.draws.diagnostics import Loo, loo
-from probmodel.evidence.weighing.weights import K_HAT_LIMIT, theta_draws
+from probmodel.evidence.weighing.weights import theta_draws
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import HasLeaveOneOut
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
-WAIC_LIMIT = 0.4
-"""Posterior variance of a row's log likelihood above which WAIC is not to be trusted (Vehtari, Gelman & Gabry, 2017)."""
-
-
-def log_likelihood_draws(posterior: Posterior) -> Float[Tensor, "S N"] | None:
-    """Log p(y_i | θ_s) in nats for up to 500 draws; None if no row can be left out by importance weights.
-
-    That is so for a model without latents, with latents local to a row, or with one joint term for all of its rows.
-    """
-    target = target_of(posterior)
-    found = target.sites
-    if target.dim == 0 or any(latent.row_dim is not None for latent in found.latents):
-        return None
-    theta = some(theta_draws(posterior, target))
-    with torch.no_grad():
-        by_row = target.log_likelihood_by_row(theta)
-    return None if found.is_joint(by_row.shape[1]) else by_row
-
-
-def leave_one_out(posterior: Posterior) -> Loo | None:
-    """PSIS-LOO by ArviZ; None if no row can be left out by importance weights."""
-    by_row = log_likelihood_draws(posterior)
-    return None if by_row is None else loo(by_row[None].numpy(force=True))
-
-
-def p_waic(log_likelihood: Float[Tensor, "S N"]) -> Float[Tensor, " N"]:
-    """Variance over draws of log p(y_i | θ_s): the effective number of parameters per row as WAIC counts it.
-
-    Reference:
-        Watanabe (2010), "Asymptotic equivalence of Bayes cross validation and WAIC in singular learning theory".
-    """
-    return log_likelihood.double().var(0)
+PASS_ROWS = "pass held-out rows, as in diagnose(fit, test)"
 
 
 def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[Finding]:
@@ -70,25 +40,26 @@ def overfitting(posterior: Posterior, held_out: Dataset | None = None) -> list[F
     With held-out rows they are the gap of the mean log scores with its standard error, and the gain from a recalibration
     of the predictions that is fitted on one half of the held-out rows and scored on the other: overconfident predictions
     can be improved without further rows (Harrell's calibration slope; Guo et al., 2017).
-    *Overfits* requires both, since every fitted model has a gap, of about p / N nats per row for p effective parameters.
+    A gap alone every fitted model has, of about p / N nats per row for p effective parameters.  Without held-out rows
+    PSIS-LOO takes their place; where it cannot, a finding says so, and supports no verdict.
 
     Args:
         posterior: fit by any inference.
         held_out: rows that the fit has not used.
 
     Raises:
-        ValueError: for a model without latents whose draws can leave rows out, if no held-out rows are given.
+        ValueError: for point estimates alone, if no held-out rows are given.
     """
     if isinstance(posterior.model, HasLeaveOneOut):
         found = _by_closed_form(posterior, posterior.model, decisive=held_out is None)
         return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
-    by_row = log_likelihood_draws(posterior)
+    by_row, reason = row_draws(posterior)
     if held_out is None and by_row is None:
-        raise ValueError(
-            "expected held-out data or latents shared by rows, got point estimates alone, whose training score says "
-            "nothing about new rows; pass held-out rows, as in diagnose(fit, test)"
-        )
-    found = [] if by_row is None else _by_loo(by_row, decisive=held_out is None)
+        if not posterior.draws:
+            raise ValueError(f"expected held-out data or latents shared by rows, got {reason}; {PASS_ROWS}")
+        message = f"not checked, since the model has {reason}; {PASS_ROWS}"
+        return [finding("new rows", float("nan"), message, flag=CAUTION)]
+    found = [] if by_row is None else loo_findings(by_row, decisive=held_out is None)
     return found if held_out is None else [*found, *_by_held_out(posterior, held_out)]
 
 
@@ -105,36 +76,7 @@ def _by_closed_form(posterior: Posterior, model: HasLeaveOneOut, *, decisive: bo
             )
             for i in range(len(next(iter(draws.values()))))
         ]
-    return _by_loo(torch.stack(each), decisive=decisive)
-
-
-def _by_loo(by_row: Float[Tensor, "S N"], *, decisive: bool) -> list[Finding]:
-    left_out, waic = loo(by_row[None].numpy(force=True)), p_waic(by_row)
-    rows = len(left_out.elpd_by_row)
-    bad = float(np.mean(left_out.pareto_k > K_HAT_LIMIT))
-    trusted = bad == 0
-    per_row = left_out.p_loo / rows
-    message = f"for {rows} rows; above half their number the model follows single rows"
-    flag = Verdict.OVERFITS if decisive and trusted and per_row > 0.5 else CAUTION if per_row > 0.5 else ""
-    found = [
-        finding(
-            "elpd_loo",
-            left_out.elpd,
-            "expected log predictive density by PSIS-LOO, nats over the data set",
-            stderr=left_out.se,
-        ),
-        finding("p_loo", left_out.p_loo, f"effective number of parameters {message}", flag=flag),
-        finding("p_waic", float(waic.sum()), _waic_message(waic)),
-    ]
-    if not trusted:
-        found.append(finding("loo k-hat", bad, f"fraction of rows whose k-hat exceeds {K_HAT_LIMIT}", flag=CAUTION))
-    return found
-
-
-def _waic_message(waic: Float[Tensor, " N"]) -> str:
-    unstable = int((waic > WAIC_LIMIT).sum())
-    doubt = f"; {unstable} rows have a variance above {WAIC_LIMIT}, so trust p_loo" if unstable else ""
-    return f"effective number of parameters by the variance over draws, as in WAIC{doubt}"
+    return loo_findings(torch.stack(each), decisive=decisive)
 
 
 def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
@@ -147,32 +89,36 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     if broken:
         message = "nats per row; not finite: a row has probability zero or a prediction that is NaN"
         return [finding("held-out log score", float(test.log_score.mean()), message, flag=Verdict.FAILED)]
-    (gain, gain_error), too_narrow = recalibration_gain(test)
     null = baseline(train, test)
-    train_gain, train_error = paired(train.log_score - null[0])
-    test_gain, test_error = paired(test.log_score - null[1])
-    material = gain > max(MATERIAL, SIGNIFICANT * gain_error)
-    overconfident = gap > SIGNIFICANT * gap_error and material and too_narrow
-    doubtful = CAUTION if material or gain != gain else ""
-    worse = test_gain < -SIGNIFICANT * test_error and train_gain > SIGNIFICANT * train_error
-    blind = _has_features(posterior.data, train.observed) and train_gain < SIGNIFICANT * train_error
+    learned, learned_error = paired(train.log_score - null[0])
+    held, held_error = paired(test.log_score - null[1])
+    has_learned = learned > SIGNIFICANT * learned_error
+    blind = _has_features(posterior.data, train.observed) and not has_learned
+    worse = held < -SIGNIFICANT * held_error and has_learned
+    recalibrated = _recalibration(train, test, gap_is_significant=gap > SIGNIFICANT * gap_error)
+    overconfident = Verdict.OVERFITS if recalibrated.flag == Verdict.OVERFITS else ""
+    lost = gap / learned if has_learned else float("nan")
     return [
-        *score_findings(train.log_score, test.log_score, Verdict.OVERFITS if overconfident else ""),
-        finding(
-            "overconfidence",
-            gain,
-            f"nats per row that {'widening' if too_narrow else 'sharpening'} the held-out predictions gains",
-            stderr=gain_error,
-            flag=Verdict.OVERFITS if overconfident else doubtful,
-        ),
+        *score_findings(train.log_score, test.log_score, overconfident),
+        recalibrated,
         finding(
             "gain over base rate",
-            test_gain,
-            "held-out nats per row over a prediction that uses no features",
-            stderr=test_error,
+            held,
+            f"held-out nats per row over a prediction that uses no features; {learned:.3g} on the training rows",
+            stderr=held_error,
             flag=Verdict.OVERFITS if worse else Verdict.UNDERFITS if blind else "",
         ),
+        finding("lost gain", lost, "fraction of the training rows' gain over the base rate that new rows do not show"),
     ]
+
+
+def _recalibration(train: Scored, test: Scored, *, gap_is_significant: bool) -> Finding:
+    (mean, stderr), too_narrow = recalibration_gain(test)
+    (on_train, train_error), train_narrow = recalibration_gain(train)
+    gain = Gain(mean, stderr, is_material(on_train, train_error) and train_narrow == too_narrow)
+    message = f"nats per row that {'widening' if too_narrow else 'sharpening'} the held-out predictions gains"
+    flag = overconfidence_verdict(gain, gap_is_significant=gap_is_significant, narrow=too_narrow)
+    return finding("overconfidence", mean, message, stderr=stderr, flag=CAUTION if mean != mean else flag)
 
 
 def _has_features(data: Dataset, observed: Tensor) -> bool:

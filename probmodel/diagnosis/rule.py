@@ -1,16 +1,38 @@
-"""Symptoms of overfitting count only if a smaller model predicts the later rows better from the earlier ones."""
+"""Rules that take several findings together: single rows that point estimates follow, smaller models, and doubtful numbers."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
 
 from probmodel.diagnosis.findings import CAUTION, Finding, Verdict, finding
-from probmodel.diagnosis.scored import SIGNIFICANT
+from probmodel.diagnosis.guides import BAD_FRACTION
+from probmodel.diagnosis.scored import SIGNIFICANT, is_material
 from probmodel.protocols.evidence import Evidence
 
 P_LOO_RATIO = 1.5
 """Ratio of p_loo to the effective dimension above which single rows move the fit more than its curvature implies."""
-BAD_FRACTION = 0.05
-"""Fraction of rows with k-hat above 0.7 beyond which they are a pattern rather than outliers."""
+LOST_LIMIT = 0.5
+"""Fraction of the training rows' gain over the base rate that new rows may lack."""
+DIMENSION_LIMIT = 0.5
+"""Effective dimension per row above which point estimates can follow single rows."""
+RESTS_ON_FIT = frozenset(
+    {
+        "log evidence",
+        "effective dimension",
+        "elpd_loo",
+        "p_loo",
+        "p_waic",
+        "p_loo ratio",
+        "train log score",
+        "held-out log score",
+        "gap",
+        "overconfidence",
+        "gain over base rate",
+        "lost gain",
+    }
+)
+"""Findings whose number is no better than the inference that it is made of."""
+OF_ONE_NUMBER = frozenset({"loo k-hat", "agreement", "evidence bounds"})
+"""Checks of one number, whose failure says nothing of the others."""
 
 
 def p_loo_ratio(found: Sequence[Finding]) -> list[Finding]:
@@ -19,8 +41,44 @@ def p_loo_ratio(found: Sequence[Finding]) -> list[Finding]:
     if not values.keys() >= {"p_loo", "effective dimension"} or not values["effective dimension"] > 0:
         return []
     ratio = values["p_loo"] / values["effective dimension"]
-    message = f"ratio of p_loo to the effective dimension; above {P_LOO_RATIO} single rows move the fit"
-    return [finding("p_loo ratio", ratio, message, flag=CAUTION if ratio > P_LOO_RATIO else "")]
+    message = f"ratio of p_loo to the effective dimension; above {P_LOO_RATIO} a symptom, which a smaller model has to confirm"
+    return [finding("p_loo ratio", ratio, message)]
+
+
+def follows_rows(found: Sequence[Finding], num_rows: int | None) -> list[Finding]:
+    """Flag the gap of point estimates that follow single rows, though no recalibration of the predictions helps.
+
+    So it is if the gap is significant and material, the data determine more directions than half the number of rows, and new
+    rows lack more than half of what the training rows gain over the base rate.
+    """
+    by_name = {each.name: each for each in found}
+    if not num_rows or not by_name.keys() >= {"gap", "lost gain", "effective dimension"}:
+        return list(found)
+    gap, dimension = by_name["gap"], by_name["effective dimension"].value
+    overfits = (
+        is_material(gap.value, gap.stderr)
+        and dimension > DIMENSION_LIMIT * num_rows
+        and by_name["lost gain"].value > LOST_LIMIT
+    )
+    if not overfits:
+        return list(found)
+    said = (
+        f"; {dimension:.0f} directions for {num_rows} rows, which lose {by_name['lost gain'].value:.0%} of their gain"
+    )
+    flagged = gap._replace(flag=Verdict.OVERFITS, message=gap.message + said)
+    return [flagged if each is gap else each for each in found]
+
+
+def doubted(found: Sequence[Finding]) -> list[Finding]:
+    """Mark the numbers that rest on a fit whose inference has failed."""
+    failed = [each.name for each in found if each.flag == Verdict.FAILED and each.name not in OF_ONE_NUMBER]
+    if not failed:
+        return list(found)
+    reason = f"inference failed ({', '.join(failed)})"
+    return [
+        each._replace(doubt="; ".join(filter(None, (reason, each.doubt)))) if each.name in RESTS_ON_FIT else each
+        for each in found
+    ]
 
 
 def against_smaller(
@@ -30,7 +88,7 @@ def against_smaller(
 
     Symptoms are findings flagged *overfits*, p_loo above 1.5 times the effective dimension, and k-hat above 0.7 on
     more than 5 % of rows.  If a smaller model has the higher conditional evidence, by more than twice the error of the
-    difference, they are flagged *overfits*; otherwise they are cautions, because the data support the parameters.
+    difference, they are flagged *overfits*; otherwise they support no verdict, because the data support the parameters.
     Without smaller models each finding keeps its flag.
 
     Raises:
@@ -80,7 +138,7 @@ def _given_rows(conditional: Evidence) -> str:
 def _confirmed(each: Finding, *, confirmed: bool) -> Finding:
     if not _is_symptom(each):
         return each
-    return each._replace(flag=Verdict.OVERFITS if confirmed else CAUTION)
+    return each._replace(flag=Verdict.OVERFITS if confirmed else CAUTION if each.name == "loo k-hat" else "")
 
 
 def _is_symptom(each: Finding) -> bool:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
-from probmodel.diagnosis.findings import Finding, finding
+from probmodel.diagnosis.findings import Finding, Verdict, finding
 from probmodel.families.normal_mixture import NormalMixture
 from probmodel.prediction.predictive import Prediction, predict_rows
 from probmodel.protocols.dataset import Dataset
@@ -55,6 +55,36 @@ def data_by_row(posterior: Posterior) -> Dataset:
     """The data of a fit with what its model knows of each row as tensors of their own."""
     model = posterior.model
     return model.known_by_row(posterior.data) if isinstance(model, KnowsRows) else posterior.data
+
+
+class Gain(NamedTuple):
+    """Nats per row that another prediction gains on held-out rows, and whether it gains on the training rows too."""
+
+    mean: float
+    stderr: float
+    on_training_rows: bool
+
+    @property
+    def material(self) -> bool:
+        """True if the gain is above 0.05 nats per row and above two standard errors."""
+        return is_material(self.mean, self.stderr)
+
+
+def is_material(difference: float, stderr: float) -> bool:
+    """Return whether a difference is above 0.05 nats per row and above two standard errors."""
+    return difference > max(MATERIAL, SIGNIFICANT * stderr)
+
+
+def overconfidence_verdict(gain: Gain, *, gap_is_significant: bool, narrow: bool) -> str:
+    """Verdict on a gain from wider predictions, or from a mixture with the base rate; empty if it is not material.
+
+    Predictions that are too narrow for new rows only, or with a significant gap, overfit.  What is wrong on the training
+    rows alike, or too wide, is a spread that the model does not describe: it underfits.
+    """
+    if not gain.material:
+        return ""
+    overfits = narrow and (gap_is_significant or not gain.on_training_rows)
+    return Verdict.OVERFITS if overfits else Verdict.UNDERFITS
 
 
 def recalibration_gain(test: Scored) -> tuple[tuple[float, float], bool]:

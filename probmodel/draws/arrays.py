@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,12 +14,12 @@ Arrays = Mapping[str, np.ndarray]
 """Site name → array; the arrays of a posterior have shape (chain, draw, *event)."""
 
 
-def save_netcdf(posterior: Arrays, path: str | Path) -> None:
-    """Write draws as the group "posterior" of a NetCDF file that `arviz.from_netcdf` opens; bit-exact in any dtype."""
+def save_netcdf(posterior: Arrays, path: str | Path | BytesIO) -> None:
+    """Write draws, to a path or into memory, as a NetCDF file with the group "posterior", as ArviZ does; any dtype is exact."""
     xarray_dataset(posterior).to_netcdf(path, mode="w", group="posterior", engine="h5netcdf")
 
 
-def load_netcdf(path: str | Path) -> dict[str, np.ndarray]:
+def load_netcdf(path: str | Path | BytesIO) -> dict[str, np.ndarray]:
     """Draws by site, (chain, draw, *event), from a file that `save_netcdf` wrote."""
     dataset = xr.load_dataset(path, group="posterior", engine="h5netcdf")
     return {unquote(str(name)): values.to_numpy() for name, values in dataset.data_vars.items()}

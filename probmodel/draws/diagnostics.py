@@ -12,6 +12,8 @@ from probmodel.draws.arrays import Arrays, encoded_name, xarray_dataset
 from probmodel.draws.pareto import WEIGHT_ROUNDING
 from probmodel.draws.versions import ARVIZ, az
 
+R_HAT_LIMIT = 1.01
+"""Largest R-hat of chains that agree (Vehtari et al., 2021); samplers warn above it, and a diagnosis calls them failed."""
 FEWEST_DRAWS = 25
 """Fewest draws for PSIS: a fifth of them is the tail, and a generalized Pareto distribution needs five numbers."""
 

@@ -9,34 +9,37 @@ log_partition_sandwich, log_likelihood, log_odds (Boltzmann machines).
 Values and plots: Agreement, Estimate, plot.
 """
 
-from probmodel.evidence.ais import ais, reverse_ais
-from probmodel.evidence.best import best
-from probmodel.evidence.bridge import bridge
-from probmodel.evidence.by_family.bayesian_networks import gaussian_structures, structures
-from probmodel.evidence.by_family.boltzmann_machines import (
-    log_likelihood,
-    log_odds,
-    log_partition,
-    log_partition_ais,
-    log_partition_sandwich,
-)
-from probmodel.evidence.by_family.gaussian_processes import inducing_bounds
-from probmodel.evidence.by_family.gp_mixtures import assignments, assignments_ais, assignments_smc
-from probmodel.evidence.criteria.bic import bic
-from probmodel.evidence.criteria.wbic import wbic
-from probmodel.evidence.elbo import elbo
-from probmodel.evidence.exact import exact
-from probmodel.evidence.figure import plot
-from probmodel.evidence.harmonic import harmonic
-from probmodel.evidence.importance import importance
-from probmodel.evidence.iwae import iwae
-from probmodel.evidence.laplace import laplace
-from probmodel.evidence.nested import nested
-from probmodel.evidence.sandwich import sandwich
-from probmodel.evidence.smc import smc
-from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
-from probmodel.evidence.weighing.proposals import from_draws, from_mode
-from probmodel.protocols.evidence import Agreement, Estimate
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.evidence.ais import ais, reverse_ais
+    from probmodel.evidence.best import best
+    from probmodel.evidence.bridge import bridge
+    from probmodel.evidence.by_family.bayesian_networks import gaussian_structures, structures
+    from probmodel.evidence.by_family.boltzmann_machines import (
+        log_likelihood,
+        log_odds,
+        log_partition,
+        log_partition_ais,
+        log_partition_sandwich,
+    )
+    from probmodel.evidence.by_family.gaussian_processes import inducing_bounds
+    from probmodel.evidence.by_family.gp_mixtures import assignments, assignments_ais, assignments_smc
+    from probmodel.evidence.criteria.bic import bic
+    from probmodel.evidence.criteria.wbic import wbic
+    from probmodel.evidence.elbo import elbo
+    from probmodel.evidence.exact import exact
+    from probmodel.evidence.figure import plot
+    from probmodel.evidence.harmonic import harmonic
+    from probmodel.evidence.importance import importance
+    from probmodel.evidence.iwae import iwae
+    from probmodel.evidence.laplace import laplace
+    from probmodel.evidence.nested import nested
+    from probmodel.evidence.sandwich import sandwich
+    from probmodel.evidence.smc import smc
+    from probmodel.evidence.thermodynamic import stepping_stone, thermodynamic
+    from probmodel.evidence.weighing.proposals import from_draws, from_mode
+    from probmodel.protocols.evidence import Agreement, Estimate
 
 __all__ = [
     "Agreement",

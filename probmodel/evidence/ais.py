@@ -13,12 +13,14 @@ from probmodel.evidence.weighing.chain_weights import chain_error, thinned
 from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.verdict import upper_condition
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def ais(
     subject: Subject,
     *,
@@ -73,6 +75,7 @@ def ais(
     )
 
 
+@checks_arguments
 def reverse_ais(
     subject: Subject,
     *,

@@ -4,10 +4,12 @@ from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.importance import importance
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.weighing.starting_point import starting_point
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 
 
+@checks_arguments
 def best(subject: Subject, *, seed: int = 0) -> Evidence:
     """Log evidence by `iwae` if a fit has a guide (exact for an exact guide), else by `importance` from draws, in nats.
 

@@ -12,6 +12,7 @@ from probmodel.draws.diagnostics import ess_mean
 from probmodel.evidence.annealing.reference import covariance_factor
 from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import block_index, log_joint_by_block
@@ -22,6 +23,7 @@ MAX_ITERATIONS = 1_000
 TOLERANCE = 1e-10
 
 
+@checks_arguments
 def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> Evidence:
     """Log Z as the fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, in nats.
 

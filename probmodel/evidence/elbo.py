@@ -1,11 +1,13 @@
 """Evidence lower bound of a guide (Jordan et al., 1999)."""
 
 from probmodel.evidence.weighing.weights import ONE_SIDED, fit_with_guide, guide_weights
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
     """Evidence lower bound E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
 

@@ -2,11 +2,13 @@
 
 from probmodel.evidence.by_family.own_estimators import own_estimators
 from probmodel.evidence.weighing.closed_form import closed_form
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def exact(subject: Subject, *, seed: int = 0) -> Evidence:
     """Exact log Z, in nats.
 

@@ -7,6 +7,7 @@ from statistics import median_high
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Estimate, Evidence
 
 NORMAL_95 = 1.959963984540054
@@ -21,6 +22,7 @@ NEAR_WIDTHS = 1.0
 the other estimates or of a typical error bar."""
 
 
+@checks_arguments
 def plot(evidence: Evidence) -> Figure:
     """Figure with one row per estimator and ± 1.96 standard errors, the two-sided bound as a band and log Z as a line.
 

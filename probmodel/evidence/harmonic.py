@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrusted, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
-from probmodel.tracing.randomness import isolated
+from probmodel.tracing.randomness import isolated, preserving_validation
 from probmodel.tracing.target import target_of
 
 try:
-    import zuko
+    with preserving_validation():  # It turns the checks of all distributions off.
+        import zuko
 
     HAS_ZUKO = True
 except ImportError:
@@ -71,6 +73,7 @@ def affine_map_of(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | No
     return AffineMap(loc, torch.linalg.cholesky(covariance + 1e-6 * torch.diag(variance)))
 
 
+@checks_arguments
 def harmonic(
     subject: Subject,
     *,

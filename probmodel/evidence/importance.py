@@ -11,6 +11,7 @@ from probmodel.evidence.annealing.reference import Base
 from probmodel.evidence.weighing.bounds import lower_bound
 from probmodel.evidence.weighing.proposals import Proposal, from_draws
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import log_joint_by_block
@@ -21,6 +22,7 @@ MAX_COORDINATES_AT_ONCE = 4_000_000
 """Largest number of coordinates of proposals in memory at once."""
 
 
+@checks_arguments
 def importance(
     subject: Subject,
     *,

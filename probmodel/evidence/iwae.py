@@ -7,11 +7,13 @@ from probmodel.evidence.weighing.weights import (
     warn_if_untrusted,
     weighted_mean,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
     """Importance-weighted bound log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats.
 

@@ -4,12 +4,14 @@ from probmodel.evidence.weighing.proposals import best_of
 from probmodel.evidence.weighing.starting_draws import own_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def laplace(subject: Subject, *, seed: int = 0) -> Evidence:
     """Laplace's approximation log p(data, θ̂) + D/2 log 2π − ½ log det(−Hessian), in nats.
 

@@ -18,6 +18,7 @@ from torch.distributions import StudentT
 from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import plain
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
@@ -45,6 +46,7 @@ BATCH_FRACTION = 8
 """Live points per point of a batch: the proposals of a batch share one likelihood threshold, which rises meanwhile."""
 
 
+@checks_arguments
 def nested(
     subject: Subject, *, seed: int = 0, num_live: int = 500, tolerance: float = 0.01, max_calls: int = 5_000_000
 ) -> Evidence:

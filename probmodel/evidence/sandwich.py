@@ -39,6 +39,7 @@ from probmodel.evidence.weighing.verdict import (
     untrusted,
 )
 from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Subject, Target
@@ -59,6 +60,7 @@ MAX_LAPLACE = 200
 """Largest number of coordinates for which a Hessian is worth its cost, unless every latent is local to a row."""
 
 
+@checks_arguments
 def sandwich(
     subject: Subject,
     *,

@@ -9,6 +9,7 @@ from probmodel.evidence.annealing.schedule import frozen
 from probmodel.evidence.weighing.bounds import lower_bound
 from probmodel.evidence.weighing.starting_draws import explored, population
 from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated, spawn
@@ -17,6 +18,7 @@ from probmodel.tracing.target import target_of
 NUM_GROUPS = 20
 
 
+@checks_arguments
 def smc(
     subject: Subject,
     *,

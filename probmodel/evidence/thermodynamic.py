@@ -11,6 +11,7 @@ from probmodel.evidence.annealing.transitions import Kernel
 from probmodel.evidence.weighing.annealed_weights import schedule_from_normal
 from probmodel.evidence.weighing.starting_draws import population, starting_draws
 from probmodel.evidence.weighing.weights import plain_evidence
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
 from probmodel.tracing.randomness import isolated, spawn
@@ -21,6 +22,7 @@ NUM_GROUPS = 20
 HALVINGS = 8
 
 
+@checks_arguments
 def thermodynamic(
     subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
 ) -> Evidence:
@@ -47,6 +49,7 @@ def thermodynamic(
     return _estimate_on_path(subject, seed, num_steps, num_groups, integral, "thermodynamic")
 
 
+@checks_arguments
 def stepping_stone(
     subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
 ) -> Evidence:

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 NUM_BISECTIONS = 80
 """Number of halvings of the bracket, more than the bits of a float64."""
 MEAN_SHIFT_STEPS = 500
@@ -69,6 +71,7 @@ class NormalMixture(dist.MixtureSameFamily):
         return self.component_distribution.scale
 
 
+@checks_arguments
 def quantiles(
     distribution: Distribution, probabilities: Tensor | np.ndarray | Sequence[float]
 ) -> Float[Tensor, "Q *B"]:
@@ -125,6 +128,7 @@ def by_output(distribution: Distribution) -> Distribution:
     return distribution
 
 
+@checks_arguments
 def modes(distribution: Distribution, *, least: float = 0.0) -> list[Float[Tensor, " M"]]:
     """Local maxima of each density, the highest first, by mean shift from every component's mean.
 

@@ -35,6 +35,8 @@ from probmodel.families.boltzmann_machines.learning.phases import (
     energies,
 )
 from probmodel.inference.descent.minibatches import minibatches
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -45,6 +47,7 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BoltzmannLearning:
     """Fit a Boltzmann machine to rows of visible units by maximum likelihood, the negative phase sampled.
@@ -81,13 +84,15 @@ class BoltzmannLearning:
     def __post_init__(self) -> None:
         check_counts(self, optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the machine on the device and in the dtype of the data; the one passed in is left unchanged.
 
         Returns:
             Posterior without latents.  `info["log_likelihood"]` has the mean log likelihood, in nats per row, at the
             steps `info["evaluations"]`, and `info["diverged"]` states whether training stopped early, in which case the
-            parameters are those of the highest evaluation.
+            parameters are those of the highest evaluation.  A KeyboardInterrupt (Ctrl-C) ends training, and
+            `info["interrupted"]` and an `InterruptedWarning` say so.
 
         Raises:
             ValueError: for unsuitable rows or settings, or a model that is not a Boltzmann machine.
@@ -99,6 +104,9 @@ class BoltzmannLearning:
         evaluations = Evaluations(self.monitor, fitted, _leaves(fitted), rows, spawn(seed, 1))
         with isolated(seed):
             num_steps = _learn(self, fitted, data, evaluations)
+        interrupted = num_steps < self.ascent.num_steps and not evaluations.diverged
+        if interrupted:
+            warn_interrupted("BoltzmannLearning", num_steps, self.ascent.num_steps, "steps")
         if evaluations.diverged:
             copy_into(evaluations.best, evaluations.leaves)
             evaluations.warn()
@@ -108,6 +116,7 @@ class BoltzmannLearning:
             "evaluations": evaluations.steps,
             "log_likelihood": evaluations.values,
             "diverged": evaluations.diverged,
+            "interrupted": interrupted,
             "num_steps": num_steps,
             "num_parameters": sum(leaf.numel() for leaf in evaluations.leaves.values()),
             "seconds": time.perf_counter() - begin,
@@ -121,7 +130,9 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations
     order, mean, offsets = minibatches(data, settings.batch_size), Average(leaves), None
     chains = settings.phase.start(machine, rows)
     layer_couplings = trainable_couplings(machine, leaves)
-    with tqdm(total=ascent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5) as bar:
+    reached = Reached(())  # Parameters between two updates are as good as those after either.
+    bar = tqdm(total=ascent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         for step in range(ascent.num_steps):
             if evaluations.evaluates_at(step):
                 bar.set_postfix_str(evaluations.evaluate(step))
@@ -138,7 +149,10 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations
             _step(leaves, ascent_direction, ascent.learning_rate_at(step), step)
             if step >= (1 - ascent.averaged_fraction) * ascent.num_steps:
                 mean.add(leaves)
+            reached.keep(step + 1)
             bar.update()
+    if reached.interrupted:
+        return reached.num_steps
     mean.copy_into(leaves)
     evaluations.evaluate(ascent.num_steps)
     return ascent.num_steps

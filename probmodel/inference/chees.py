@@ -22,6 +22,8 @@ from probmodel.inference.chains.warm_start import (
     initial_state,
     sample_approximation,
 )
+from probmodel.inference.interrupts import Reached, until_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -45,6 +47,7 @@ SMALL_STEP = 1e-3
 """Step size of the example that the loop is compiled for: chains that hardly move are finite whatever the model."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class ChEES:
     """Many short chains that adapt together by the Change in the Estimator of the Expected Square criterion.
@@ -77,13 +80,16 @@ class ChEES:
         check_counts(self, "num_samples", "num_warmup", "num_chains", "max_leapfrogs")
         check_acceptance(self.target_accept)
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.
 
         Returns:
-            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.
+            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.  After a KeyboardInterrupt
+            (Ctrl-C) it has the draws made by then, as many of each chain, and an `InterruptedWarning` says so.
 
         Raises:
+            KeyboardInterrupt: where it comes before every chain has a draw after its warm-up.
             ValueError: for settings out of range, a model without latents, or one for which too few prior draws have
                 a finite density and gradient.
         """
@@ -154,7 +160,9 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     outputs, prelude = (theta, theta.new_zeros(len(theta), 4)), Prelude(ascent, tuple(initial_state(theta)))
     windows = StepWindows(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
-    with tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5) as bar:
+    reached = Reached(())
+    bar = tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         windows.compile_where_it_pays(total, settings.compile, bar)
         around, variance = sample_approximation(Ascent(*windows.prelude(WARM_START_STEPS)), gradient.here)
         log_step = reasonable_step(around, gradient.here, variance.sqrt()).log().mean()
@@ -166,9 +174,10 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
             first = max(0, settings.num_warmup - (windows.steps - windows.window))
             kept.append(where[first:])
             told.append(numbers[first:])
+            reached.keep(max(0, min(windows.steps, total) - settings.num_warmup))
             bar.update(min(windows.window, total - bar.n))
     last = ChEESState(*state)
-    draws, numbers = (torch.cat(parts)[: settings.num_samples].transpose(0, 1) for parts in (kept, told))
+    draws, numbers = (torch.cat(parts)[: reached.num_steps].transpose(0, 1) for parts in (kept, told))
     seconds = time.perf_counter() - begin - windows.compiling
     stats = {
         "diverging": numbers[..., 0] > 0,
@@ -177,7 +186,8 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
         "lp": numbers[..., 3],
     }
     adapted_values = {"step_size": float(last.log_step.exp()), "trajectory_length": float(last.log_length_mean.exp())}
-    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds)
+    wanted = settings.num_samples if reached.interrupted else None
+    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds, wanted)
 
 
 def _first(

@@ -11,13 +11,16 @@ from torch import Tensor
 from probmodel.families.gaussian_processes.mixtures.assignments import Assigned, gibbs_sweep, log_joint
 from probmodel.families.gaussian_processes.mixtures.assignments_smc import order_along_direction, smc_over_rows
 from probmodel.families.gaussian_processes.mixtures.gates import log_prior_of_counts
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.variational_em import PARTICLES, checked_mixture
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
 
 
+@checks_fields
 @dataclass(frozen=True)
 class CollapsedGibbs:
     """Posterior draws of the assignments at the mixture's present hyperparameters, with the processes integrated out.
@@ -40,6 +43,7 @@ class CollapsedGibbs:
     def __post_init__(self) -> None:
         check_counts(self, "num_samples", "num_chains")
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Sample the assignments of the rows to experts.
 
@@ -58,12 +62,17 @@ class CollapsedGibbs:
         kept, log_p = [], []
         with isolated(seed), torch.no_grad():
             evaluated = mixture.assigned(x, y).double()
-            c = _starts(evaluated, mixture.responsibilities, x, num_chains)
-            for sweep in range(num_warmup + num_samples):
-                c = gibbs_sweep(evaluated, c).c
-                if sweep >= num_warmup:
-                    kept.append(c)
-                    log_p.append(_log_p(evaluated, c))
+            c, reached = _starts(evaluated, mixture.responsibilities, x, num_chains), Reached(())
+            with until_interrupted(reached):
+                for sweep in range(num_warmup + num_samples):
+                    c = gibbs_sweep(evaluated, c).c
+                    if sweep >= num_warmup:
+                        kept.append(c)
+                        log_p.append(_log_p(evaluated, c))
+                        reached.keep(len(kept))
+        if reached.num_steps < num_samples:
+            warn_interrupted("CollapsedGibbs", reached.num_steps, num_samples, "draws per chain")
+        kept, log_p = kept[: reached.num_steps], log_p[: reached.num_steps]
         draws = torch.stack(kept, 1)
         one_hot = torch.nn.functional.one_hot(draws.flatten(0, 1), len(evaluated.residual)).to(x)
         occupied = (one_hot.sum(1) > 0).sum(-1)
@@ -71,6 +80,7 @@ class CollapsedGibbs:
             "method": "CollapsedGibbs",
             "seed": seed,
             "log_joint": torch.stack(log_p, 1).tolist(),
+            "interrupted": reached.num_steps < num_samples,
             "num_experts": occupied.bincount(minlength=1).argmax().item(),
             "seconds": time.perf_counter() - begin,
         }

@@ -7,6 +7,7 @@ import torch
 
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -18,6 +19,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import density_of
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Exact:
     """Independent draws of the exact posterior: linear Gaussian models, beta, gamma and Dirichlet sites, Bayesian networks.
@@ -31,6 +33,7 @@ class Exact:
     def __post_init__(self) -> None:
         check_counts(self, "num_samples")
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Draw from the exact posterior.
 

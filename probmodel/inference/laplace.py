@@ -7,6 +7,8 @@ import torch
 
 from probmodel.inference.guides.draws import guide_draws
 from probmodel.inference.guides.exact import GaussianGuide
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -18,6 +20,7 @@ from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.target import density_of
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Laplace:
     """Normal approximation N(mode, (−Hessian)⁻¹) in unconstrained coordinates, of the log joint with its Jacobian.
@@ -33,6 +36,7 @@ class Laplace:
     def __post_init__(self) -> None:
         check_counts(self, "num_samples", "num_starts")
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Find the mode, and draw from the normal approximation at it.
 
@@ -58,7 +62,13 @@ class Laplace:
                 "or add priors"
             )
         starts = target.sample_prior(num_starts, seed) if target.dim else torch.zeros(1, 0, dtype=target.dtype)
-        modes = [mode(target, start) for start in starts]
+        modes, reached = list[torch.Tensor](), Reached(())
+        with until_interrupted(reached):
+            for start in starts:
+                modes.append(mode(target, start))
+                reached.keep(len(modes))
+        if len(modes) < len(starts):
+            warn_interrupted("Laplace", len(modes), len(starts), "ascents")
         best = max(modes, key=lambda theta: float(target.log_joint_at(theta).detach()))
         guide = GaussianGuide(gaussian_at(target, best), latents)
         draws = guide_draws(guide, data, latents, num_samples, seed)
@@ -66,6 +76,7 @@ class Laplace:
             "method": "Laplace",
             "seed": seed,
             "log_joint_at_modes": [float(target.log_joint_at(theta).detach()) for theta in modes],
+            "interrupted": len(modes) < len(starts),
             "fallback": target.fallback,
             "seconds": time.perf_counter() - begin,
         }

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from probmodel.inference.descent.quasi_newton import Maximum, maximize
 from probmodel.inference.descent.starting_points import check_fit, place, starting_points, units_of
+from probmodel.inference.interrupts import warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.integers import check_counts, checked_seed, integer
@@ -24,6 +26,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 
 
+@checks_fields
 @dataclass(frozen=True)
 class MaximumLikelihood:
     """Fit a model without latents, such as a Gaussian process with its function integrated out, on all rows at once.
@@ -48,6 +51,7 @@ class MaximumLikelihood:
     def __post_init__(self) -> None:
         check_counts(self, "max_steps", optional=("num_starts",))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Maximize the log likelihood, starting at the model's own parameters.
 
@@ -55,7 +59,8 @@ class MaximumLikelihood:
 
         Returns:
             Posterior without latents; `info["log_likelihood"]` is the maximum in nats over the whole data set, and
-            `info["starts"]` has the maximum from each start.
+            `info["starts"]` has the maximum from each start.  After a KeyboardInterrupt (Ctrl-C) it is the largest value by
+            then, and an `InterruptedWarning` says so.
 
         Raises:
             ValueError: for a model with latents or without trainable parameters.
@@ -75,7 +80,9 @@ class MaximumLikelihood:
                 )
             found, starts = self._best(fitted, leaves, data)
             check_fit(fitted, data)
-        if not found.converged:
+        if found.interrupted:
+            warn_interrupted("MaximumLikelihood", found.num_steps, integer("max_steps", self.max_steps), "steps")
+        elif not found.converged:
             warnings.warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",
                 ConvergenceWarning,
@@ -86,6 +93,8 @@ class MaximumLikelihood:
             "seed": seed,
             "log_likelihood": found.value,
             "starts": starts,
+            "interrupted": found.interrupted,
+            "converged": found.converged,
             "num_steps": found.num_steps,
             "num_evaluations": found.num_evaluations,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),
@@ -112,6 +121,9 @@ class MaximumLikelihood:
             values.append(found.value)
             if best is None or found.value > best.value:
                 best, places = found, [leaf.detach().clone() for leaf in leaves.values()]
+            if found.interrupted:
+                best = best._replace(interrupted=True)
+                break
         if best is None:
             raise refused or ArithmeticError
         place(leaves, dict(zip(leaves, places, strict=True)))

@@ -18,7 +18,9 @@ from probmodel.families.gaussian_processes.natural_gradients import natural_upda
 from probmodel.families.gaussian_processes.sparse import kl_to_standard
 from probmodel.inference.descent.minibatches import minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.expected_log_likelihood import expected_log_likelihood
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import NonFiniteError, NotNormalError
@@ -74,6 +76,7 @@ class WithInducingValues(Protocol, metaclass=Structural):
     decision: Decision
 
 
+@checks_fields
 @dataclass(frozen=True)
 class NaturalGradients:
     """Fit `Pipeline(features, SparseGP, decision)` by natural steps for q(u) and an optimizer for all other parameters.
@@ -108,12 +111,14 @@ class NaturalGradients:
     def __post_init__(self) -> None:
         check_counts(self, "num_steps", "num_particles", "num_samples", optional=("batch_size",))
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the pipeline.
 
         Returns:
             Posterior with draws of u and of the rows' latent function values z; `info["losses"]` has the negative bound
-            per step, in nats over the whole data set.
+            per step, in nats over the whole data set.  A KeyboardInterrupt (Ctrl-C) ends the steps, and
+            `info["interrupted"]` and an `InterruptedWarning` say so.
 
         Raises:
             ValueError: for a model that is not a pipeline with a `SparseGP`, hyperparameters that are latents, a rate
@@ -130,13 +135,16 @@ class NaturalGradients:
             fitted, guide, leaves = owned_copies(model, None, AutoNormal, data)
         with isolated(spawn(seed, 1)), pyro.validation_enabled(False):
             _check_features(fitted, data)
-            losses = _descend(self, fitted, leaves, data)
+            losses, interrupted = _descend(self, fitted, leaves, data)
+            if interrupted:
+                warn_interrupted("NaturalGradients", len(losses), self.num_steps, "steps")
         with isolated(spawn(seed, 2)), torch.no_grad():
             draws = _draws(fitted, data, integer("num_samples", self.num_samples))
         info = {
             "method": "NaturalGradients",
             "seed": seed,
             "losses": losses,
+            "interrupted": interrupted,
             "num_parameters": sum(leaf.numel() for leaf in leaves.values()),
             "seconds": time.perf_counter() - begin,
         }
@@ -171,7 +179,10 @@ class _LossAndGradients(NamedTuple):
     others: list[Tensor]
 
 
-def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], data: Dataset) -> list[float]:
+def _descend(
+    settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], data: Dataset
+) -> tuple[list[float], bool]:
+    """Losses, and whether an interrupt ended the steps."""
     num_steps = integer("num_steps", settings.num_steps)
     size = None if settings.batch_size is None else integer("batch_size", settings.batch_size)
     own_q = {id(model.representation.q_loc), id(model.representation.q_raw_scale)}
@@ -179,7 +190,9 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
     optimizer, order = optimizer_of(settings.optimizer, others) if others else None, minibatches(data, size)
     losses: list[float] = []
     loc, scale = (each.detach() for each in model.representation.q)
-    with tqdm(total=num_steps, desc="NaturalGradients", disable=not settings.progress, mininterval=0.5) as bar:
+    reached = Reached(others.values())
+    bar = tqdm(total=num_steps, desc="NaturalGradients", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         for step in range(num_steps):
             rows = next(order)
             batch = data if rows is None else data.rows(rows)
@@ -194,9 +207,11 @@ def _descend(settings: NaturalGradients, model: Any, leaves: dict[str, Tensor], 
             if optimizer is not None:
                 _step(optimizer, others.values(), found.others)
             losses.append(found.loss)
+            reached.keep(step + 1, (loc, scale))
             bar.update()
-    model.representation.replace_q(loc, scale)
-    return losses
+    if num_steps:
+        model.representation.replace_q(*reached.other)
+    return losses[: reached.num_steps], reached.interrupted
 
 
 def _step(optimizer: Optimizer, leaves: Iterable[Tensor], grads: Sequence[Tensor]) -> None:

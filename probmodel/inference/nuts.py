@@ -14,6 +14,8 @@ from probmodel.inference.chains import nuts_tree as tree
 from probmodel.inference.chains.adaptation import Adaptation, Schedule
 from probmodel.inference.chains.chains import Sampled, check_acceptance, posterior
 from probmodel.inference.chains.recording import StepWindows, chain_gradient
+from probmodel.inference.interrupts import Reached, until_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
@@ -24,6 +26,7 @@ LEAPFROGS = 10
 """Number of gradients per draw: a cautious guess for the decision whether to compile."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class NUTS:
     """No-U-turn sampling with Stan's adaptation of step size and diagonal mass matrix.
@@ -53,13 +56,16 @@ class NUTS:
         check_counts(self, "num_samples", "num_warmup", "num_chains", "max_tree_depth")
         check_acceptance(self.target_accept)
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Sample the model's continuous latents; discrete ones are summed out.
 
         Returns:
-            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.
+            Posterior with draws (chain, draw, *event); `info` has the sampler's diagnostics.  After a KeyboardInterrupt
+            (Ctrl-C) it has the draws made by then, as many of each chain, and an `InterruptedWarning` says so.
 
         Raises:
+            KeyboardInterrupt: where it comes before every chain has a draw after its warm-up.
             ValueError: for settings out of range, a model without latents, or one for which too few prior draws have a
                 finite density and gradient.
         """
@@ -96,6 +102,7 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
     outputs, constants = (theta, theta.new_zeros(len(theta), 6)), (*plan, *gradient.constants)
     windows = StepWindows(step, state, outputs, constants, gradient.reason, threads=gradient.threads)
     draws, numbers, state = _collected(settings, windows, state, theta)
+    wanted = settings.num_samples if draws.shape[1] < settings.num_samples else None
     seconds = time.perf_counter() - begin - windows.compiling
     stats = {
         "diverging": numbers[..., 1] > 0,
@@ -105,13 +112,13 @@ def _sample(settings: NUTS, target: Target, theta: Float[Tensor, "C D"]) -> Samp
         "lp": numbers[..., 5],
     }
     adapted_values = {"step_size": Adaptation(*state[-fields:]).log_step.exp().tolist()}
-    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds)
+    return Sampled(draws, stats, adapted_values, windows.compiled, windows.execution, seconds, wanted)
 
 
 def _collected(
     settings: NUTS, windows: StepWindows, state: Tensors, theta: Float[Tensor, "C D"]
 ) -> tuple[Float[Tensor, "C N D"], Float[Tensor, "C N 6"], Tensors]:
-    """Draws, statistics and last state, from windows of steps until every chain has its draws.
+    """Draws, statistics and last state, from windows of steps until every chain has its draws, or an interrupt.
 
     Chains end at different times, depending on their trees, so that draws are stored by the number that they have in
     their chain.
@@ -120,7 +127,9 @@ def _collected(
     kept = theta.new_zeros(len(theta), settings.num_samples, theta.shape[1])
     numbers = theta.new_zeros(len(theta), settings.num_samples, 6)
     done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
-    with tqdm(total=total * len(theta), desc="NUTS", disable=not settings.progress, mininterval=0.5) as bar:
+    reached = Reached(())
+    bar = tqdm(total=total * len(theta), desc="NUTS", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         while (slowest := int(done.min())) < total:
             windows.compile_where_it_pays((total - slowest) * LEAPFROGS, settings.compile, bar)
             state, (where, told) = windows(state)
@@ -130,5 +139,6 @@ def _collected(
             place = number[step, chain] - warmup
             kept[chain, place], numbers[chain, place] = where[step, chain], told[step, chain]
             before, done = done, done + new.sum(0)
+            reached.keep(max(0, min(int(done.min()), total) - warmup))
             bar.update(int((done.clamp(max=total) - before.clamp(max=total)).sum()))
-    return kept, numbers, state
+    return kept[:, : reached.num_steps], numbers[:, : reached.num_steps], state

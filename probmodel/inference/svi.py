@@ -16,14 +16,16 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from tqdm.auto import tqdm
 
-from probmodel.inference.descent.descent import WINDOW, descent, reason_against_loop
+from probmodel.inference.descent.descent import WINDOW, Descent, descent, reason_against_loop
 from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.starting_points import start_at_data
-from probmodel.inference.descent.trend import Trend, loss_trend
+from probmodel.inference.descent.trend import SPAN, loss_trend, recent_trend
 from probmodel.inference.guides.automatic import guided_part
-from probmodel.inference.guides.draws import guide_draws
+from probmodel.inference.guides.draws import DrawsOnRequest, guide_draws
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning
@@ -41,9 +43,6 @@ from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.randomness import isolated, preserving_random_state, spawn
 from probmodel.tracing.sites import sites
 
-SPAN = 5 * WINDOW
-"""Number of steps in the window of the linear fit to the loss."""
-
 TRIAL_STEPS = 20
 """Number of uncompiled steps whose time decides whether to compile."""
 
@@ -51,6 +50,7 @@ ADAM = partial(Adam, lr=3e-3, fused=True)
 """Adam (Kingma & Ba, 2015) at three times its customary rate: steps are few and losses are sums over rows."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class SVI:
     """Minimize an objective over the parameters of a model and its guide.
@@ -74,7 +74,8 @@ class SVI:
         optimizer: parameters → torch optimizer of all of them; Adam with learning rate 0.003 by default.
         patience: number of consecutive evaluations, one per 100 steps, without a significant decrease of the loss after
             which the fit stops; None never stops early.
-        num_samples: number of draws of the guide to keep.
+        num_samples: number of draws of the guide, which are made when one is first asked for; those of latents of single
+            rows take one pass over all rows each.
         compile: whether to compile the steps; None compiles where the time of a few steps shows that it pays.
         progress: whether to show a progress bar.
 
@@ -96,17 +97,21 @@ class SVI:
     def __post_init__(self) -> None:
         check_counts(self, "num_steps", "num_samples", optional=("batch_size", "patience"))
 
+    @checks_arguments
     def __call__(self, model: Model, data: Dataset, *, seed: int) -> Posterior:
         """Fit copies of model and guide; the ones passed in are left unchanged.
 
         Returns:
             Posterior with draws of the guide; `info["losses"]` has one loss per step, in nats over the whole data set,
-            and `info["plateau"]` states whether the loss had stopped falling at the end.
+            `info["plateau"]` states whether the loss had stopped falling at the end (`recent_trend`), and
+            `info["interrupted"]` whether a KeyboardInterrupt (Ctrl-C) ended it: the fit is then that of the steps done, with
+            an `InterruptedWarning`.
 
         Raises:
             ValueError: for unsuitable data, or settings out of range.
             TypeError: for an objective or an autoguide that cannot be called.
             NonFiniteError: where the loss or a gradient is not finite, with the first site that is the cause.
+            KeyboardInterrupt: where it comes before the first step is done.
         """
         check_training(model, data)
         seed, settings = checked_seed(seed), _checked(self, data)
@@ -118,17 +123,21 @@ class SVI:
             with training_mode():
                 outcome = _descend(settings, fitted, guide, leaves, data)
             end_training(fitted, guide)
-            if not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
-                trend = _recent_trend(outcome.losses)
+            if outcome.interrupted:
+                warn_interrupted("SVI", len(outcome.losses), settings.num_steps, "steps")
+            elif not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
                 warnings.warn(
-                    f"SVI: the loss was still falling after {settings.num_steps:,} steps, by {trend.size:,.2f} ± "
-                    f"{trend.stderr:,.2f} nats in the last {min(SPAN, settings.num_steps)} steps; raise num_steps",
+                    f"SVI: the loss was still falling after {settings.num_steps:,} steps: it "
+                    f"{recent_trend(outcome.losses, data.size)}; raise num_steps",
                     ConvergenceWarning,
                     stacklevel=2,
                 )
             with preserving_random_state():
                 latents = sites(fitted, data).latents
-            draws = guide_draws(guide, data, latents, settings.num_samples, spawn(seed, 2))
+        make = partial(
+            guide_draws, guide, data, latents, settings.num_samples, spawn(seed, 2), progress=settings.progress
+        )
+        draws = DrawsOnRequest(latents, settings.num_samples, make)
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)
@@ -143,6 +152,8 @@ class Outcome(NamedTuple):
     fallback: str | None
     execution: str
     """Mode in which the steps were executed, and the reason."""
+    interrupted: bool = False
+    """True where a KeyboardInterrupt ended the steps."""
 
 
 def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor], data: Dataset) -> Outcome:
@@ -159,10 +170,12 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     mode = descent(gradient, batches, order, optimizer)
     losses: list[float] = []
     quiet, seconds, tried = 0, 0.0, False
-    chosen = _initial_plan(settings, gradient)
-    with tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5) as bar:
+    chosen, reached = _initial_plan(settings, gradient), Reached(leaves.values())
+    bar = tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5)
+    with bar, until_interrupted(reached):
         while len(losses) < settings.num_steps:
-            if losses and settings.compile is None and gradient.graph is not None and not tried:
+            timed = len(losses) == TRIAL_STEPS or (losses and len(losses) % WINDOW == 0)
+            if timed and settings.compile is None and gradient.graph is not None and not tried:
                 later = plan(
                     seconds / len(losses) * (settings.num_steps - len(losses)) * mode.saved_fraction, mode.on_disk
                 )
@@ -172,12 +185,11 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
                 bar.set_postfix_str("compiling")
                 mode.compile()
                 bar.set_postfix_str("")
-            trial = not losses and not mode.compiled
-            goal = TRIAL_STEPS if trial else WINDOW - len(losses) % WINDOW
             begin = time.perf_counter()
-            found = mode.advance(min(goal, settings.num_steps - len(losses)))
+            found = mode.advance(min(_goal(mode, len(losses), seconds), settings.num_steps - len(losses)))
             seconds += time.perf_counter() - begin
             losses += found.losses
+            reached.keep(len(losses))
             bar.update(len(found.losses))
             if found.bad:
                 batch = data if found.rows is None else data.rows(found.rows)
@@ -189,13 +201,23 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
                     break
         bar.total = bar.n  # An early stop leaves a full bar, not an unfinished one.
         bar.refresh()
+    del losses[reached.num_steps :]
     for leaf in leaves.values():
         leaf.grad = None
     reason = "refused by the compiler" if chosen.compile and not mode.compiled else chosen.reason
     by_step = mode.mode == "step" and gradient.graph is not None
     why = f" ({reason_against_loop(gradient, optimizer)})" if by_step else ""
     execution = f"{_EXECUTIONS[mode.mode, mode.compiled]}{why}: {reason}"
-    return Outcome(losses, not descends(losses), mode.compiled, gradient.program.reason, execution)
+    level = len(losses) >= WINDOW and not recent_trend(losses, data.size).falls
+    return Outcome(losses, level, mode.compiled, gradient.program.reason, execution, reached.interrupted)
+
+
+def _goal(mode: Descent, done: int, seconds: float) -> int:
+    """Number of steps of the next call: to the end of the trial or the window, and where steps are single, of a second."""
+    trial = done < TRIAL_STEPS and not mode.compiled
+    goal = TRIAL_STEPS - done if trial else WINDOW - done % WINDOW
+    # An interrupt loses the steps of one call.
+    return goal if mode.mode == "loop" else min(goal, max(1, int(done / max(seconds, 1e-9))))
 
 
 _EXECUTIONS = {
@@ -221,11 +243,7 @@ def descends(losses: list[float]) -> bool:
     >>> descends([1000.0 - step for step in range(1000)]), descends([3.0, 5.0] * 500)
     (True, False)
     """
-    return len(losses) < WINDOW or _recent_trend(losses).exceeds(0.0)
-
-
-def _recent_trend(losses: list[float]) -> Trend:
-    return loss_trend(losses[-SPAN:])
+    return len(losses) < WINDOW or loss_trend(losses[-SPAN:]).exceeds(0.0)
 
 
 def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:

@@ -17,6 +17,8 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import order
 from probmodel.families.gaussian_processes.mixtures.soft_assignments import evidence_bound, updated_responsibilities
 from probmodel.inference.descent.quasi_newton import maximize
 from probmodel.inference.descent.starting_points import start_at_data
+from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import ConvergenceWarning
@@ -39,6 +41,7 @@ OCCUPIED = 0.5
 """Sum of responsibilities above which an expert counts as occupied."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class VariationalEM:
     """Maximize the variational bound of a mixture of Gaussian processes from several starts, and keep the best.
@@ -70,12 +73,14 @@ class VariationalEM:
     def __post_init__(self) -> None:
         check_counts(self, "num_restarts", "num_finalists", "num_rounds", "num_steps", "max_steps")
 
+    @checks_arguments
     def __call__(self, model: Any, data: Dataset, *, seed: int) -> Posterior:
         """Fit a copy of the mixture.
 
         Returns:
             Posterior without latents, whose model has q(c) as its `responsibilities`; `info["bound"]` is the bound in
-            nats.
+            nats.  After a KeyboardInterrupt (Ctrl-C) it is the best of the starts done by then, and
+            `info["interrupted"]` and an `InterruptedWarning` say so.
 
         Raises:
             ValueError: for a model that is not a mixture of experts, data that it does not accept, or settings out of
@@ -86,11 +91,18 @@ class VariationalEM:
         starts = range(integer("num_restarts", self.num_restarts))
         mixture = deepcopy(mixture)
         start_at_data(mixture, {f"model.{name}": value for name, value in mixture.named_parameters()}, data)
-        found = [self._started(deepcopy(mixture), x, y, start, spawn(seed, start)) for start in starts]
-        found.sort(key=lambda each: each.bound, reverse=True)
-        finalists = found[: integer("num_finalists", self.num_finalists)]
-        best = max((self._finished(each, x, y) for each in finalists), key=lambda each: each.bound)
-        if not best.converged:
+        found, finished, reached = list[_FittedStart](), list[_FittedStart](), Reached(())
+        with until_interrupted(reached):
+            for start in starts:
+                found.append(self._started(deepcopy(mixture), x, y, start, spawn(seed, start)))
+                reached.keep(len(found))
+            found.sort(key=lambda each: each.bound, reverse=True)
+            for finalist in found[: integer("num_finalists", self.num_finalists)]:
+                finished.append(self._finished(finalist, x, y))
+        best = max(finished or found, key=lambda each: each.bound)
+        if reached.interrupted:
+            warn_interrupted("VariationalEM", len(found), len(starts), f"starts, {len(finished)} of them to the end")
+        elif not best.converged:
             warnings.warn(
                 f"VariationalEM: the bound still rose after {self.max_steps} steps; raise max_steps",
                 ConvergenceWarning,
@@ -100,6 +112,8 @@ class VariationalEM:
         info = {
             "method": "VariationalEM",
             "seed": seed,
+            "interrupted": reached.interrupted,
+            "converged": best.converged,
             "bound": best.bound - float(best.mixture.gate.log_prior().detach()),
             "starts": [each.bound for each in found],
             "rows_by_expert": counts.tolist(),
@@ -114,7 +128,9 @@ class VariationalEM:
             r = (_by_particles if start % 2 == 0 else _by_region)(evaluated, x)
         leaves, value = _leaves(mixture), -np.inf
         for _ in range(integer("num_rounds", self.num_rounds)):
-            maximize(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
+            found = maximize(partial(_bound, mixture, x, y, r), leaves, max_steps=self.num_steps, tolerance=0.0)
+            if found.interrupted:
+                raise KeyboardInterrupt
             with torch.no_grad():
                 evaluated = mixture.assigned(x, y)
                 for _ in range(self.num_steps):
@@ -123,19 +139,21 @@ class VariationalEM:
         return _FittedStart(mixture, r, value, False)
 
     def _finished(self, start: "_FittedStart", x: Tensor, y: Tensor) -> "_FittedStart":
-        mixture = start.mixture
+        mixture = deepcopy(start.mixture)
         logits = start.r.clamp(min=MIN_RESPONSIBILITY).log().requires_grad_(True)
 
         def value() -> Tensor:
             return _bound(mixture, x, y, logits.softmax(-1))
 
         leaves = [*_leaves(mixture), logits]
-        converged = maximize(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance).converged
+        found = maximize(value, leaves, max_steps=self.max_steps, tolerance=self.tolerance)
+        if found.interrupted:
+            raise KeyboardInterrupt
         with torch.no_grad():
             evaluated, r = mixture.assigned(x, y), logits.softmax(-1)
             for _ in range(self.num_steps):
                 r = updated_responsibilities(evaluated, r[None])[0]
-            return _FittedStart(mixture, r, float(_bound(mixture, x, y, r)), converged)
+            return _FittedStart(mixture, r, float(_bound(mixture, x, y, r)), found.converged)
 
 
 class _FittedStart(NamedTuple):

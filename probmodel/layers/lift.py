@@ -12,6 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model, check_training_by_model
 from probmodel.protocols.layers import Decision, has_own_guide
@@ -40,6 +41,7 @@ def generative(name: str) -> bool:
     return "encoder" not in name.split(".")
 
 
+@checks_arguments
 def lift(
     module: nn.Module, *, prior: Prior = scaled_normal, where: Callable[[str], bool] = generative, spread: float = 0.02
 ) -> "Lifted":
@@ -55,11 +57,13 @@ def lift(
         Lifted model, called as `module` is, with a `guide`.
 
     Raises:
-        ValueError: if `where` selects no parameter.
+        ValueError: if `where` selects no parameter, or spread is not positive.
 
     Reference:
         Blundell, Cornebise, Kavukcuoglu & Wierstra (2015), "Weight uncertainty in neural networks".
     """
+    if not 0 < spread < math.inf:
+        raise ValueError(f"expected spread as a positive standard deviation, got {spread}; 0.02 is the default")
     return Lifted(deepcopy(module), prior, where, spread)
 
 

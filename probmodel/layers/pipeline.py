@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.decisions import ClassifyJoint, Regress
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.dataset_checks import check_tensors
 from probmodel.protocols.layers import Decision, DependentRows, GaussianProcessCodes, Generative, Representation
 from probmodel.protocols.model import ExactPosterior
 
@@ -29,6 +31,7 @@ class Pipeline(nn.Module):
     21834
     """
 
+    @checks_arguments
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],
@@ -62,6 +65,7 @@ class Pipeline(nn.Module):
 
         The size has to be None where the representation makes the rows dependent.
         """
+        check_tensors(data, "x", "y")
         values = _named(data)
         if set(values) - {"y"} != {"x"}:
             raise ValueError(

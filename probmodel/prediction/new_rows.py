@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probmodel.protocols.arrays import as_tensor
+from probmodel.protocols.arrays import as_tensor, in_known_columns
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form
 from probmodel.protocols.layers import HasDecision
@@ -16,10 +16,12 @@ from probmodel.protocols.sites import Sites
 
 
 def rows_as_trained(posterior: Posterior, args: Sequence[Any]) -> tuple[Any, ...]:
-    """New rows as tensors; arrays and frames take the dtype of the training rows in their place."""
+    """New rows as tensors in the dtype of the training rows; a frame's columns are found by their names in training."""
 
     def converted(position: int, value: Any) -> Any:
-        tensor = as_tensor(f"args[{position}]", value)
+        name = f"args[{position}]"
+        value = in_known_columns(name, value, posterior.data.columns.get(name, ()))
+        tensor = as_tensor(name, value)
         known: Any = posterior.data.args[position] if position < len(posterior.data.args) else None
         is_converted = tensor is not value and torch.is_tensor(known) and known.is_floating_point()
         return tensor.to(known.dtype) if is_converted else tensor

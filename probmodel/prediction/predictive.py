@@ -19,6 +19,7 @@ from probmodel.prediction.averages import (
     with_parameters,
 )
 from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
 from probmodel.protocols.integers import integer
@@ -96,6 +97,7 @@ ROWS_SHOWN = 10
 """Rows of a prediction in its HTML table."""
 
 
+@checks_arguments
 def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int = 0) -> Prediction:
     """Predictive distribution p(y | new rows, data) = E_posterior[p(y | new rows, latents)].
 
@@ -109,7 +111,7 @@ def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int 
         posterior: posterior from any inference method.
         args: one Dataset, whose observations are ignored, or the positional arguments of the model for the new rows,
             without the observations: tensors on any device, NumPy arrays or data frames, which take the dtype of the
-            training rows.
+            training rows; where those were a frame, a frame's columns are found by their names.
         num_samples: number of draws to average; all draws of the posterior where it has fewer.
         seed: seed of the draws of latents that are local to a row.
 
@@ -121,7 +123,8 @@ def predict(posterior: Posterior, *args: Any, num_samples: int = 200, seed: int 
         ValueError: where the new rows' columns differ from the training rows', or the likelihood cannot be averaged.
     """
     if len(args) == 1 and type(args[0]) is Dataset:
-        data = args[0]._replace(kwargs={**shared_arguments(posterior), **args[0].kwargs}, size=None)
+        rows = args[0].in_columns_of(posterior.data)
+        data = rows._replace(kwargs={**shared_arguments(posterior), **rows.kwargs}, size=None)
     else:
         data = Dataset(rows_as_trained(posterior, args), shared_arguments(posterior), None)
     return predict_rows(posterior, data, num_samples=num_samples, seed=seed)

@@ -2,32 +2,73 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from probmodel.protocols.arrays import as_tensor
+from probmodel.protocols.arguments.kinds import is_mapping
+from probmodel.protocols.arrays import available_device, column_names, converted, names_in, refuse_lists
 from probmodel.protocols.html_tables import html_table
 
 
-class Dataset(NamedTuple):
+class _Arguments(NamedTuple):
+    """The fields of a `Dataset`."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+    size: int | None = None
+
+
+class Dataset(_Arguments):
     """Data as the arguments of a model: `model(*args, **kwargs)`.
 
     When `size` is given, the first axis of the first tensor runs over the rows, as does that of every tensor of equal
-    length.
+    length.  NumPy arrays and data frames become tensors of their own dtype.
 
     Args:
         args: positional arguments of the model.
         kwargs: keyword arguments of the model; observations usually go here.
         size: number of rows of the full data set; a minibatch keeps it, so that its log-likelihood can be scaled to all
             rows. None for data without rows that could be selected.
+        columns: names of the columns of the arguments that were data frames, by "args[0]", "args[1]", … or keyword; they
+            are kept by themselves, and predictions find the columns of new rows by them.
+
+    Raises:
+        TypeError: for arrays and frames of text or objects, and masked arrays.
     """
 
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = {}
-    size: int | None = None
+    columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def __new__(
+        cls,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        size: int | None = None,
+        columns: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> "Dataset":
+        found: dict[str, tuple[str, ...]] = {}
+        if type(args) in (tuple, list):
+            found |= {f"args[{at}]": column_names(value) for at, value in enumerate(args)}
+            args = tuple(converted(f"args[{at}]", value) for at, value in enumerate(args))
+        if is_mapping(kwargs):
+            found |= {name: column_names(value) for name, value in kwargs.items()}
+            kwargs = {name: converted(name, value) for name, value in kwargs.items()}
+        if not is_mapping(columns):
+            raise TypeError(
+                f"expected columns by argument, got {columns!r}; pass {{'args[0]': ('age', 'dose')}}, or leave it out"
+            )
+        data = super().__new__(cls, args, kwargs, size)
+        data.columns = {**columns, **{name: names for name, names in found.items() if names}}
+        return data
+
+    def _replace(self, **fields: Any) -> "Dataset":
+        """The data set with other fields, and the same names of columns."""
+        data = super()._replace(**fields)
+        data.columns = self.columns
+        return data
 
     @classmethod
     def of_rows(cls, *args: Any, **kwargs: Any) -> "Dataset":
@@ -46,11 +87,12 @@ class Dataset(NamedTuple):
 
         Raises:
             TypeError: for arrays of text or objects, and for lists.
-            ValueError: where no argument is an array or tensor with rows, the first one is a single number, or y has
-                another length than the first one.
+            ValueError: where no argument is an array or tensor with rows, the first one is a single number, or another
+                one has another number of rows than the first.
         """
-        positional = tuple(as_tensor(f"args[{i}]", value) for i, value in enumerate(args))
-        data = cls(positional, {name: as_tensor(name, value) for name, value in kwargs.items()})
+        for name, value in _by_name(args, kwargs).items():
+            refuse_lists(name, value)
+        data = cls(args, kwargs)
         with_rows = [tensor for tensor in data.tensors() if tensor.dim()]
         if not with_rows:
             raise ValueError(
@@ -61,9 +103,13 @@ class Dataset(NamedTuple):
                 "expected rows in the first argument, got a single number; pass it by name, after the rows"
             )
         size = len(with_rows[0])
-        y = data.kwargs.get("y")
-        if torch.is_tensor(y) and y.dim() and len(y) != size:
-            raise ValueError(f"expected y with {size} rows, got {len(y)}; pass one observation per row")
+        for name, value in data.by_name().items():
+            shared = name != "y" and torch.is_tensor(value) and len(value.shape) > 0 and len(value) == 1
+            if torch.is_tensor(value) and value.dim() and len(value) != size and not shared:
+                raise ValueError(
+                    f"expected {name} with {size} rows, got {len(value)}; pass one entry per row, or, for a tensor that is "
+                    f"shared by the rows, Dataset(args, kwargs, size={size})"
+                )
         return data._replace(size=size)
 
     def __repr__(self) -> str:
@@ -80,14 +126,17 @@ class Dataset(NamedTuple):
 
     def _lines(self) -> list[tuple[str, str, str]]:
         """Name, shape and dtype of each argument; the type of those that are not tensors."""
-        named = {f"args[{i}]": value for i, value in enumerate(self.args)} | dict(self.kwargs)
 
         def line(name: str, value: Any) -> tuple[str, str, str]:
             if not torch.is_tensor(value):
                 return name, "", type(value).__name__
             return name, str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")
 
-        return [line(name, value) for name, value in named.items()]
+        return [line(name, value) for name, value in self.by_name().items()]
+
+    def by_name(self) -> dict[str, Any]:
+        """All arguments, positional ones as "args[0]", "args[1]", …"""
+        return _by_name(self.args, self.kwargs)
 
     @property
     def num_rows(self) -> int | None:
@@ -109,11 +158,9 @@ class Dataset(NamedTuple):
         def apply(value: Any) -> Any:
             return function(value) if torch.is_tensor(value) else value
 
-        return Dataset(
-            tuple(apply(value) for value in self.args),
-            {name: apply(value) for name, value in self.kwargs.items()},
-            self.size,
-        )
+        # In the order of `tensors`, which callers may rely on.
+        args = tuple(apply(value) for value in self.args)
+        return self._replace(args=args, kwargs={name: apply(value) for name, value in self.kwargs.items()})
 
     def rows(self, index: Int[Tensor, " B"] | slice) -> "Dataset":
         """The minibatch of the rows in `index`; `size` stays that of the full data set.
@@ -127,10 +174,43 @@ class Dataset(NamedTuple):
         return self.map(lambda t: t[index] if t.dim() and len(t) == count else t)
 
     def to(self, target: torch.device | torch.dtype | str) -> "Dataset":
-        """The same data on another device, or its floating-point tensors in another dtype."""
+        """The same data on another device, or its floating-point tensors in another dtype.
+
+        Raises:
+            ValueError: for a device that this machine does not have.
+        """
         if isinstance(target, torch.dtype):
             return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
-        return self.map(lambda t: t.to(target))
+        device = available_device(target)
+        return self.map(lambda t: t.to(device))
+
+    def in_columns_of(self, other: "Dataset") -> "Dataset":
+        """The data with the columns of each argument that was a data frame in the order of another data set's.
+
+        Raises:
+            ValueError: naming the columns of the other data set that are missing.
+        """
+        found = self
+        for name, wanted in other.columns.items():
+            own = self.columns.get(name, wanted)
+            if own != wanted:
+                at = torch.tensor([own.index(each) for each in names_in(name, wanted, own)])
+                found = found._reordered(name, at, wanted)
+        return found
+
+    def _reordered(self, name: str, at: Tensor, columns: tuple[str, ...]) -> "Dataset":
+        """The data set with other columns of one argument."""
+
+        def value(key: str, each: Any) -> Any:
+            return each[:, at.to(each.device)] if key == name else each
+
+        args = tuple(value(f"args[{position}]", each) for position, each in enumerate(self.args))
+        kwargs = {key: value(key, each) for key, each in self.kwargs.items()}
+        return Dataset(args, kwargs, self.size, {**self.columns, name: columns})
+
+
+def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"args[{at}]": value for at, value in enumerate(args)} | dict(kwargs)
 
 
 def digest(values: list[Tensor]) -> str:

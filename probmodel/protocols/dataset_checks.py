@@ -1,43 +1,72 @@
 """Checks of the form of a `Dataset` before anything reads it."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import check_contents
+from probmodel.protocols.arguments.kinds import is_mapping
+from probmodel.protocols.arrays import refuse_lists, refuse_unusual
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import ChecksData, ChecksTrainingData
 
 
+@check_contents.register
+def _(data: Dataset) -> None:
+    check_form(data)
+
+
 def check_form(data: Any) -> None:
     """Raise for anything but a `Dataset` of tensors with a valid size.
 
-    >>> check_form(Dataset((np.zeros(3),), size=3))
+    >>> check_form((torch.zeros(3),))
     Traceback (most recent call last):
-    TypeError: expected PyTorch tensors, got a NumPy array of shape (3,) as args[0]; pass torch.as_tensor(array)
+    TypeError: expected a Dataset, got tuple; pass Dataset.of_rows(x, y=y), or Dataset(args, kwargs, size=number of rows)
 
     Raises:
         TypeError: for another class, positional arguments that are not a tuple, keyword arguments that are not a dict,
-            and NumPy arrays.
+            lists with one entry per row, and sparse, complex, half-precision or meta tensors.
         ValueError: for a size that is not an integer.
     """
     if not isinstance(data, Dataset):
         raise TypeError(
-            f"expected a Dataset, got {type(data).__name__}; pass Dataset(args, kwargs, size=number of rows)"
+            f"expected a Dataset, got {type(data).__name__}; pass Dataset.of_rows(x, y=y), or Dataset(args, kwargs, "
+            "size=number of rows)"
         )
-    if not isinstance(data.args, tuple | list):
+    if type(data.args) not in (tuple, list):
         raise TypeError(f"expected args as a tuple, got {_kind(data.args)}; pass Dataset((x,), ...) with a comma")
-    if not isinstance(data.kwargs, Mapping):
+    if not is_mapping(data.kwargs):
         raise TypeError(f"expected kwargs as a dict, got {_kind(data.kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
     if data.size is not None:
         integer("size", data.size, least=0)
-    for name, value in _named(data).items():
-        if isinstance(value, np.ndarray):
+    for name, value in data.by_name().items():
+        if torch.is_tensor(value):
+            refuse_unusual(name, value)
+        elif data.size is not None and type(value) in (list, tuple) and len(value) == _rows(data) != 0:
+            refuse_lists(name, value)
+
+
+def _rows(data: Dataset) -> int | None:
+    """Number of rows held here; None where the first tensor has none."""
+    tensors = data.tensors()
+    return len(tensors[0]) if tensors and tensors[0].dim() else data.size
+
+
+def check_tensors(data: Dataset, *names: str, optional: tuple[str, ...] = ("y",)) -> None:
+    """Raise TypeError unless the arguments of some names, those that are passed by position first, are tensors.
+
+    Args:
+        data: data set for the call of a model.
+        names: names of the model's arguments, in order.
+        optional: those that may be None.
+    """
+    for name, value in data.named(*names).items():
+        if name in names and not torch.is_tensor(value) and not (value is None and name in optional):
             raise TypeError(
-                f"expected PyTorch tensors, got a NumPy array of shape {value.shape} as {name}; pass torch.as_tensor(array)"
+                f"expected {name} as a tensor, array or data frame, got {_kind(value)}; pass torch.as_tensor({name}), text as "
+                "class numbers (pandas.factorize)"
             )
 
 
@@ -68,19 +97,18 @@ def inputs_and_observations(data: Dataset) -> tuple[Tensor, Tensor]:
 def check_rows_can_be_taken(data: Dataset) -> None:
     """Raise TypeError for row-wise tensors inside a dict or list: a minibatch would keep all their rows."""
     rows = data.num_rows
-    for name, value in _named(data).items():
-        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    for name, value in data.by_name().items():
+        inner = value.values() if is_mapping(value) else value if type(value) in (tuple, list) else ()
         hidden = [tensor for tensor in inner if torch.is_tensor(tensor) and tensor.dim() and len(tensor) == rows]
         if hidden:
             raise TypeError(
                 f"expected tensors with rows as arguments of their own, so that minibatches can be taken, got {len(hidden)} "
-                f"of {rows} rows inside a {type(value).__name__} as {name}; pass each tensor as an argument of its own"
+                f"of {rows} rows inside a {type(value).__name__} as {_called(name)}; pass each tensor as an argument of its own"
             )
 
 
-def _named(data: Dataset) -> dict[str, Any]:
-    named = {f"args[{i}]": value for i, value in enumerate(data.args)}
-    return named | {f"kwargs[{name!r}]": value for name, value in data.kwargs.items()}
+def _called(name: str) -> str:
+    return name if name.startswith("args[") else f"kwargs[{name!r}]"
 
 
 def _kind(value: Any) -> str:

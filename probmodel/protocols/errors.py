@@ -60,6 +60,10 @@ class ConvergenceWarning(ProbmodelWarning):
     """Draws or estimates are not reliable, since the method had not converged."""
 
 
+class InterruptedWarning(ProbmodelWarning):
+    """A fit was interrupted, and is returned with what it had found by then; `info["interrupted"]` is True."""
+
+
 class EvidenceWarning(ProbmodelWarning):
     """An evidence estimate is not reliable, or takes long; the message states the reason and what to try."""
 

@@ -3,6 +3,8 @@
 from operator import attrgetter, index
 from typing import Any
 
+import numpy as np
+
 LARGEST_SEED = 2**32 - 1
 """Largest seed that NumPy accepts."""
 
@@ -35,6 +37,30 @@ def integer(name: str, value: Any, *, least: int = 1, most: int | None = None) -
     nearest = _nearest(value, least, most)
     remedy = "pass an integer" if nearest is None else f"pass {name}={nearest}"
     raise ValueError(f"expected {name} to be an integer, {span}, got {value!r}; {remedy}")
+
+
+def integers(name: str, values: Any, *, least: int = 1) -> tuple[int, ...]:
+    """Several integers, such as widths of layers, as a tuple of Python ints.
+
+    >>> integers("hidden", [64, 32])
+    (64, 32)
+    >>> integers("hidden", 64)
+    Traceback (most recent call last):
+    TypeError: expected hidden as a tuple of integers, got 64; pass hidden=(64,)
+
+    Args:
+        name: name of the setting, for the message.
+        values: values that the caller passed.
+        least: smallest valid value of each.
+
+    Raises:
+        TypeError: for one value in place of several.
+        ValueError: for a value that is not an integer or too small.
+    """
+    if type(values) in (str, bytes) or not np.iterable(values):
+        single = f"{name}=({values!r},)" if type(values) is int else f"a tuple such as {name}=(32,)"
+        raise TypeError(f"expected {name} as a tuple of integers, got {values!r}; pass {single}")
+    return tuple(integer(f"{name}[{at}]", value, least=least) for at, value in enumerate(values))
 
 
 def check_counts(settings: object, *names: str, optional: tuple[str, ...] = ()) -> None:

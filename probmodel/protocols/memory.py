@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 MEMORY_FRACTION = 0.25
@@ -18,6 +19,7 @@ _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.c
 _DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 
+@checks_arguments
 @contextmanager
 def memory_budget(num_bytes: int) -> Iterator[None]:
     """Context in which draws are split so that a vectorized call needs about `num_bytes`; larger results are refused.

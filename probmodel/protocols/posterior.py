@@ -111,9 +111,14 @@ class Posterior:
     guide: Model | None = None
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{name} {tuple(draw.shape)}" for name, draw in self.draws.items()) or "no latents"
+        # Draws that wait to be asked for know their shapes.
+        shapes = getattr(self.draws, "shapes", None) or {name: draw.shape for name, draw in self.draws.items()}
+        sites = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()) or "no latents"
         seconds = float(self.info.get("seconds", 0.0))
-        return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s: {sites}"
+        return f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s{self._mark()}: {sites}"
+
+    def _mark(self) -> str:
+        return ", interrupted" if self.info.get("interrupted") else ""
 
     def _repr_html_(self) -> str:
         def line(site: str, draws: Tensor) -> tuple[str, str, str, str]:
@@ -123,7 +128,8 @@ class Posterior:
             return site, str(tuple(draws.shape)), mean, deviation
 
         head = ["site", "draws (chain, draw, *event)", "mean", "standard deviation"]
-        caption = f"Posterior by {self.info.get('method', '?')} in {float(self.info.get('seconds', 0.0)):.1f} s"
+        seconds = float(self.info.get("seconds", 0.0))
+        caption = f"Posterior by {self.info.get('method', '?')} in {seconds:.1f} s{self._mark()}"
         return html_table(head, [line(site, draws) for site, draws in self.draws.items()], caption)
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from probmodel.draws.containers import from_arrays
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def to_arviz(
     posterior: Posterior,
     *,

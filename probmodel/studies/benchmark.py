@@ -9,17 +9,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
-from probmodel.studies.jobs import (
-    Job,
-    label,
-    label_is_complete,
-    read_record,
-    record_path,
-    run_jobs,
-    subject_fingerprint,
-)
+from probmodel.studies.jobs import Job, kept, run_jobs
+from probmodel.studies.records import key, label, label_is_complete, subject_fingerprint
 from probmodel.studies.table import coverage_plot, error_plot, judged, summarized
 
 
@@ -74,6 +68,7 @@ class Benchmark:
         return f"{len(self.frame)} runs, {failed} failed; all in nats"
 
 
+@checks_arguments
 def benchmark(
     subjects: Mapping[str, Subject],
     estimators: Sequence[Estimator],
@@ -96,7 +91,9 @@ def benchmark(
         estimators: functions, or partial ones (`functools.partial`), whose settings become part of the name.
         seeds: random seeds, one run per seed.
         exact: problem → log evidence in nats, where it is known.
-        folder: folder in which each finished run is kept as a JSON file and found again; failed ones run anew.
+        folder: folder in which each finished run is kept as a JSON file and found again: where problem, data, estimator
+            with its own code, seed and releases of the packages are the same, and the file is as it was written; failed
+            ones run anew.
         num_jobs: number of worker processes; −1 for all cores.
         progress: whether to show a progress bar.
 
@@ -114,21 +111,28 @@ def benchmark(
     numbers = list(dict.fromkeys(seeds))
     if not (subjects and named and numbers):
         raise ValueError("expected at least one problem, estimator and seed, got none; add one")
-    fingerprints = {name: subject_fingerprint(subject) if folder else "" for name, subject in subjects.items()}
     jobs = [
-        Job(problem, label, estimator, seed, record_path(folder, fingerprints[problem], problem, label, seed))
+        Job(problem, label, estimator, seed)
         for problem in subjects
         for label, estimator in named.items()
         for seed in numbers
     ]
-    found = {job.key: run for job in jobs if (run := read_record(job.path)) is not None}
-    missing = [job for job in jobs if job.key not in found]
+    if folder is not None:
+        fingerprints = {name: subject_fingerprint(subject) for name, subject in subjects.items()}
+        jobs = [
+            job._replace(
+                folder=Path(folder), key=key(job.problem, job.label, job.estimator, job.seed, fingerprints[job.problem])
+            )
+            for job in jobs
+        ]
+    found = {job.place: run for job in jobs if (run := kept(job)) is not None}
+    missing = [job for job in jobs if job.place not in found]
     with tqdm(total=len(jobs), initial=len(found), disable=not progress, desc="evidence") as bar:
         for job, run in run_jobs(missing, subjects, num_jobs):
-            found[job.key] = run
+            found[job.place] = run
             bar.update()
     rows = [
-        {"problem": job.problem, "estimator": job.label, "seed": job.seed, **found[job.key]._asdict()} for job in jobs
+        {"problem": job.problem, "estimator": job.label, "seed": job.seed, **found[job.place]._asdict()} for job in jobs
     ]
     return Benchmark(judged(pd.DataFrame(rows), exact or {}))
 

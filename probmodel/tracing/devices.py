@@ -12,6 +12,7 @@ from torch import nn
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.tracing.latents.masks import FilledObservations
+from probmodel.tracing.programs.turns import one_thread_at_a_time
 
 
 def device_of(data: Dataset) -> torch.device:
@@ -49,5 +50,5 @@ class CopiedValues(Messenger):
 
 def traced_run(model: Model, data: Dataset) -> poutine.Trace:
     """Trace of one run of a model or guide on its data, with all its sites."""
-    with on_data_device(data), CopiedValues(), FilledObservations():
+    with one_thread_at_a_time(), on_data_device(data), CopiedValues(), FilledObservations():
         return poutine.trace(model).get_trace(*data.args, **data.kwargs)

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pyro.distributions
+from pyro import infer, poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
@@ -14,6 +16,33 @@ from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+
+
+class Validation(NamedTuple):
+    """Switches of the checks of distributions, of estimators and of handlers; PyTorch and Pyro each have one of the first."""
+
+    torch: bool
+    pyro: bool
+    infer: bool
+    handlers: bool
+
+
+def validation() -> Validation:
+    """The switches as they are."""
+    return Validation(
+        Distribution._validate_args,
+        pyro.distributions.is_validation_enabled(),
+        infer.is_validation_enabled(),
+        poutine.is_validation_enabled(),
+    )
+
+
+def set_validation(switches: Validation) -> None:
+    """Set all switches."""
+    pyro.distributions.enable_validation(switches.pyro)  # It sets PyTorch's as well.
+    infer.enable_validation(switches.infer)
+    poutine.enable_validation(switches.handlers)
+    Distribution.set_default_validate_args(switches.torch)
 
 
 @contextmanager

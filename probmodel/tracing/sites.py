@@ -16,7 +16,7 @@ from probmodel.protocols.dataset import Dataset, digest, joined_with_mask
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import on_data_device, traced_run
-from probmodel.tracing.error_messages import translated_errors
+from probmodel.tracing.error_messages import MACHINERY, raise_time_out, translated_errors
 from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 from probmodel.tracing.ownership import provide_parameter_stores
 
@@ -251,7 +251,8 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
         return frozenset()
     try:
         shorter = _frames(_run(model, data.rows(slice(rows - 1))))
-    except Exception:  # noqa: BLE001 - a model written for exactly this number of rows; its observations decide
+    except MACHINERY as error:  # A model written for exactly this number of rows; its observations decide.
+        raise_time_out(error)
         return candidates - over_rows
     return candidates - over_rows - {frame.name for frame in shorter if _full_size(frame) == rows - 1}
 

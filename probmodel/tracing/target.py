@@ -10,16 +10,18 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
-from probmodel.tracing.checks import check
+from probmodel.tracing.checks import check, check_draws
 from probmodel.tracing.checks.modules import check_modules, evaluation_mode
 from probmodel.tracing.checks.unused import check_data_are_used
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.latents.coordinates import Coordinates
 from probmodel.tracing.latents.maps import FixedMaps, Maps, MovingMaps
 from probmodel.tracing.latents.supports import moving_supports
@@ -39,6 +41,7 @@ from probmodel.tracing.site_densities import (
 from probmodel.tracing.sites import checked_run, sites
 
 
+@checks_arguments
 def target(model: Model, data: Dataset) -> Target:
     """The joint density of a model's latents with its data, on unconstrained coordinates theta in R^D.
 
@@ -56,8 +59,8 @@ def target(model: Model, data: Dataset) -> Target:
             the tensor, where the data are not finite.
     """
     check(model, data)
-    check_data_are_used(model, data)
     check_modules(model, data)
+    check_data_are_used(model, data)
     found = density_of(model, data)
     found.traced()
     return found
@@ -163,7 +166,8 @@ def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[
             nothing = start.new_zeros(num_samples)
             try:
                 return traced(nothing)
-            except RuntimeError:
+            except RuntimeError as error:
+                raise_time_out(error)
                 return torch.stack([draw(each) for each in nothing])
 
     return sample_prior
@@ -190,7 +194,9 @@ def _(subject: Target) -> Target:
 @lru_cache(maxsize=8)
 def _(subject: Posterior) -> Target:
     check(subject.model, subject.data)
-    return density_of(subject.model, subject.data)
+    found = density_of(subject.model, subject.data)
+    check_draws(subject, found.sites)
+    return found
 
 
 def _traced(model: Model, program: Program) -> TraceInfo:

@@ -11,6 +11,8 @@ import torch
 from problems.exact_answers import diabetes_arrays, linear_model, tensor
 
 import probmodel as pb
+from probmodel.diagnosis import Verdict
+from probmodel.diagnosis.findings import MARK
 from probmodel.diagnosis.scored import scored
 from probmodel.prediction.scores.calibration import expected_calibration_error
 from probmodel.protocols.dataset import Dataset
@@ -65,7 +67,7 @@ def test_a_regression_shows_what_its_parts_give():
     assert row["effective dimension"] == diagnosis["effective dimension"].value
     assert row["seconds"] == fit.info["seconds"]
     assert row["verdict"] == diagnosis.verdict
-    assert row["k-hat"] == evidence.info["k_hat"]
+    assert row["evidence k-hat"] == evidence.info["k_hat"]
     assert row["evidence given"] == 0
 
 
@@ -130,3 +132,52 @@ def test_each_model_is_announced():
     heard = []
     pb.compare({"a": fitted(3), "b": fitted(1)}, notice=heard.append)
     assert heard == ["a", "b"]
+
+
+# ------------------------------------------------------------------------------------------ numbers that are not to be relied on
+
+
+def guided(scale):
+    """The exact posterior, and guides of it that are far too narrow: their weights have no variance."""
+    fit = fitted(11)
+    exact = fit.draws["b"].flatten(0, 1)
+    center, spread = exact.mean(0), torch.linalg.cholesky(exact.T.cov())
+
+    def guide(x, y=None):
+        pyro.sample("b", dist.MultivariateNormal(center, scale_tril=scale * spread))
+
+    return Posterior(fit.model, fit.data, fit.draws, {"method": "by hand"}, guide)
+
+
+def test_an_evidence_of_untrusted_weights_is_a_marked_lower_bound_in_table_diagnosis_and_notes():
+    fits = {"covers": guided(1.05), "narrow": guided(0.2)}
+    table = pb.compare(fits, held_out())
+    lines = {line.split("  ")[0]: line for line in str(table).splitlines()}
+    assert "≥" in lines["narrow"] and MARK in lines["narrow"]
+    assert "≥" not in lines["covers"] and MARK not in lines["covers"]
+    narrow, covers = (next(row for row in table.rows if row.name == name) for name in ("narrow", "covers"))
+    assert narrow.diagnosis.verdict == Verdict.FAILED
+    assert covers.diagnosis.verdict == Verdict.FITS
+    assert f"≥ {narrow.evidence.log_z:.4g}" in str(narrow.diagnosis)
+    assert any(note.startswith(f"narrow: {MARK} not to be relied on") for note in table.notes)
+    assert not any(note.startswith("covers: ") for note in table.notes)
+    assert any("lower bound" in note for note in table.notes)
+
+
+def test_an_elbo_is_a_lower_bound_and_no_estimate():
+    table = pb.compare({"covers": guided(1.05)}, held_out(), estimator=pb.evidence.elbo)
+    assert f"≥ {table.rows[0].evidence.log_z:.1f}" in str(table)
+    assert MARK not in str(table)
+
+
+def test_numbers_of_chains_that_disagree_are_marked():
+    fit = fitted(11)
+    draws = fit.draws["b"].flatten(0, 1)[:300].reshape(2, 150, 11)
+    apart = Posterior(fit.model, fit.data, {"b": draws + tensor([0.0, 1.0])[:, None, None]}, {"method": "by hand"})
+    table = pb.compare({"apart": apart}, held_out())
+    found = table.rows[0].diagnosis
+    assert found.verdict == Verdict.FAILED
+    for name in ("log evidence", "elpd_loo", "held-out log score", "gap"):
+        assert "R-hat" in found[name].doubt
+        assert found[name].number.endswith(MARK)
+    assert str(table).splitlines()[2].count(MARK) == 4

@@ -183,8 +183,8 @@ def test_k_hat_is_that_of_a_guide_and_missing_without_one():
     found = pb.compare_posteriors(
         {"exact": exact, "draws alone": replace(exact, guide=None), "again": exact}, reference="exact"
     )
-    assert found.joint.loc["again", "k-hat"] < 0.7
-    assert math.isnan(found.joint.loc["draws alone", "k-hat"])
+    assert found.joint.loc["again", "joint k-hat"] < 0.7
+    assert math.isnan(found.joint.loc["draws alone", "joint k-hat"])
     assert list(found.joint.index) == ["draws alone", "again"]
     assert len(found.frame) == 2 * 11
 

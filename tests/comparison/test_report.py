@@ -95,7 +95,7 @@ def test_a_report_says_everything_that_was_found(case, tmp_path):
         chapter = chapter.split("<h4>")[0]
         parts = [f">{row.diagnosis.verdict}</span>"]
         for each in row.diagnosis.findings:
-            parts += [f"<td>{html.escape(each.name)}</td><td>{each.value:.4g}", html.escape(each.message)]
+            parts += [f"<td>{html.escape(each.name)}</td><td>{each.number}", html.escape(each.message)]
         missing += [part for part in parts if part not in chapter]
         assert chapter.count("<tr") == len(row.diagnosis.findings)
     # A list of what is missing; pytest would compare the whole page with each part.
@@ -195,3 +195,40 @@ def test_a_figure_without_data_is_left_out(tmp_path):
     assert text.count("<h3>Evidence and prediction</h3>") == 1
     assert text.count("<h3>Training against held-out rows</h3>") == 0
     assert text.count("<h3>Descent of the loss</h3>") == 0
+
+
+@lru_cache
+def both_kinds():
+    """A fit whose weights are integrated and one whose weights are estimated, of the same rows."""
+    with pb.isolated(0):
+        network = pb.Pipeline(pb.Identity(), pb.DNN(3, 2, hidden=()), pb.Regress(2)).double()
+    data, test = rows(30, 0), rows(20, 1)
+    fits = {
+        "integrated": pb.Exact(100)(line, data, seed=0),
+        "estimated": pb.MaximumLikelihood(max_steps=500)(network, data, seed=0),
+    }
+    return pb.compare(fits, test)
+
+
+def test_full_evidences_and_those_given_estimates_have_an_axis_each():
+    labels = [axes.get_xlabel() for axes in figures.scores(both_kinds()).axes]
+    assert labels == [
+        "log evidence\n(nats)",
+        "log evidence given\npoint estimates* (nats)",
+        "held-out log score\n(nats per row)",
+    ]
+    for axes, name in zip(figures.scores(both_kinds()).axes, ("integrated", "estimated"), strict=False):
+        (shown,) = {float(bars.lines[0].get_xdata()[0]) for bars in axes.containers}
+        assert shown == both_kinds().frame.loc[name, "log evidence"]
+
+
+def test_the_figure_of_evidences_draws_doubtful_numbers_hollow_and_lower_bounds_as_arrows():
+    comparison, _ = regressions()
+    (evidence, *_) = figures.scores(comparison).axes
+    drawn = dict(zip([row.name for row in comparison.rows], evidence.containers, strict=True))
+    assert any(row.diagnosis["log evidence"].doubt for row in comparison.rows)
+    assert not all(row.diagnosis["log evidence"].doubt for row in comparison.rows)
+    for row in comparison.rows:
+        found, point = row.diagnosis["log evidence"], drawn[row.name].lines[0]
+        assert (point.get_markerfacecolor() == "white") == bool(found.doubt)
+        assert (point.get_marker() == ">") == found.only_lower

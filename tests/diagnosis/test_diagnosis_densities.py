@@ -138,3 +138,37 @@ def test_what_is_observed_alone_is_refused_by_predict() -> None:
         pb.predict(fit, STATES)
     with pytest.raises(ValueError, match="score whole rows by diagnose"):
         pb.predict(network("[a][b]", pairs(50, 0)), pairs(10, 1))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5])
+def test_an_untrained_machine_underfits_and_is_not_called_overfitting(scale: float) -> None:
+    """Its training rows are described no better than the held-out ones, by independent columns better than by the machine."""
+    with pb.isolated(seed=3):
+        x = (torch.rand(600, 4) < torch.tensor([0.05, 0.9, 0.1, 0.95])).double()
+    untrained = pb.Posterior(machine(3, scale=scale), rows(x[:300]), {}, {})
+    diagnosis = pb.diagnose(untrained, rows(x[300:]))
+    assert str(diagnosis.verdict) == "underfits"
+    assert diagnosis["gain over base rate"].value < 0
+    assert diagnosis["gap"].flag == ""
+
+
+def test_a_density_that_knows_its_training_rows_alone_overfits() -> None:
+    with pb.isolated(seed=3):
+        x = torch.randint(0, 2, (600, 8)).double()
+    train, test = x[:40], x[300:]
+
+    def by_heart(values: Tensor) -> None:
+        """A kernel density of bits on the training rows, each bit kept with probability 0.98."""
+        with pyro.plate("rows", len(values), dim=-1):
+            same = (values[:, None] == train).double()
+            kept = torch.log(torch.tensor(0.98 / 0.02, dtype=torch.float64)) * same + np.log(0.02)
+            log_p = torch.logsumexp(kept.sum(-1), 1) - np.log(len(train))
+            for column in range(8):
+                pyro.sample(
+                    f"bit{column}", dist.Bernoulli(0.5 * torch.ones_like(values[:, column])), obs=values[:, column]
+                )
+            pyro.factor("density", log_p + 8 * np.log(2.0))
+
+    diagnosis = pb.diagnose(pb.Posterior(by_heart, rows(train), {}, {}), rows(test))
+    assert str(diagnosis.verdict) == "overfits"
+    assert diagnosis["gap"].value > 2 * diagnosis["gap"].stderr

@@ -125,7 +125,17 @@ MISSHAPEN = {
     "a tensor as args": (pb.Dataset._make((X, {"y": Y}, ROWS)), TypeError, r"a tensor of shape \(12, 3\); .+comma"),
     "a dict as args": (pb.Dataset._make(({"x": X}, {"y": Y}, ROWS)), TypeError, "args as a tuple, got a dict"),
     "a tensor as kwargs": (pb.Dataset._make(((X,), Y, ROWS)), TypeError, r"kwargs as a dict, got a tensor of shape"),
-    "an array": (pb.Dataset((np.ones(3),), {}, 3), TypeError, r"of shape \(3,\) as args\[0\]; pass torch\.as_tensor"),
+    "a sparse tensor": (pb.Dataset((X.to_sparse(),), {}, ROWS), TypeError, r"sparse_coo; pass args\[0\]\.to_dense\(\)"),
+    "complex numbers": (pb.Dataset((X,), {"y": Y * 1j}, ROWS), TypeError, r"complex64; pass torch\.view_as_real\(y\)"),
+    "half precision": (pb.Dataset((X.half(),), {"y": Y}, ROWS), TypeError, r"float16; pass args\[0\]\.float\(\)"),
+    "brain floats": (pb.Dataset((X,), {"y": Y.bfloat16()}, ROWS), TypeError, r"bfloat16; pass y\.float\(\)"),
+    "no values": (pb.Dataset((X.to("meta"),), {}, ROWS), TypeError, "meta tensor without values; pass a tensor"),
+    "text by row": (pb.Dataset((X,), {"y": ["a"] * ROWS}, ROWS), TypeError, r"as y, got a list; .*pandas\.factorize"),
+    "numbers by row": (
+        pb.Dataset((X,), {"y": [0.5] * ROWS}, ROWS),
+        TypeError,
+        r"got a list; pass torch\.as_tensor\(y\)",
+    ),
     "a size of a float": (pb.Dataset._make(((X,), {"y": Y}, 12.0)), ValueError, "got 12.0; pass size=12"),
 }
 

@@ -11,6 +11,7 @@ import torch
 from problems.pyro_models import noise
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
+import probmodel as pb
 from probmodel.inference import SVI
 from probmodel.inference.descent.descent import ByLoop, ByStep, descent
 from probmodel.inference.descent.minibatches import Batches, minibatches
@@ -331,3 +332,22 @@ def test_rows_answer_for_their_own_discrete_draws_only():
     )
     mu = settings(mixture, Dataset((y,), size=20), seed=0).draws["mu"].mean((0, 1))
     torch.testing.assert_close(mu, y.reshape(2, 10).mean(1), rtol=0, atol=0.25)
+
+
+def test_a_fit_does_not_depend_on_the_number_of_threads():
+    """Threads add partial sums of float32 convolutions in another order; a long descent multiplies the difference."""
+    with isolated(seed=0):
+        images = torch.randn(256, 1, 8, 8)
+        model = pb.Pipeline(pb.CNN(1, 16, channels=(8, 16), grid=2), pb.DNN(16, 16, hidden=()), pb.Classify(16, 10))
+        rows = Dataset((images,), {"y": torch.randint(0, 10, (256,))}, 256)
+    before, fits = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            fits.append(SVI(60, batch_size=128, num_samples=2, compile=False, progress=False)(model, rows, seed=0))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert fits[0].info["losses"] == fits[1].info["losses"]
+    for a, b in zip(fits[0].model.parameters(), fits[1].model.parameters(), strict=True):
+        assert torch.equal(a, b)

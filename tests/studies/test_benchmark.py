@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import os
+import signal
 import warnings
 from functools import lru_cache, partial
 
@@ -22,8 +23,9 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning, SlowRunWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior, Subject
+from probmodel.studies import records
 from probmodel.studies.benchmark import Benchmark, benchmark
-from probmodel.studies.jobs import label
+from probmodel.studies.records import code, label
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target, target_of
 
@@ -219,6 +221,84 @@ def test_failed_and_damaged_runs_run_anew(tmp_path):
     path = next(p for p in tmp_path.iterdir() if not json.loads(p.read_text())["run"]["failure"])
     path.write_text(path.read_text()[:-20])
     assert calls(both, [fails], range(3), folder=tmp_path) == 3
+
+
+def one_record(folder):
+    beta = {"p": subjects()["Beta-binomial"]}
+    assert calls(beta, [counted], [0], folder=folder) == 1
+    assert calls(beta, [counted], [0], folder=folder) == 0
+    (path,) = folder.iterdir()
+    return beta, path, json.loads(path.read_text())
+
+
+def test_a_changed_number_is_not_taken(tmp_path):
+    beta, path, record = one_record(tmp_path)
+    record["run"]["log_z"] = 5.0
+    path.write_text(json.dumps(record))
+    assert calls(beta, [counted], [0], folder=tmp_path) == 1
+    assert json.loads(path.read_text())["run"]["log_z"] == 0.0
+
+
+def test_the_record_of_another_run_is_not_taken_whatever_its_file_is_called(tmp_path):
+    beta, path, _ = one_record(tmp_path)
+    assert calls(beta, [counted], [1], folder=tmp_path) == 1
+    (other,) = set(tmp_path.iterdir()) - {path}
+    other.replace(path)
+    assert calls(beta, [counted], [0], folder=tmp_path) == 1
+
+
+@pytest.mark.parametrize("package", ["probmodel", "torch", "python"])
+def test_no_record_outlives_a_change_of_version(package, tmp_path, monkeypatch):
+    beta, _, record = one_record(tmp_path)
+    released = records.versions()
+    assert f"{package} " in released and record["key"]["versions"] == released
+    monkeypatch.setattr(records, "versions", lambda: released.replace(f"{package} ", f"{package} 9."))
+    assert calls(beta, [counted], [0], folder=tmp_path) == 1
+
+
+def edited(text):
+    names = {}
+    exec(text, names)
+    return names["estimator"]
+
+
+def test_an_estimator_that_was_edited_runs_anew():
+    text = "def estimator(subject, *, seed=0, scale=1.0):\n    return scale * 2.0 if seed in {1, 2} else 0.0"
+    same, body, default = (edited(text), edited(text.replace("2.0", "3.0")), edited(text.replace("1.0", "1.5")))
+    assert code(edited(text)) == code(same)
+    assert code(same) != code(body) and code(same) != code(default)
+    assert code(partial(same, f=body)) != code(partial(same, f=same))
+
+
+def test_a_setting_whose_name_leaves_some_of_it_out_is_refused(tmp_path):
+    long = partial(counted, shift=torch.arange(5_000.0))
+    with pytest.raises(ValueError, match="named after"):
+        benchmark(subjects(), [long], folder=tmp_path)
+
+
+def handler(*_):
+    raise RuntimeError("the caller's time is over")
+
+
+def alarmed(subject: Subject, *, seed: int = 0) -> Evidence:
+    signal.raise_signal(signal.SIGALRM)
+    return Evidence(1.0, 0.1)
+
+
+def limited(subject: Subject, *, seed: int = 0) -> Evidence:
+    raise TimeoutError("the estimator's own")
+
+
+def test_a_time_out_of_the_caller_is_no_result_and_one_of_the_estimator_is():
+    beta = {"p": subjects()["Beta-binomial"]}
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(RuntimeError, match="the caller's time is over"):
+            benchmark(beta, [alarmed], [0], progress=False)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    failure = benchmark(beta, [limited], [0], progress=False).frame["failure"]
+    assert list(failure) == ["TimeoutError: the estimator's own"]
 
 
 # ------------------------------------------------------------------------------------------ workers

@@ -1,5 +1,8 @@
 """Figures of a comparison, made with matplotlib but without its global state."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -7,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from probmodel.comparison.models import Comparison, Row
+from probmodel.diagnosis.findings import MARK
 from probmodel.diagnosis.scored import Scored
 from probmodel.prediction.averages import has_classes
 from probmodel.prediction.scores.calibration import reliability
@@ -15,24 +19,53 @@ COLORS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2", "#be
 WORST_ROWS = 12
 
 
+class _Panel(NamedTuple):
+    label: str
+    finding: str
+    rows: Sequence[Row]
+
+
 def scores(comparison: Comparison) -> Figure:
-    """Evidence and held-out log score of each model, with two standard errors."""
-    figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    frame = comparison.frame.iloc[::-1]
-    marks = [name + ("*" if given else "") for name, given in zip(frame.index, frame["evidence given"], strict=True)]
-    for axes, value, error, label in (
-        (left, "log evidence", "± evidence", "log evidence (nats; * given point estimates)"),
-        (right, "held-out log score", "± held-out", "held-out log score (nats per row)"),
-    ):
-        errors = 2 * np.nan_to_num(frame[error])
-        axes.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=COLORS[0], capsize=3)
-        axes.set_yticks(range(len(frame)), marks)
-        axes.set_xlabel(label)
+    """Evidence and held-out log score of each model, with two standard errors.
+
+    Full evidences and those given point estimates have an axis each, since they must not be compared.  A number that is not
+    to be relied on is drawn hollow, a lower bound as an arrow.
+    """
+    panels = _panels(comparison)
+    figure = Figure(figsize=(9, 0.5 * len(comparison.rows) + 1.9), layout="constrained")
+    places = {row.name: place for place, row in enumerate(reversed(comparison.rows))}
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        for row in panel.rows:
+            shown = row.diagnosis[panel.finding]
+            axes.errorbar(
+                shown.value,
+                places[row.name],
+                xerr=2 * np.nan_to_num(shown.stderr),
+                fmt=">" if shown.only_lower else "o",
+                color=COLORS[0],
+                mfc="white" if shown.doubt else COLORS[0],
+                capsize=3,
+            )
+        axes.set_yticks(list(places.values()), list(places))
+        axes.set_xlabel(panel.label, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-        axes.margins(y=0.25)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.margins(x=0.15, y=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.ticklabel_format(axis="x", useOffset=False, style="plain")
+    figure.supxlabel(f"hollow: {MARK} not to be relied on; arrow: lower bound", fontsize=8, color="#64748b")
     return figure
+
+
+def _panels(comparison: Comparison) -> list[_Panel]:
+    full = [row for row in comparison.rows if not row.evidence.given]
+    given = [row for row in comparison.rows if row.evidence.given]
+    scored = [row for row in comparison.rows if "held-out log score" in row.diagnosis]
+    panels = [
+        _Panel("log evidence\n(nats)", "log evidence", full),
+        _Panel("log evidence given\npoint estimates* (nats)", "log evidence", given),
+        _Panel("held-out log score\n(nats per row)", "held-out log score", scored),
+    ]
+    return [panel for panel in panels if panel.rows]
 
 
 def losses(comparison: Comparison) -> Figure:

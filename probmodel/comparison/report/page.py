@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from probmodel.comparison.models import Comparison, Row
 from probmodel.comparison.report import figures
+from probmodel.diagnosis.findings import legend
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 STYLE = """
@@ -30,6 +32,7 @@ th:first-child, td:first-child { text-align: left; } td.words { text-align: left
 """
 
 
+@checks_arguments
 def report(
     comparisons: Comparison | Mapping[str, Comparison],
     path: str | Path,
@@ -109,11 +112,11 @@ def _section(heading: str, figure: Figure | None) -> str:
 
 def _findings(row: Row) -> str:
     lines = "".join(
-        f"<tr class='{'flagged' if each.flag else ''}'><td>{html.escape(each.name)}</td><td>{each.value:.4g}"
-        f"{'' if each.stderr != each.stderr else f' ± {each.stderr:.2g}'}</td>"
+        f"<tr class='{'flagged' if each.flag else ''}'><td>{html.escape(each.name)}</td><td>{html.escape(each.number)}</td>"
         f"<td class='words'>{html.escape(each.message)}</td></tr>"
         for each in row.diagnosis.findings
     )
     verdict = str(row.diagnosis.verdict)
     badge = f"<span class='verdict {verdict.split()[-1]}'>{verdict}</span>"
-    return f"<h4>{html.escape(row.name)} {badge}</h4><div class='wide'><table>{lines}</table></div>"
+    marks = "".join(f"<p class='quiet'>{html.escape(line)}</p>" for line in legend(row.diagnosis.findings))
+    return f"<h4>{html.escape(row.name)} {badge}</h4><div class='wide'><table>{lines}</table></div>{marks}"

@@ -1,21 +1,24 @@
 """Problems whose log evidence is known: a model, its data, and the value that an estimator has to return."""
 
-from probmodel.data.problems.boltzmann import (
-    BoltzmannProblem,
-    CoupledProblem,
-    binary_digits,
-    boltzmann_12,
-    boltzmann_16x10,
-    boltzmann_64x16,
-    boltzmann_digits,
-    ising_torus,
-)
-from probmodel.data.problems.hierarchical import eight_schools, hierarchical_normal_h0, hierarchical_normal_h1
-from probmodel.data.problems.linear import diabetes_regression, linear_cnn, radiata_pine_m1, radiata_pine_m2
-from probmodel.data.problems.logistic import pima_m1, pima_m2, sonar
-from probmodel.data.problems.mixtures import galaxy
-from probmodel.data.problems.problem import Problem
-from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, rosenbrock
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.data.problems.boltzmann import (
+        BoltzmannProblem,
+        CoupledProblem,
+        binary_digits,
+        boltzmann_12,
+        boltzmann_16x10,
+        boltzmann_64x16,
+        boltzmann_digits,
+        ising_torus,
+    )
+    from probmodel.data.problems.hierarchical import eight_schools, hierarchical_normal_h0, hierarchical_normal_h1
+    from probmodel.data.problems.linear import diabetes_regression, linear_cnn, radiata_pine_m1, radiata_pine_m2
+    from probmodel.data.problems.logistic import pima_m1, pima_m2, sonar
+    from probmodel.data.problems.mixtures import galaxy
+    from probmodel.data.problems.problem import Problem
+    from probmodel.data.problems.toys import eggbox, gaussian_shells, rastrigin, rosenbrock
 
 __all__ = [
     "BoltzmannProblem",

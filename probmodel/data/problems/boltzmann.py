@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from probmodel.data.locate import locate
+from probmodel.protocols.arguments.checks import checks_arguments
 
 DIGITS_FILE = "evidence/rbm_digits64x16.csv"
 NUM_TRAIN = 1500
@@ -91,6 +92,7 @@ def boltzmann_12() -> CoupledProblem:
     return CoupledProblem(upper + upper.T, 0.1 * torch.cos(i), 10.0725495811, 0.0, "by formula; log Z by enumeration")
 
 
+@checks_arguments
 def ising_torus(side: int) -> CoupledProblem:
     """Ising's model on a torus of side × side spins at its critical point, K = ½ log(1 + √2), as {0, 1} units v = (s + 1) / 2.
 

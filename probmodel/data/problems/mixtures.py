@@ -8,6 +8,7 @@ from torch import Tensor
 
 from probmodel.data.locate import locate
 from probmodel.data.problems.problem import Problem
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 GALAXY_LOG_Z = {2: (-239.761, 0.001), 3: (-226.812, 0.001)}
@@ -16,6 +17,7 @@ MISPRINTED, CORRECTED = 77, 26.960
 """Index, from 0, of the velocity that the common data file gives as 26.690, and its value in the literature."""
 
 
+@checks_arguments
 def galaxy(num_components: int = 2) -> Problem:
     """Velocities of 82 galaxies as a mixture of normals with one variance: K! modes, none of which may be missed.
 

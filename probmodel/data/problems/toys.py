@@ -10,6 +10,7 @@ from scipy.special import comb, factorial2
 from torch import Tensor
 
 from probmodel.data.problems.problem import Problem
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 SHELL_RADIUS, SHELL_WIDTH, SHELL_CENTER = 2.0, 0.1, 3.5
@@ -17,6 +18,7 @@ PANELS, NODES = 100, 16
 """Panels per axis and Gauss-Legendre nodes per panel: the integrand of a Rosenbrock step is smooth over a tenth."""
 
 
+@checks_arguments
 def gaussian_shells(num_dimensions: int = 2) -> Problem:
     """Two thin spherical shells, curved and disconnected.
 
@@ -67,6 +69,7 @@ def eggbox() -> Problem:
     return Problem("eggbox", _eggbox, _box(0.0, 10 * math.pi, 2), 235.8559403323, source=source)
 
 
+@checks_arguments
 def rosenbrock(num_dimensions: int = 2) -> Problem:
     """A long, curved, narrow valley.
 
@@ -96,6 +99,7 @@ def rosenbrock(num_dimensions: int = 2) -> Problem:
     return Problem(name, _rosenbrock, _box(-5.0, 5.0, num_dimensions), log_z, source=source)
 
 
+@checks_arguments
 def rastrigin(num_dimensions: int = 2) -> Problem:
     """A grid of 11^d peaks under one wide hill.
 

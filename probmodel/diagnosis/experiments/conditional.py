@@ -3,6 +3,7 @@
 import math
 import warnings
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -11,6 +12,7 @@ from probmodel.protocols.model import ConditionsOnRows, Model
 from probmodel.tracing.target import target
 
 
+@checks_arguments
 def conditional_evidence(
     model: Model,
     data: Dataset,

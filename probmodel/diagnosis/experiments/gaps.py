@@ -8,6 +8,7 @@ from torch import Tensor
 
 from probmodel.diagnosis.experiments.mean_field import best_mean_field
 from probmodel.evidence.weighing.weights import guide_weights, theta_draws
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Posterior
@@ -72,6 +73,7 @@ class Gaps:
         )
 
 
+@checks_arguments
 def inference_gaps(posterior: Posterior, *, estimator: Estimator, seed: int = 0, num_samples: int = 2_000) -> Gaps:
     """Split log Z − ELBO into the cost of the guide's family and the shortfall of the guide within it, in nats.
 

@@ -10,6 +10,7 @@ from probmodel.diagnosis.experiments.prior_sensitivity import STRONG_ODDS, prior
 from probmodel.diagnosis.findings import Verdict
 from probmodel.diagnosis.rule import check_conditional, has_higher_evidence
 from probmodel.evidence import best
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
@@ -37,6 +38,7 @@ class Ladder:
         return "\n".join(lines)
 
 
+@checks_arguments
 def diagnose_ladder(
     posteriors: Mapping[Hashable, Posterior],
     *,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from probmodel.diagnosis.experiments.conditional import difference, evidence_of, first_rows
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator, Inference
@@ -49,6 +50,7 @@ class Prequential:
         return "\n".join([*lines, f"{'log Z':>8}{self.log_z:>14.4f}{self.evidence.stderr:>11.2g}"])
 
 
+@checks_arguments
 def prequential(
     model: Model,
     data: Dataset,

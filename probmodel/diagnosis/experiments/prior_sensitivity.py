@@ -10,9 +10,10 @@ from torch import Tensor
 
 from probmodel.diagnosis.experiments.conditional import difference, evidence_of, first_rows
 from probmodel.diagnosis.findings import Finding, Verdict, finding
-from probmodel.diagnosis.overfitting import leave_one_out
+from probmodel.diagnosis.leave_one_out import leave_one_out
 from probmodel.diagnosis.scored import SIGNIFICANT
 from probmodel.draws.diagnostics import Loo
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator, Inference
@@ -66,6 +67,7 @@ class PriorSensitivity:
         return "\n".join(lines)
 
 
+@checks_arguments
 def prior_sensitivity(
     models: Mapping[Hashable, Model],
     data: Dataset,

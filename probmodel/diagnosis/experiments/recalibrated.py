@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model
 from probmodel.protocols.model import Model
@@ -19,6 +20,7 @@ def every(name: str) -> bool:
     return True
 
 
+@checks_arguments
 def recalibrated(model: Model, factor: float, *, where: Callable[[str], bool] = every) -> "Recalibrated":
     """Multiply the standard deviations of the normal priors of a model, for `prior_sensitivity`.
 

@@ -29,6 +29,7 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import (
     moments,
 )
 from probmodel.families.bayesian_networks.structure.exact_posterior import GraphPosterior
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest, joined_with_mask
 from probmodel.protocols.evidence import Evidence
 
@@ -36,6 +37,7 @@ StructurePrior = Callable[[FamilyScores], GraphPosterior]
 """Function that sums scores of families over graphs under a prior: `posterior_over_orders` or `posterior_over_dags`."""
 
 
+@checks_arguments
 def structures(
     data: CategoricalData,
     prior: StructurePrior,
@@ -67,6 +69,7 @@ def structures(
     return _evidence(found, chosen, data.names, columns, max_parents, tuple(sorted({x for x in intervened if x})))
 
 
+@checks_arguments
 def gaussian_structures(
     x: Float[np.ndarray, "N n"],
     names: Sequence[str],

@@ -29,6 +29,7 @@ from probmodel.families.boltzmann_machines.annealing import annealing_schedule, 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import MAX_ENUMERATED, enumerated, log_unnormalized_of_enumerated
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
@@ -37,6 +38,7 @@ from probmodel.tracing.randomness import spawn
 NUM_CHAINS = 10_000
 
 
+@checks_arguments
 def log_partition(model: SuppliesMachine) -> Evidence:
     """Exact log Z in nats: the sum over all states of some units, with all others summed out in closed form.
 
@@ -77,6 +79,7 @@ def log_partition(model: SuppliesMachine) -> Evidence:
     )
 
 
+@checks_arguments
 def log_partition_ais(
     model: SuppliesMachine,
     *,
@@ -137,6 +140,7 @@ def log_partition_ais(
     )
 
 
+@checks_arguments
 def log_partition_sandwich(
     model: SuppliesMachine,
     *,
@@ -214,6 +218,7 @@ def log_partition_sandwich(
     )
 
 
+@checks_arguments
 def log_likelihood(model: SuppliesMachine, visible: Float[Tensor, "N V"], partition: Evidence) -> Evidence:
     """Log likelihood of N rows in nats: Σ log f(v) − N log Z.
 
@@ -258,6 +263,7 @@ def log_likelihood(model: SuppliesMachine, visible: Float[Tensor, "N V"], partit
     )
 
 
+@checks_arguments
 def log_odds(visible: Float[Tensor, "N V"]) -> Float[Tensor, " V"]:
     """Log odds of each unit over rows of {0, 1}, with one row of each value added, as base rates of annealing.
 

@@ -18,6 +18,7 @@ from probmodel.families.gaussian_processes.nystrom import (
     greedy_factor,
     inducing_factor,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.integers import integer
@@ -25,6 +26,7 @@ from probmodel.protocols.posterior import Subject
 from probmodel.tracing.ownership import parameters
 
 
+@checks_arguments
 def inducing_bounds(
     subject: Subject,
     *,

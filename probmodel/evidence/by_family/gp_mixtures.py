@@ -32,6 +32,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import (
     order_along_direction,
     smc_over_rows,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.errors import EvidenceWarning
@@ -48,6 +49,7 @@ CHECK_CHAINS, CHECK_STEPS = 24, 200
 CERTIFIED = "lower bound at any number of independent runs"
 
 
+@checks_arguments
 def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
     """Exact log p(y | x) in nats by enumeration of assignments, up to 16 rows for two experts and 13 for more.
 
@@ -79,6 +81,7 @@ def assignments(subject: Posterior, *, seed: int = 0) -> Evidence:
     )
 
 
+@checks_arguments
 def assignments_smc(
     subject: Posterior,
     *,
@@ -119,6 +122,7 @@ def assignments_smc(
     return _by_weights(subject, weights, PARTICLES, "raise num_particles", info, seed, level)
 
 
+@checks_arguments
 def assignments_ais(
     subject: Posterior,
     *,

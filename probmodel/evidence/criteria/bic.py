@@ -8,12 +8,14 @@ import torch
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.weights import plain
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import mode
 from probmodel.tracing.target import target_of
 
 
+@checks_arguments
 def bic(subject: Subject, *, seed: int = 0) -> Evidence:
     """Maximum log likelihood − D/2 log N, in nats; not a reliable estimate of log Z.
 

@@ -13,6 +13,7 @@ from probmodel.evidence.criteria.bic import num_rows
 from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ESS_LIMIT, plain
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
@@ -32,6 +33,7 @@ DRAWS_PER_CONTROL = 10
 """Draws needed per control variate; with fewer the products of different coordinates are left out."""
 
 
+@checks_arguments
 def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evidence:
     """Mean log likelihood E[log p(data | θ)] under p(θ) p(data | θ)^β, β = 1 / log N, in nats; not a reliable log Z.
 

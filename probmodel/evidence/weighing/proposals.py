@@ -9,6 +9,7 @@ from torch import Tensor
 from probmodel.evidence.annealing.reference import Base, StudentT, around, matched
 from probmodel.evidence.weighing.starting_draws import own_draws
 from probmodel.evidence.weighing.starting_point import starting_point
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import gaussian_at, mode
 from probmodel.tracing.target import target_of
@@ -20,6 +21,7 @@ Proposal = Callable[[Subject, int], Base]
 """Function (fit or target, seed) → distribution to propose from."""
 
 
+@checks_arguments
 def from_draws(subject: Subject, seed: int) -> Base:
     """Student-t proposal with the mean and covariance of draws, one component per cluster of them.
 
@@ -33,6 +35,7 @@ def from_draws(subject: Subject, seed: int) -> Base:
     return matched(target_of(subject), own_draws(subject, seed))
 
 
+@checks_arguments
 def from_mode(subject: Subject, seed: int) -> Base:
     """Student-t proposal from the mode and inverse negative Hessian, the quickest for posteriors with one mode.
 

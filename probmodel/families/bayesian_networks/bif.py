@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork
+from probmodel.protocols.arguments.checks import checks_arguments
 
 _TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"[^"]*"|[{}()\[\],;|]|[^\s{}()\[\],;|"]+|"', re.DOTALL)
 _BARE = re.compile(r'(?!//|/\*)[^\s{}()\[\],;|"]+')
@@ -38,16 +39,16 @@ class _Family(NamedTuple):
     lines: list[list[str]]
 
 
+@checks_arguments
 def read_bif(path: str | Path) -> DiscreteNetwork:
     """Read a network from a file: variables, values and parents in the file's order, probabilities as printed.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         ValueError: if the file is not BIF, a name is not declared, or a table is incomplete, not normalized or of the
             wrong size.
     """
-    tokens = [
-        token for token in _TOKEN.findall(Path(path).read_text(encoding="utf-8")) if token[:2] not in ("//", "/*")
-    ]
+    tokens = [token for token in _TOKEN.findall(_text(Path(path))) if token[:2] not in ("//", "/*")]
     blocks = list(_blocks(tokens))
     levels = _unique_by_name([_variable(block) for block in blocks if block.head[0] == "variable"], "variable")
     families = _unique_by_name(
@@ -62,6 +63,7 @@ def read_bif(path: str | Path) -> DiscreteNetwork:
     return DiscreteNetwork(dag, levels, {node: _table(node, families[node], levels) for node in levels})
 
 
+@checks_arguments
 def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
     """Write a network to a file, with all digits of its probabilities.
 
@@ -78,6 +80,15 @@ def write_bif(network: DiscreteNetwork, path: str | Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------ reading
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected a text file in UTF-8, got {path}: {error}; convert it, or name a BIF file"
+        ) from None
 
 
 def _unique_by_name(found: Sequence[tuple[str, _T]], kind: str) -> dict[str, _T]:
@@ -140,7 +151,7 @@ def _variable(block: _Block) -> tuple[str, tuple[str, ...]]:
     """Name and values of a variable."""
     name = _name(block.head[1:])
     types = [line for line in block.lines if line[0] == "type"]
-    if len(types) != 1 or types[0][1] != "discrete":
+    if len(types) != 1 or types[0][1:2] != ["discrete"]:
         raise ValueError(
             f"expected one line 'type discrete' of {name!r}, got {[' '.join(line) for line in types]}; declare the"
             " variable by one such line"
@@ -157,7 +168,7 @@ def _variable(block: _Block) -> tuple[str, tuple[str, ...]]:
 
 def _family(block: _Block, levels: Levels) -> tuple[str, _Family]:
     """The variable, with its parents and the lines of its block."""
-    child, *rest = _split(_between(block.head, "(", ")"), "|")
+    child, *rest = _split(_between(block.head, "(", ")"), "|") or [[]]
     node, parents = _name(child), tuple(_name(part) for part in _split(rest[0], ",")) if rest else ()
     unknown = sorted({node, *parents} - set(levels))
     if unknown:

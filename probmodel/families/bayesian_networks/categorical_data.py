@@ -1,6 +1,7 @@
 """Rows of categorical variables as integer codes, and counts of their combinations."""
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,17 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import refuse_duplicates
+from probmodel.families.bayesian_networks.levels import (
+    Distinct,
+    check_known_names,
+    distinct,
+    label,
+    named_columns,
+    own_levels,
+    refuse_continuous,
+)
+from probmodel.protocols.arguments.checks import check_contents
+from probmodel.protocols.arguments.kinds import is_mapping
 
 
 class CategoricalData(NamedTuple):
@@ -22,47 +34,71 @@ class CategoricalData(NamedTuple):
     codes: Int[np.ndarray, "N n"]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
-        """Read the columns of a data frame; values are distinguished by their text.
+    def of(
+        cls,
+        frame: pd.DataFrame,
+        levels: Mapping[str, Sequence[str]] | None = None,
+        *,
+        every_value: Sequence[str] = (),
+    ) -> "CategoricalData":
+        """Read the columns of a data frame; values are distinguished by their text, in which 1 and 1.0 are the same.
+
+        >>> CategoricalData.of(pd.DataFrame({"dose": [10.0, 0.5, 2.0], "sex": ["m", "f", "f"]})).levels
+        {'dose': ('0.5', '2', '10'), 'sex': ('f', 'm')}
 
         Args:
-            frame: one row per observation.
+            frame: one row per observation, one named column per variable; or a mapping from names to columns.
             levels: variable → all its values; for None, or a variable that is not named, the categories of a
-                categorical column, else the values that occur, sorted.
+                categorical column, else the values that occur: numbers in numeric order, dates in order of time, text
+                in alphabetic order.
+            every_value: names of columns whose distinct values are all meant as levels, however many they are.
 
         Raises:
-            ValueError: if values are missing, a value is not among the levels, or a variable has fewer than two values.
+            TypeError: for rows without names of their columns, such as arrays and lists.
+            ValueError: if values are missing, a value is not among the levels, a variable has fewer than two values, or
+                so many that it is continuous or identifies the rows.
         """
+        frame = named_columns(frame)
         missing = [str(name) for at, name in enumerate(frame) if frame.iloc[:, at].isna().any()]
         if missing:
             raise ValueError(
                 f"expected no missing values, got some in {missing}; drop those rows, or read them by"
                 " CategoricalData.with_missing, which queries, log_prob and EM accept and scores do not"
             )
-        return cls.with_missing(frame, levels)
+        return cls.with_missing(frame, levels, every_value=every_value)
 
     @classmethod
-    def with_missing(cls, frame: pd.DataFrame, levels: Mapping[str, Sequence[str]] | None = None) -> "CategoricalData":
+    def with_missing(
+        cls,
+        frame: pd.DataFrame,
+        levels: Mapping[str, Sequence[str]] | None = None,
+        *,
+        every_value: Sequence[str] = (),
+    ) -> "CategoricalData":
         """Read the columns of a data frame with missing values: None, NaN or pandas' NA become −1.
 
-        Floats without fractional part are read as integers, since missing values turn integers into floats.  A variable
-        that is never observed needs its levels named.
+        A variable that is never observed needs its levels named.
 
         Args:
-            frame, levels: as in `of`.
+            frame, levels, every_value: as in `of`.
 
         Raises:
-            ValueError: if a value is not among the levels, a variable has fewer than two values, names occur twice, or
-                levels are of other names than the columns'.
+            TypeError: for rows without names of their columns, such as arrays and lists.
+            ValueError: if a value is not among the levels, a variable has fewer than two values or too many, names occur
+                twice, or levels are of other names than the columns'.
         """
+        frame, levels = named_columns(frame), _named_levels(levels)
         names = [str(name) for name in frame]
-        _refuse_names(names, levels or {})
-        texts = {name: _observed(frame.iloc[:, column]).astype(str) for column, name in enumerate(names)}
-        found = {name: _own_levels(frame.iloc[:, column], texts[name]) for column, name in enumerate(names)}
-        found |= {name: tuple(map(str, values)) for name, values in (levels or {}).items() if name in found}
+        _refuse_names(names, levels)
+        check_known_names("every_value", every_value, names)
+        columns = {name: frame.iloc[:, at] for at, name in enumerate(names)}
+        values = {name: distinct(name, column) for name, column in columns.items()}
+        for name in set(names) - set(levels) - set(every_value):
+            refuse_continuous(name, columns[name], values[name])
+        found = {name: levels.get(name) or own_levels(column, values[name]) for name, column in columns.items()}
         codes = np.full(frame.shape, -1, dtype=np.int64)
-        for column, (name, text) in enumerate(texts.items()):
-            codes[frame.iloc[:, column].notna().to_numpy(), column] = _coded(name, text, found[name])
+        for at, (name, column) in enumerate(columns.items()):
+            codes[column.notna().to_numpy(), at] = _coded(name, values[name], found[name])
         return cls(found, codes)
 
     @property
@@ -117,17 +153,17 @@ class CategoricalData(NamedTuple):
         return self.names.index(name)
 
 
-def _observed(column: pd.Series) -> pd.Series:
-    """Values that are not missing; floats without fractional part become integers."""
-    seen = column.dropna()
-    whole = pd.api.types.is_float_dtype(seen) and bool((seen == seen.round()).all())
-    return seen.astype(np.int64) if whole else seen
-
-
-def _own_levels(column: pd.Series, texts: pd.Series) -> tuple[str, ...]:
-    """The categories of a categorical column, else the texts that occur, sorted."""
-    categorical = isinstance(column.dtype, pd.CategoricalDtype)
-    return tuple(map(str, column.cat.categories)) if categorical else tuple(sorted(set(texts)))
+def _named_levels(levels: Mapping[str, Sequence[str]] | None) -> dict[str, tuple[str, ...]]:
+    if not (levels is None or is_mapping(levels)):
+        raise TypeError(
+            f"expected levels as a dict from names to values, got {type(levels).__name__}; pass {{'a': ['low', 'high']}}"
+        )
+    for name, values in (levels or {}).items():
+        if type(values) is str or values is None:
+            raise TypeError(
+                f"expected all values of {name!r} as a list, got {values!r}; pass a list such as ['low', 'high']"
+            )
+    return {name: tuple(map(label, values)) for name, values in (levels or {}).items()}
 
 
 def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> None:
@@ -138,20 +174,34 @@ def _refuse_names(names: Sequence[str], levels: Mapping[str, Sequence[str]]) -> 
         raise ValueError(f"expected levels of the columns {unnamed}, got levels of {unknown}; correct their names")
 
 
-def _coded(name: str, column: pd.Series, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
-    unseen = sorted(set(column) - set(levels))
+def _coded(name: str, values: Distinct, levels: tuple[str, ...]) -> Int[np.ndarray, " N"]:
+    unseen = sorted(set(values.values) - set(levels))
     if unseen:
-        raise ValueError(f"expected values of {name!r} among {list(levels)}, got {unseen}; add them to its levels")
+        raise ValueError(
+            f"expected values of {name!r} among {repr(list(levels))}, got {repr(unseen)}; add them to its levels"
+        )
     if len(set(levels)) < len(levels):
         raise ValueError(f"expected different levels of {name!r}, got {list(levels)}; name each once")
     if len(levels) < 2:
         raise ValueError(f"expected two values of {name!r} or more, got {list(levels)}; drop it, or name its levels")
-    return pd.Categorical(column, categories=list(levels)).codes
+    return pd.Categorical(values.labels, categories=list(levels)).codes
 
 
 def check_codes(data: CategoricalData) -> None:
-    """Raise ValueError unless codes are positions among the levels, −1 where missing, with one column per variable."""
-    codes, sizes = data.codes, np.array(data.cardinalities, dtype=np.int64)
+    """Raise for codes that are no positions among the levels, −1 where missing, with one column per variable.
+
+    Raises:
+        TypeError: for codes that are no array, or levels that are no mapping.
+        ValueError: for codes of a wrong shape, dtype or range.
+    """
+    codes = data.codes
+    _named_levels(data.levels)
+    if type(codes) is not np.ndarray:
+        raise TypeError(
+            f"expected codes as a NumPy array of integers, got {type(codes).__name__}; pass np.array(codes), or read a "
+            "frame by CategoricalData.of"
+        )
+    sizes = np.array(data.cardinalities, dtype=np.int64)
     if codes.ndim != 2 or codes.shape[1] != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(
             f"expected codes (N, {len(sizes)}) of integers, one column per variable, got {codes.shape} of {codes.dtype}; "
@@ -164,6 +214,11 @@ def check_codes(data: CategoricalData) -> None:
             f"expected codes from 0 to the number of levels − 1, or −1 where missing, got others in {outside}; read the "
             "rows by CategoricalData.of"
         )
+
+
+@check_contents.register
+def _(data: CategoricalData) -> None:
+    check_codes(data)
 
 
 def refuse_missing(data: CategoricalData) -> None:

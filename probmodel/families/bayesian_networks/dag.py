@@ -7,6 +7,10 @@ from functools import cached_property
 from itertools import combinations
 
 import networkx as nx
+import numpy as np
+
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.arguments.kinds import is_mapping
 
 _NODE = re.compile(r"\[([^\[\]|:]+)(?:\|([^\[\]|]+))?\]")
 
@@ -23,17 +27,20 @@ class DAG:
             network follow the order given here.
 
     Raises:
+        TypeError: if the graph is no mapping from names to names.
         ValueError: if a parent is not a node, a node occurs twice among the parents, or the graph has a cycle.
     """
 
     parents: Mapping[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
+        if not is_mapping(self.parents):
+            raise TypeError(
+                f"expected a dict from each node to its parents, got {self.parents!r}; pass {{'a': (), 'b': ('a',)}}, or call "
+                "DAG.from_edges or DAG.from_string"
+            )
         for node, parents in self.parents.items():
-            if isinstance(parents, str):
-                raise ValueError(
-                    f"expected a tuple of parents of {node!r}, got the text {parents!r}; pass ({parents!r},) for one"
-                )
+            _check_family(node, parents)
             unknown = [parent for parent in parents if parent not in self.parents]
             if unknown:
                 raise ValueError(
@@ -61,10 +68,10 @@ class DAG:
         Raises:
             ValueError: if a node occurs twice, a child is not a node, or the class refuses the parents.
         """
-        names = list(nodes)
+        names = check_names("nodes", nodes)
         refuse_duplicates(names)
         parents: dict[str, list[str]] = {node: [] for node in names}
-        for parent, child in edges:
+        for parent, child in _pairs(edges):
             if child not in parents:
                 raise ValueError(
                     f"expected children among the nodes {sorted(parents)}, got {child!r}; add it as a node"
@@ -79,7 +86,7 @@ class DAG:
         Raises:
             ValueError: if the text is not in this notation, a node occurs twice, or the class refuses the parents.
         """
-        found = _NODE.findall(text)
+        found = _NODE.findall(check_names("text", [text])[0])
         if "".join(f"[{node}|{parents}]" if parents else f"[{node}]" for node, parents in found) != text or not found:
             raise ValueError(
                 f"expected nodes as in '[A][B|A][C|A:B]', got {text!r}; write each in brackets, with parents after a bar"
@@ -138,6 +145,32 @@ class DAG:
         return {"parents": self.parents}
 
 
+def check_names(argument: str, names: Iterable[str]) -> list[str]:
+    """The names as a list; raise TypeError for one text in place of several, or anything but text among them."""
+    found = [names] if type(names) is str or not np.iterable(names) else list(names)
+    if type(names) is str or any(type(name) not in (str, np.str_) for name in found):
+        raise TypeError(
+            f"expected {argument} as a list of names, got {names!r}; pass names as text, such as ['a', 'b']"
+        )
+    return found
+
+
+def _check_family(node: str, parents: tuple[str, ...]) -> None:
+    if type(parents) is str:
+        raise ValueError(
+            f"expected a tuple of parents of {node!r}, got the text {parents!r}; pass ({parents!r},) for one"
+        )
+    check_names("nodes", [node])
+    check_names(f"the parents of {node!r}", parents)
+
+
+def _pairs(edges: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    found = list(edges) if np.iterable(edges) else [edges]
+    if type(edges) is str or any(type(edge) is str or not np.iterable(edge) or len(edge) != 2 for edge in found):
+        raise TypeError(f"expected edges as pairs (parent, child), got {edges!r}; pass pairs such as [('a', 'b')]")
+    return found
+
+
 def refuse_duplicates(names: Sequence[str]) -> None:
     """Raise ValueError if a name occurs more than once."""
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -167,6 +200,7 @@ def _follows(
     return chain or cycle or kite
 
 
+@checks_arguments
 def structural_hamming_distance(a: DAG, b: DAG) -> int:
     """Number of node pairs that the graphs join differently: a missing, added or reversed edge counts one.
 
@@ -177,6 +211,7 @@ def structural_hamming_distance(a: DAG, b: DAG) -> int:
     return len({frozenset(edge) for edge in a.edges ^ b.edges})
 
 
+@checks_arguments
 def class_hamming_distance(a: DAG, b: DAG) -> int:
     """Structural Hamming distance of equivalence classes, reversible edges undirected (Tsamardinos et al., 2006).
 

@@ -17,6 +17,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import family_scores
 from probmodel.families.bayesian_networks.scores.categorical_scores import BDeu, check_prior_rows
 from probmodel.families.bayesian_networks.structure.exact_posterior import posterior_over_dags
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 EdgePosterior = Callable[[CategoricalData], Float[np.ndarray, "n n"]]
@@ -41,6 +42,7 @@ class EdgeReliability(NamedTuple):
     p_value: float
 
 
+@checks_fields
 @dataclass(frozen=True)
 class SimulatedNetworks:
     """Networks with graphs uniform over all DAGs, tables from the Dirichlet prior of BDeu, and rows drawn from them.
@@ -59,6 +61,7 @@ class SimulatedNetworks:
     cardinality: int = 2
     sample_size: float = 4.0
 
+    @checks_arguments
     def __call__(self, posterior: EdgePosterior | None = None, *, seed: int, num_bins: int = 10) -> EdgeReliability:
         """Reliability of edge probabilities on these networks.
 
@@ -101,6 +104,7 @@ class SimulatedNetworks:
         return CategoricalData({name: tuple(map(str, range(r))) for name in names}, codes)
 
 
+@checks_arguments
 def edge_reliability(
     probabilities: Float[np.ndarray, "S n n"], truths: Int[np.ndarray, "S n n"], num_bins: int = 10
 ) -> EdgeReliability:
@@ -145,6 +149,7 @@ def _p_value(by_network: Float[np.ndarray, "S B"]) -> float:
 # ------------------------------------------------------------------------------------------ random graphs
 
 
+@checks_arguments
 def random_dag(n: int, rng: np.random.Generator) -> Int[np.ndarray, "n n"]:
     """Draw a graph uniformly from all DAGs of n nodes: 1 for an edge from i to j (Kuipers & Moffa, 2015).
 

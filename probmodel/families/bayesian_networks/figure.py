@@ -14,6 +14,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.textpath import TextPath
 
 from probmodel.families.bayesian_networks.dag import refuse_duplicates
+from probmodel.protocols.arguments.checks import checks_arguments
 
 PLAIN, KNOWN, NEW, MISSED = "#334155", "#059669", "#dc2626", "#94a3b8"
 NODE = "#e2e8f0"
@@ -41,6 +42,7 @@ class _Edge(NamedTuple):
     bent: bool
 
 
+@checks_arguments
 def plot(
     edges: Float[np.ndarray, "n n"],
     names: Sequence[str],
@@ -68,6 +70,7 @@ def plot(
         )
     if not bool(((edges >= 0) & (edges <= 1)).all()):
         raise ValueError("expected probabilities between 0 and 1, got others or NaN; pass the edges of a posterior")
+    known = None if known is None else frozenset((start, end) for start, end in known)
     unknown = sorted({node for edge in known or () for node in edge} - set(names))
     if unknown:
         raise ValueError(f"expected known edges among {list(names)}, got {unknown}; drop those edges or add the names")

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln, logsumexp
 
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import integer
 
 PERSISTENCE = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -76,6 +77,7 @@ class KineticPosterior(NamedTuple):
     log_evidence: float
 
 
+@checks_fields
 @dataclass(frozen=True)
 class LinearKinetics:
     """Exact posterior of regulators under linear kinetics.
@@ -91,6 +93,7 @@ class LinearKinetics:
     input_fraction: float = 1 / 3
     max_terms: int = 5
 
+    @checks_arguments
     def __call__(self, trajectories: Trajectories, steady: SteadyStates) -> KineticPosterior:
         """Sum over the sets of regulators of every gene.
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from probmodel.families.boltzmann_machines.discrete_units import BernoulliUnits
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, check_finite
+from probmodel.protocols.arguments.checks import checks_fields
 
 
+@checks_fields
 @dataclass(frozen=True, eq=False)
 class BinaryRBM:
     """Restricted Boltzmann machine of {0, 1} units, p(v, h) ∝ exp(v W h + b v + c h).

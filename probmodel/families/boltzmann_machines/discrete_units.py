@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot, softplus
 
 from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD, bernoulli, logit_of_mean
 from probmodel.families.boltzmann_machines.units import ONE_HOT, check_values, frozen
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 
@@ -61,9 +62,10 @@ class CategoricalUnits(nn.Module):
 
     binary = False
 
+    @checks_arguments
     def __init__(self, cardinalities: Sequence[int]) -> None:
         super().__init__()
-        if not cardinalities:
+        if not len(cardinalities):
             raise ValueError(
                 "expected cardinalities of one variable or more, got none; pass the number of values of each"
             )

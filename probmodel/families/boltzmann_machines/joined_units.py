@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.families.boltzmann_machines.units import Units, frozen
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class JoinedUnits(nn.Module):
@@ -23,9 +24,10 @@ class JoinedUnits(nn.Module):
 
     binary = False
 
+    @checks_arguments
     def __init__(self, parts: Sequence[Units], widths: Sequence[int]) -> None:
         super().__init__()
-        if not parts or len(parts) != len(widths) or min(widths) < 1:
+        if not parts or len(parts) != len(widths) or min(widths, default=0) < 1:
             raise ValueError(
                 f"expected a width of 1 or more for each of {len(parts)} families, got {list(widths)}; pass the number of "
                 "columns of each"

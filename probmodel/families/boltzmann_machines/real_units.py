@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.families.boltzmann_machines.units import LARGEST_NATURAL_PARAMETER, NUM_BISECTIONS, check_values, frozen
+from probmodel.protocols.arguments.checks import checks_arguments
 
 NEAR_ZERO = 1e-3
 """Magnitude of natural parameters of units in [0, 1] below which series are as exact as single precision."""
@@ -81,6 +82,7 @@ class GaussianUnits(nn.Module):
 
     binary = False
 
+    @checks_arguments
     def __init__(self, num_units: int, *, learn_scale: bool = False) -> None:
         super().__init__()
         self.num_units: int | None = num_units

@@ -26,6 +26,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
     squared_distances,
     stationary,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.memory import refuse_above_memory
 from probmodel.tracing.programs.graphs import functional
 
@@ -39,6 +40,7 @@ DENSE_BUFFERS = 5
 """Number of n × n matrices held for any other kernel, two of them an allowance for what its own gradient keeps."""
 
 
+@checks_arguments
 def gp_log_marginal(
     mean: Mean,
     kernel: Kernel,

@@ -28,12 +28,14 @@ from probmodel.families.gaussian_processes.stationary_kernels import (
     stationary,
     stationary_covariance,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.tracing.programs.graphs import functional
 
 JITTER_MULTIPLES = (1.0, 10.0, 100.0, 1000.0)
 """Multiples of GPyTorch's `variational_cholesky_jitter` added to Kuu in turn; all but the first raise a warning."""
 
 
+@checks_arguments
 def svgp_elbo(
     mean: Mean,
     kernel: Kernel,

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probmodel.draws.diagnostics import rhat
+from probmodel.draws.diagnostics import R_HAT_LIMIT, rhat
+from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import ConvergenceWarning
 from probmodel.protocols.model import Model
@@ -26,8 +27,6 @@ MAX_STARTS = 100
 MAX_ABS_START = 10.0
 """Largest absolute coordinate of an initial state: no step size suits the far tails of a heavy-tailed prior."""
 
-R_HAT_LIMIT = 1.05
-"""R-hat above which even short runs are in doubt; `diagnose` holds finished ones to 1.01 (Vehtari et al., 2021)."""
 
 MAX_ENERGY_ERROR = 1000.0
 """Energy error in nats that marks a divergence (Stan's value)."""
@@ -54,6 +53,8 @@ class Sampled(NamedTuple):
     """Mode in which the steps were executed, and the reason."""
     seconds: float
     """Time from the first step to the last, without compilation."""
+    wanted: int | None = None
+    """Number of draws per chain that were asked for, where an interrupt has left fewer."""
 
 
 def check_acceptance(target_accept: float) -> None:
@@ -90,6 +91,8 @@ def posterior(
     draws = by_site(target, found.theta)
     divergences = int(found.stats["diverging"].sum())
     stuck = int(is_stuck(found).sum())
+    if found.wanted is not None:
+        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain", stacklevel=4)
     warn_if_untrusted(method, draws, divergences, stuck)
     info = {
         "method": method,
@@ -101,6 +104,7 @@ def posterior(
         **found.adapted,
         "fallback": target.fallback,
         "compiled": found.compiled,
+        "interrupted": found.wanted is not None,
         "execution": found.execution,
         "seconds": time.perf_counter() - begin,
         "seconds_sampling": found.seconds,

@@ -24,6 +24,7 @@ from probmodel.tracing.programs.compiling import Native, Tensors, repeat
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.programs.graphs import ClosedGraph
 from probmodel.tracing.programs.rounding_errors import ROUNDING_ERROR
+from probmodel.tracing.randomness import single_thread
 
 WINDOW = 100
 """Number of steps per call; between calls the losses are checked, the plateau is tested, and progress is shown."""
@@ -144,7 +145,8 @@ class ByLoop:
         return Advance(self._run(begin, good, table).tolist(), True, rows[good])
 
     def _run(self, begin: adam.AdamState, count: int, rows: Int[Tensor, "W B"]) -> Float[Tensor, " count"]:
-        *state, losses = self.native(torch.tensor(count), *begin, self.losses, rows, *self.constants)
+        with single_thread():  # Steps this small gain nothing from threads, whose number would change the fit.
+            *state, losses = self.native(torch.tensor(count), *begin, self.losses, rows, *self.constants)
         self.state = adam.AdamState(*state)
         parts = self.state.parameters.split([leaf.numel() for leaf in self.leaves])
         with torch.no_grad():

@@ -29,6 +29,8 @@ class Maximum(NamedTuple):
     converged: bool
     """True if the search ended by itself, at a point from which a new search gains nothing."""
     message: str
+    interrupted: bool = False
+    """True where a KeyboardInterrupt ended the search, whose best point was taken."""
 
 
 def maximize(
@@ -54,7 +56,7 @@ def maximize(
         units: natural step of each number of each leaf, 1 by default: the search is the same in all units of the leaves.
 
     Returns:
-        Maximum, whose value is in the unit of `value`.
+        Maximum, whose value is in the unit of `value`; after a KeyboardInterrupt, the best point by then.
 
     Raises:
         ValueError: for a negative tolerance.
@@ -72,12 +74,24 @@ def maximize(
         )
     if not len(theta):
         return Maximum(-first, 0, 1, True, "no parameters to move")
+    try:
+        return _ascended(search, theta, first, max_steps, tolerance)
+    except KeyboardInterrupt:
+        best, theta = search.lowest
+        search.place(theta)
+        return Maximum(-best, search.num_steps, search.evaluations, False, "interrupted", True)
+
+
+def _ascended(search: "_Search", theta: np.ndarray, first: float, max_steps: int, tolerance: float) -> Maximum:
+    """Searches from a start with value `first`, until none gains."""
     best, num_steps, bounds = first, 0, None
     while True:
         search.failures, scale = 0, max(1.0, abs(best))
         # SciPy's tolerance is relative to the value, which may grow.
         options = {"maxiter": max_steps - num_steps, "ftol": tolerance / scale, "gtol": 0.0}
-        found = minimize(search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        found = minimize(
+            search, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=search.count
+        )
         gained, theta, best, num_steps = best - found.fun, found.x, found.fun, num_steps + int(found.nit)
         stopped = num_steps >= max_steps
         # A search at the edge of its box has not ended by itself.
@@ -107,10 +121,15 @@ class _Search:
         self.value, self.leaves = value, leaves
         self.units = _vector([torch.ones_like(leaf) for leaf in leaves] if units is None else units)
         self.sizes = [leaf.numel() for leaf in leaves]
-        self.failures = self.evaluations = 0
+        self.failures = self.evaluations = self.num_steps = 0
+        self.lowest = FAILED_VALUE, self.start()
 
     def start(self) -> np.ndarray:
         return _vector([leaf.detach() for leaf in self.leaves]) / self.units
+
+    def count(self, theta: np.ndarray) -> None:
+        """Count a step."""
+        self.num_steps += 1
 
     def place(self, theta: np.ndarray) -> None:
         with torch.no_grad():
@@ -149,7 +168,11 @@ class _Search:
             found = torch.autograd.grad(value, list(self.leaves), allow_unused=True, materialize_grads=True)
             grad = -_vector(found) * self.units
         number = -float(value.detach())
-        return (number, grad) if np.isfinite(number) and np.isfinite(grad).all() else self._failed(theta)
+        if not (np.isfinite(number) and np.isfinite(grad).all()):
+            return self._failed(theta)
+        if number < self.lowest[0]:
+            self.lowest = number, theta.copy()
+        return number, grad
 
     def _failed(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         self.failures += 1

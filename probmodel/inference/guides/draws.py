@@ -1,10 +1,13 @@
 """Draws from a guide: all at once by `vmap` over its traced graph, or one by one for latents of many rows."""
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
@@ -14,8 +17,49 @@ from probmodel.tracing.devices import traced_run
 from probmodel.tracing.randomness import isolated
 
 
+class DrawsOnRequest(Mapping[str, Tensor]):
+    """Draws that are made when one of them is first asked for, and kept: site → (1, num_samples, *event).
+
+    The sites, their number and their shapes are known without draws.
+
+    Args:
+        latents: continuous latents of the model.
+        num_samples: number of draws per latent.
+        make: function that makes the draws of all sites, the same ones whenever it is called.
+    """
+
+    def __init__(self, latents: tuple[Latent, ...], num_samples: int, make: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.shapes = {latent.name: torch.Size((1, num_samples, *latent.shape)) for latent in latents}
+        self._make = make
+
+    @cached_property
+    def made(self) -> Mapping[str, Tensor]:
+        """Draws of all sites."""
+        return self._make()
+
+    def __getitem__(self, site: str) -> Tensor:
+        if site not in self.shapes:
+            raise KeyError(site)
+        return self.made[site]
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
 def guide_draws(
-    guide: Model, data: Dataset, latents: tuple[Latent, ...], num_samples: int, seed: int
+    guide: Model,
+    data: Dataset,
+    latents: tuple[Latent, ...],
+    num_samples: int,
+    seed: int,
+    *,
+    progress: bool = False,
 ) -> dict[str, Tensor]:
     """Draws of the model's continuous latents from its guide: site → (1, num_samples, *event).
 
@@ -25,6 +69,7 @@ def guide_draws(
         latents: continuous latents of the model.
         num_samples: number of draws per latent.
         seed: seed of the draws, which are the same for every memory budget.
+        progress: whether to show a progress bar where each draw passes over all rows and they take over a second.
     """
     with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
         if not latents:
@@ -40,7 +85,10 @@ def guide_draws(
         # A guide of row-local latents reads all rows: one call keeps the processor busy, and a graph saves nothing.  A
         # guide of shared latents is cheap however many rows there are, and Pyro's handlers would dominate its cost.
         if any(latent.row_dim is not None for latent in latents) and evaluates_one_by_one(size, start.device):
-            flat = torch.stack([draw(start) for _ in range(num_samples)])
+            count = tqdm(
+                range(num_samples), desc="draws of the guide", disable=not progress, delay=1.0, mininterval=0.5
+            )
+            flat = torch.stack([draw(start) for _ in count])
         else:
             flat = Density(draw, start)(start.new_zeros(num_samples))
     pieces = flat.split([latent.shape.numel() for latent in latents], -1)

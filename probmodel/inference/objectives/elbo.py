@@ -12,12 +12,14 @@ from pyro.infer.util import MultiFrameTensor
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.tracing.guided_runs import guide_sites, guided_runs, unreparametrized
 from probmodel.tracing.internals import is_subsample
 
 
+@checks_arguments
 def elbo(model: Model, guide: Model, data: Dataset) -> Float[Tensor, ""]:
     """Negative evidence lower bound by one draw of z, in nats over the whole data set.
 

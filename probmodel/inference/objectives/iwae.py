@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import Model
 from probmodel.tracing.guided_runs import log_weights
 
 
+@checks_arguments
 def iwae(num_particles: int) -> Callable[[Model, Model, Dataset], Float[Tensor, ""]]:
     """Objective of the importance-weighted bound: −Σ log (1/k Σ_j w_j) with w_j = p(data, z_j) / q(z_j).
 

@@ -6,6 +6,8 @@ from jaxtyping import Float, Int
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 
 class Classify(nn.Module):
     """Classification: y ~ Categorical(softmax(W z + b)), with the action of least expected loss.
@@ -20,6 +22,7 @@ class Classify(nn.Module):
         ValueError: if `loss` does not have one column per class.
     """
 
+    @checks_arguments
     def __init__(
         self, in_features: int, num_classes: int, *, loss: Float[Tensor, "actions classes"] | None = None
     ) -> None:

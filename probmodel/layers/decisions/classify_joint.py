@@ -7,6 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from probmodel.layers.decisions.classify import check_labels, check_several_classes, class_numbers, least_expected_loss
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 
@@ -24,6 +25,7 @@ class ClassifyJoint(nn.Module):
         ValueError: if `num_classes` is not an integer of 1 or more, or `loss` does not have one column per class.
     """
 
+    @checks_arguments
     def __init__(self, num_classes: int, *, loss: Float[Tensor, "actions classes"] | None = None) -> None:
         super().__init__()
         if loss is not None and (loss.dim() != 2 or loss.shape[1] != num_classes):

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 
 class Affine(NamedTuple):
     """Affine normal likelihood y ~ N(W z + b, σ² I)."""
@@ -38,6 +40,7 @@ class Regress(nn.Module):
         NeurIPS.
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, out_features: int = 1, *, noise: float | nn.Module = 1.0) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features

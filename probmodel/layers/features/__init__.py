@@ -4,10 +4,13 @@ Networks: CNN, MLP, HalfPrecision (another network in bfloat16); pooling: MaxPoo
 Fixed features: Identity, Standardize, Discretize.
 """
 
-from probmodel.layers.features.cnn import CNN
-from probmodel.layers.features.fixed import Discretize, Standardize
-from probmodel.layers.features.half_precision import HalfPrecision
-from probmodel.layers.features.mlp import MLP, Identity
-from probmodel.layers.features.pooling import AveragePool, MaxPool, UpSample
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.layers.features.cnn import CNN
+    from probmodel.layers.features.fixed import Discretize, Standardize
+    from probmodel.layers.features.half_precision import HalfPrecision
+    from probmodel.layers.features.mlp import MLP, Identity
+    from probmodel.layers.features.pooling import AveragePool, MaxPool, UpSample
 
 __all__ = ["CNN", "MLP", "AveragePool", "Discretize", "HalfPrecision", "Identity", "MaxPool", "Standardize", "UpSample"]

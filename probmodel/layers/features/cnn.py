@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.features.pooling import MaxPool
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.integers import integer, integers
 
 Pooling = Callable[[Tensor], Tensor]
 
@@ -32,6 +34,7 @@ class CNN(nn.Module):
             or channels.
     """
 
+    @checks_arguments
     def __init__(
         self,
         in_channels: int,
@@ -49,8 +52,9 @@ class CNN(nn.Module):
             raise ValueError(f"expected dims of 1, 2 or 3 spatial axes, got {dims}; fold further axes into channels")
         if kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel_size, got {kernel_size}; use {kernel_size + 1}")
-        self.in_channels, self.out_features, self.channels = in_channels, out_features, tuple(channels)
-        self.kernel_size, self.pool, self.grid, self.hidden, self.dims = kernel_size, pool, grid, tuple(hidden), dims
+        self.in_channels, self.out_features = in_channels, out_features
+        self.channels, self.hidden = integers("channels", channels), integers("hidden", hidden)
+        self.kernel_size, self.pool, self.grid, self.dims = kernel_size, pool, integer("grid", grid), dims
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
         widths = (in_channels, *self.channels)
         self.convolutions = nn.ModuleList(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 
@@ -24,6 +25,7 @@ class Standardize(nn.Module):
         ValueError: if a scale is not positive.
     """
 
+    @checks_arguments
     def __init__(self, network: nn.Module, mean: Float[Tensor, " D"], scale: Float[Tensor, " D"]) -> None:
         super().__init__()
         if not bool((scale > 0).all()):
@@ -69,6 +71,7 @@ class Discretize(nn.Module):
         ValueError: if the edges of a code are not from low to high.
     """
 
+    @checks_arguments
     def __init__(self, network: nn.Module, edges: Float[Tensor, "D E"]) -> None:
         super().__init__()
         if not bool((edges.diff(dim=1) >= 0).all()):

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 
 class HalfPrecision(nn.Module):
     """Feature network whose matrix products are in bfloat16 and whose features have the dtype of its input.
@@ -20,6 +22,7 @@ class HalfPrecision(nn.Module):
             hold features.
     """
 
+    @checks_arguments
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):

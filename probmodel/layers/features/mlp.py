@@ -6,6 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probmodel.layers.features.cnn import fully_connected
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.integers import integers
 
 
 class MLP(nn.Module):
@@ -20,9 +22,10 @@ class MLP(nn.Module):
         ValueError: on the call, if the rows have a wrong number of values.
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        self.in_features, self.out_features, self.hidden = in_features, out_features, integers("hidden", hidden)
         self.connected = fully_connected(in_features, out_features, self.hidden)
 
     def forward(self, x: Float[Tensor, "N *features"]) -> Float[Tensor, "N D"]:

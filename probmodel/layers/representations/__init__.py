@@ -1,19 +1,22 @@
 """Representations h → z, one family per file, each with its model and its guide."""
 
-from probmodel.layers.representations.bayesian_network import (
-    CategoricalNetwork,
-    ClassNetwork,
-    ConditionalGaussianNetwork,
-    LinearGaussianNetwork,
-    NonlinearNetwork,
-)
-from probmodel.layers.representations.boltzmann import RBM, BoltzmannMachine, ClassRBM, DeepBoltzmannMachine
-from probmodel.layers.representations.dnn import DNN
-from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
-from probmodel.layers.representations.gaussian_process.mixture import GPMixture
-from probmodel.layers.representations.gaussian_process.product import GPProduct
-from probmodel.layers.representations.gaussian_process.sparse import SparseGP
-from probmodel.layers.representations.vae import VAE, StandardNormal
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.layers.representations.bayesian_network import (
+        CategoricalNetwork,
+        ClassNetwork,
+        ConditionalGaussianNetwork,
+        LinearGaussianNetwork,
+        NonlinearNetwork,
+    )
+    from probmodel.layers.representations.boltzmann import RBM, BoltzmannMachine, ClassRBM, DeepBoltzmannMachine
+    from probmodel.layers.representations.dnn import DNN
+    from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
+    from probmodel.layers.representations.gaussian_process.mixture import GPMixture
+    from probmodel.layers.representations.gaussian_process.product import GPProduct
+    from probmodel.layers.representations.gaussian_process.sparse import SparseGP
+    from probmodel.layers.representations.vae import VAE, StandardNormal
 
 __all__ = [
     "DNN",

@@ -7,6 +7,9 @@ import pyro
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.integers import integers
+
 
 class DNN(nn.Module):
     """Deterministic code z = network(h) of a rectifier network; nothing is sampled, and the guide is empty.
@@ -17,9 +20,10 @@ class DNN(nn.Module):
         hidden: widths of the hidden layers.
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, out_features: int, *, hidden: Sequence[int] = (32,)) -> None:
         super().__init__()
-        self.in_features, self.out_features, self.hidden = in_features, out_features, tuple(hidden)
+        self.in_features, self.out_features, self.hidden = in_features, out_features, integers("hidden", hidden)
         widths = (in_features, *self.hidden)
         layers = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
         self.network = nn.Sequential(*layers, nn.Linear(widths[-1], out_features), nn.ReLU())

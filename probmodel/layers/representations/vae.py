@@ -12,6 +12,8 @@ from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 VAE_START_LOG_SCALE = -2.0
 """Initial log standard deviation of a code: wide codes drown out the features, and training stalls at chance level."""
 
@@ -23,6 +25,7 @@ class StandardNormal(nn.Module):
         out_features: width of z.
     """
 
+    @checks_arguments
     def __init__(self, out_features: int) -> None:
         super().__init__()
         self.out_features = out_features
@@ -57,6 +60,7 @@ class VAE(nn.Module):
         Sohn, Lee & Yan (2015), "Learning structured output representation using deep conditional generative models".
     """
 
+    @checks_arguments
     def __init__(
         self,
         in_features: int,

@@ -4,22 +4,25 @@ Scoring rules: log_score_by_row, log_score_per_datum, brier, crps_normal_mixture
 Calibration: calibration, reliability, expected_calibration_error.
 """
 
-from probmodel.prediction.scores.calibration import (
-    Calibration,
-    Reliability,
-    calibration,
-    expected_calibration_error,
-    reliability,
-)
-from probmodel.prediction.scores.scoring_rules import (
-    accuracy,
-    brier,
-    crps_normal_mixture,
-    crps_samples,
-    log_score_by_row,
-    log_score_per_datum,
-    rmse,
-)
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.prediction.scores.calibration import (
+        Calibration,
+        Reliability,
+        calibration,
+        expected_calibration_error,
+        reliability,
+    )
+    from probmodel.prediction.scores.scoring_rules import (
+        accuracy,
+        brier,
+        crps_normal_mixture,
+        crps_samples,
+        log_score_by_row,
+        log_score_per_datum,
+        rmse,
+    )
 
 __all__ = [
     "Calibration",

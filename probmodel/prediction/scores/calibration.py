@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probmodel.prediction.scores.scoring_rules import MAX_ELEMENTS, PROBABILITY_ROUNDING, check_probs, check_rows
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class Calibration(NamedTuple):
@@ -31,6 +32,7 @@ class Reliability(NamedTuple):
     accuracy: Float[Tensor, " K"]
 
 
+@checks_arguments
 def reliability(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], *, num_bins: int = 15) -> Reliability:
     """Table behind a reliability diagram.
 
@@ -49,6 +51,7 @@ def reliability(confidence: Float[Tensor, " N"], correct: Bool[Tensor, " N"], *,
     return Reliability(edges[:-1], edges[1:], num.long(), p @ member / num, hit @ member / num)
 
 
+@checks_arguments
 def calibration(
     confidence: Float[Tensor, " N"],
     correct: Bool[Tensor, " N"],
@@ -82,6 +85,7 @@ def calibration(
     return Calibration(float(ece[0]), float(ece[1:].mean()), float(ece[1:].std()), float(p_value))
 
 
+@checks_arguments
 def expected_calibration_error(
     probs: Float[Tensor, "N K"], y: Int[Tensor, " N"], *, num_bins: int = 15, num_samples: int = 2000, seed: int = 0
 ) -> Calibration:

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 
+from probmodel.protocols.arguments.checks import checks_arguments
+
 MAX_ELEMENTS = 2**24
 """Largest number of elements of an intermediate tensor; more rows or simulations are processed in chunks."""
 
@@ -14,6 +16,7 @@ PROBABILITY_ROUNDING = 1e-3
 """Largest deviation of probabilities from [0, 1], and of their sum from 1: float16 keeps three digits."""
 
 
+@checks_arguments
 def accuracy(predicted: Int[Tensor, " N"], y: Int[Tensor, " N"]) -> Float[Tensor, ""]:
     """Fraction of rows whose class is predicted correctly.
 
@@ -27,6 +30,7 @@ def accuracy(predicted: Int[Tensor, " N"], y: Int[Tensor, " N"]) -> Float[Tensor
     return (predicted == y).float().mean()
 
 
+@checks_arguments
 def rmse(predicted: Float[Tensor, " N"], y: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """Root mean squared error, in the unit of y.
 
@@ -41,6 +45,7 @@ def rmse(predicted: Float[Tensor, " N"], y: Float[Tensor, " N"]) -> Float[Tensor
     return (predicted - y).square().mean().sqrt()
 
 
+@checks_arguments
 def log_score_by_row(predictive: Distribution, y: Tensor) -> Float[Tensor, " N"]:
     """Log density log p(y_n) under the predictive distribution, in nats per row; higher is better.
 
@@ -61,6 +66,7 @@ def log_score_by_row(predictive: Distribution, y: Tensor) -> Float[Tensor, " N"]
     return predictive.log_prob(y)
 
 
+@checks_arguments
 def log_score_per_datum(predictive: Distribution, y: Tensor) -> Float[Tensor, ""]:
     """Mean of `log_score_by_row` over the rows, in nats per datum; higher is better.
 
@@ -70,6 +76,7 @@ def log_score_per_datum(predictive: Distribution, y: Tensor) -> Float[Tensor, ""
     return log_score_by_row(predictive, y).mean()
 
 
+@checks_arguments
 def brier(probs: Float[Tensor, "N K"], y: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Brier score per row, Σ_k (p_k - 1[y = k])²: 0 is best, 2 worst.
 
@@ -86,6 +93,7 @@ def brier(probs: Float[Tensor, "N K"], y: Int[Tensor, " N"]) -> Float[Tensor, " 
     return (probs - torch.nn.functional.one_hot(y.long(), probs.shape[1])).square().sum(1)
 
 
+@checks_arguments
 def crps_normal_mixture(
     means: Float[Tensor, "S N"], sds: Float[Tensor, "S N"], y: Float[Tensor, " N"]
 ) -> Float[Tensor, " N"]:
@@ -117,6 +125,7 @@ def crps_normal_mixture(
     return torch.cat([_crps_normal_mixture(*chunk) for chunk in chunks])
 
 
+@checks_arguments
 def crps_samples(samples: Float[Tensor, "S N"], y: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Continuous ranked probability score per row, from draws, in the unit of y; lower is better.
 

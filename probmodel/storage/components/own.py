@@ -22,7 +22,7 @@ PARTS: tuple[type, ...] = (Lifted, Aggregation, DirichletTable, FamilyGuide, Nor
 
 def _serializable(room: ModuleType) -> Iterator[type]:
     for name in room.__all__:
-        value = vars(room)[name]
+        value = getattr(room, name)
         if isinstance(value, type) and issubclass(value, Serializable):
             yield value
 

@@ -5,6 +5,8 @@ import torch
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_by_model, check_form, check_training_by_model
 from probmodel.protocols.model import Model
+from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks.missing import are_masked
 from probmodel.tracing.checks.modules import check_modules
 from probmodel.tracing.checks.unused import check_data_are_used
@@ -19,15 +21,15 @@ def check(model: Model, data: Dataset) -> None:
         ValueError: for all other invalid data.
     """
     check_form(data)
-    for position, tensor in enumerate(data.tensors()):
+    for name, tensor in data.by_name().items():
+        if not torch.is_tensor(tensor):
+            continue
         if tensor.numel() == 0:
-            raise ValueError(
-                f"expected at least one row, got tensor {position} of shape {tuple(tensor.shape)}; add data"
-            )
+            raise ValueError(f"expected at least one row, got {name} of shape {tuple(tensor.shape)}; add data")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all() and not are_masked(model, data):
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(
-                f"expected finite numbers, got {bad} NaN or infinite ones in tensor {position} of shape "
+                f"expected finite numbers, got {bad} NaN or infinite ones in {name} of shape "
                 f"{tuple(tensor.shape)}; drop or impute those rows, or mask them in the model (obs_mask=)"
             )
     if data.size is not None and not data.tensors():
@@ -44,11 +46,32 @@ def check(model: Model, data: Dataset) -> None:
     check_by_model(model, data)
 
 
+def check_draws(posterior: Posterior, found: Sites) -> None:
+    """Raise ValueError for a posterior whose draws are not those of the latents of its model.
+
+    Draws that are computed when asked for are checked by name alone.
+    """
+    draws, known = posterior.draws, {latent.name: latent for latent in found.latents}
+    absent, unknown = sorted(set(known) - set(draws)), sorted(set(draws) - set(known) - set(found.discrete))
+    if absent:
+        raise ValueError(
+            f"expected values for every latent, got none for {absent}{f' and draws of {unknown}' if unknown else ''}; pass draws "
+            "of this model and data"
+        )
+    for name, latent in known.items() if type(draws) is dict else ():
+        shape = tuple(draws[name].shape)
+        if len(shape) < 2 or 0 in shape[:2]:
+            raise ValueError(
+                f"expected draws of {name!r} of shape (chain, draw, {', '.join(map(str, latent.shape))}), with one or more "
+                f"of each, got {shape}; pass a posterior of this model and data"
+            )
+
+
 def check_training(model: Model, data: Dataset) -> None:
     """Run `check`, and raise ValueError for data from which the model states that nothing can be learned."""
     check_form(data)
     model = copied_to_data(model, data)
     check(model, data)
     check_training_by_model(model, data)
-    check_data_are_used(model, data)
     check_modules(model, data)
+    check_data_are_used(model, data)

@@ -22,7 +22,6 @@ from torch._guards import TracingContext, tracing
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch._inductor import aot_compile, config
 from torch._inductor.cpu_vec_isa import pick_vec_isa
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx import GraphModule
@@ -30,6 +29,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from probmodel.protocols.errors import CompilingWarning
+from probmodel.tracing.error_messages import raise_time_out
+from probmodel.tracing.programs.code_folder import check_own_file, code_folder, compiler_in
 from probmodel.tracing.programs.graphs import graph_modules, half_precision
 from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
 from probmodel.tracing.programs.stochastic_arithmetic import with_rounding_errors
@@ -145,7 +146,7 @@ class Native:
             str(sorted(self.options.items())),
         ]
         name = hashlib.sha256("\n".join(described).encode()).hexdigest()
-        return Path(cache_dir()) / "probmodel" / name[:2] / f"{name[2:34]}.so"
+        return code_folder() / name[:2] / f"{name[2:34]}.so"
 
     def on_disk(self) -> bool:
         """Return whether it is compiled already, by this process or an earlier one; False after a failure to compile."""
@@ -154,6 +155,7 @@ class Native:
         try:
             return self.path.exists()
         except Exception as error:  # noqa: BLE001 - any failure of tracing without values has the same remedy
+            raise_time_out(error)
             self._refuse(str(error).strip().split("\n")[0])
             return False
 
@@ -166,12 +168,14 @@ class Native:
         if self.compiled or self.refused:
             return None
         try:
-            run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
-            if self.examples[0].device.type == "cuda":
-                for _ in range(CUDA_GRAPH_CALLS):
-                    self._once(run, self.examples)
-            expected, got = (self._once(each, self.examples) for each in (self.function, run))
+            with compiler_in(self.path.parents[1]):
+                run = self._cuda_graph() if self.examples[0].device.type == "cuda" else self._library()
+                if self.examples[0].device.type == "cuda":
+                    for _ in range(CUDA_GRAPH_CALLS):
+                        self._once(run, self.examples)
+                expected, got = (self._once(each, self.examples) for each in (self.function, run))
         except Exception as error:  # noqa: BLE001 - any failure of the compiler has the same remedy
+            raise_time_out(error)
             return self._refuse(str(error).strip().split("\n")[0])
         worst = relative_error(
             expected,
@@ -204,7 +208,8 @@ class Native:
             _build(self._traced(), self.examples, path, self.mode, self.options)
         try:
             runner = _runner(str(path))
-        except RuntimeError:  # The file of an interrupted build or of another machine.
+        except RuntimeError as error:  # The file of an interrupted build or of another machine.
+            raise_time_out(error)
             path.unlink(missing_ok=True)
             _build(self._traced(), self.examples, path, self.mode, self.options)
             runner = _runner(str(path))
@@ -291,4 +296,5 @@ def _build(graph: GraphModule, examples: Tensors, path: Path, mode: FakeTensorMo
 
 @lru_cache(maxsize=64)
 def _runner(path: str) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    check_own_file(Path(path))
     return torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1).run

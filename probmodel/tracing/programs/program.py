@@ -19,6 +19,7 @@ from torch.func import functionalize
 from torch.fx import GraphModule
 
 from probmodel.protocols.errors import TracingWarning
+from probmodel.tracing.error_messages import MACHINERY, raise_time_out
 from probmodel.tracing.internals import plates_counted_by_integers, values_unchecked
 from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, is_recorded, recorded
 from probmodel.tracing.programs.pure_operators import PURE_OPERATORS, pure_noise, refuse_shared_draws
@@ -63,7 +64,8 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
             refuse_shared_draws(graph)
             graph.recompile()
         agrees = _agrees(graph, function, leaves, inputs)
-    except Exception as error:  # noqa: BLE001 - any failure of user code under tracing has the same remedy: run it eagerly
+    except MACHINERY as error:  # Any failure of user code under tracing has the same remedy: run it eagerly.
+        raise_time_out(error)
         return _eager(function, inputs, str(error).strip().split("\n")[0])
     if not agrees:
         return _eager(

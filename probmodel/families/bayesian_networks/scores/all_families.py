@@ -23,6 +23,7 @@ from probmodel.families.bayesian_networks.scores.categorical_scores import (
     observed_rows,
 )
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
+from probmodel.protocols.arguments.checks import checks_arguments, unchecked
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
@@ -34,6 +35,7 @@ SETS_AT_ONCE = 2**14
 """Number of determinants computed in one call."""
 
 
+@checks_arguments
 def family_scores(
     data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = (), max_parents: int | None = None
 ) -> FamilyScores:
@@ -57,13 +59,14 @@ def family_scores(
     kept = observed_rows(data, intervened)
     by_sets = _by_sets(data, term) if all(rows is None for rows in kept) else None
     if by_sets is None:
-        by_sets = np.full((n, 2**n), -np.inf)
+        by_sets, term = np.full((n, 2**n), -np.inf), unchecked(term)
         for child in range(n):
             for mask, parents in sets_without(child, n, max_parents):
                 by_sets[child, mask] = term(counts(data, child, parents, kept[child]))
     return _limited(by_sets, max_parents)
 
 
+@checks_arguments
 def gaussian_family_scores(
     given: Moments | Sequence[Moments], term: GaussianScore, max_parents: int | None = None
 ) -> FamilyScores:
@@ -85,13 +88,14 @@ def gaussian_family_scores(
     refuse_too_many(n)
     found = np.full((n, 2**n), -np.inf)
     of_sets = log_evidence_of_sets(given, term) if isinstance(given, Moments) and isinstance(term, BGe) else None
+    scored = unchecked(term)
     for child, own in enumerate(by_child):
         if of_sets is not None:
             masks = masks_without(child, n)
             found[child, masks] = of_sets[masks | 1 << child] - of_sets[masks]
         else:
             for mask, parents in sets_without(child, n, max_parents):
-                found[child, mask] = term(own, child, parents)
+                found[child, mask] = scored(own, child, parents)
     return _limited(found, max_parents)
 
 

@@ -14,27 +14,32 @@ from scipy.special import gammaln, xlogy
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, Counts, counts, refuse_missing
 from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 
 CategoricalScore = Callable[[Counts], float]
 """Function of the counts of a family that returns its term of the score, in nats."""
 
 
+@checks_arguments
 def log_likelihood(found: Counts) -> float:
     """Maximum of the log likelihood of a family, in nats."""
     table = found.table
     return float(xlogy(table, table).sum() - xlogy(table.sum(1), table.sum(1)).sum())
 
 
+@checks_arguments
 def aic(found: Counts) -> float:
     """Log likelihood minus one nat per parameter (Akaike, 1974)."""
     return log_likelihood(found) - _num_parameters(found)
 
 
+@checks_arguments
 def bic(found: Counts) -> float:
     """Log likelihood minus ½ log N nats per parameter (Schwarz, 1978)."""
     return log_likelihood(found) - 0.5 * np.log(max(found.table.sum(), 1.0)) * _num_parameters(found)
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BDeu:
     """Log evidence under Dirichlet priors of `sample_size` rows spread evenly over a family's cells (Heckerman et al., 1995).
@@ -53,10 +58,12 @@ class BDeu:
     def __post_init__(self) -> None:
         check_prior_rows("sample_size", self.sample_size)
 
+    @checks_arguments
     def __call__(self, found: Counts) -> float:
         return dirichlet_log_evidence(found, self.sample_size / (found.num_parent_states * found.table.shape[1]))
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BDs:
     """Log evidence like BDeu, with the prior's rows spread over combinations of parents that occur (Scutari, 2016).
@@ -75,6 +82,7 @@ class BDs:
     def __post_init__(self) -> None:
         check_prior_rows("sample_size", self.sample_size)
 
+    @checks_arguments
     def __call__(self, found: Counts) -> float:
         return dirichlet_log_evidence(found, self.sample_size / max(found.table.size, 1))
 
@@ -85,6 +93,7 @@ def check_prior_rows(name: str, value: float, *, above: float = 0.0) -> None:
         raise ValueError(f"expected {name} to be a finite number above {above:g}, got {value}; pass {above + 1:g}")
 
 
+@checks_arguments
 def k2(found: Counts) -> float:
     """Log evidence under a uniform prior of each conditional distribution, in nats (Cooper & Herskovits, 1992)."""
     return dirichlet_log_evidence(found, 1.0)
@@ -102,6 +111,7 @@ def _num_parameters(found: Counts) -> float:
     return found.num_parent_states * (found.table.shape[1] - 1)
 
 
+@checks_arguments
 def score(dag: DAG, data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()) -> float:
     """Score of a graph, in nats over the data set.
 

@@ -13,7 +13,14 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import log_evidence_of_sets, masks_of_most
 from probmodel.families.bayesian_networks.scores.categorical_scores import CategoricalScore, observed_rows
-from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe, GaussianScore, Moments, moments_by_child
+from probmodel.families.bayesian_networks.scores.gaussian_scores import (
+    BGe,
+    GaussianScore,
+    Moments,
+    check_columns,
+    moments_by_child,
+)
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields, unchecked
 
 ScoreFamilies = Callable[[int, Sequence[Sequence[int]]], Iterable[float]]
 """Function of a child and sets of parents that returns the score of each family, in nats."""
@@ -21,6 +28,7 @@ ScoreSubsets = Callable[[int, Sequence[int], int], Float[np.ndarray, " M"]]
 """Function of a child, K candidates and the largest number of parents that returns scores by mask of positions."""
 
 
+@checks_fields
 @dataclass(frozen=True, eq=False)
 class FamilyCache:
     """Scores of the families of one data set, in nats; built by `categorical_families` or `gaussian_families`.
@@ -37,9 +45,12 @@ class FamilyCache:
     by_subset: ScoreSubsets
     cache: dict[tuple[int, int], float] = field(default_factory=dict, repr=False)
 
+    @checks_arguments
     def __call__(self, child: int, parents: Iterable[int]) -> float:
         """Score of one family, given by columns, in nats."""
-        return self.of_child(child, [tuple(parents)])[0]
+        parents = tuple(parents)
+        check_columns(len(self.names), [child, *parents])
+        return self.of_child(child, [parents])[0]
 
     def of_child(self, child: int, parents: Sequence[Sequence[int]]) -> list[float]:
         """Scores of several families of one child; those that differ in the last parent alone share counts."""
@@ -75,6 +86,7 @@ class FamilyCache:
 # ------------------------------------------------------------------------------------------ categorical
 
 
+@checks_arguments
 def categorical_families(
     data: CategoricalData, term: CategoricalScore, intervened: Sequence[str | None] = ()
 ) -> FamilyCache:
@@ -88,7 +100,7 @@ def categorical_families(
     Raises:
         ValueError: if values are missing, or interventions are of unequal number to the rows or on unknown variables.
     """
-    whole = _distinct(data.codes)
+    whole, term = _distinct(data.codes), unchecked(term)
     kept = [whole if rows is None else _distinct(data.codes[rows]) for rows in observed_rows(data, intervened)]
     sizes = data.cardinalities
 
@@ -169,6 +181,7 @@ def _product(sizes: Sequence[int], parents: Sequence[int]) -> float:
 # ------------------------------------------------------------------------------------------ Gaussian
 
 
+@checks_arguments
 def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, names: Sequence[str]) -> FamilyCache:
     """Cached family scores of linear Gaussian variables.
 
@@ -183,9 +196,10 @@ def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, n
     by_child = moments_by_child(given)
     if len(by_child) != len(names):
         raise ValueError(f"expected {len(by_child)} names, got {len(names)}; pass one name per variable")
+    scored = unchecked(term)
 
     def score_families(child: int, parents: Sequence[Sequence[int]]) -> Iterator[float]:
-        return (term(by_child[child], child, each) for each in parents)
+        return (scored(by_child[child], child, each) for each in parents)
 
     def by_subset(child: int, candidates: Sequence[int], most: int) -> Float[np.ndarray, " M"]:
         within = masks_of_most(len(candidates), most)
@@ -195,7 +209,7 @@ def gaussian_families(given: Moments | Sequence[Moments], term: GaussianScore, n
             found[within] = of_sets[within | 1 << len(candidates)] - of_sets[within]
         else:
             chosen = ([c for i, c in enumerate(candidates) if mask >> i & 1] for mask in within)
-            found[within] = [term(by_child[child], child, parents) for parents in chosen]
+            found[within] = [scored(by_child[child], child, parents) for parents in chosen]
         return found
 
     return FamilyCache(tuple(names), score_families, by_subset)

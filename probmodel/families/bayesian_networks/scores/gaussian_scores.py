@@ -11,6 +11,7 @@ from scipy.special import multigammaln
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 
 SCORE_ROUNDING = 1e-12
 """Fraction of its variance that rounding errors may leave in a column determined by others."""
@@ -30,6 +31,7 @@ class Moments(NamedTuple):
     scatter: Float[np.ndarray, "n n"]
 
 
+@checks_arguments
 def moments(x: Float[np.ndarray, "N n"]) -> Moments:
     """Moments of rows, in double precision.
 
@@ -49,6 +51,7 @@ def moments(x: Float[np.ndarray, "N n"]) -> Moments:
     return Moments(len(x), x.mean(0), centered.T @ centered)
 
 
+@checks_fields
 @dataclass(frozen=True)
 class BGe:
     """Log evidence of linear Gaussian variables under a normal-Wishart prior; equivalent graphs have equal scores.
@@ -98,7 +101,9 @@ class BGe:
             - 0.5 * (a + num_rows) * log_det
         )
 
+    @checks_arguments
     def __call__(self, given: Moments, child: int, parents: Sequence[int]) -> float:
+        check_columns(len(given.mean), [child, *parents])
         return self.log_evidence(given, [*parents, child]) - self.log_evidence(given, list(parents))
 
     def constructor_arguments(self) -> dict[str, object]:
@@ -106,6 +111,7 @@ class BGe:
         return asdict(self)
 
 
+@checks_arguments
 def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) -> float:
     """Maximum of the log likelihood of a regression of the child on its parents, in nats.
 
@@ -117,6 +123,7 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
     Raises:
         ValueError: if there are too few rows or the parents determine the child, so that there is no maximum.
     """
+    check_columns(len(given.mean), [child, *parents])
     s = given.scatter
     rest = s[child, child]
     if given.num_rows <= len(parents) + 1:
@@ -135,9 +142,16 @@ def gaussian_log_likelihood(given: Moments, child: int, parents: Sequence[int]) 
     return -0.5 * given.num_rows * (math.log(2 * math.pi * rest / given.num_rows) + 1.0)
 
 
+@checks_arguments
 def gaussian_bic(given: Moments, child: int, parents: Sequence[int]) -> float:
     """Log likelihood minus ½ log N nats for each slope, the intercept and the variance."""
     return gaussian_log_likelihood(given, child, parents) - 0.5 * math.log(given.num_rows) * (len(parents) + 2)
+
+
+def check_columns(n: int, columns: Sequence[int]) -> None:
+    """Raise ValueError for a child or parents that are no columns of n."""
+    if not 0 <= min(columns) <= max(columns) < n:
+        raise ValueError(f"expected columns from 0 to {n - 1}, got {list(columns)}; count columns from 0")
 
 
 GaussianScore = Callable[[Moments, int, Sequence[int]], float]
@@ -149,6 +163,7 @@ def moments_by_child(given: "Moments | Sequence[Moments]") -> list[Moments]:
     return [given] * len(given.mean) if isinstance(given, Moments) else list(given)
 
 
+@checks_arguments
 def gaussian_score(dag: DAG, names: Sequence[str], given: Moments, term: GaussianScore) -> float:
     """Score of a graph of linear Gaussian variables, in nats over the data set.
 

@@ -17,6 +17,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_max_parents
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 from probmodel.families.bayesian_networks.structure.exact_search import maxima_over_subsets
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import SlowSearchWarning
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
@@ -38,6 +39,7 @@ class Candidates(NamedTuple):
     scores: Float[np.ndarray, "n M"]
 
 
+@checks_arguments
 def all_candidates(families: FamilyScores) -> Candidates:
     """Candidates that allow every other variable as a parent, from the scores of all families."""
     n = len(families)
@@ -48,6 +50,7 @@ def all_candidates(families: FamilyScores) -> Candidates:
     return Candidates(parents, np.take_along_axis(families, (masks & low) | (masks & ~low) << 1, 1))
 
 
+@checks_arguments
 def candidate_parents(families: FamilyCache, num_candidates: int = 10, max_parents: int | None = None) -> Candidates:
     """Candidates of highest score: added greedily while the score rises, then by the score of each as the only parent.
 
@@ -82,6 +85,7 @@ def candidate_parents(families: FamilyCache, num_candidates: int = 10, max_paren
     )
 
 
+@checks_arguments
 def score_table(
     families: FamilyCache,
     chosen: Sequence[Sequence[int]],
@@ -97,8 +101,11 @@ def score_table(
         known: earlier scores, which are reused for variables with unchanged candidates.
 
     Raises:
+        ValueError: unless there is one list of columns per variable, or if max_parents is negative.
         MemoryError: if n 2ᴷ numbers do not fit in memory.
     """
+    _check_chosen(chosen, len(families.names))
+    check_max_parents(max_parents)
     num_candidates = max(map(len, chosen))
     refuse_too_many_candidates(len(chosen), num_candidates)
     parents = np.array(
@@ -115,6 +122,15 @@ def score_table(
     return Candidates(parents, scores)
 
 
+def _check_chosen(chosen: Sequence[Sequence[int]], n: int) -> None:
+    """Raise ValueError unless there is one list of columns per variable."""
+    if len(chosen) != n or not all(0 <= each < n for some in chosen for each in some):
+        raise ValueError(
+            f"expected the columns, from 0 to {n - 1}, of candidates of each of {n} variables, got {list(chosen)!r:.60}; pass "
+            "one list per variable"
+        )
+
+
 def refuse_too_many_candidates(n: int, num_candidates: int) -> None:
     """Raise MemoryError if the scores of all sets of candidates do not fit in memory."""
     refuse_above_memory(
@@ -125,6 +141,7 @@ def refuse_too_many_candidates(n: int, num_candidates: int) -> None:
     )
 
 
+@checks_arguments
 def improved_candidates(
     families: FamilyCache, given: Candidates, dag: DAG, num_candidates: int, max_parents: int | None
 ) -> Candidates:

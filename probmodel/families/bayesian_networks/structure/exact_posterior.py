@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, masks_without
+from probmodel.protocols.arguments.checks import checks_arguments
 
 MOST_FOR_GRAPHS = 14
 """Largest number of variables of a sum over graphs, whose 3ⁿ terms take seconds."""
@@ -31,6 +32,7 @@ class GraphPosterior(NamedTuple):
     prior: str
 
 
+@checks_arguments
 def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
     """Exact posterior under a uniform prior over orders, and over the graphs compatible with each order.
 
@@ -120,6 +122,7 @@ def sums_over_supersets(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " 
     return found
 
 
+@checks_arguments
 def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
     """Exact posterior under a uniform prior over directed acyclic graphs.
 

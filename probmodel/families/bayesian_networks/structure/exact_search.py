@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import DAG, refuse_duplicates
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class BestDAG(NamedTuple):
@@ -33,6 +34,7 @@ class BestDAG(NamedTuple):
         )
 
 
+@checks_arguments
 def verify(found: BestDAG, families: FamilyScores, names: Sequence[str]) -> None:
     """Check an optimum by the reverse recursion, from the variables without parents, and its graph by its own families.
 
@@ -79,6 +81,7 @@ def _best_by_axes(families: FamilyScores) -> FamilyScores:
     return cube.reshape(n, size)
 
 
+@checks_arguments
 def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
     """Find the best graph: in every set of variables one has no children in it; the others are a smaller problem.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.structure.candidates import Candidates
 from probmodel.families.bayesian_networks.structure.exact_posterior import sums_over_subsets, sums_over_supersets
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.errors import MixingWarning
 from probmodel.protocols.integers import checked_seed, integer
 
@@ -35,6 +36,7 @@ class SampledEdges(NamedTuple):
     log_scores: Float[np.ndarray, "C S"]
 
 
+@checks_fields
 @dataclass(frozen=True)
 class OrderMCMC:
     """Gibbs chains that move one variable of an order at a time (Kuipers & Moffa, 2017), with parallel tempering.
@@ -58,6 +60,7 @@ class OrderMCMC:
     thinning: int = 20
     temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
+    @checks_arguments
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
         """Sample orders and average the probabilities of edges, which are exact given an order.
 

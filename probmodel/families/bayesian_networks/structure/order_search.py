@@ -21,6 +21,7 @@ from probmodel.families.bayesian_networks.structure.candidates import (
 )
 from probmodel.families.bayesian_networks.structure.exact_search import attaining
 from probmodel.families.bayesian_networks.structure.order_mcmc import masks_before, refuse_without_family, relocated
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 
@@ -40,6 +41,7 @@ class SearchResult(NamedTuple):
     candidates: Candidates
 
 
+@checks_fields
 @dataclass(frozen=True)
 class OrderSearch:
     """Annealed Gibbs moves of single variables in several orders at once, then greedy moves until none is better.
@@ -60,6 +62,7 @@ class OrderSearch:
     max_parents: int | None = None
     max_rounds: int = 8
 
+    @checks_arguments
     def __call__(self, families: FamilyCache, *, seed: int) -> SearchResult:
         """Search for the graph with the highest score.
 

@@ -20,12 +20,14 @@ from probmodel.families.bayesian_networks.structure.order_mcmc import (
     refuse_without_family,
     warn_if_not_mixed,
 )
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.integers import checked_seed, integer
 
 SubsetSums = Float[np.ndarray, "n M"]
 """Log sums over the families of each child with parents within each set of its candidates."""
 
 
+@checks_fields
 @dataclass(frozen=True)
 class PartitionMCMC:
     """Gibbs moves of one node to any part, or to one of its own, between moves that split a part or join two.
@@ -47,6 +49,7 @@ class PartitionMCMC:
     thinning: int = 20
     temperatures: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 7.0, 11.0, 18.0, 30.0)
 
+    @checks_arguments
     def __call__(self, given: Candidates, *, seed: int) -> SampledEdges:
         """Sample partitions and average the probabilities of edges, which are exact given a partition.
 

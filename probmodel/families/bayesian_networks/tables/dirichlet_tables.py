@@ -10,6 +10,7 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import observed_rows
 from probmodel.families.bayesian_networks.tables.discrete_network import DiscreteNetwork, family_shape
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.memory import refuse_above_memory
 
@@ -17,6 +18,7 @@ Table = Float[np.ndarray, "..."]
 """One axis per parent, the variable's own axis last."""
 
 
+@checks_arguments
 def posterior_mean(
     dag: DAG, data: CategoricalData, sample_size: float = 1.0, intervened: Sequence[str | None] = ()
 ) -> DiscreteNetwork:
@@ -44,6 +46,7 @@ def posterior_mean(
     return DiscreteNetwork(dag, data.levels, {node: frequencies(smoothed(n, sample_size)) for node, n in found.items()})
 
 
+@checks_arguments
 def maximum_likelihood(dag: DAG, data: CategoricalData, intervened: Sequence[str | None] = ()) -> DiscreteNetwork:
     """Tables of relative frequencies, the limit of `posterior_mean` as the prior's sample size goes to zero.
 
@@ -59,6 +62,7 @@ def maximum_likelihood(dag: DAG, data: CategoricalData, intervened: Sequence[str
     return DiscreteNetwork(dag, data.levels, {node: frequencies(n) for node, n in found.items()})
 
 
+@checks_arguments
 def posterior_networks(
     dag: DAG,
     data: CategoricalData,

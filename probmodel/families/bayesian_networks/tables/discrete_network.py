@@ -11,6 +11,9 @@ from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.categorical_data import CategoricalData, check_codes
 from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.levels import position
+from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.arguments.kinds import is_mapping
 
 ROW_SUM_TOLERANCE = 1e-6
 """Largest deviation from one of the sum of a row of probabilities: published networks have six or seven digits."""
@@ -30,6 +33,7 @@ class DiscreteNetwork:
             last, along which they sum to one.
 
     Raises:
+        TypeError: for what is no graph, or no mapping.
         ValueError: if levels or tables are of other variables, or a table has the wrong shape, is negative or not
             normalized.
     """
@@ -39,7 +43,15 @@ class DiscreteNetwork:
     tables: Mapping[str, Float[np.ndarray, "..."]]
 
     def __post_init__(self) -> None:
+        if type(self.dag) is not DAG:
+            raise TypeError(
+                f"expected a DAG, got {type(self.dag).__name__}; pass a graph such as DAG.from_string('[a][b|a]')"
+            )
         for what, found in (("levels", self.levels), ("tables", self.tables)):
+            if not is_mapping(found):
+                raise TypeError(
+                    f"expected {what} by variable, got {type(found).__name__}; pass a dict with one entry per node"
+                )
             if set(found) != set(self.dag.nodes):
                 raise ValueError(
                     f"expected {what} of {sorted(self.dag.nodes)}, got {what} of {sorted(found)}; pass one per node"
@@ -47,10 +59,12 @@ class DiscreteNetwork:
         if not self.dag.nodes:
             raise ValueError("expected one variable or more, got none; add nodes to the graph")
         for node, values in self.levels.items():
-            if not all(isinstance(value, str) for value in values):
-                raise ValueError(
-                    f"expected levels of {node!r} as text, got {list(values)}; pass tuple(map(str, levels))"
-                )
+            if (
+                type(values) is str
+                or not np.iterable(values)
+                or any(type(each) not in (str, np.str_) for each in values)
+            ):
+                raise ValueError(f"expected levels of {node!r} as text, got {values!r}; pass tuple(map(str, levels))")
             if len(set(values)) != len(values) or not values:
                 raise ValueError(
                     f"expected different levels of {node!r}, got {list(values)}; name one or more, each once"
@@ -87,7 +101,7 @@ class DiscreteNetwork:
         return family_shape(self.dag, self.levels, node)
 
     def code(self, node: str, value: object) -> int:
-        """Position of a value among the levels, matched by its text.
+        """Position of a value among the levels, matched by its text; a number matches in any type, 1 as 1.0 or True.
 
         Raises:
             ValueError: if the variable is unknown, or the value is not among its levels.
@@ -96,11 +110,7 @@ class DiscreteNetwork:
             raise ValueError(
                 f"expected one of the variables {sorted(self.levels)}, got {node!r}; pass one of these names"
             )
-        if str(value) not in self.levels[node]:
-            raise ValueError(
-                f"expected a value of {node!r} among {list(self.levels[node])}, got {value!r}; pass one of these values"
-            )
-        return self.levels[node].index(str(value))
+        return position(node, self.levels[node], value)
 
     def codes(self, data: CategoricalData) -> Int[np.ndarray, "N n"]:
         """Codes of rows by this network's own levels, with columns in its order; −1 for missing values.
@@ -154,6 +164,7 @@ def _check_table(node: str, table: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
+@checks_arguments
 def intervene(network: DiscreteNetwork, do: Mapping[str, object]) -> DiscreteNetwork:
     """Network after an intervention: the variables that were set have no parents and one value (Pearl, 2009, ch. 3).
 

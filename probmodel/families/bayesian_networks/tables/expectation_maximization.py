@@ -27,6 +27,7 @@ from probmodel.families.bayesian_networks.tables.incomplete_rows import (
     distinct_rows,
     eliminated_batch,
 )
+from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.errors import EMWarning
 from probmodel.protocols.integers import checked_seed, integer
 
@@ -43,6 +44,7 @@ class EMFit(NamedTuple):
     log_posteriors: tuple[float, ...]
 
 
+@checks_fields
 @dataclass(frozen=True)
 class EM:
     """Expectation maximization of the log posterior of tables, each step from counts expected under the current ones.
@@ -64,6 +66,7 @@ class EM:
     tolerance: float = 1e-6
     max_steps: int = 1_000
 
+    @checks_arguments
     def __call__(self, dag: DAG, data: CategoricalData, intervened: Sequence[str | None] = (), *, seed: int) -> EMFit:
         """Fit the tables.
 

@@ -26,6 +26,7 @@ from probmodel.families.bayesian_networks.tables.elimination import (
     scope_marginals,
     summed,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed
 
 ENTRIES_WORTH_A_PLAN = 2**18
@@ -72,6 +73,7 @@ Relevant = Callable[[DAG, Iterable[str]], Iterable[str]]
 """Function of a graph and the variables known in a row that returns the variables whose tables are needed."""
 
 
+@checks_arguments
 def log_prob(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = ()
 ) -> Float[np.ndarray, " N"]:
@@ -95,6 +97,7 @@ def log_prob(
     return found[rows.row_index]
 
 
+@checks_arguments
 def impute(
     network: DiscreteNetwork, data: CategoricalData, intervened: Sequence[str | None] = (), *, seed: int
 ) -> CategoricalData:

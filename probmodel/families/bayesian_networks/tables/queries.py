@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from probmodel.families.bayesian_networks.levels import position
 from probmodel.families.bayesian_networks.tables.discrete_network import NO_VALUES, DiscreteNetwork, intervene
 from probmodel.families.bayesian_networks.tables.elimination import (
     CPU,
@@ -21,6 +22,7 @@ from probmodel.families.bayesian_networks.tables.elimination import (
     scope_marginals,
     summed,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.memory import refuse_above_memory
 
 
@@ -60,7 +62,7 @@ class JointTable(NamedTuple):
                 f"expected variables among {list(self.levels)}, got {unknown}; query them too, or drop them"
             )
         at = [
-            _position(name, found, values[name]) if name in values else slice(None)
+            position(name, found, values[name]) if name in values else slice(None)
             for name, found in self.levels.items()
         ]
         return float(self.table[tuple(at)].sum())
@@ -90,9 +92,10 @@ class Marginals(NamedTuple):
         return pd.Series(np.concatenate([self.tables[name] for name in self.levels]), index=index, name="probability")
 
 
+@checks_arguments
 def query(
     network: DiscreteNetwork,
-    targets: Sequence[str],
+    targets: Sequence[str] | str,
     *,
     given: Mapping[str, object] = NO_VALUES,
     do: Mapping[str, object] = NO_VALUES,
@@ -104,8 +107,8 @@ def query(
     Args:
         network: network whose tables are taken as known; `posterior_mean` states when answers from mean tables are
             exact.
-        targets: variables of the joint table.
-        given: variable → the observed value.
+        targets: variables of the joint table; one alone may be given by its name.
+        given: variable → the observed value, as in the frame that the network was learned from: text, a number, a date.
         do: variable → the value it was set to by intervention, before `given` was observed.
 
     Raises:
@@ -113,7 +116,7 @@ def query(
             has probability zero.
         MemoryError: if an intermediate table or the answer does not fit in memory; nothing is allocated before.
     """
-    targets = tuple(targets)
+    targets = (targets,) if type(targets) is str else tuple(targets)
     check_names(network, targets, given, do)
     if not targets:
         raise ValueError("expected one target at least, got none; name a variable, or call marginals")
@@ -125,6 +128,7 @@ def query(
     return JointTable({each: network.levels[each] for each in targets}, table, log_evidence(found, given, do))
 
 
+@checks_arguments
 def marginals(
     network: DiscreteNetwork, *, given: Mapping[str, object] = NO_VALUES, do: Mapping[str, object] = NO_VALUES
 ) -> Marginals:
@@ -183,12 +187,6 @@ def log_evidence(found: Eliminated, given: Mapping[str, object], do: Mapping[str
 def _text(probabilities: pd.Series, log_evidence: float) -> str:
     evidence = f"\nlog probability of the evidence: {log_evidence:.6g}" if log_evidence else ""
     return probabilities.to_string() + evidence
-
-
-def _position(name: str, values: tuple[str, ...], value: object) -> int:
-    if str(value) not in values:
-        raise ValueError(f"expected a value of {name!r} among {list(values)}, got {value!r}; pass one of these values")
-    return values.index(str(value))
 
 
 def check_names(network: DiscreteNetwork, targets: tuple[str, ...], given: Iterable[str], do: Iterable[str]) -> None:

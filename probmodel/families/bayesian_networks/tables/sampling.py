@@ -8,9 +8,11 @@ from probmodel.families.bayesian_networks.categorical_data import CategoricalDat
 from probmodel.families.bayesian_networks.tables.discrete_network import NO_VALUES, DiscreteNetwork, intervene
 from probmodel.families.bayesian_networks.tables.elimination import categorical, draw
 from probmodel.families.bayesian_networks.tables.queries import check_names, eliminated, log_evidence
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed, integer
 
 
+@checks_arguments
 def sample(
     network: DiscreteNetwork,
     num_rows: int,

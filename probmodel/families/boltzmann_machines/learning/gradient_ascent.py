@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.integers import integer
 
 
@@ -12,6 +13,7 @@ def linear(fraction: float) -> float:
     return 1 - fraction
 
 
+@checks_fields
 @dataclass(frozen=True)
 class GradientAscent:
     """Number, size and averaging of stochastic gradient ascent steps.

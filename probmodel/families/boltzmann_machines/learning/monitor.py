@@ -13,6 +13,7 @@ from torch import Tensor
 from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule, forward
 from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import enumerated
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
 from probmodel.protocols.integers import integer
 from probmodel.tracing.randomness import spawn
@@ -49,6 +50,7 @@ def log_partition(machine: Machine, rows: Float[Tensor, "N V"], seed: int) -> fl
     return float(torch.logsumexp(log_w, 0)) - math.log(ANNEALED_CHAINS)
 
 
+@checks_fields
 @dataclass(frozen=True, eq=False)
 class Monitor:
     """Evaluations of the log likelihood during training, and the divergence criterion for early stopping.

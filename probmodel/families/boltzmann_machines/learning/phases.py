@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import TypeIs
 
+from probmodel.protocols.arguments.checks import checks_fields
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
 
@@ -90,6 +91,7 @@ class Phase(Protocol, metaclass=Structural):
         ...
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Contrastive:
     """Contrastive divergence (CD-k): chains restart at each minibatch and stop after k steps, short of the model.
@@ -118,6 +120,7 @@ class Contrastive:
         return chains
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Persistent:
     """Persistent contrastive divergence (PCD): chains continue from the last step, and follow a slowly changing model.
@@ -148,6 +151,7 @@ class Persistent:
         return chains
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Tempered:
     """Persistent chains at several temperatures that exchange states, for machines whose own chains stay in one mode.

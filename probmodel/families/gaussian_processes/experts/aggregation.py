@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.conditional import NormalMarginals
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 def own_shards(shards: Sequence[Tensor]) -> list[Tensor]:
@@ -42,6 +43,7 @@ class Aggregation:
     join: Callable[[Tensor, Tensor, Tensor], NormalMarginals]
     rows: Callable[[Sequence[Tensor]], list[Tensor]] = own_shards
 
+    @checks_arguments
     def __call__(
         self, mean: Float[Tensor, "K m"], variance: Float[Tensor, "K m"], prior: Float[Tensor, " m"]
     ) -> NormalMarginals:

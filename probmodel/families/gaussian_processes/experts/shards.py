@@ -6,9 +6,11 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import checked_seed, integer
 
 
+@checks_arguments
 def random_shards(num_rows: int, num_shards: int, *, seed: int = 0) -> Int[Tensor, " n"]:
     """Random shard 0 … num_shards − 1 of each row, with sizes that differ by at most one.
 
@@ -28,6 +30,7 @@ def random_shards(num_rows: int, num_shards: int, *, seed: int = 0) -> Int[Tenso
     return torch.from_numpy(order % num_shards)
 
 
+@checks_arguments
 def kmeans_shards(x: Float[Tensor, "n D"], num_shards: int, *, seed: int = 0) -> Int[Tensor, " n"]:
     """Shard 0 … num_shards − 1 of each row by k-means, which groups nearby rows; sizes differ, and the largest costs most.
 

@@ -18,6 +18,7 @@ from probmodel.layers.representations.bayesian_network.mixed import (
     has_all_rows,
     observe,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import ExactPosterior
 
@@ -46,6 +47,7 @@ class CategoricalNetwork(nn.Module):
         data", UAI.
     """
 
+    @checks_arguments
     def __init__(self, dag: DAG, cardinalities: Mapping[str, int], sample_size: float = 1.0) -> None:
         super().__init__()
         if set(cardinalities) != set(dag.nodes):

@@ -16,6 +16,7 @@ from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.families import FamilyRows
 from probmodel.layers.representations.bayesian_network.mean_field import mean_field
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, Priors, exact_posterior
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import ExactPosterior
 
@@ -54,6 +55,7 @@ class ClassNetwork(nn.Module):
         (2006), "Supervised classification with conditional Gaussian networks", for real codes.
     """
 
+    @checks_arguments
     def __init__(
         self,
         dag: DAG,

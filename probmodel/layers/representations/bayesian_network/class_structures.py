@@ -11,11 +11,13 @@ from torch import Tensor
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
+from probmodel.protocols.arguments.checks import checks_arguments
 
 LEAST_ONE_MINUS_RHO2 = 1e-12
 """Lower bound of 1 − ρ², so that the information between two equal codes is finite."""
 
 
+@checks_arguments
 def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
     """Graph of codes that are independent given the class.
 
@@ -25,6 +27,7 @@ def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
     return DAG({**dict.fromkeys(codes, (label,)), label: ()})
 
 
+@checks_arguments
 def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], label: str = "class") -> DAG:
     """Graph of codes that depend on the class and one other code: the tree of largest likelihood (Chow & Liu, 1968).
 
@@ -54,6 +57,7 @@ def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], 
     return DAG({**{code: (parent[code], label) if code in parent else (label,) for code in codes}, label: ()})
 
 
+@checks_arguments
 def best_augmented(families: FamilyScores, codes: Sequence[str], label: str = "class") -> DAG:
     """Graph of highest score among those in which the class is a parent of every code and has no parents.
 
@@ -62,6 +66,10 @@ def best_augmented(families: FamilyScores, codes: Sequence[str], label: str = "c
         codes: names of the codes.
         label: name of the class.
     """
+    if families.shape != (len(codes) + 1, 2 ** (len(codes) + 1)):
+        raise ValueError(
+            f"expected scores of {len(codes)} codes and the class, got families of shape {families.shape}; name each code once"
+        )
     allowed, last = families.copy(), len(codes)
     masks = np.arange(families.shape[1])
     allowed[:last, masks >> last & 1 == 0] = -np.inf
@@ -69,6 +77,7 @@ def best_augmented(families: FamilyScores, codes: Sequence[str], label: str = "c
     return best_dag(allowed, [*codes, label]).dag
 
 
+@checks_arguments
 def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
     """Mutual information I(h_i; h_j | y) of discrete codes at empirical probabilities, in nats; 0 on the diagonal.
 
@@ -86,6 +95,7 @@ def conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Fl
     return found + found.T
 
 
+@checks_arguments
 def gaussian_conditional_information(h: Float[Tensor, "N D"], y: Int[Tensor, " N"]) -> Float[np.ndarray, "D D"]:
     """Mutual information I(h_i; h_j | y) of normal codes, in nats; 0 on the diagonal (Pérez et al., 2006).
 

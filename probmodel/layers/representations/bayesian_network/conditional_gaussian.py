@@ -9,6 +9,7 @@ from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class ConditionalGaussianNetwork(MixedNetwork):
@@ -40,6 +41,7 @@ class ConditionalGaussianNetwork(MixedNetwork):
         some quantitative", Annals of Statistics; Bøttcher (2001), "Learning Bayesian networks with mixed variables", AISTATS.
     """
 
+    @checks_arguments
     def __init__(
         self,
         dag: DAG,

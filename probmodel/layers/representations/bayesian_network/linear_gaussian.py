@@ -6,6 +6,7 @@ from torch import Tensor
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, MixedNetwork, Priors
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class LinearGaussianNetwork(MixedNetwork):
@@ -31,6 +32,7 @@ class LinearGaussianNetwork(MixedNetwork):
         several probability distributions", Annals of Statistics; Kuipers, Moffa & Heckerman (2014).
     """
 
+    @checks_arguments
     def __init__(self, dag: DAG, center: Float[Tensor, " n"], prior: BGe | None = None) -> None:
         super().__init__(MixedDAG(dag, {}), center, Priors(1.0, prior or BGe()))
         self.prior = self.priors.regression

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.layers.representations.bayesian_network.mixed import MixedDAG, call_arguments
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 
@@ -45,6 +46,7 @@ class NonlinearNetwork(nn.Module):
         "Gradient-based neural DAG learning", ICLR; Neal (1996), "Bayesian learning for neural networks", for the scales.
     """
 
+    @checks_arguments
     def __init__(
         self,
         dag: DAG,

@@ -10,6 +10,7 @@ from probmodel.families.boltzmann_machines.couplings import colors
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_row_data
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 MACHINE_START_SCALE = 0.01
@@ -39,6 +40,7 @@ class BoltzmannMachine(nn.Module):
         "Modeling image patches with a directed hierarchy of Markov random fields".
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, out_features: int = 0, *, edges: Bool[Tensor, "V V"] | None = None) -> None:
         super().__init__()
         if in_features < 1 or out_features < 0:

@@ -12,6 +12,7 @@ from probmodel.families.boltzmann_machines.joined_units import JoinedUnits
 from probmodel.families.boltzmann_machines.states import SOFTPLUS_THRESHOLD
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rbm import RBM
+from probmodel.protocols.arguments.checks import checks_arguments
 
 
 class ClassRBM(nn.Module):
@@ -37,6 +38,7 @@ class ClassRBM(nn.Module):
         Larochelle & Bengio (2008), "Classification using discriminative restricted Boltzmann machines".
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, num_hidden: int, out_features: int, *, units: Units | None = None) -> None:
         super().__init__()
         self.in_features, self.num_hidden, self.out_features = in_features, num_hidden, out_features

@@ -9,6 +9,7 @@ from probmodel.families.boltzmann_machines.deep import UNITS, DeepMachine, Hidde
 from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import HarmoniumPath, TemperedMachines, check_width
 from probmodel.layers.representations.boltzmann.rows import check_row_data
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 
 DEEP_START_SCALE = 0.01
@@ -41,6 +42,7 @@ class DeepBoltzmannMachine(nn.Module):
         Salakhutdinov & Hinton (2009), "Deep Boltzmann machines".
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, num_hidden: int, out_features: int) -> None:
         super().__init__()
         if min(in_features, num_hidden, out_features) < 1:

@@ -13,6 +13,7 @@ from probmodel.families.boltzmann_machines.exact_sum import BoltzmannRows
 from probmodel.families.boltzmann_machines.harmonium import Harmonium, HarmoniumPath, TemperedMachines, check_width
 from probmodel.families.boltzmann_machines.units import Units
 from probmodel.layers.representations.boltzmann.rows import check_row_data
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 
@@ -44,6 +45,7 @@ class RBM(nn.Module):
         Hinton (2012), "A practical guide to training restricted Boltzmann machines".
     """
 
+    @checks_arguments
     def __init__(self, in_features: int, out_features: int, *, units: Units | None = None) -> None:
         super().__init__()
         integer("in_features", in_features)

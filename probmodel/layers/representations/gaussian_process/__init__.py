@@ -8,21 +8,30 @@ Predictive mixtures: NormalMixture, modes, quantiles.
 Objectives of GPyTorch modules: gp_log_marginal, svgp_elbo.
 """
 
-from probmodel.families.gaussian_processes.exact import gp_log_marginal
-from probmodel.families.gaussian_processes.experts.aggregation import bcm, generalized_robust_bcm, gpoe, poe, robust_bcm
-from probmodel.families.gaussian_processes.experts.shards import kmeans_shards, random_shards
-from probmodel.families.gaussian_processes.sparse import svgp_elbo
-from probmodel.families.normal_mixture import NormalMixture, modes, quantiles
-from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
-from probmodel.layers.representations.gaussian_process.gates import (
-    DensityGate,
-    DirichletGate,
-    SoftmaxGate,
-    StickBreakingGate,
-)
-from probmodel.layers.representations.gaussian_process.mixture import GPMixture
-from probmodel.layers.representations.gaussian_process.product import GPProduct
-from probmodel.layers.representations.gaussian_process.sparse import SparseGP
+from probmodel.protocols.namespaces import on_first_use
+
+with on_first_use(__name__):
+    from probmodel.families.gaussian_processes.exact import gp_log_marginal
+    from probmodel.families.gaussian_processes.experts.aggregation import (
+        bcm,
+        generalized_robust_bcm,
+        gpoe,
+        poe,
+        robust_bcm,
+    )
+    from probmodel.families.gaussian_processes.experts.shards import kmeans_shards, random_shards
+    from probmodel.families.gaussian_processes.sparse import svgp_elbo
+    from probmodel.families.normal_mixture import NormalMixture, modes, quantiles
+    from probmodel.layers.representations.gaussian_process.exact import GaussianProcess
+    from probmodel.layers.representations.gaussian_process.gates import (
+        DensityGate,
+        DirichletGate,
+        SoftmaxGate,
+        StickBreakingGate,
+    )
+    from probmodel.layers.representations.gaussian_process.mixture import GPMixture
+    from probmodel.layers.representations.gaussian_process.product import GPProduct
+    from probmodel.layers.representations.gaussian_process.sparse import SparseGP
 
 __all__ = [
     "DensityGate",

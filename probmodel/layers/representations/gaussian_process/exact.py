@@ -45,6 +45,7 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
 )
 from probmodel.layers.representations.gaussian_process.observations import ProcessObservations, observed_rows
 from probmodel.layers.representations.gaussian_process.starting import starts_of_process, units_of_process
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -91,6 +92,7 @@ class GaussianProcess(nn.Module):
         Kernel Learning, UAI.
     """
 
+    @checks_arguments
     def __init__(
         self,
         kernel: Kernel,

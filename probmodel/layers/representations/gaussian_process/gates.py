@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import SigmoidTransform
 
 from probmodel.families.gaussian_processes.mixtures.gates import CountPrior, later_counts
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 
 
@@ -83,6 +84,7 @@ class DirichletGate(nn.Module):
         Ishwaran & Zarepour (2002), "Exact and approximate sum representations for the Dirichlet process".
     """
 
+    @checks_arguments
     def __init__(self, num_experts: int, *, concentration: float = 1.0) -> None:
         super().__init__()
         self.num_experts = integer("num_experts", num_experts)
@@ -119,6 +121,7 @@ class StickBreakingGate(nn.Module):
         sampling methods for stick-breaking priors".
     """
 
+    @checks_arguments
     def __init__(self, num_experts: int, *, concentration: float = 1.0) -> None:
         super().__init__()
         self.num_experts = integer("num_experts", num_experts)
@@ -157,6 +160,7 @@ class SoftmaxGate(nn.Module):
         Tresp (2001), "Mixtures of Gaussian processes"; Jacobs, Jordan, Nowlan & Hinton (1991).
     """
 
+    @checks_arguments
     def __init__(
         self, num_features: int, num_experts: int, *, features: nn.Module | None = None, prior_scale: float = 10.0
     ) -> None:
@@ -203,6 +207,7 @@ class DensityGate(nn.Module):
         Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
     """
 
+    @checks_arguments
     def __init__(self, num_features: int, num_experts: int) -> None:
         super().__init__()
         self.num_experts = integer("num_experts", num_experts)

@@ -31,6 +31,7 @@ from probmodel.layers.representations.gaussian_process.function_values import (
     standard_normal,
     whitening_factor,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -71,6 +72,7 @@ class GPMixture(nn.Module):
         process experts"; Meeds & Osindero (2006), "An alternative infinite mixture of Gaussian process experts".
     """
 
+    @checks_arguments
     def __init__(
         self,
         experts: Sequence[GaussianProcess],

@@ -40,6 +40,7 @@ from probmodel.layers.representations.gaussian_process.function_values import (
 )
 from probmodel.layers.representations.gaussian_process.hyperparameters import sampled
 from probmodel.layers.representations.gaussian_process.observations import ProcessObservations
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import integer
 from probmodel.protocols.model import NOISE_VARIANCE
@@ -88,6 +89,7 @@ class GPProduct(nn.Module):
         Deisenroth & Ng (2015), Distributed Gaussian Processes, ICML.
     """
 
+    @checks_arguments
     def __init__(
         self,
         kernel: Kernel,

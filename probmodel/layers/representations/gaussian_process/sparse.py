@@ -21,6 +21,7 @@ from probmodel.layers.representations.gaussian_process.hyperparameters import (
     sampled,
     sampled_with_scales,
 )
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.integers import integer
 from probmodel.protocols.structural import Structural
 
@@ -86,6 +87,7 @@ class SparseGP(nn.Module):
         Hu, Salakhutdinov & Xing (2016), Stochastic Variational Deep Kernel Learning, NeurIPS.
     """
 
+    @checks_arguments
     def __init__(
         self,
         in_features: int,
