@@ -29,6 +29,37 @@ MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test
 
 MUTATIONS = (
     Mutation(
+        "inspection of a model recorded with its loss",
+        "tracing/internals.py",
+        "    with disable_proxy_modes_tracing():\n        yield\n",
+        "    yield\n",
+        ("tests/house/test_ordinary_models.py",),
+        "loss_is_recorded",
+    ),
+    Mutation(
+        "priors made before the run checked inside the graph",
+        "tracing/programs/program.py",
+        "plates_counted_by_integers(), values_unchecked(), ",
+        "plates_counted_by_integers(), ",
+        ("tests/house/test_ordinary_models.py",),
+        "plain_pyro and sampled",
+    ),
+    Mutation(
+        "rounding errors inside a graph left out",
+        "tracing/programs/stochastic_arithmetic.py",
+        "return self.moved(result) if _is_arithmetic(n) else result",
+        "return result",
+        ("tests/tracing/test_stochastic_arithmetic.py",),
+    ),
+    Mutation(
+        "automatic guides of loaded fits hold discrete latents",
+        "storage/fitted_pair.py",
+        "automatic(guided_part(model, sites(model, data)))",
+        "automatic(model)",
+        ("tests/house/test_ordinary_models.py",),
+        "takes_an_ordinary and outliers",
+    ),
+    Mutation(
         "submodules hide functions of their name",
         "protocols/namespaces.py",
         "if name not in self.deferred or value is not submodule:",

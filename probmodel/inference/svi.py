@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
@@ -22,6 +21,7 @@ from probmodel.inference.descent.minibatches import Batches, minibatches
 from probmodel.inference.descent.optimizers import optimizer_of
 from probmodel.inference.descent.starting_points import start_at_data
 from probmodel.inference.descent.trend import SPAN, loss_trend, recent_trend
+from probmodel.inference.guides.automatic import guided_part
 from probmodel.inference.guides.draws import DrawsOnRequest, guide_draws
 from probmodel.inference.interrupts import Reached, until_interrupted, warn_interrupted
 from probmodel.inference.objectives.elbo import elbo
@@ -262,8 +262,7 @@ def _automatic(settings: SVI, data: Dataset, model: Model) -> Model:
             f"expected latents that all rows share, got {by_row} with one value per row, which an automatic guide cannot "
             "hold for minibatches; leave out batch_size, or write a guide that computes them from the row"
         )
-    hidden = [*found.discrete, *found.deterministic]
-    return settings.autoguide(poutine.block(model, hide=hidden) if hidden else model)
+    return settings.autoguide(guided_part(model, found))
 
 
 def _with_tensors(batch: Dataset, tensors: tuple[Tensor, ...]) -> Dataset:

@@ -18,6 +18,7 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoGuide, AutoM
 from torch import Tensor, nn
 
 from probmodel.families.gaussian_processes.mixtures.assignments import ProcessMixture
+from probmodel.inference.guides.automatic import guided_part
 from probmodel.inference.guides.exact import GaussianGuide, SiteGuide
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import NotSerializableError
@@ -116,7 +117,7 @@ def rebuild_pair(
         fitted = fitted.with_responsibilities(pair.state[ASSIGNMENTS])
     owned = pair.owned or kind in _CODE_KINDS or any(name.startswith("guide.param ") for name in pair.state)
     if owned:
-        fitted, fitted_guide, _ = owned_copies(fitted, *_guide_arguments(pair, guide), data)
+        fitted, fitted_guide, _ = owned_copies(fitted, *_guide_arguments(pair, guide, data), data)
     if kind in _STANDALONE_KINDS or not owned:
         _restore(pair, fitted, None)
         fitted_guide = _GUIDES[kind](pair, fitted, data)
@@ -224,10 +225,11 @@ def _check_code(pair: FittedPair, model: Model | None, guide: Model | None) -> N
         raise ValueError(f"expected no guide=, since the folder holds the guide, got {_name(guide)}; leave it out")
 
 
-def _guide_arguments(pair: FittedPair, guide: Any) -> tuple[Model | None, Callable[[Model], Model]]:
+def _guide_arguments(pair: FittedPair, guide: Any, data: Dataset) -> tuple[Model | None, Callable[[Model], Model]]:
     """Arguments of `owned_copies` besides the model: a guide, or None and a function that makes one."""
     if pair.guide["kind"] == "automatic":
-        return None, guide or AUTOGUIDES[pair.guide["name"]]
+        automatic = guide or AUTOGUIDES[pair.guide["name"]]
+        return None, lambda model: automatic(guided_part(model, sites(model, data)))
     if pair.guide["kind"] == "own":
         return None, AutoNormal
     return guide or _no_guide, AutoNormal

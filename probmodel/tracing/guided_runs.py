@@ -13,7 +13,7 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks.modules import evaluation_mode
 from probmodel.tracing.devices import traced_run
-from probmodel.tracing.internals import is_subsample
+from probmodel.tracing.internals import is_subsample, unrecorded
 from probmodel.tracing.minibatch_scale import row_scaled, scaled_to_rows
 from probmodel.tracing.randomness import preserving_random_state
 from probmodel.tracing.site_densities import axis_of_rows, enumerated, log_joint, reduce_to_rows
@@ -26,7 +26,7 @@ def guided_runs(model: Model, guide: Model, data: Dataset) -> tuple[poutine.Trac
     Raises:
         ValueError: naming the latents for which the guide has no site.
     """
-    with preserving_random_state():
+    with preserving_random_state(), unrecorded():
         found = sites(model, data)
     with evaluation_mode(model, guide):
         return _guided_runs(model, guide, data, found)
@@ -62,7 +62,7 @@ class LogWeights(NamedTuple):
 
 def log_weights(model: Model, guide: Model, data: Dataset) -> LogWeights:
     """Log importance weights of one draw of the guide, by row where rows are independent given the parameters."""
-    with preserving_random_state():
+    with preserving_random_state(), unrecorded():
         found = sites(model, data)
     rows, size = data.num_rows, data.size
     if not found.row_local or found.discrete or rows is None or size is None:

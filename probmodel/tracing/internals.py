@@ -1,15 +1,19 @@
 """Access to private attributes of Pyro, PyTorch and GPyTorch that other rooms need: one function for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pyro.distributions
 from pyro import infer, poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
@@ -41,6 +45,23 @@ def set_validation(switches: Validation) -> None:
     Distribution.set_default_validate_args(switches.torch)
 
 
+@contextmanager
+def values_unchecked() -> Iterator[None]:
+    """Context in which no distribution checks its values, which a graph cannot read.
+
+    Distributions made before the run, such as the priors of a PyroModule, have been told to check them.
+    """
+    with patch.object(Distribution, "_validate_sample", lambda fn, value: None):
+        yield
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Context whose operations are no part of a graph that is being recorded, so that they may read values."""
+    with disable_proxy_modes_tracing():
+        yield
+
+
 def is_subsample(distribution: Any) -> bool:
     """Return whether a distribution is that of the site by which a plate draws its rows, which is no part of the model."""
     return isinstance(distribution, _Subsample)
@@ -49,6 +70,20 @@ def is_subsample(distribution: Any) -> bool:
 def is_deterministic(node: Mapping[str, Any]) -> bool:
     """Return whether a site is a `pyro.deterministic` statement, which Pyro records as an observation."""
     return bool((node["infer"] or {}).get("_deterministic"))
+
+
+@contextmanager
+def plates_counted_by_integers() -> Iterator[None]:
+    """Context in which a loop over a plate takes its indices as a list, since a graph cannot read them from a tensor."""
+    iterate = IndepMessenger.__iter__
+
+    def iterated(plate: Any) -> Iterator[Any]:
+        with disable_proxy_modes_tracing():
+            plate._indices = plate.indices.tolist()
+        return iterate(plate)
+
+    with patch.object(IndepMessenger, "__iter__", iterated):
+        yield
 
 
 def mask_of(distribution: Any) -> Any:

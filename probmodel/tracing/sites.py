@@ -258,7 +258,13 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
 
 
 def _latent(name: str, node: Mapping[str, Any], found: Sites) -> Latent:
-    transform = biject_to(node["fn"].support)
+    try:
+        transform = biject_to(node["fn"].support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"expected latents with a map from R^D to their support, got site {name!r} ({type(_inner(node['fn'])).__name__}) "
+            "without one; sample what it is made of, as a covariance from scales and LKJCholesky"
+        ) from error
     value = node["value"].detach()
     event_dim = node["fn"].event_dim
     row_dim = row_axis(node, found)

@@ -33,6 +33,7 @@ from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.programs.code_folder import check_own_file, code_folder, compiler_in
 from probmodel.tracing.programs.graphs import graph_modules, half_precision
 from probmodel.tracing.programs.rounding_errors import perturbed, relative_error, tolerance
+from probmodel.tracing.programs.stochastic_arithmetic import with_rounding_errors
 
 OPTIONS: dict[str, Any] = {
     # PyTorch's own generator: compiled and uncompiled runs draw the same numbers from the same seed.
@@ -179,7 +180,7 @@ class Native:
         worst = relative_error(
             expected,
             got,
-            lambda seed: self._once(self.function, perturbed(self.examples, seed)),
+            lambda seed: self._once(with_rounding_errors(self._traced(), seed), perturbed(self.examples, seed)),
             tolerance(half_precision(self._traced())),
         )
         if worst > 1:

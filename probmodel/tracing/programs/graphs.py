@@ -31,8 +31,12 @@ def recorded(
         The graph; a recording within another one shares its mode.
     """
     mode = detect_fake_mode() or FakeTensorMode(shape_env=ShapeEnv())
+
+    def called(*tensors: Tensor) -> Any:  # Of a bound method `make_fx` would count `self` among the tensors.
+        return function(*tensors)
+
     with tracing(TracingContext(mode)):
-        return make_fx(function, decomposition_table=None if instead is None else dict(instead))(*inputs)
+        return make_fx(called, decomposition_table=None if instead is None else dict(instead))(*inputs)
 
 
 class ClosedGraph(NamedTuple):

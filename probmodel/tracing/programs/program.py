@@ -5,7 +5,8 @@ that graph where they fail on Pyro's handlers.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from torch.fx import GraphModule
 
 from probmodel.protocols.errors import TracingWarning
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out
+from probmodel.tracing.internals import plates_counted_by_integers, values_unchecked
 from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, is_recorded, recorded
 from probmodel.tracing.programs.pure_operators import PURE_OPERATORS, pure_noise, refuse_shared_draws
 from probmodel.tracing.programs.rounding_errors import distance, perturbed, relative_error, tolerance
@@ -53,7 +55,7 @@ def trace(function: Callable[..., Tensor], *inputs: Tensor) -> Program:
 
 def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Program:
     try:
-        with isolated(seed=0), pure_noise(), pyro.validation_enabled(False):
+        with isolated(seed=0), _recordable():
             graph = recorded(function, *inputs)
             constants = _lift(graph, "constant", lambda captured: not captured.requires_grad)
             leaves = _lift(graph, "leaf", lambda captured: captured.requires_grad)
@@ -70,6 +72,13 @@ def _trace(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Progr
             function, inputs, "the traced graph differs from the eager model (NumPy randomness or no_grad inside it?)"
         )
     return Program(graph, leaves, None, tuple(leaf.detach() for leaf in leaves))
+
+
+@contextmanager
+def _recordable() -> Iterator[None]:
+    """Context in which Pyro's handlers and distributions read no values."""
+    with pure_noise(), plates_counted_by_integers(), values_unchecked(), pyro.validation_enabled(False):
+        yield
 
 
 def _pure(
