@@ -175,7 +175,7 @@ def _forward(
 ) -> Side:
     def attempt(steps: int | None) -> Side:
         begin = time.perf_counter()
-        schedule = forward_schedule(first, seed, steps, seen=None if seen is None else seen.theta)
+        schedule = forward_schedule(first, seed, steps, seen=seen)
         log_w = weigh(schedule, NUM_CHAINS, spawn(seed, 1))
         return Side(estimate_of("ais", weighted_mean(log_w), begin), log_w, len(schedule.kernels))
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath
 from probmodel.evidence.annealing.population import TemperedPopulation, temper
-from probmodel.evidence.annealing.reference import Prior
+from probmodel.evidence.annealing.reference import Prior, matched
 from probmodel.evidence.annealing.schedule import decorrelated
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.label_switching import Symmetry, symmetrized, symmetry
+from probmodel.evidence.weighing.modes import NO_MODES, Modes, missed_modes
 from probmodel.evidence.weighing.starting_point import StartingPoint, starting_point
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.posterior import Subject, Target
@@ -41,12 +42,17 @@ NUM_DECORRELATING = 10
 
 
 class Explored(NamedTuple):
-    """Result of a run from the prior, which finds the modes that a chain may miss."""
+    """Result of a run from the prior, which finds the modes that a chain may miss.
+
+    If ascents find modes that particles from the prior have missed, it is a second run, from those particles and modes.
+    """
 
     path: AnnealingPath
     pilot: TemperedPopulation
     theta: Float[Tensor, "P D"]
     """Particles, moved until they count as independent draws."""
+    modes: Modes
+    """All modes that ascents have found, if particles from the prior missed one of them; else none."""
 
 
 class StartingDraws(NamedTuple):
@@ -60,6 +66,8 @@ class StartingDraws(NamedTuple):
     source: str
     """Source of the draws, in words."""
     symmetry: Symmetry | None
+    modes: Modes = NO_MODES
+    """Modes of a run from the prior that its particles alone would have missed."""
 
     @property
     def flat(self) -> Float[Tensor, "S D"]:
@@ -136,18 +144,20 @@ def starting_draws(subject: Subject, seed: int) -> StartingDraws:
     point = starting_point(subject)
     target = point.target
     own = chain_draws(point) if point.has_posterior_draws else None
+    modes = NO_MODES
     independent = _exact_draws(point, spawn(seed, 4))
     if independent is not None:
         theta, source = independent[None], "exact draws"
     elif own is not None:
         theta, source = own, f"draws by {point.info.get('method', 'a sampler')}"
     else:
-        theta, source = _particles(explored(target, seed), seed)[None], "particles of sequential Monte Carlo"
+        seen = explored(target, seed)
+        theta, source, modes = _particles(seen, seed)[None], "particles of sequential Monte Carlo", seen.modes
     found = symmetry(target, theta.flatten(0, 1))
     if found is not None:
         with isolated(spawn(seed, 3)):
             theta = symmetrized(target, theta.flatten(0, 1), found).reshape(theta.shape)
-    return StartingDraws(target, theta, independent is not None, source, found)
+    return StartingDraws(target, theta, independent is not None, source, found, modes)
 
 
 @lru_cache(maxsize=8)
@@ -157,16 +167,26 @@ def explored(target: Target, seed: int) -> Explored:
     Raises:
         ValueError: if the prior cannot be sampled, or none of its draws has a finite density.
     """
-    path = AnnealingPath(Prior(target, spawn(seed, 1)), target)
+    prior = Prior(target, spawn(seed, 1))
+    path = AnnealingPath(prior, target)
     if target.improper:
         raise ValueError(
             f"expected a prior that can be sampled, got improper ones of {list(target.improper)}; fit the model with NUTS "
             "first"
         )
     _warn_if_slow(path, target)
-    with isolated(spawn(seed, 2)):
-        pilot = temper(path, population(target))
-        return Explored(path, pilot, decorrelated(path, pilot.point, pilot.kernels[-1], NUM_DECORRELATING).theta)
+    found = _tempered(path, spawn(seed, 2), NO_MODES)
+    modes = missed_modes(target, found.theta, found.pilot.log_z, prior.sample(population(target)), spawn(seed, 6))
+    if not modes:
+        return found
+    return _tempered(AnnealingPath(modes.joined(matched(target, found.theta)), target), spawn(seed, 7), modes)
+
+
+def _tempered(path: AnnealingPath, seed: int, modes: Modes) -> Explored:
+    with isolated(seed):
+        pilot = temper(path, population(path.target))
+        theta = decorrelated(path, pilot.point, pilot.kernels[-1], NUM_DECORRELATING).theta
+    return Explored(path, pilot, theta, modes)
 
 
 def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
