@@ -5,7 +5,9 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 from probmodel.evidence.annealing.reference import matched
@@ -15,7 +17,7 @@ from probmodel.evidence.importance import proposal_weights
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.smc import smc
-from probmodel.evidence.weighing.agreement import agreement_p_value
+from probmodel.evidence.weighing.agreement import DOUBTFUL, agreement_p_value
 from probmodel.evidence.weighing.annealed_weights import (
     AnnealingSchedule,
     backward_weights,
@@ -29,9 +31,9 @@ from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, explored, starting_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.verdict import (
-    CLOSED_FORM_ROUNDING,
     Side,
     certified_sides,
+    closed_form_rounding,
     combined_estimate,
     estimate_of,
     failures_of,
@@ -125,20 +127,24 @@ def sandwich(
     group_size = max(WEIGHTS_PER_BET, -(-(max_chains or 0) // MAX_BETS)) if below.num_steps == 1 else 1
     lower = lower_bound(below.log_w, side_level, group_size=group_size)
     upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
-    failed = failures_of(agreement, below, above, lower, upper)
-    log_z, stderr = combined_estimate(estimates, failed)
+    failed = failures_of(first, agreement, below, above, lower, upper)
+    log_z, stderr = combined_estimate(estimates, failed, agreement.p_value)
+    if agreement.p_value < DOUBTFUL:  # What a side certifies may not contradict the widened interval.
+        quantile = NormalDist().inv_cdf(side_level)
+        lower, upper = min(lower, log_z - quantile * stderr), max(upper, log_z + quantile * stderr)
     exact = next((each for each in estimates if each.method == "exact"), None)
     if exact is not None and not failed:
-        allowance = CLOSED_FORM_ROUNDING * max(1.0, abs(exact.log_z))
+        allowance = closed_form_rounding(target, exact.log_z)
         lower, upper = exact.log_z - allowance, exact.log_z + allowance
+        stderr = 0.0 if target.dtype == torch.float64 else allowance
     findings = findings_of(first, seen)
     for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
         warnings.warn(f"sandwich: {finding}", EvidenceWarning, stacklevel=2)
     return Evidence(
         log_z,
         stderr,
-        lower=-math.inf if failed else lower,
-        upper=math.inf if failed else upper,
+        lower=-math.inf if failed or target.improper else lower,
+        upper=math.inf if failed or target.improper else upper,
         level=level,
         method="sandwich",
         given=target.given,

@@ -1,8 +1,8 @@
 """Ascents of the joint density from many dispersed starts at once, by resilient steps (Riedmiller & Braun, 1993).
 
 Starts are prior draws, prior draws stretched about their median, and observed values.  Half of the ascents first climb
-with a flattened prior, which leads from the prior's bulk to modes of the likelihood far in its tails.  Their ends are recombined coordinate by coordinate and
-ascended again.
+with a flattened prior, which leads from the prior's bulk to modes of the likelihood far in its tails.  End points are
+recombined coordinate by coordinate and ascended again.
 
 Reference:
     Riedmiller & Braun (1993), "A direct adaptive method for faster backpropagation learning: the RPROP algorithm".

@@ -29,7 +29,7 @@ DEFENSIVE_DEGREES = 2.0
 TRUNCATED_WEIGHT = 0.95
 CLUSTERS = (2, 4, 8, 16, 32)
 """Numbers of mixture components that are tried in turn, until BIC rises."""
-MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
+MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 2_000
 """Largest number of coordinates, and least and largest number of draws, for which clusters are sought."""
 REGULARIZATION = 1e-4
 """Added to the variances of standardized draws, so that a cluster of a few equal draws has a positive width."""

@@ -27,6 +27,12 @@ LEAST_FRACTION = 3e-4
 MISSED = 0.25
 """Ratio of the fraction of particles in a region to its fraction of the evidence, below which it counts as missed."""
 NEWTON_STEPS = 5
+FALL_OF_WIDTH = 0.8
+"""Fall of the log density, in nats, at the end of a principal axis: 0.5 at one standard deviation of a normal."""
+WIDENED, NUM_HALVINGS = 4.0, 48
+"""Longest axis tried, in standard deviations by the curvature, and how often it is halved."""
+DEGREES_AT_MODES = 1.0
+"""Degrees of freedom at the modes: it takes heavy tails to leave a mode far from the prior's bulk."""
 MODES_WEIGHT = 0.5
 """Weight of the modes in a base distribution that they share with the particles."""
 
@@ -47,8 +53,9 @@ class Modes(NamedTuple):
             return base
         kept = [(1 - MODES_WEIGHT) * weight for weight in base.weights]
         count = len(self.components)
+        heavy = tuple(each._replace(degrees=DEGREES_AT_MODES) for each in self.components)
         return ReferenceMixture(
-            (*base.components, *self.components),
+            (*base.components, *heavy),
             (*kept, *(MODES_WEIGHT * (0.5 * weight + 0.5 / count) for weight in self.weights)),
         )
 
@@ -142,33 +149,66 @@ def _regions(target: Target, index: Int[Tensor, "R d"], ends: Float[Tensor, "S D
 def _region(target: Target, index: Int[Tensor, "R d"], theta: Float[Tensor, " D"], seed: int) -> _Region:
     """Mode that Newton steps reach from `theta` in each block, its curvature, and the evidence inside its ellipsoid."""
     for _ in range(NEWTON_STEPS):
-        factor, is_mode = _precision(target, index, theta)
+        factor, is_maximum = _precision(target, index, theta)
         step = torch.zeros_like(theta)
         step[index] = torch.cholesky_solve(gradient(target, theta)[index][..., None], factor).squeeze(-1)
         moved = theta + step
         with torch.no_grad():
             before, after = log_joint_by_block(target, torch.stack([theta, moved]))
-        better = (after > before) & is_mode
+        better = (after > before) & is_maximum
         if not better.any():
             break
         advanced = theta.clone()
         advanced[index] = torch.where(better[:, None], moved[index], theta[index])
         theta = advanced
-    factor, is_mode = _precision(target, index, theta)
-    identity = torch.eye(index.shape[1], dtype=theta.dtype, device=theta.device).expand_as(factor)
-    covariance = torch.cholesky_solve(identity, factor)
-    scale, failed = torch.linalg.cholesky_ex(0.5 * (covariance + covariance.mT))
-    is_mode &= (failed == 0) & torch.isfinite(scale).all(-1).all(-1)
-    scale = torch.where(is_mode[:, None, None], scale, identity)
+    scale, is_mode = _width(target, index, theta)
     return _weighed(target, StudentT(index, theta[index], scale), is_mode, seed)
 
 
-def _precision(target: Target, index: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    precision = torch.nan_to_num(-hessian_blocks(target, theta), 0.0, 0.0, 0.0)
-    factor, failed = torch.linalg.cholesky_ex(0.5 * (precision + precision.mT))
+def _width(
+    target: Target, index: Int[Tensor, "R d"], theta: Float[Tensor, " D"]
+) -> tuple[Float[Tensor, "R d d"], Bool[Tensor, " R"]]:
+    """Cholesky factor of a covariance at `theta`: principal axes of the Hessian, as long as the density stays high.
+
+    Where the curvature vanishes at the mode, its inverse says nothing about the width.
+    """
+    values, axes = torch.linalg.eigh(_symmetric(-hessian_blocks(target, theta)))
+    tiny = torch.finfo(theta.dtype).eps
+    longest = WIDENED * values.abs().clamp(min=tiny).rsqrt()
+    lengths = longest * 0.5 ** torch.arange(NUM_HALVINGS, dtype=theta.dtype, device=theta.device)[:, None, None]
+    falls = torch.stack([_falls(target, index, theta, axes, lengths, axis) for axis in range(index.shape[1])], -1)
+    fits = falls < FALL_OF_WIDTH
+    width = torch.where(fits, lengths, torch.zeros_like(lengths)).max(0).values
+    is_mode = (width > 0).all(-1) & torch.isfinite(width).all(-1)
+    width = torch.where(is_mode[:, None], width, torch.ones_like(width))
+    covariance = torch.einsum("rij,rj,rkj->rik", axes, width.square(), axes)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
     identity = torch.eye(index.shape[1], dtype=theta.dtype, device=theta.device).expand_as(factor)
-    is_mode = failed == 0
+    is_mode &= failed == 0
     return torch.where(is_mode[:, None, None], factor, identity), is_mode
+
+
+def _falls(
+    target: Target, index: Tensor, theta: Tensor, axes: Tensor, lengths: Tensor, axis: int
+) -> Float[Tensor, "H R"]:
+    """Mean fall of the log density at both ends of an axis, for each of its lengths, in nats."""
+    offset = lengths[:, :, axis, None] * axes[None, :, :, axis]
+    places = theta.expand(2 * len(lengths) + 1, -1).clone()
+    places[:-1, index] += torch.cat([offset, -offset])
+    with torch.no_grad():
+        log_p = log_joint_by_block(target, places)
+    return (log_p[-1] - 0.5 * (log_p[: len(lengths)] + log_p[len(lengths) : -1])).nan_to_num(math.inf)
+
+
+def _precision(target: Target, index: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    factor, failed = torch.linalg.cholesky_ex(_symmetric(-hessian_blocks(target, theta)))
+    identity = torch.eye(index.shape[1], dtype=theta.dtype, device=theta.device).expand_as(factor)
+    is_maximum = failed == 0
+    return torch.where(is_maximum[:, None, None], factor, identity), is_maximum
+
+
+def _symmetric(matrices: Float[Tensor, "R d d"]) -> Float[Tensor, "R d d"]:
+    return torch.nan_to_num(0.5 * (matrices + matrices.mT), 0.0, 0.0, 0.0)
 
 
 def _weighed(target: Target, proposal: StudentT, is_mode: Bool[Tensor, " R"], seed: int) -> _Region:
