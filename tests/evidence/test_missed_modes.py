@@ -1,0 +1,183 @@
+"""Modes far from the prior's bulk: ascents find them, particles that lack them are noticed, and a second run weighs them."""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from problems.exact_answers import tensor
+from scipy import integrate, stats
+
+from benchmarks.evidence.coverage import outlier, two_outliers
+from probmodel.data.problems import rosenbrock
+from probmodel.evidence import ais, importance, sandwich, smc
+from probmodel.evidence.annealing.ascent import ascended, recombined
+from probmodel.evidence.weighing.agreement import birge_ratio
+from probmodel.evidence.weighing.modes import missed_modes
+from probmodel.evidence.weighing.starting_draws import population_rhat
+from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.evidence import Estimate
+from probmodel.protocols.posterior import Target
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target
+
+
+@lru_cache
+def far() -> Target:
+    """Two modes of equal mass, at 0 and at the observation 1000."""
+    problem = outlier(1000.0)
+    return target(problem.model, problem.data)
+
+
+def near(place: float, count: int, seed: int = 0) -> torch.Tensor:
+    """Draws around one mode of `far`, whose density there is that of Cauchy(0, 1) around it."""
+    return tensor(place + np.random.default_rng(seed).standard_cauchy(count).clip(-300, 300))[:, None]
+
+
+# ------------------------------------------------------------------------------------------ ascents
+
+
+def test_ascents_reach_the_mode_at_the_prior_and_the_one_at_the_data():
+    ends = ascended(far(), far().sample_prior(200, 1), 0)[:, 0]
+    assert (ends.abs() < 0.01).any()
+    assert ((ends - 1000).abs() < 0.01).any()
+    assert ((ends.abs() < 0.1) | ((ends - 1000).abs() < 0.1)).double().mean() > 0.9
+
+
+def test_recombined_end_points_have_coordinates_of_end_points_and_all_combinations_of_extremes():
+    ends = torch.zeros(20, 3).double()
+    ends[0, 0], ends[1, 1], ends[2, 2] = 1.0, 2.0, 3.0
+    with isolated(seed=0):
+        crossed = recombined(ends)
+    assert set(crossed[:, 1].tolist()) == {0.0, 2.0}
+    assert {tuple((row > 0).tolist()) for row in crossed} == {
+        (a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)
+    }
+
+
+# ------------------------------------------------------------------------------------------ what particles have missed
+
+
+@pytest.mark.parametrize("place", [0.0, 1000.0])
+def test_particles_at_one_mode_of_two_lack_the_other(place):
+    theta, log_half = near(place, 1_000), float(far().log_joint(near(place, 1)[:1] * 0 + place)[0]) + math.log(math.pi)
+    found = missed_modes(far(), theta, tensor([log_half]), far().sample_prior(200, 1), 0)
+    locs = sorted(float(each.loc) for each in found.components)
+    assert np.allclose(locs, [0.001, 999.999], atol=1e-3)
+    assert np.allclose(found.weights, 0.5, atol=0.1)
+
+
+def test_particles_at_both_modes_lack_none():
+    theta = torch.cat([near(0.0, 500), near(1000.0, 500, seed=1)])
+    log_z = tensor([-14.2671])
+    assert not missed_modes(far(), theta, log_z, far().sample_prior(200, 1), 0)
+
+
+def test_a_mode_of_no_weight_is_not_missed():
+    """At 30, the posterior of a normal prior has a mode of the likelihood that carries e^-400 of the mass."""
+
+    def model(y: torch.Tensor) -> None:
+        theta = pyro.sample("theta", dist.Normal(0.0 * y, 1.0))
+        pyro.sample("y", dist.Cauchy(theta, 0.01), obs=y)
+
+    density = target(model, Dataset((), {"y": tensor(30.0)}))
+    theta = tensor(np.random.default_rng(0).normal(size=(1_000, 1)))
+    log_z = math.log(integrate.quad(lambda t: stats.norm.pdf(t) * stats.cauchy.pdf(30, t, 0.01), -8, 8)[0])
+    assert not missed_modes(density, theta, tensor([log_z]), density.sample_prior(200, 1), 0)
+
+
+def test_a_mode_without_curvature_has_the_width_of_its_mass():
+    """Prior and likelihood of one width, two units apart, meet in a mode at 1 whose second derivative vanishes."""
+    problem = outlier(2.0)
+    density = target(problem.model, problem.data)
+    elsewhere = tensor(np.random.default_rng(0).normal(-60, 1, (1_000, 1)))
+    found = missed_modes(density, elsewhere, tensor([-40.0]), density.sample_prior(200, 1), 0)
+    assert len(found.components) == 1
+    assert abs(float(found.components[0].loc) - 1) < 0.02
+    assert 0.5 < float(found.components[0].scale_tril) < 2.5
+
+
+def test_each_row_has_modes_of_its_own():
+    density = replace(two_rows(), by_row=torch.tensor([[0], [1]]))
+    theta = torch.cat([near(0.0, 1_000), near(0.0, 1_000, seed=1)], 1)
+    found = missed_modes(density, theta, tensor([-14.96, -12.55]), density.sample_prior(200, 1), 0)
+    first = sorted({round(float(each.loc[0, 0])) for each in found.components})
+    second = sorted({round(float(each.loc[1, 0])) for each in found.components})
+    assert first[0] in {0, 1} and first[-1] == 1000
+    assert second[0] == -300
+
+
+def two_rows() -> Target:
+    def model(y: torch.Tensor) -> None:
+        with pyro.plate("rows", len(y)):
+            theta = pyro.sample("theta", dist.Cauchy(torch.zeros_like(y), 1.0))
+            pyro.sample("y", dist.Cauchy(theta, 1.0), obs=y)
+
+    return target(model, two_outliers().data)
+
+
+# ------------------------------------------------------------------------------------------ estimates
+
+
+def test_annealing_from_the_prior_weighs_a_mode_that_its_first_particles_missed():
+    exact = outlier(1000.0).log_z
+    for estimator in (smc, importance):
+        found = estimator(far(), seed=0)
+        assert abs(found.log_z - exact) < 4.5 * found.stderr
+        assert found.stderr < 0.2
+        assert found.lower < exact
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sandwich_holds_an_outlier_under_a_heavy_tailed_prior(seed):
+    exact = outlier(1000.0).log_z
+    found = sandwich(far(), seed=seed)
+    assert found.info["failed"] == ()
+    assert abs(found.log_z - exact) < 4 * found.stderr < 0.05
+    assert found.lower < exact < found.upper
+    assert abs(ais(far(), seed=seed).log_z - exact) < 0.1
+
+
+@pytest.mark.parametrize("num_dimensions", [2, 4])
+def test_the_sandwich_holds_a_curved_ridge_and_seldom_refuses(num_dimensions):
+    problem = rosenbrock(num_dimensions)
+    density = target(problem.model, problem.data)
+    found = [sandwich(density, seed=seed) for seed in range(4)]
+    kept = [each for each in found if not each.info["failed"]]
+    assert len(kept) >= 3
+    for each in kept:
+        assert abs(each.log_z - problem.log_z) < 4 * each.stderr
+        assert each.lower < problem.log_z < each.upper
+
+
+# ------------------------------------------------------------------------------------------ agreement of populations
+
+
+def test_r_hat_of_populations_is_one_for_equals_and_grows_with_shift_and_with_spread():
+    draws = tensor(np.random.default_rng(0).standard_cauchy((2_000, 2)))
+    first, second = draws[:1_000], draws[1_000:]
+    assert population_rhat(first, second) < 1.01
+    assert population_rhat(first, second + tensor([0.0, 1.0])) > 1.05
+    assert population_rhat(first, 3 * second) > 1.05
+    assert population_rhat(first, second + 5) > population_rhat(first, second + 1)
+
+
+def test_r_hat_of_populations_agrees_with_its_limit_for_normals():
+    rng = np.random.default_rng(1)
+    first, second = tensor(rng.normal(0, 1, (40_000, 1))), tensor(rng.normal(0.4, 1, (40_000, 1)))
+    pooled = 1 + 0.04  # Ranks are of the pooled draws, whose variance is 1 + 0.4² / 4.
+    assert abs(population_rhat(first, second) - math.sqrt(1 + 0.08)) < 0.01 * pooled
+
+
+def test_the_standard_error_is_widened_by_what_estimators_differ_by():
+    def at(*values: float) -> list[Estimate]:
+        return [Estimate("m", value, 0.1) for value in values]
+
+    assert birge_ratio(at(0.0, 0.0, 0.0)) == 1
+    assert math.isclose(birge_ratio(at(0.0, 0.6)), 0.6 / 0.1 / math.sqrt(2))
+    assert birge_ratio(at(0.0)) == 1
+    assert birge_ratio([*at(0.0, 0.0), Estimate("m", 9.0, 0.1, caveat="off")]) == 1
