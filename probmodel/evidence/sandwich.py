@@ -31,6 +31,7 @@ from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, explored, starting_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.verdict import (
+    EVEN_IN_REVERSE,
     Side,
     certified_sides,
     closed_form_rounding,
@@ -195,7 +196,9 @@ def _backward(first: StartingDraws, seed: int, num_steps: int | None) -> Side:
         log_w = backward_weights(schedule, first.scored, spawn(seed, 1))
         mean = weighted_mean(-log_w)
         stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
-        estimate = estimate_of("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
+        estimate = estimate_of("reverse ais", mean, begin, even=EVEN_IN_REVERSE)._replace(
+            log_z=-mean.log_mean, stderr=stderr
+        )
         return Side(estimate, log_w, len(schedule.kernels))
 
     return _trusted(attempt, num_steps)

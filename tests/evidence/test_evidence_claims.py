@@ -9,13 +9,12 @@ import pytest
 import torch
 from problems import exact_answers as problems
 from problems.exact_answers import tensor
-from pyro.infer.autoguide import AutoNormal
 from torch.distributions import constraints
 
 from benchmarks.evidence.coverage import coverage, is_conservative, is_within
 from probmodel.evidence import ais, elbo, exact, importance, iwae, reverse_ais, sandwich
 from probmodel.evidence.weighing.verdict import CLOSED_FORM_ROUNDING, closed_form_rounding
-from probmodel.inference import SVI, Exact
+from probmodel.inference import Exact
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.target import target
@@ -43,12 +42,16 @@ def test_an_improper_prior_leaves_no_side_bounded(estimator):
     assert math.isfinite(found.log_z)
 
 
+def _guide(x, y=None):
+    pyro.sample("mu", dist.Normal(x.new_tensor(0.0), 1.0))
+
+
 @pytest.mark.parametrize("estimator", [elbo, iwae])
 def test_a_guide_of_an_improper_model_bounds_nothing(estimator):
-    settings = SVI(num_steps=200, autoguide=AutoNormal, patience=None, progress=False, compile=False)
-    fit = settings(_flat, problems.conjugate_normal().data, seed=0)
+    by_hand = flat_fit()
+    fit = Posterior(_flat, by_hand.data, by_hand.draws, by_hand.info, _guide)
     with pytest.warns(EvidenceWarning, match="improper prior of mu"):
-        found = estimator(fit, num_samples=50)
+        found = estimator(fit, num_samples=500)
     assert (found.lower, found.upper) == (-math.inf, math.inf)
 
 
@@ -81,16 +84,16 @@ def test_coverage_is_within_range_but_for_chance():
     assert is_within(row | {"coverage": 0.90})
     assert not is_within(row | {"below_upper": 0.08})
     assert not is_within(row | {"above_lower": 0.08})
-    assert is_conservative(row | {"coverage": 1.0})
+    assert is_conservative(row | {"runs": 400, "coverage": 1.0})
     assert not is_conservative(row)
 
 
 def test_intervals_and_bounds_cover_the_evidence_of_small_problems():
     """One dimension, a few seeds; `python -m benchmarks.evidence --coverage` has all problems over 200."""
-    (found, *others) = coverage("rastrigin_1", 3)
+    (found, *others) = coverage("rastrigin_1", 2)
     assert found["method"] == "sandwich"
     assert found["within"]
-    assert found["refused"] <= 1 / 3
+    assert found["refused"] == 0
     assert abs(found["mean_error"]) < 4 * found["stderr"] + 1e-3
     assert {"ais", "smc"} <= {row["method"] for row in others}
 

@@ -23,7 +23,9 @@ NUM_WEIGHED = 500
 REGION = 0.9
 """Probability, under the normal approximation, of the ellipsoid around a mode that is compared with the particles."""
 LEAST_FRACTION = 3e-4
-"""Fraction of the evidence below which a missed mode does not matter."""
+"""Fraction of the evidence below which a mode does not matter."""
+LEAST_EXPECTED = 3.0
+"""Expected number of particles in a region below which their absence says nothing."""
 MISSED = 0.25
 """Ratio of the fraction of particles in a region to its fraction of the evidence, below which it counts as missed."""
 NEWTON_STEPS = 5
@@ -107,7 +109,7 @@ def missed_modes(
     total = torch.logsumexp(torch.cat([log_z.to(masses)[None], masses]), 0)
     share = torch.exp(masses - total)
     seen = torch.stack([each.holds(theta[:, index]).double().mean(0) for each in regions])
-    missed = (share > LEAST_FRACTION) & (seen < MISSED * share)
+    missed = (share * len(theta) > LEAST_EXPECTED) & (seen < MISSED * share)
     if not missed.any():
         return NO_MODES
     kept = [k for k in range(len(regions)) if bool((share[k] > LEAST_FRACTION).any())]
