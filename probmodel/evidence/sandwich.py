@@ -78,6 +78,10 @@ def sandwich(
     draws into a truncated normal, unbiased for 1/Z.  Both hold at finite sample size by betting
     (`evidence.weighing.bounds`), half of 1 − level on each side.
 
+    Modes that particles from the prior have missed are sought by ascents from dispersed starts and weighed by a second
+    run.  Without a fit the draws are two populations by different paths, which must agree; where they differ, longer
+    runs replace them.
+
     Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the
     weights of a guide or a closed form, if there is one, are computed for comparison.
 
@@ -95,10 +99,10 @@ def sandwich(
 
     Returns:
         Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces
-        both), `agreement` is the table of all estimates, `certified` states which side holds under what condition.  If
-        estimators disagree, the bounds cross, relative ESS is below 1 % or k-hat above 0.7, `lower` and `upper` are
-        infinite, a warning names the check and a remedy, and `info["failed"]` lists it; the estimates are returned all
-        the same.
+        both), `stderr` widened by the Birge ratio if estimators differ at p < 0.05; `agreement` is the table of all
+        estimates, `certified` states which side holds under what condition.  If estimators or populations disagree, the
+        bounds cross, relative ESS is below 1 % or k-hat above 0.7, `lower` and `upper` are infinite, a warning names the
+        check and a remedy, and `info["failed"]` lists it; the estimates are returned all the same.
 
     Raises:
         ValueError: if the draws do not fit the model, there are neither draws nor a prior that can be sampled, or
