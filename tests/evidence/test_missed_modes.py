@@ -17,7 +17,7 @@ from probmodel.evidence import ais, importance, sandwich, smc
 from probmodel.evidence.annealing.ascent import ascended, recombined
 from probmodel.evidence.weighing.agreement import birge_ratio
 from probmodel.evidence.weighing.modes import missed_modes
-from probmodel.evidence.weighing.starting_draws import population_rhat
+from probmodel.evidence.weighing.starting_draws import population_rhat, rhat_limit
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Estimate
 from probmodel.protocols.posterior import Target
@@ -170,6 +170,19 @@ def test_r_hat_of_populations_agrees_with_its_limit_for_normals():
     first, second = tensor(rng.normal(0, 1, (40_000, 1))), tensor(rng.normal(0.4, 1, (40_000, 1)))
     pooled = 1 + 0.04  # Ranks are of the pooled draws, whose variance is 1 + 0.4² / 4.
     assert abs(population_rhat(first, second) - math.sqrt(1 + 0.08)) < 0.01 * pooled
+
+
+@pytest.mark.parametrize(("count", "dim"), [(32, 200), (500, 3)])
+def test_independent_populations_of_one_distribution_stay_below_the_limit_however_few(count, dim):
+    rng = np.random.default_rng(2)
+    found = [population_rhat(*tensor(rng.normal(size=(2, count, dim)))) for _ in range(50)]
+    assert max(found) < rhat_limit(1.0, count, dim) < 1.5
+    assert np.median(found) > 1 + 0.3 * (rhat_limit(1.0, count, dim) - 1)
+    assert rhat_limit(1.05, 10_000, 2) == 1.05
+
+
+def test_ties_favor_neither_population():
+    assert population_rhat(torch.zeros(100, 1), torch.zeros(100, 1)) < 1.01
 
 
 def test_the_standard_error_is_widened_by_what_estimators_differ_by():

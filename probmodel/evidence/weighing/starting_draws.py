@@ -1,5 +1,6 @@
 """Posterior draws that an estimator starts from: those of a fit, or particles of sequential Monte Carlo."""
 
+import math
 import time
 import warnings
 from functools import lru_cache
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import chi2
 from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath
@@ -39,6 +41,9 @@ SECONDS_BEFORE_WARNING = 600.0
 
 RHAT_OF_LONGER_RUN = 1.01
 """R-hat of two populations above which both are run again, longer."""
+
+BY_CHANCE = 1e-4
+"""Probability that independent populations of one distribution are taken for different ones."""
 
 THOROUGH, THOROUGH_ESS = 3, 0.8
 """Factor on the moves of the longer runs, and the relative ESS that each of their temperature steps keeps."""
@@ -236,7 +241,7 @@ def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
             )
     second = _again(found.theta, found, spawn(seed, 5))
     pooled = torch.cat([found.theta, second])
-    if population_rhat(found.theta, second) <= RHAT_OF_LONGER_RUN:
+    if population_rhat(found.theta, second) <= rhat_limit(RHAT_OF_LONGER_RUN, *second.shape):
         return pooled
     return torch.cat([_again(pooled, found, spawn(seed, branch), thorough=True) for branch in (8, 9)])
 
@@ -252,13 +257,20 @@ def population_rhat(first: Float[Tensor, "P D"], second: Float[Tensor, "P D"]) -
     Reference:
         Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), "Rank-normalization, folding, and localization".
     """
-    draws = torch.cat([first, second]).double()
+    # Interleaved, so that ties are broken in favor of neither.
+    draws = torch.stack([first, second], 1).flatten(0, 1).double()
     folded = (draws - draws.median(0).values).abs()
-    ranks = torch.cat([draws, folded], 1).argsort(0).argsort(0) + 1.0
-    scores = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).split(len(first))
-    within = (scores[0].var(0) + scores[1].var(0)) / 2
-    between = (scores[0].mean(0) - scores[1].mean(0)).square() / 2
+    ranks = torch.cat([draws, folded], 1).argsort(0, stable=True).argsort(0) + 1.0
+    scores = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).reshape(len(first), 2, -1)
+    within = scores.var(0).mean(0)
+    between = (scores[:, 0].mean(0) - scores[:, 1].mean(0)).square() / 2
     return float((1 - 1 / len(first) + between / within).sqrt().max())
+
+
+def rhat_limit(limit: float, num_particles: int, num_coordinates: int) -> float:
+    """The limit, or the R-hat that independent populations of one distribution exceed by chance, if that is larger."""
+    chi_square = float(chi2.isf(BY_CHANCE / (2 * num_coordinates), 1))
+    return max(limit, math.sqrt(1 + chi_square / num_particles))
 
 
 def _exact_draws(point: StartingPoint, seed: int) -> Float[Tensor, "S D"] | None:

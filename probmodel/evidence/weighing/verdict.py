@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probmodel.evidence.weighing.agreement import DISAGREEMENT, DOUBTFUL, birge_ratio
 from probmodel.evidence.weighing.claims import improper_finding
-from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws
+from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, rhat_limit
 from probmodel.evidence.weighing.weights import ESS_LIMIT, EVEN_RELATIVE_ESS, K_HAT_LIMIT, WeightedMean
 from probmodel.protocols.evidence import Agreement, Estimate
 from probmodel.protocols.posterior import Target
@@ -99,9 +99,10 @@ def failures_of(
 ) -> list[str]:
     """Failed checks, each with a remedy."""
     failed = []
-    if first.disagreement > POPULATION_RHAT:
+    limit = rhat_limit(POPULATION_RHAT, first.theta.shape[1] // 2, first.target.dim)
+    if first.disagreement > limit:
         failed.append(
-            f"two populations of particles differ (rank-normalized R-hat {first.disagreement:.2f} > {POPULATION_RHAT}): they "
+            f"two populations of particles differ (rank-normalized R-hat {first.disagreement:.2f} > {limit:.2f}): they "
             "have not reached the posterior; fit the model with NUTS and pass the fit"
         )
     if agreement.p_value < DISAGREEMENT:
