@@ -260,7 +260,7 @@ def population_rhat(first: Float[Tensor, "P D"], second: Float[Tensor, "P D"]) -
     # Interleaved, so that ties are broken in favor of neither.
     draws = torch.stack([first, second], 1).flatten(0, 1).double()
     folded = (draws - draws.median(0).values).abs()
-    ranks = torch.cat([draws, folded], 1).argsort(0, stable=True).argsort(0) + 1.0
+    ranks = torch.cat([draws, folded], 1).argsort(dim=0, stable=True).argsort(dim=0) + 1.0
     scores = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).reshape(len(first), 2, -1)
     within = scores.var(0).mean(0)
     between = (scores[:, 0].mean(0) - scores[:, 1].mean(0)).square() / 2
