@@ -15,6 +15,7 @@ from benchmarks.evidence.coverage import outlier, two_outliers
 from probmodel.data.problems import rosenbrock
 from probmodel.evidence import ais, importance, sandwich, smc
 from probmodel.evidence.annealing.ascent import ascended, recombined
+from probmodel.evidence.annealing.reference import ProductT
 from probmodel.evidence.weighing.agreement import birge_ratio
 from probmodel.evidence.weighing.modes import missed_modes
 from probmodel.evidence.weighing.starting_draws import population_rhat, rhat_limit
@@ -117,6 +118,20 @@ def two_rows() -> Target:
             pyro.sample("y", dist.Cauchy(theta, 1.0), obs=y)
 
     return target(model, Dataset.of_rows(y=two_outliers().data.kwargs["y"]))
+
+
+def test_a_product_of_students_has_the_density_of_its_axes_and_draws_to_match():
+    loc, factor = tensor([[1.0, -2.0]]), tensor([[[1.3, 0.0], [-0.7, 0.4]]])
+    product = ProductT(torch.tensor([[0, 1]]), loc, factor, 2.5)
+    theta = tensor(np.random.default_rng(0).normal(size=(20, 2)) * 3)
+    z = np.linalg.solve(factor[0].numpy(), (theta - loc).T.numpy())
+    expected = stats.t(2.5).logpdf(z).sum(0) - math.log(1.3 * 0.4)
+    assert np.allclose(product.log_prob(theta)[:, 0], expected, atol=1e-12)
+    with isolated(seed=1):
+        z = np.linalg.solve(factor[0].numpy(), (product.sample(20_000) - loc).T.numpy())
+    for axis in z:
+        assert stats.kstest(axis, stats.t(2.5).cdf).pvalue > 1e-4
+    assert abs(stats.spearmanr(np.abs(z[0]), np.abs(z[1])).statistic) < 0.03
 
 
 # ------------------------------------------------------------------------------------------ estimates

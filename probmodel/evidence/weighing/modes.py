@@ -9,7 +9,13 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from probmodel.evidence.annealing.ascent import ascended
-from probmodel.evidence.annealing.reference import ReferenceMixture, StudentT, TruncatedNormal, covariance_factor
+from probmodel.evidence.annealing.reference import (
+    ProductT,
+    ReferenceMixture,
+    StudentT,
+    TruncatedNormal,
+    covariance_factor,
+)
 from probmodel.protocols.posterior import Target
 from probmodel.tracing.curvature import block_index, gradient, hessian_blocks, log_joint_by_block
 from probmodel.tracing.randomness import isolated, spawn
@@ -33,8 +39,10 @@ FALL_OF_WIDTH = 0.8
 """Fall of the log density, in nats, at the end of a principal axis: 0.5 at one standard deviation of a normal."""
 WIDENED, NUM_HALVINGS = 4.0, 48
 """Longest axis tried, in standard deviations by the curvature, and how often it is halved."""
-DEGREES_AT_MODES = 1.0
-"""Degrees of freedom at the modes: it takes heavy tails to leave a mode far from the prior's bulk."""
+HEAVY = 1.0
+"""Degrees of freedom of the products at the modes: it takes heavy tails to leave a mode far from the prior's bulk."""
+MANY = 4
+"""Number of modes above which they and one wide component make up the base."""
 MODES_WEIGHT = 0.5
 """Weight of the modes in a base distribution that they share with the particles."""
 
@@ -50,16 +58,19 @@ class Modes(NamedTuple):
         return bool(self.components)
 
     def joined(self, base: ReferenceMixture) -> ReferenceMixture:
-        """Mixture of a base distribution and a Student-t at each mode."""
+        """Mixture of a base distribution and, at each mode, a Student-t and a product of heavier ones.
+
+        Of many modes the base gives way to its last component alone, the widest: each component costs its density.
+        """
         if not self.components:
             return base
-        kept = [(1 - MODES_WEIGHT) * weight for weight in base.weights]
         count = len(self.components)
-        heavy = tuple(each._replace(degrees=DEGREES_AT_MODES) for each in self.components)
-        return ReferenceMixture(
-            (*base.components, *heavy),
-            (*kept, *(MODES_WEIGHT * (0.5 * weight + 0.5 / count) for weight in self.weights)),
-        )
+        if count > MANY:
+            base = ReferenceMixture(base.components[-1:], (1.0,))
+        heavy = tuple(ProductT(each.coordinates, each.loc, each.scale_tril, HEAVY) for each in self.components)
+        shares = [0.5 * MODES_WEIGHT * (0.5 * weight + 0.5 / count) for weight in self.weights]
+        kept = [(1 - MODES_WEIGHT) * weight for weight in base.weights]
+        return ReferenceMixture((*base.components, *self.components, *heavy), (*kept, *shares, *shares))
 
     def enclosed(self) -> ReferenceMixture:
         """Mixture of truncated normals inside the modes."""
