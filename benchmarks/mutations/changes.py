@@ -23,6 +23,7 @@ CONTRACT, SITES = ("tests/contracts/test_evidence.py",), ("tests/tracing/test_si
 TARGET = ("tests/tracing/test_target.py",)
 REPLACING = ("tests/storage/test_replacing.py",)
 SANDWICH = ("tests/evidence/test_evidence_sandwich.py",)
+MODES, CLAIMS = ("tests/evidence/test_missed_modes.py",), ("tests/evidence/test_evidence_claims.py",)
 DESCENT, SAMPLERS = ("tests/inference/test_descent.py",), ("tests/inference/test_samplers.py",)
 STARTS = ("tests/layers/test_gp_starts.py",)
 MIXTURES, NATURAL = ("tests/layers/test_gp_mixture.py",), ("tests/inference/test_natural_gradients.py",)
@@ -387,6 +388,70 @@ MUTATIONS = (
         "log_two_is_not_lost",
     ),
     Mutation(
+        "missed modes overlooked",
+        "evidence/weighing/modes.py",
+        "(seen < MISSED * share)",
+        "(seen < 0)",
+        MODES,
+        "lack_the_other",
+    ),
+    Mutation(
+        "ascents from the prior's bulk alone",
+        "evidence/annealing/ascent.py",
+        "torch.where(half, 1.0, FLATTENED)",
+        "torch.where(half, 1.0, 1.0)",
+        MODES,
+        "reach_the_mode",
+    ),
+    Mutation(
+        "width of a mode by its curvature alone",
+        "evidence/weighing/modes.py",
+        "fits = falls < FALL_OF_WIDTH",
+        "fits = falls < math.inf",
+        MODES,
+        "without_curvature",
+    ),
+    Mutation(
+        "spread of populations not compared",
+        "evidence/weighing/starting_draws.py",
+        "torch.cat([draws, folded], 1)",
+        "torch.cat([draws, draws], 1)",
+        MODES,
+        "r_hat_of_populations_is_one",
+    ),
+    Mutation(
+        "standard error not widened",
+        "evidence/weighing/agreement.py",
+        "return max(1.0, (chi_square / (count - 1)) ** 0.5) if count > 1 else 1.0",
+        "return 1.0",
+        MODES,
+        "widened",
+    ),
+    Mutation(
+        "bounds under an improper prior",
+        "evidence/weighing/claims.py",
+        "if not target.improper:",
+        "if target.dim:",
+        CLAIMS,
+        "improper",
+    ),
+    Mutation(
+        "single precision certified as double",
+        "evidence/weighing/verdict.py",
+        "if target.dtype == torch.float64:",
+        "if target.dim:",
+        CLAIMS,
+        "single_precision",
+    ),
+    Mutation(
+        "bounds whose offset is lost beside large weights",
+        "evidence/weighing/bounds.py",
+        "log_ratio = log_w - log_mean",
+        "log_ratio = log_w",
+        BOUNDS,
+        "any_size",
+    ),
+    Mutation(
         "bridge upside down",
         "evidence/bridge.py",
         "updated = top - bottom",
@@ -413,15 +478,15 @@ MUTATIONS = (
     Mutation(
         "sides of the sandwich exchanged",
         "evidence/sandwich.py",
-        "lower=-math.inf if failed else lower,",
-        "lower=-math.inf if failed else upper,",
+        "lower=-math.inf if failed or target.improper else lower,",
+        "lower=-math.inf if failed or target.improper else upper,",
         SANDWICH,
         "both_bounds and gamma",
     ),
     Mutation(
         "failed checks that refuse nothing",
         "evidence/sandwich.py",
-        "upper=math.inf if failed else upper,",
+        "upper=math.inf if failed or target.improper else upper,",
         "upper=upper,",
         SANDWICH,
         "one_mode_of_two",

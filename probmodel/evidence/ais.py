@@ -10,6 +10,7 @@ from probmodel.evidence.weighing.annealed_weights import (
 )
 from probmodel.evidence.weighing.bounds import lower_bound, upper_bound
 from probmodel.evidence.weighing.chain_weights import chain_error, thinned
+from probmodel.evidence.weighing.claims import claimed
 from probmodel.evidence.weighing.starting_draws import starting_draws
 from probmodel.evidence.weighing.verdict import upper_condition
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
@@ -56,15 +57,19 @@ def ais(
     log_w = forward_weights(schedule, num_chains, spawn(seed, 12))
     mean = weighted_mean(log_w)
     warn_if_untrusted("ais", mean, "raise num_steps (temperatures) or num_chains")
+    claim = claimed(
+        "ais", target, lower=lower_bound(log_w, level), certified="the lower bound holds at finite sample size"
+    )
     return Evidence(
         mean.log_mean,
         mean.stderr,
-        lower=lower_bound(log_w, level),
         level=level,
+        lower=claim.lower,
+        upper=claim.upper,
+        certified=claim.certified,
         method="ais",
         given=target.given,
         digest=target.digest,
-        certified="the lower bound holds at finite sample size",
         info={
             "num_chains": len(log_w),
             "num_steps": len(schedule.kernels),
@@ -114,15 +119,22 @@ def reverse_ais(
     mean = weighted_mean(-log_w)
     warn_if_untrusted("reverse ais", mean, "raise num_steps (temperatures), or keep more posterior draws")
     kept = thinned(log_w, first.theta.shape[0], exact=first.exact)
+    claim = claimed(
+        "reverse ais",
+        target,
+        upper=upper_bound(kept, level),
+        certified=upper_condition(exact=first.exact, source=first.source),
+    )
     return Evidence(
         -mean.log_mean,
         chain_error(-log_w, first.theta.shape[0], exact=first.exact),
-        upper=upper_bound(kept, level),
         level=level,
+        lower=claim.lower,
+        upper=claim.upper,
+        certified=claim.certified,
         method="reverse ais",
         given=target.given,
         digest=target.digest,
-        certified=upper_condition(exact=first.exact, source=first.source),
         info={
             "num_chains": len(log_w),
             "num_independent": len(kept),

@@ -1,5 +1,6 @@
 """Evidence lower bound of a guide (Jordan et al., 1999)."""
 
+from probmodel.evidence.weighing.claims import claimed
 from probmodel.evidence.weighing.weights import ONE_SIDED, fit_with_guide, guide_weights
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
@@ -25,10 +26,13 @@ def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Eviden
     total = guide_weights(fit_with_guide(subject), num_samples, seed).double().sum(-1)
     log_z, stderr = float(total.mean()), float(total.std() / num_samples**0.5)
     target = target_of(subject)
+    claim = claimed("elbo", target, lower=log_z - ONE_SIDED[0.95] * stderr)
     return Evidence(
         log_z,
         stderr,
-        lower=log_z - ONE_SIDED[0.95] * stderr,
+        lower=claim.lower,
+        upper=claim.upper,
+        certified=claim.certified,
         method="elbo",
         given=target.given,
         digest=target.digest,

@@ -9,6 +9,7 @@ from torch import Tensor
 from probmodel.draws.pareto import pareto_smoothed
 from probmodel.evidence.annealing.reference import Base
 from probmodel.evidence.weighing.bounds import lower_bound
+from probmodel.evidence.weighing.claims import claimed
 from probmodel.evidence.weighing.proposals import Proposal, from_draws
 from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untrusted, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
@@ -61,15 +62,19 @@ def importance(
     warn_if_untrusted(
         "importance", mean, "raise num_samples, reparametrize towards a normal posterior, or use evidence.ais"
     )
+    claim = claimed(
+        "importance", target, lower=lower_bound(log_w, level), certified="the lower bound holds at finite sample size"
+    )
     return Evidence(
         mean.log_mean,
         mean.stderr,
-        lower=lower_bound(log_w, level),
         level=level,
+        lower=claim.lower,
+        upper=claim.upper,
+        certified=claim.certified,
         method="importance",
         given=target.given,
         digest=target.digest,
-        certified="the lower bound holds at finite sample size",
         info={
             "num_samples": num_samples,
             "k_hat": mean.k_hat,

@@ -1,5 +1,6 @@
 """Importance-weighted bound on the evidence (Burda, Grosse & Salakhutdinov, 2016)."""
 
+from probmodel.evidence.weighing.claims import claimed
 from probmodel.evidence.weighing.weights import (
     ONE_SIDED,
     fit_with_guide,
@@ -36,10 +37,13 @@ def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Eviden
         "iwae", mean, "the value is only a lower bound; use a richer guide, or NUTS and evidence.importance"
     )
     target = target_of(subject)
+    claim = claimed("iwae", target, lower=mean.log_mean - ONE_SIDED[0.95] * mean.stderr)
     return Evidence(
         mean.log_mean,
         mean.stderr,
-        lower=mean.log_mean - ONE_SIDED[0.95] * mean.stderr,
+        lower=claim.lower,
+        upper=claim.upper,
+        certified=claim.certified,
         method="iwae",
         given=target.given,
         digest=target.digest,

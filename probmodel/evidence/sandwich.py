@@ -5,7 +5,9 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 from probmodel.evidence.annealing.reference import matched
@@ -15,7 +17,7 @@ from probmodel.evidence.importance import proposal_weights
 from probmodel.evidence.iwae import iwae
 from probmodel.evidence.laplace import laplace
 from probmodel.evidence.smc import smc
-from probmodel.evidence.weighing.agreement import agreement_p_value
+from probmodel.evidence.weighing.agreement import DOUBTFUL, agreement_p_value
 from probmodel.evidence.weighing.annealed_weights import (
     AnnealingSchedule,
     backward_weights,
@@ -29,9 +31,10 @@ from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, explored, starting_draws
 from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.evidence.weighing.verdict import (
-    CLOSED_FORM_ROUNDING,
+    EVEN_IN_REVERSE,
     Side,
     certified_sides,
+    closed_form_rounding,
     combined_estimate,
     estimate_of,
     failures_of,
@@ -77,6 +80,10 @@ def sandwich(
     draws into a truncated normal, unbiased for 1/Z.  Both hold at finite sample size by betting
     (`evidence.weighing.bounds`), half of 1 − level on each side.
 
+    Modes that particles from the prior have missed are sought by ascents from dispersed starts and weighed by a second
+    run.  Without a fit the draws are two populations by different paths, which must agree; where they differ, longer
+    runs replace them.
+
     Sequential Monte Carlo from the prior, bridge sampling, importance sampling, Laplace's approximation, and the
     weights of a guide or a closed form, if there is one, are computed for comparison.
 
@@ -94,10 +101,10 @@ def sandwich(
 
     Returns:
         Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces
-        both), `agreement` is the table of all estimates, `certified` states which side holds under what condition.  If
-        estimators disagree, the bounds cross, relative ESS is below 1 % or k-hat above 0.7, `lower` and `upper` are
-        infinite, a warning names the check and a remedy, and `info["failed"]` lists it; the estimates are returned all
-        the same.
+        both), `stderr` widened by the Birge ratio if estimators differ at p < 0.05; `agreement` is the table of all
+        estimates, `certified` states which side holds under what condition.  If estimators or populations disagree, the
+        bounds cross, relative ESS is below 1 % or k-hat above 0.7, `lower` and `upper` are infinite, a warning names the
+        check and a remedy, and `info["failed"]` lists it; the estimates are returned all the same.
 
     Raises:
         ValueError: if the draws do not fit the model, there are neither draws nor a prior that can be sampled, or
@@ -127,20 +134,24 @@ def sandwich(
     group_size = max(WEIGHTS_PER_BET, -(-(max_chains or 0) // MAX_BETS)) if below.num_steps == 1 else 1
     lower = lower_bound(below.log_w, side_level, group_size=group_size)
     upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
-    failed = failures_of(agreement, below, above, lower, upper)
-    log_z, stderr = combined_estimate(estimates, failed)
+    failed = failures_of(first, agreement, below, above, lower, upper)
+    log_z, stderr = combined_estimate(estimates, failed, agreement.p_value)
+    if agreement.p_value < DOUBTFUL:  # What a side certifies may not contradict the widened interval.
+        quantile = NormalDist().inv_cdf(side_level)
+        lower, upper = min(lower, log_z - quantile * stderr), max(upper, log_z + quantile * stderr)
     exact = next((each for each in estimates if each.method == "exact"), None)
     if exact is not None and not failed:
-        allowance = CLOSED_FORM_ROUNDING * max(1.0, abs(exact.log_z))
+        allowance = closed_form_rounding(target, exact.log_z)
         lower, upper = exact.log_z - allowance, exact.log_z + allowance
+        stderr = 0.0 if target.dtype == torch.float64 else allowance
     findings = findings_of(first, seen)
     for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
         warnings.warn(f"sandwich: {finding}", EvidenceWarning, stacklevel=2)
     return Evidence(
         log_z,
         stderr,
-        lower=-math.inf if failed else lower,
-        upper=math.inf if failed else upper,
+        lower=-math.inf if failed or target.improper else lower,
+        upper=math.inf if failed or target.improper else upper,
         level=level,
         method="sandwich",
         given=target.given,
@@ -177,7 +188,7 @@ def _forward(
 ) -> Side:
     def attempt(steps: int | None) -> Side:
         begin = time.perf_counter()
-        schedule = forward_schedule(first, seed, steps, seen=None if seen is None else seen.theta)
+        schedule = forward_schedule(first, seed, steps, seen=seen)
         log_w = weigh(schedule, NUM_CHAINS, spawn(seed, 1))
         return Side(estimate_of("ais", weighted_mean(log_w), begin), log_w, len(schedule.kernels))
 
@@ -191,7 +202,9 @@ def _backward(first: StartingDraws, seed: int, num_steps: int | None) -> Side:
         log_w = backward_weights(schedule, first.scored, spawn(seed, 1))
         mean = weighted_mean(-log_w)
         stderr = chain_error(-log_w, len(first.theta), exact=first.exact)
-        estimate = estimate_of("reverse ais", mean, begin)._replace(log_z=-mean.log_mean, stderr=stderr)
+        estimate = estimate_of("reverse ais", mean, begin, even=EVEN_IN_REVERSE)._replace(
+            log_z=-mean.log_mean, stderr=stderr
+        )
         return Side(estimate, log_w, len(schedule.kernels))
 
     return _trusted(attempt, num_steps)

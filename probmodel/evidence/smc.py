@@ -31,7 +31,8 @@ def smc(
 
     A pilot run adapts temperatures and kernels.  The estimate is from a second run with both frozen, in independent
     groups of particles, each unbiased for Z.  It starts from the prior even for a fit, and so finds modes that a chain
-    has missed.
+    has missed.  If ascents from dispersed starts find a mode that the pilot's particles have missed, both runs start
+    from a mixture of the particles and all modes instead (`evidence.weighing.modes`).
 
     Args:
         subject: a fit, or a target.

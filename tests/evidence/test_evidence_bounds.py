@@ -246,3 +246,22 @@ def test_very_many_weights_are_bet_on_in_groups_and_bounded_alike():
 def test_single_precision_weights_are_summed_in_double():
     log_w = column(lognormal(np.random.default_rng(13), 300)).float()
     assert lower_bound(log_w, 0.95) == lower_bound(log_w.double(), 0.95)
+
+
+# ------------------------------------------------------------------------------------------ sizes beyond rounding
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("size", [1e12, 1e16, -1e16, 1e20, -1e300])
+def test_weights_of_any_size_are_bounded_by_their_own_size_less_rounding(size, blocks):
+    log_w = torch.full((50, blocks), size, dtype=torch.float64)
+    rounding = 20 * abs(size) * blocks * torch.finfo(torch.float64).eps + 1
+    assert blocks * size - rounding <= lower_bound(log_w, 0.95) <= blocks * size
+    assert blocks * size <= upper_bound(log_w, 0.95) <= blocks * size + rounding
+
+
+def test_weights_further_apart_than_any_bound_reaches_leave_it_finite_or_none():
+    apart = torch.tensor([[1e17], [-1e17]], dtype=torch.float64)
+    assert lower_bound(apart, 0.95) <= -math.log(2) + 1e17
+    assert lower_bound(torch.zeros(0, 1), 0.95) == -math.inf
+    assert lower_bound(torch.full((4, 2), math.nan), 0.95) == -math.inf

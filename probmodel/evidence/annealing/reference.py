@@ -29,7 +29,7 @@ DEFENSIVE_DEGREES = 2.0
 TRUNCATED_WEIGHT = 0.95
 CLUSTERS = (2, 4, 8, 16, 32)
 """Numbers of mixture components that are tried in turn, until BIC rises."""
-MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 1_000
+MAX_CLUSTERED, MIN_CLUSTERED, NUM_CLUSTERED = 12, 200, 2_000
 """Largest number of coordinates, and least and largest number of draws, for which clusters are sought."""
 REGULARIZATION = 1e-4
 """Added to the variances of standardized draws, so that a cluster of a few equal draws has a positive width."""
@@ -70,10 +70,39 @@ class StudentT(NamedTuple):
         return constant - half_log_det - 0.5 * (nu + d) * torch.log1p(squared / nu)
 
 
+class ProductT(NamedTuple):
+    """Product of Student-t distributions along the axes of `scale_tril`, as heavy along each of them as across.
+
+    Coordinates with heavy tails of their own put more density on the axes than any multivariate Student-t does.
+    """
+
+    coordinates: Int[Tensor, "R d"]
+    loc: Float[Tensor, "R d"]
+    scale_tril: Float[Tensor, "R d d"]
+    degrees: float
+
+    def sample(self, num_samples: int) -> Float[Tensor, "S D"]:
+        """Draws of theta."""
+        shape = num_samples, *self.loc.shape
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        nu = self.loc.new_tensor(self.degrees)
+        noise = noise * (Chi2(nu).sample(shape) / nu).rsqrt()
+        return _joined(self.loc + torch.einsum("rij,srj->sri", self.scale_tril, noise), self.coordinates)
+
+    def log_prob(self, theta: Float[Tensor, "S D"]) -> Float[Tensor, "S R"]:
+        """Log density of each block."""
+        nu = self.degrees
+        offset = (theta[:, self.coordinates] - self.loc).permute(1, 2, 0)
+        z = torch.linalg.solve_triangular(self.scale_tril, offset, upper=False)
+        constant = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi)
+        half_log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return (constant - 0.5 * (nu + 1) * torch.log1p(z.square() / nu)).sum(1).T - half_log_det
+
+
 class ReferenceMixture(NamedTuple):
     """Mixture of base distributions; each block draws its component independently."""
 
-    components: "tuple[StudentT | TruncatedNormal, ...]"
+    components: "tuple[StudentT | ProductT | TruncatedNormal, ...]"
     weights: tuple[float, ...]
 
     def sample(self, num_samples: int) -> Float[Tensor, "S D"]:

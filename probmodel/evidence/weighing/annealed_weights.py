@@ -9,10 +9,10 @@ from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath
 from probmodel.evidence.annealing.population import effective_size, temper
-from probmodel.evidence.annealing.reference import enclosed, matched, normal
+from probmodel.evidence.annealing.reference import ReferenceMixture, enclosed, matched, normal
 from probmodel.evidence.annealing.schedule import backward, forward, frozen, path_length
 from probmodel.evidence.annealing.transitions import Kernel
-from probmodel.evidence.weighing.starting_draws import StartingDraws, population
+from probmodel.evidence.weighing.starting_draws import Explored, StartingDraws, population
 from probmodel.evidence.weighing.weights import independent_error
 from probmodel.tracing.randomness import isolated, spawn
 
@@ -43,7 +43,7 @@ class AnnealingSchedule(NamedTuple):
 
 
 def forward_schedule(
-    start: StartingDraws, seed: int, num_steps: int | None = None, *, seen: Float[Tensor, "P D"] | None = None
+    start: StartingDraws, seed: int, num_steps: int | None = None, *, seen: Explored | None = None
 ) -> AnnealingSchedule:
     """Forward schedule from a defensive Student-t around the draws, whose heavier tails give weights a finite variance.
 
@@ -51,9 +51,11 @@ def forward_schedule(
         start: starting draws.
         seed: random seed of the pilot.
         num_steps: number of temperatures; None for the most efficient number.
-        seen: particles that may have reached modes the draws have not; they widen the Student-t.
+        seen: run from the prior, which may have reached modes that the draws have not; it widens the Student-t.
     """
-    path = AnnealingPath(matched(start.target, _pooled(start.flat, seen)), start.target)
+    pooled = start.flat if seen is None else _pooled(start.flat, seen.theta)
+    modes = start.modes if seen is None else seen.modes
+    path = AnnealingPath(modes.joined(matched(start.target, pooled)), start.target)
     with isolated(seed):
         if num_steps is None and _overlap(path) >= DIRECT_FRACTION:
             return AnnealingSchedule(path, (_single_step(start),))
@@ -65,7 +67,7 @@ def reverse_schedule(start: StartingDraws, seed: int, num_steps: int | None = No
 
     Its lighter tails give backward weights a finite variance.
     """
-    path = AnnealingPath(enclosed(start.target, start.fitted), start.target)
+    path = AnnealingPath(_inside(start), start.target)
     with isolated(seed):
         if num_steps is None and _overlap(path) >= INSIDE_FRACTION:
             return AnnealingSchedule(path, (_single_step(start),))
@@ -133,10 +135,14 @@ def backward_weights(schedule: AnnealingSchedule, theta: Float[Tensor, "S D"], s
     return torch.cat(parts)
 
 
-def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"] | None) -> Float[Tensor, "Q D"]:
+def _inside(start: StartingDraws) -> ReferenceMixture:
+    """Truncated normals inside the clusters of draws, or inside the modes where clusters are not sought."""
+    base = enclosed(start.target, start.fitted)
+    return start.modes.enclosed() if start.modes and len(base.components) == 1 else base
+
+
+def _pooled(theta: Float[Tensor, "S D"], seen: Float[Tensor, "P D"]) -> Float[Tensor, "Q D"]:
     """Draws together with an equal number of particles."""
-    if seen is None:
-        return theta
     count = min(len(theta), len(seen))
     chosen = torch.linspace(0, len(theta) - 1, count, device=theta.device).long()
     return torch.cat([theta[chosen], seen[:count]])

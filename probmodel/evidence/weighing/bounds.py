@@ -23,6 +23,10 @@ RESOLUTION = 1e-6
 """Precision in nats to which a bound is solved; the end at which the bound holds is returned."""
 GROUP_SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 """Weights per group where there are several blocks: fixed numbers, so that the bound holds at any stopping time."""
+WIDEST = 1e6
+"""Largest distance of a bound from the log mean weight in nats, beyond which there is none."""
+ROUNDING_OF_SUMS = 8 * torch.finfo(torch.float64).eps
+"""Relative rounding error of a log mean weight."""
 MAX_BETS = 50_000
 """Largest number of bets, if the number of weights was fixed beforehand."""
 
@@ -42,6 +46,8 @@ def lower_bound(log_w: Float[Tensor, "S R"], level: float, *, group_size: int | 
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, got {level}; 0.95 is usual")
     log_w = log_w.double()
+    if not len(log_w) or log_w.isnan().any():
+        return -math.inf
     if log_w.shape[1] > 1:
         return _sum_of_blocks(log_w, level)
     return _single(_grouped(log_w[:, 0], group_size or -(-len(log_w) // MAX_BETS)), level)
@@ -63,16 +69,18 @@ def _single(log_w: Float[Tensor, " S"], level: float) -> float:
     log_mean = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     if not math.isfinite(log_mean):
         return -math.inf
-    high = log_mean  # The wealth at the mean itself is below 1 by Jensen's inequality.
-    low = high - 1.0
-    while _log_wealth(log_w - low) < wanted:
-        low = high - 2 * (high - low)
-        if high - low > 1e6:
+    # Offsets from the mean are solved for: beside a mean of 1e16 an offset of one nat would be lost to rounding.
+    log_ratio = log_w - log_mean
+    high = 0.0  # The wealth at the mean itself is below 1 by Jensen's inequality.
+    low = -1.0
+    while _log_wealth(log_ratio - low) < wanted:
+        low *= 2
+        if low < -WIDEST:
             return -math.inf
-    while high - low > _resolution(high):
+    while high - low > RESOLUTION:
         middle = (low + high) / 2
-        low, high = (middle, high) if _log_wealth(log_w - middle) >= wanted else (low, middle)
-    return low
+        low, high = (middle, high) if _log_wealth(log_ratio - middle) >= wanted else (low, middle)
+    return _rounded_down(log_mean + low, abs(log_mean))
 
 
 def _grouped(log_w: Float[Tensor, " S"], size: int) -> Float[Tensor, " G"]:
@@ -107,7 +115,13 @@ def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
         middle = (low + high) / 2
         log_wealth = float(torch.logsumexp(counts * (means - middle), 0)) - math.log(len(sizes))
         low, high = (middle, high) if log_wealth >= wanted else (low, middle)
-    return low
+    return _rounded_down(low, float(means.abs().max()))
+
+
+def _rounded_down(bound: float, size: float) -> float:
+    """Bound less the rounding error of the numbers it was computed from, where that exceeds the resolution."""
+    rounding = ROUNDING_OF_SUMS * size
+    return bound - rounding if rounding > RESOLUTION else bound
 
 
 def _resolution(value: float) -> float:

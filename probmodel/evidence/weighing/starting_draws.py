@@ -1,5 +1,6 @@
 """Posterior draws that an estimator starts from: those of a fit, or particles of sequential Monte Carlo."""
 
+import math
 import time
 import warnings
 from functools import lru_cache
@@ -7,14 +8,16 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import chi2
 from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath
-from probmodel.evidence.annealing.population import TemperedPopulation, temper
-from probmodel.evidence.annealing.reference import Prior
+from probmodel.evidence.annealing.population import LEAST_RELATIVE_ESS, NUM_MOVES, TemperedPopulation, temper
+from probmodel.evidence.annealing.reference import Prior, matched
 from probmodel.evidence.annealing.schedule import decorrelated
 from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.label_switching import Symmetry, symmetrized, symmetry
+from probmodel.evidence.weighing.modes import MAX_BLOCK, NO_MODES, Modes, missed_modes
 from probmodel.evidence.weighing.starting_point import StartingPoint, starting_point
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.posterior import Subject, Target
@@ -36,17 +39,31 @@ GRADIENTS_PER_PARTICLE = 200
 SECONDS_BEFORE_WARNING = 600.0
 """Expected seconds of a run up to which no warning is given."""
 
-NUM_DECORRELATING = 10
+RHAT_OF_LONGER_RUN = 1.01
+"""R-hat of two populations above which both are run again, longer."""
+
+BY_CHANCE = 1e-4
+"""Probability that independent populations of one distribution are taken for different ones."""
+
+THOROUGH, THOROUGH_ESS = 3, 0.8
+"""Factor on the moves of the longer runs, and the relative ESS that each of their temperature steps keeps."""
+
+NUM_DECORRELATING = 12
 """Trajectories at β = 1 after which particles count as independent draws."""
 
 
 class Explored(NamedTuple):
-    """Result of a run from the prior, which finds the modes that a chain may miss."""
+    """Result of a run from the prior, which finds the modes that a chain may miss.
+
+    If ascents find modes that particles from the prior have missed, it is a second run, from those particles and modes.
+    """
 
     path: AnnealingPath
     pilot: TemperedPopulation
     theta: Float[Tensor, "P D"]
     """Particles, moved until they count as independent draws."""
+    modes: Modes
+    """All modes that ascents have found, if particles from the prior missed one of them; else none."""
 
 
 class StartingDraws(NamedTuple):
@@ -60,6 +77,10 @@ class StartingDraws(NamedTuple):
     source: str
     """Source of the draws, in words."""
     symmetry: Symmetry | None
+    modes: Modes = NO_MODES
+    """Modes of a run from the prior that its particles alone would have missed."""
+    disagreement: float = 1.0
+    """Rank-normalized R-hat of two independent populations of particles; 1 for other draws."""
 
     @property
     def flat(self) -> Float[Tensor, "S D"]:
@@ -136,18 +157,22 @@ def starting_draws(subject: Subject, seed: int) -> StartingDraws:
     point = starting_point(subject)
     target = point.target
     own = chain_draws(point) if point.has_posterior_draws else None
+    modes, is_population = NO_MODES, False
     independent = _exact_draws(point, spawn(seed, 4))
     if independent is not None:
         theta, source = independent[None], "exact draws"
     elif own is not None:
         theta, source = own, f"draws by {point.info.get('method', 'a sampler')}"
     else:
-        theta, source = _particles(explored(target, seed), seed)[None], "particles of sequential Monte Carlo"
+        seen = explored(target, seed)
+        theta, source, modes = _particles(seen, seed)[None], "particles of sequential Monte Carlo", seen.modes
+        is_population = True
     found = symmetry(target, theta.flatten(0, 1))
     if found is not None:
         with isolated(spawn(seed, 3)):
             theta = symmetrized(target, theta.flatten(0, 1), found).reshape(theta.shape)
-    return StartingDraws(target, theta, independent is not None, source, found)
+    differing = population_rhat(*theta[0].chunk(2)) if is_population else 1.0
+    return StartingDraws(target, theta, independent is not None, source, found, modes, differing)
 
 
 @lru_cache(maxsize=8)
@@ -157,16 +182,32 @@ def explored(target: Target, seed: int) -> Explored:
     Raises:
         ValueError: if the prior cannot be sampled, or none of its draws has a finite density.
     """
-    path = AnnealingPath(Prior(target, spawn(seed, 1)), target)
+    prior = Prior(target, spawn(seed, 1))
+    path = AnnealingPath(prior, target)
     if target.improper:
         raise ValueError(
             f"expected a prior that can be sampled, got improper ones of {list(target.improper)}; fit the model with NUTS "
             "first"
         )
     _warn_if_slow(path, target)
-    with isolated(spawn(seed, 2)):
-        pilot = temper(path, population(target))
-        return Explored(path, pilot, decorrelated(path, pilot.point, pilot.kernels[-1], NUM_DECORRELATING).theta)
+    found = _tempered(path, spawn(seed, 2), NO_MODES)
+    modes = missed_modes(target, found.theta, found.pilot.log_z, prior.sample(population(target)), spawn(seed, 6))
+    if not modes:
+        return found
+    return _tempered(AnnealingPath(modes.joined(matched(target, found.theta)), target), spawn(seed, 7), modes)
+
+
+def _tempered(path: AnnealingPath, seed: int, modes: Modes, *, thorough: bool = False) -> Explored:
+    factor = THOROUGH if thorough else 1
+    with isolated(seed):
+        pilot = temper(
+            path,
+            population(path.target),
+            relative_ess=THOROUGH_ESS if thorough else LEAST_RELATIVE_ESS,
+            num_moves=factor * NUM_MOVES,
+        )
+        theta = decorrelated(path, pilot.point, pilot.kernels[-1], factor * NUM_DECORRELATING).theta
+    return Explored(path, pilot, theta, modes)
 
 
 def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
@@ -187,12 +228,49 @@ def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
 
 
 def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
-    """Particles, and as many after further transitions, on which what is fitted to the first half can be evaluated."""
-    with isolated(spawn(seed, 5)):
-        point = found.path.at(found.theta, 1.0)
-        return torch.cat(
-            [found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_DECORRELATING).theta]
-        )
+    """Particles, and as many of a second run from a Student-t around them; two longer runs if these differ.
+
+    What is fitted to the first half is evaluated on the second, which knows nothing of it but the base.
+    """
+    target = found.path.target
+    if block_index(target).shape[1] > MAX_BLOCK:
+        with isolated(spawn(seed, 5)):
+            point = found.path.at(found.theta, 1.0)
+            return torch.cat(
+                [found.theta, decorrelated(found.path, point, found.pilot.kernels[-1], NUM_DECORRELATING).theta]
+            )
+    second = _again(found.theta, found, spawn(seed, 5))
+    pooled = torch.cat([found.theta, second])
+    if population_rhat(found.theta, second) <= rhat_limit(RHAT_OF_LONGER_RUN, *second.shape):
+        return pooled
+    return torch.cat([_again(pooled, found, spawn(seed, branch), thorough=True) for branch in (8, 9)])
+
+
+def _again(theta: Float[Tensor, "P D"], found: Explored, seed: int, *, thorough: bool = False) -> Float[Tensor, "P D"]:
+    base = found.modes.joined(matched(found.path.target, theta))
+    return _tempered(AnnealingPath(base, found.path.target), seed, found.modes, thorough=thorough).theta
+
+
+def population_rhat(first: Float[Tensor, "P D"], second: Float[Tensor, "P D"]) -> float:
+    """Largest rank-normalized R-hat over coordinates, and over their distances from the median, of two populations.
+
+    Reference:
+        Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), "Rank-normalization, folding, and localization".
+    """
+    # Interleaved, so that ties are broken in favor of neither.
+    draws = torch.stack([first, second], 1).flatten(0, 1).double()
+    folded = (draws - draws.median(0).values).abs()
+    ranks = torch.cat([draws, folded], 1).argsort(dim=0, stable=True).argsort(dim=0) + 1.0
+    scores = torch.special.ndtri((ranks - 0.375) / (len(draws) + 0.25)).reshape(len(first), 2, -1)
+    within = scores.var(0).mean(0)
+    between = (scores[:, 0].mean(0) - scores[:, 1].mean(0)).square() / 2
+    return float((1 - 1 / len(first) + between / within).sqrt().max())
+
+
+def rhat_limit(limit: float, num_particles: int, num_coordinates: int) -> float:
+    """The limit, or the R-hat that independent populations of one distribution exceed by chance, if that is larger."""
+    chi_square = float(chi2.isf(BY_CHANCE / (2 * num_coordinates), 1))
+    return max(limit, math.sqrt(1 + chi_square / num_particles))
 
 
 def _exact_draws(point: StartingPoint, seed: int) -> Float[Tensor, "S D"] | None:
