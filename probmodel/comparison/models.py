@@ -23,6 +23,7 @@ from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import shows_progress, stage
 from probmodel.tracing.target import target_of
 
 NAN = float("nan")
@@ -74,12 +75,14 @@ class Comparison:
 
 
 @checks_arguments
+@shows_progress
 def compare(
     posteriors: Mapping[str, Posterior],
     held_out: Dataset | None = None,
     *,
     estimator: Estimator = best,
     notice: Callable[[str], None] = lambda _: None,
+    progress: bool = True,
 ) -> Comparison:
     """Score and diagnose each fit and collect the results in one table.
 
@@ -88,6 +91,7 @@ def compare(
         held_out: rows that no fit has used.
         estimator: estimator of the evidence.
         notice: function called with each name before its computation starts, for a progress bar.
+        progress: whether to show what is being computed.
 
     Returns:
         Comparison, best held-out log score first, since an evidence given point estimates is not comparable with a full
@@ -106,6 +110,7 @@ def compare(
     rows = []
     for name, posterior in posteriors.items():
         notice(name)
+        stage(str(name))
         rows.append(_row(name, posterior, held_out, estimator))
     rows.sort(key=_rank)
     return Comparison(tuple(rows), tuple(_notes(rows)))

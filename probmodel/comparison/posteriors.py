@@ -16,6 +16,7 @@ from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
 from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import shows_progress
 
 K_HAT_DRAWS = 1_000
 ENERGY_DRAWS = 300
@@ -72,13 +73,17 @@ def _short(value: float) -> str:
 
 
 @checks_arguments
-def compare_posteriors(posteriors: Mapping[str, Posterior], *, reference: str, seed: int = 0) -> PosteriorComparison:
+@shows_progress
+def compare_posteriors(
+    posteriors: Mapping[str, Posterior], *, reference: str, seed: int = 0, progress: bool = True
+) -> PosteriorComparison:
     """Compare every fit of one model with a reference fit.
 
     Args:
         posteriors: name → fit; sites are matched by name.
         reference: name of the fit taken as the truth, usually a long NUTS run.
         seed: random seed of the permutations and of the draws for k-hat.
+        progress: whether to show what is being computed.
 
     Returns:
         PosteriorComparison: differences per element, and of all latents jointly.

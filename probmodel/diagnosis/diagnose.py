@@ -53,6 +53,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.checks import check
 from probmodel.tracing.devices import on_device_of
 from probmodel.tracing.target import target_of
@@ -62,6 +63,7 @@ ORDER = (Verdict.FAILED, Verdict.OVERFITS, Verdict.UNDERFITS)
 
 
 @checks_arguments
+@shows_progress
 def diagnose(
     posterior: Posterior,
     held_out: Dataset | None = None,
@@ -69,6 +71,7 @@ def diagnose(
     evidence: Evidence | None = None,
     conditional: Evidence | None = None,
     smaller: Mapping[Hashable, Evidence] | None = None,
+    progress: bool = True,
 ) -> Diagnosis:
     """Check whether a fit converged, how complex it is, and whether it overfits or underfits.
 
@@ -82,6 +85,7 @@ def diagnose(
         evidence: estimate of the evidence if there is one; it is listed among the findings.
         conditional: `conditional_evidence` of this model.
         smaller: name → `conditional_evidence` of a model with fewer parameters, for the same rows given the same rows.
+        progress: whether to show what is being computed.
 
     Returns:
         Diagnosis: a verdict, *inference failed* before *overfits* before *underfits* before *fits*, and the findings.

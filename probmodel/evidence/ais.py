@@ -17,11 +17,13 @@ from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untruste
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 
 
 @checks_arguments
+@shows_progress
 def ais(
     subject: Subject,
     *,
@@ -29,6 +31,7 @@ def ais(
     level: float = 0.95,
     num_chains: int = 4_000,
     num_steps: int | None = None,
+    progress: bool = True,
 ) -> Evidence:
     """Log mean weight of chains annealed from a defensive Student-t into the posterior, in nats.
 
@@ -41,6 +44,7 @@ def ais(
         num_chains: number of independent chains.
         num_steps: number of temperatures; None for the most efficient number.
         level: probability that the bound holds.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size.
@@ -81,12 +85,14 @@ def ais(
 
 
 @checks_arguments
+@shows_progress
 def reverse_ais(
     subject: Subject,
     *,
     seed: int = 0,
     level: float = 0.95,
     num_steps: int | None = None,
+    progress: bool = True,
 ) -> Evidence:
     """Reverse annealing estimate −log mean exp(−log weight), in nats.
 
@@ -97,6 +103,7 @@ def reverse_ais(
         seed: random seed of the pilot and of the chains.
         num_steps: number of temperatures; None for the most efficient number.
         level: probability that the bound holds.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence whose `upper` holds with probability `level` if the draws are exact; else as far as the draws are

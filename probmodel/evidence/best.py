@@ -7,10 +7,12 @@ from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 
 
 @checks_arguments
-def best(subject: Subject, *, seed: int = 0) -> Evidence:
+@shows_progress
+def best(subject: Subject, *, seed: int = 0, progress: bool = True) -> Evidence:
     """Log evidence by `iwae` if a fit has a guide (exact for an exact guide), else by `importance` from draws, in nats.
 
     A mixture of Gaussian processes is enumerated, or estimated by `assignments_smc` if its rows are many.
@@ -18,6 +20,7 @@ def best(subject: Subject, *, seed: int = 0) -> Evidence:
     Args:
         subject: a fit, or a target.
         seed: random seed of the estimator.
+        progress: whether to show what is being computed.
     """
     own = own_estimators(subject)
     if own is not None:

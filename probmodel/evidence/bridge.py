@@ -15,6 +15,7 @@ from probmodel.evidence.weighing.weights import plain_evidence
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.curvature import block_index, log_joint_by_block
 from probmodel.tracing.randomness import isolated, spawn
 from probmodel.tracing.target import target_of
@@ -24,7 +25,8 @@ TOLERANCE = 1e-10
 
 
 @checks_arguments
-def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> Evidence:
+@shows_progress
+def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000, progress: bool = True) -> Evidence:
     """Log Z as the fixed point of Meng & Wong's optimal bridge between posterior draws and a normal, in nats.
 
     Draws are standardized by the mean and covariance of their first half; the bridge uses the second half.  Warp-3
@@ -35,6 +37,7 @@ def bridge(subject: Subject, *, seed: int = 0, num_proposals: int = 10_000) -> E
         subject: a fit, or a target; the draws of a target are particles of sequential Monte Carlo.
         seed: random seed of the proposals, and of any draws that the subject does not hold.
         num_proposals: number of normal draws.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence without bounds, with the approximate relative error of Frühwirth-Schnatter (2004), which includes the

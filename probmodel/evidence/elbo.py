@@ -5,17 +5,20 @@ from probmodel.evidence.weighing.weights import ONE_SIDED, fit_with_guide, guide
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.target import target_of
 
 
 @checks_arguments
-def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
+@shows_progress
+def elbo(subject: Subject, *, seed: int = 0, num_samples: int = 1_000, progress: bool = True) -> Evidence:
     """Evidence lower bound E_q[log p(data, z) − log q(z)] ≤ log Z, in nats over the data set.
 
     Args:
         subject: a fit with a guide (SVI, Laplace, Exact).
         seed: random seed of the draws.
         num_samples: number of draws from the guide.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence whose `lower` bounds log Z at 95 %; it has no upper bound.

@@ -14,6 +14,7 @@ from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrus
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress, tick
 from probmodel.tracing.randomness import isolated, preserving_validation
 from probmodel.tracing.target import target_of
 
@@ -74,6 +75,7 @@ def affine_map_of(theta: Float[Tensor, "S D"], weights: Float[Tensor, " S"] | No
 
 
 @checks_arguments
+@shows_progress
 def harmonic(
     subject: Subject,
     *,
@@ -82,6 +84,7 @@ def harmonic(
     num_layers: int = 2,
     hidden_features: int = 32,
     num_steps: int = 300,
+    progress: bool = True,
 ) -> Evidence:
     """Learned harmonic mean estimate −log 1/S Σ_s φ(θ_s) / p(data, θ_s), θ_s ~ p(θ | data), in nats.
 
@@ -97,6 +100,7 @@ def harmonic(
         num_layers: number of spline transforms of the flow.
         hidden_features: width of the two hidden layers of each transform.
         num_steps: largest number of Adam steps; training stops earlier if the loss of held-out draws stops falling.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence with `upper` at 95 %: the estimate of 1/Z is unbiased, so that of log Z is biased upwards.  `info`
@@ -159,6 +163,7 @@ def _fit(
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     best_loss, best, since = math.inf, _state(flow), 0
     for _ in range(num_steps):
+        tick()
         with torch.no_grad():
             loss = float(-flow().log_prob(test).mean())
         since = 0 if loss < best_loss else since + 1

@@ -15,6 +15,7 @@ from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untruste
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
+from probmodel.protocols.progress import shows_progress, tick
 from probmodel.tracing.curvature import log_joint_by_block
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
@@ -24,6 +25,7 @@ MAX_COORDINATES_AT_ONCE = 4_000_000
 
 
 @checks_arguments
+@shows_progress
 def importance(
     subject: Subject,
     *,
@@ -31,6 +33,7 @@ def importance(
     level: float = 0.95,
     num_samples: int = 10_000,
     proposal: Proposal = from_draws,
+    progress: bool = True,
 ) -> Evidence:
     """Importance sampling estimate log 1/S Σ_s p(data, θ_s) / q(θ_s), θ_s ~ q, in nats.
 
@@ -43,6 +46,7 @@ def importance(
         proposal: distribution q.  `from_draws` (default) takes mean and covariance of the draws, `from_mode` mode and
             curvature; both mix a Student-t with 5 degrees of freedom and, with weight 0.1, a wider one with 2.
         level: probability that the bound holds.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size; `info` holds k-hat and relative
@@ -90,6 +94,7 @@ def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) ->
     parts = []
     with isolated(seed), torch.no_grad():
         for begin in range(0, num_samples, chunk):
+            tick()
             theta = base.sample(min(chunk, num_samples - begin))
             log_w = (log_joint_by_block(target, theta) - base.log_prob(theta)).double()
             parts.append(log_w.masked_fill(log_w.isnan(), -math.inf))

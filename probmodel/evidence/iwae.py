@@ -11,11 +11,13 @@ from probmodel.evidence.weighing.weights import (
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.target import target_of
 
 
 @checks_arguments
-def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Evidence:
+@shows_progress
+def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000, progress: bool = True) -> Evidence:
     """Importance-weighted bound log 1/S Σ_s p(data, z_s) / q(z_s), z_s ~ q, in nats.
 
     Where every latent is local to a row, the bound is computed per row and summed.  Its expectation is below log Z and
@@ -25,6 +27,7 @@ def iwae(subject: Subject, *, seed: int = 0, num_samples: int = 1_000) -> Eviden
         subject: a fit with a guide (SVI, Laplace, Exact).
         seed: random seed of the draws.
         num_samples: number S of draws from the guide.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence with `lower` at 95 %; `info` holds k-hat and relative ESS, both of the worst row.

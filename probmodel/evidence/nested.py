@@ -22,6 +22,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
+from probmodel.protocols.progress import shows_progress, tick
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
@@ -47,8 +48,15 @@ BATCH_FRACTION = 8
 
 
 @checks_arguments
+@shows_progress
 def nested(
-    subject: Subject, *, seed: int = 0, num_live: int = 500, tolerance: float = 0.01, max_calls: int = 5_000_000
+    subject: Subject,
+    *,
+    seed: int = 0,
+    num_live: int = 500,
+    tolerance: float = 0.01,
+    max_calls: int = 5_000_000,
+    progress: bool = True,
 ) -> Evidence:
     """Nested sampling of log Z = log ∫ exp(log p(data, θ) − log b(θ)) db(θ) with `num_live` points, in nats.
 
@@ -62,6 +70,7 @@ def nested(
         num_live: number of live points.
         tolerance: largest remaining contribution of the live points to log Z at which sampling stops, in nats.
         max_calls: number of evaluations of the log joint after which sampling stops in any case.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence with the standard error √(H / num_live) of Skilling (2006); `info` holds the information H, the number
@@ -206,6 +215,7 @@ class _BatchedPool:
         return [future.result() for future in futures]
 
     def _answer(self, waiting: list[_Request]) -> None:
+        tick()
         self.num_calls += len(waiting)
         values = np.full(len(waiting), math.nan)
         try:

@@ -46,6 +46,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Subject, Target
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 
@@ -64,6 +65,7 @@ MAX_LAPLACE = 200
 
 
 @checks_arguments
+@shows_progress
 def sandwich(
     subject: Subject,
     *,
@@ -72,6 +74,7 @@ def sandwich(
     precision: float = 0.003,
     num_steps: int | None = None,
     max_chains: int | None = None,
+    progress: bool = True,
 ) -> Evidence:
     """Log Z in nats between two bounds, with the estimators that must agree on it.
 
@@ -98,6 +101,7 @@ def sandwich(
         precision: standard error of the forward estimate to reach, in nats.
         num_steps: number of temperatures; None for the most efficient number.
         max_chains: largest number of forward chains; None for 256,000, or 8,000 if chains anneal.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence: `log_z` and `stderr` combine forward annealing and sequential Monte Carlo (a closed form replaces

@@ -12,6 +12,7 @@ from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.randomness import isolated, spawn
 from probmodel.tracing.target import target_of
 
@@ -19,6 +20,7 @@ NUM_GROUPS = 20
 
 
 @checks_arguments
+@shows_progress
 def smc(
     subject: Subject,
     *,
@@ -26,6 +28,7 @@ def smc(
     level: float = 0.95,
     num_groups: int = NUM_GROUPS,
     group_size: int | None = None,
+    progress: bool = True,
 ) -> Evidence:
     """Log Z by sequential Monte Carlo from the prior to the posterior, in nats.
 
@@ -40,6 +43,7 @@ def smc(
         num_groups: number of independent groups; their spread gives the standard error.
         group_size: number of particles per group; None for the pilot's number divided by `num_groups`, 20 at least.
         level: probability that the bound holds.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence whose `lower` holds with probability `level` at finite sample size.

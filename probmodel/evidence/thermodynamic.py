@@ -14,6 +14,7 @@ from probmodel.evidence.weighing.weights import plain_evidence
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.randomness import isolated, spawn
 from probmodel.tracing.target import target_of
 
@@ -23,8 +24,14 @@ HALVINGS = 8
 
 
 @checks_arguments
+@shows_progress
 def thermodynamic(
-    subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
+    subject: Subject,
+    *,
+    seed: int = 0,
+    num_steps: int = NUM_STEPS,
+    num_groups: int = NUM_GROUPS,
+    progress: bool = True,
 ) -> Evidence:
     """Thermodynamic integration log Z = ∫₀¹ E_β[log joint − log base] dβ from a normal base, in nats.
 
@@ -36,6 +43,7 @@ def thermodynamic(
         seed: random seed of the pilot and of the run.
         num_steps: number of temperatures, at equal distances along the path.
         num_groups: number of independent groups of particles; their spread gives the standard error.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence without bounds.
@@ -50,8 +58,14 @@ def thermodynamic(
 
 
 @checks_arguments
+@shows_progress
 def stepping_stone(
-    subject: Subject, *, seed: int = 0, num_steps: int = NUM_STEPS, num_groups: int = NUM_GROUPS
+    subject: Subject,
+    *,
+    seed: int = 0,
+    num_steps: int = NUM_STEPS,
+    num_groups: int = NUM_GROUPS,
+    progress: bool = True,
 ) -> Evidence:
     """Stepping-stone estimate log Z = Σ_t log E_β_t[(joint / base)^(β_t+1 − β_t)] from a normal base, in nats.
 
@@ -60,6 +74,7 @@ def stepping_stone(
         seed: random seed of the pilot and of the run.
         num_steps: number of temperatures, at equal distances along the path.
         num_groups: number of independent groups of particles; their spread gives the standard error.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence without bounds.

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from probmodel.families.boltzmann_machines.learning.gradient_ascent import GradientAscent
 from probmodel.families.boltzmann_machines.learning.gradients import (
@@ -42,6 +41,7 @@ from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import progress_bar
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn
@@ -131,7 +131,7 @@ def _learn(settings: BoltzmannLearning, machine: Any, data: Dataset, evaluations
     chains = settings.phase.start(machine, rows)
     layer_couplings = trainable_couplings(machine, leaves)
     reached = Reached(())  # Parameters between two updates are as good as those after either.
-    bar = tqdm(total=ascent.num_steps, desc="BoltzmannLearning", disable=not settings.progress, mininterval=0.5)
+    bar = progress_bar("BoltzmannLearning", ascent.num_steps, shown=settings.progress)
     with bar, until_interrupted(reached):
         for step in range(ascent.num_steps):
             if evaluations.evaluates_at(step):

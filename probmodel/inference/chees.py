@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probmodel.inference.chains.adaptation import Gradient, averaged, dual_averaged, reasonable_step, select_per_chain
 from probmodel.inference.chains.chains import MAX_ENERGY_ERROR, SMALLEST_STEP, Sampled, check_acceptance, posterior
@@ -28,6 +27,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
+from probmodel.protocols.progress import progress_bar
 from probmodel.tracing.programs.compiling import Tensors, repeat
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35
@@ -161,7 +161,7 @@ def _sample(settings: ChEES, target: Target, theta: Float[Tensor, "C D"]) -> Sam
     windows = StepWindows(one, example, outputs, gradient.constants, gradient.reason, prelude, gradient.threads)
     kept, told, total = [], [], settings.num_warmup + settings.num_samples
     reached = Reached(())
-    bar = tqdm(total=total, desc="ChEES", disable=not settings.progress, mininterval=0.5)
+    bar = progress_bar("ChEES", total, shown=settings.progress)
     with bar, until_interrupted(reached):
         windows.compile_where_it_pays(total, settings.compile, bar)
         around, variance = sample_approximation(Ascent(*windows.prelude(WARM_START_STEPS)), gradient.here)

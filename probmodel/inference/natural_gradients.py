@@ -12,7 +12,6 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.optim import Adam, Optimizer
-from tqdm.auto import tqdm
 
 from probmodel.families.gaussian_processes.natural_gradients import natural_update
 from probmodel.families.gaussian_processes.sparse import kl_to_standard
@@ -27,6 +26,7 @@ from probmodel.protocols.errors import NonFiniteError, NotNormalError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.layers import Decision
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import progress_bar
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import owned_copies
@@ -191,7 +191,7 @@ def _descend(
     losses: list[float] = []
     loc, scale = (each.detach() for each in model.representation.q)
     reached = Reached(others.values())
-    bar = tqdm(total=num_steps, desc="NaturalGradients", disable=not settings.progress, mininterval=0.5)
+    bar = progress_bar("NaturalGradients", num_steps, shown=settings.progress)
     with bar, until_interrupted(reached):
         for step in range(num_steps):
             rows = next(order)

@@ -7,7 +7,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probmodel.inference.chains import adaptation
 from probmodel.inference.chains import nuts_tree as tree
@@ -20,6 +19,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
+from probmodel.protocols.progress import progress_bar
 from probmodel.tracing.programs.compiling import Tensors
 
 LEAPFROGS = 10
@@ -128,7 +128,7 @@ def _collected(
     numbers = theta.new_zeros(len(theta), settings.num_samples, 6)
     done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     reached = Reached(())
-    bar = tqdm(total=total * len(theta), desc="NUTS", disable=not settings.progress, mininterval=0.5)
+    bar = progress_bar("NUTS", total * len(theta), shown=settings.progress)
     with bar, until_interrupted(reached):
         while (slowest := int(done.min())) < total:
             windows.compile_where_it_pays((total - slowest) * LEAPFROGS, settings.compile, bar)

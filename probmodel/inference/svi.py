@@ -14,7 +14,6 @@ from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 from torch.optim import Adam, Optimizer
-from tqdm.auto import tqdm
 
 from probmodel.inference.descent.descent import WINDOW, Descent, descent, reason_against_loop
 from probmodel.inference.descent.minibatches import Batches, minibatches
@@ -33,6 +32,7 @@ from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
+from probmodel.protocols.progress import progress_bar
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.checks.modules import end_training, training_mode
 from probmodel.tracing.guided_runs import first_bad_site
@@ -171,7 +171,7 @@ def _descend(settings: SVI, model: Model, guide: Model, leaves: dict[str, Tensor
     losses: list[float] = []
     quiet, seconds, tried = 0, 0.0, False
     chosen, reached = _initial_plan(settings, gradient), Reached(leaves.values())
-    bar = tqdm(total=settings.num_steps, desc="SVI", disable=not settings.progress, mininterval=0.5)
+    bar = progress_bar("SVI", settings.num_steps, shown=settings.progress)
     with bar, until_interrupted(reached):
         while len(losses) < settings.num_steps:
             timed = len(losses) == TRIAL_STEPS or (losses and len(losses) % WINDOW == 0)

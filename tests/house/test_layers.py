@@ -80,8 +80,18 @@ def test_no_two_modules_import_each_other():
     assert order.index("probmodel.protocols.model") < order.index("probmodel.tracing.target")
 
 
+def is_deferred(node: ast.stmt) -> bool:
+    """Return whether a statement holds the imports of a namespace, which run when their names are first read."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def at_the_top(body: list[ast.stmt]) -> list[ast.stmt]:
-    inner = [node for each in body if isinstance(each, ast.Try | ast.With) for node in at_the_top(each.body)]
+    inner = [
+        node
+        for each in body
+        if isinstance(each, ast.Try | ast.With) or is_deferred(each)
+        for node in at_the_top(each.body)
+    ]
     return [*body, *inner]
 
 

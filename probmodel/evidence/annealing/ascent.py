@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.protocols.posterior import Target
+from probmodel.protocols.progress import tick
 from probmodel.tracing.density import evaluates_one_by_one
 from probmodel.tracing.programs.gradients import Batched
 from probmodel.tracing.randomness import isolated
@@ -102,6 +103,7 @@ def _resilient(
     step = first.expand_as(theta)
     before = torch.zeros_like(theta)
     for _ in range(NUM_STEPS):
+        tick()
         grad = torch.nan_to_num(climb(theta, power)[0], 0.0, 0.0, 0.0)
         turned = grad * before
         step = torch.where(turned < 0, SHRINKAGE * step, torch.where(turned > 0, GROWTH * step, step))

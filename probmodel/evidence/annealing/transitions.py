@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath, PopulationState
+from probmodel.protocols.progress import tick
 
 TRAJECTORY = 1.5
 """Length of a trajectory in standard deviations: a quarter of a normal distribution's period, π/2."""
@@ -48,6 +49,7 @@ def transition(
     Returns:
         The new state, evaluated at the kernel's β, and the mean acceptance probability.
     """
+    tick()
     theta = point.theta
     momentum = torch.randn(len(theta), *index.shape, dtype=theta.dtype, device=theta.device)
     stretch = 1 + JITTER * (2 * torch.rand(len(theta), 1, 1, dtype=theta.dtype, device=theta.device) - 1)

@@ -17,6 +17,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
+from probmodel.protocols.progress import shows_progress
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 
@@ -34,7 +35,8 @@ DRAWS_PER_CONTROL = 10
 
 
 @checks_arguments
-def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evidence:
+@shows_progress
+def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000, progress: bool = True) -> Evidence:
     """Mean log likelihood E[log p(data | θ)] under p(θ) p(data | θ)^β, β = 1 / log N, in nats; not a reliable log Z.
 
     Its error is O(√log N), O(log log N) for a singular model, with a constant that can exceed a nat; no draws show it.
@@ -46,6 +48,7 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000) -> Evide
         subject: a fit, or a target, where N is the number of its observations.
         seed: random seed of the proposals, and of any draws that the subject does not hold.
         num_samples: number of proposals for the mean; each round of the temperature schedule takes a quarter of it.
+        progress: whether to show what is being computed.
 
     Returns:
         Evidence without bounds, whose `stderr` is nan; `info` holds β, the Monte Carlo standard error `mc_stderr` of

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
-from tqdm.auto import tqdm
 
 from probmodel.protocols.posterior import Target
+from probmodel.protocols.progress import Bar
 from probmodel.tracing.programs.compiling import CompilationPlan, Native, Tensors, plan, repeat
 from probmodel.tracing.programs.gradients import batched_graph, gradient_and_outputs
 
@@ -141,7 +141,7 @@ class StepWindows:
         mode = f"compiled loop of {self.window} steps per call" if self.compiled else uncompiled
         return f"{mode}: {'refused by the compiler' if self.native.refused else self.why}"
 
-    def compile_where_it_pays(self, remaining: int, requested: bool | None, bar: tqdm) -> None:
+    def compile_where_it_pays(self, remaining: int, requested: bool | None, bar: Bar) -> None:
         """Compile where that pays for the remaining steps, given the time that the uncompiled ones have taken.
 
         Args:

@@ -7,10 +7,10 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
+from probmodel.protocols.progress import progress_bar
 from probmodel.protocols.sites import Latent
 from probmodel.tracing.density import Density, evaluates_one_by_one
 from probmodel.tracing.devices import traced_run
@@ -85,10 +85,12 @@ def guide_draws(
         # A guide of row-local latents reads all rows: one call keeps the processor busy, and a graph saves nothing.  A
         # guide of shared latents is cheap however many rows there are, and Pyro's handlers would dominate its cost.
         if any(latent.row_dim is not None for latent in latents) and evaluates_one_by_one(size, start.device):
-            count = tqdm(
-                range(num_samples), desc="draws of the guide", disable=not progress, delay=1.0, mininterval=0.5
-            )
-            flat = torch.stack([draw(start) for _ in count])
+            drawn = list[Tensor]()
+            with progress_bar("draws of the guide", num_samples, shown=progress) as bar:
+                while len(drawn) < num_samples:
+                    drawn.append(draw(start))
+                    bar.update()
+            flat = torch.stack(drawn)
         else:
             flat = Density(draw, start)(start.new_zeros(num_samples))
     pieces = flat.split([latent.shape.numel() for latent in latents], -1)
