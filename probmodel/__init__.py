@@ -18,7 +18,7 @@ Namespaces: gp, bn, boltzmann, features, objectives, scores, evidence, diagnosis
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel import data, diagnosis, evidence, studies

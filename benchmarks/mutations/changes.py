@@ -62,7 +62,7 @@ MUTATIONS = (
     ),
     Mutation(
         "submodules hide functions of their name",
-        "protocols/namespaces.py",
+        "protocols/session/namespaces.py",
         "if name not in self.deferred or value is not submodule:",
         "if True:",
         ("tests/protocols/test_namespaces.py",),
@@ -70,7 +70,7 @@ MUTATIONS = (
     ),
     Mutation(
         "imports on first use draw from the caller's random state",
-        "protocols/namespaces.py",
+        "protocols/session/namespaces.py",
         "        random.setstate(states[0])\n",
         "        random.random()\n",
         ("tests/protocols/test_namespaces.py",),
@@ -78,7 +78,7 @@ MUTATIONS = (
     ),
     Mutation(
         "imports at once",
-        "protocols/namespaces.py",
+        "protocols/session/namespaces.py",
         "if globals is vars(module):",
         "if globals is None:",
         ("tests/protocols/test_namespaces.py",),

@@ -23,7 +23,7 @@ from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import shows_progress, stage
+from probmodel.protocols.session.progress import shows_progress, stage
 from probmodel.tracing.target import target_of
 
 NAN = float("nan")

@@ -16,7 +16,7 @@ from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
 from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import shows_progress
+from probmodel.protocols.session.progress import shows_progress
 
 K_HAT_DRAWS = 1_000
 ENERGY_DRAWS = 300

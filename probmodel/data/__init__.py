@@ -7,7 +7,7 @@ Problems whose evidence is known: problems.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.data import problems

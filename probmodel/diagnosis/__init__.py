@@ -8,7 +8,7 @@ Sensitivity to the prior: prior_sensitivity, PriorSensitivity; recalibrated, Rec
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.diagnosis.diagnose import diagnose

@@ -53,7 +53,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import shows_progress
+from probmodel.protocols.session.progress import shows_progress
 from probmodel.tracing.checks import check
 from probmodel.tracing.devices import on_device_of
 from probmodel.tracing.target import target_of

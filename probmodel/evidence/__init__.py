@@ -11,7 +11,7 @@ Values and plots: Agreement, Estimate, plot.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.evidence.ais import ais, reverse_ais

@@ -17,7 +17,7 @@ from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untruste
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
-from probmodel.protocols.progress import shows_progress
+from probmodel.protocols.session.progress import shows_progress
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 

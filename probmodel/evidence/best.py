@@ -7,7 +7,7 @@ from probmodel.evidence.weighing.starting_point import starting_point
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
-from probmodel.protocols.progress import shows_progress
+from probmodel.protocols.session.progress import shows_progress
 
 
 @checks_arguments

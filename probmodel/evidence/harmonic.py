@@ -14,7 +14,7 @@ from probmodel.evidence.weighing.weights import ONE_SIDED, plain, warn_if_untrus
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject
-from probmodel.protocols.progress import shows_progress, tick
+from probmodel.protocols.session.progress import shows_progress, tick
 from probmodel.tracing.randomness import isolated, preserving_validation
 from probmodel.tracing.target import target_of
 

@@ -15,7 +15,7 @@ from probmodel.evidence.weighing.weights import plain_evidence, warn_if_untruste
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
-from probmodel.protocols.progress import shows_progress, tick
+from probmodel.protocols.session.progress import shows_progress, tick
 from probmodel.tracing.curvature import log_joint_by_block
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of

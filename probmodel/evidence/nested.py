@@ -22,7 +22,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
-from probmodel.protocols.progress import shows_progress, tick
+from probmodel.protocols.session.progress import shows_progress, tick
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target_of
 

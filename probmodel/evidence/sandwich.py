@@ -46,7 +46,7 @@ from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Subject, Target
-from probmodel.protocols.progress import shows_progress
+from probmodel.protocols.session.progress import shows_progress
 from probmodel.tracing.randomness import spawn
 from probmodel.tracing.target import target_of
 

@@ -41,7 +41,7 @@ from probmodel.protocols.errors import NonFiniteError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import progress_bar
+from probmodel.protocols.session.progress import progress_bar
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import copied_to_data
 from probmodel.tracing.randomness import isolated, spawn

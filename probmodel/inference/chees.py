@@ -27,7 +27,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
-from probmodel.protocols.progress import progress_bar
+from probmodel.protocols.session.progress import progress_bar
 from probmodel.tracing.programs.compiling import Tensors, repeat
 
 LEARNING_RATE, SQUARE_DECAY, LARGEST_CHANGE = 0.025, 0.95, 0.35

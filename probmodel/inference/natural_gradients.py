@@ -26,7 +26,7 @@ from probmodel.protocols.errors import NonFiniteError, NotNormalError
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.layers import Decision
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import progress_bar
+from probmodel.protocols.session.progress import progress_bar
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.ownership import owned_copies

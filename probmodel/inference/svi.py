@@ -32,7 +32,7 @@ from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
-from probmodel.protocols.progress import progress_bar
+from probmodel.protocols.session.progress import progress_bar
 from probmodel.tracing.checks import check_training
 from probmodel.tracing.checks.modules import end_training, training_mode
 from probmodel.tracing.guided_runs import first_bad_site

@@ -5,7 +5,7 @@ Estimators of the evidence on problems whose answer is known: benchmark, Benchma
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.studies.benchmark import Benchmark, benchmark

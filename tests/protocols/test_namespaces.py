@@ -7,7 +7,7 @@ import types
 import pytest
 
 import probmodel as pb
-from probmodel.protocols.namespaces import Namespace
+from probmodel.protocols.session.namespaces import Namespace
 
 HEAVY = (
     "arviz",

@@ -6,7 +6,7 @@ import io
 import pytest
 
 import probmodel as pb
-from probmodel.protocols.progress import Lines, shown_progress, shows_progress, stage, tick
+from probmodel.protocols.session.progress import Lines, shown_progress, shows_progress, stage, tick
 
 
 class Clock:
@@ -54,7 +54,7 @@ def test_a_computation_inside_another_reports_to_the_outer_one(monkeypatch):
             seen.append((self.name, n))
 
     monkeypatch.setattr(
-        "probmodel.protocols.progress.progress_bar", lambda name, total, shown: Bar(name, total, io.StringIO())
+        "probmodel.protocols.session.progress.progress_bar", lambda name, total, shown: Bar(name, total, io.StringIO())
     )
 
     @shows_progress

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.protocols.posterior import Target
-from probmodel.protocols.progress import tick
+from probmodel.protocols.session.progress import tick
 from probmodel.tracing.density import evaluates_one_by_one
 from probmodel.tracing.programs.gradients import Batched
 from probmodel.tracing.randomness import isolated

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probmodel.evidence.annealing.path import AnnealingPath, PopulationState
-from probmodel.protocols.progress import tick
+from probmodel.protocols.session.progress import tick
 
 TRAJECTORY = 1.5
 """Length of a trajectory in standard deviations: a quarter of a normal distribution's period, π/2."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from probmodel.protocols.posterior import Target
-from probmodel.protocols.progress import Bar
+from probmodel.protocols.session.progress import Bar
 from probmodel.tracing.programs.compiling import CompilationPlan, Native, Tensors, plan, repeat
 from probmodel.tracing.programs.gradients import batched_graph, gradient_and_outputs
 

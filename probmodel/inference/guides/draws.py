@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
-from probmodel.protocols.progress import progress_bar
+from probmodel.protocols.session.progress import progress_bar
 from probmodel.protocols.sites import Latent
 from probmodel.tracing.density import Density, evaluates_one_by_one
 from probmodel.tracing.devices import traced_run

@@ -5,7 +5,7 @@ Bounds on the evidence: elbo, iwae.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.inference.objectives.elbo import elbo

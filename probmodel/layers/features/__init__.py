@@ -6,7 +6,7 @@ Fixed features: Identity, Standardize, Discretize.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.layers.features.cnn import CNN

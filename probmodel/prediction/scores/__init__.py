@@ -6,7 +6,7 @@ Calibration: calibration, reliability, expected_calibration_error.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.prediction.scores.calibration import (

@@ -18,7 +18,7 @@ Kinetics: LinearKinetics, KineticPosterior, SteadyStates, Trajectories.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.families.bayesian_networks import (

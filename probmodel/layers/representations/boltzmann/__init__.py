@@ -7,7 +7,7 @@ Learning, for `pb.BoltzmannLearning`: Contrastive, Persistent, Tempered (the neg
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.families.boltzmann_machines.binary_rbm import BinaryRBM

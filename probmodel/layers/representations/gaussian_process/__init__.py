@@ -10,7 +10,7 @@ Objectives of GPyTorch modules: gp_log_marginal, svgp_elbo.
 
 from typing import TYPE_CHECKING
 
-from probmodel.protocols.namespaces import on_first_use
+from probmodel.protocols.session.namespaces import on_first_use
 
 if TYPE_CHECKING:
     from probmodel.families.gaussian_processes.exact import gp_log_marginal
