@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -18,27 +18,8 @@ DELAY, INTERVAL = 1.0, 10.0
 """Seconds before anything is shown, and between the lines of a file."""
 
 
-class Bar(Protocol):
-    """What shows the progress of one computation."""
-
-    total: Any
-    n: Any
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *error: object) -> Any: ...
-
-    def update(self, n: int = 1) -> Any:
-        """Count steps that are done."""
-        ...
-
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any:
-        """Say what is being computed."""
-        ...
-
-    def refresh(self) -> Any:
-        """Show the state now."""
-        ...
+Bar = Any
+"""A bar of tqdm, or `Lines`."""
 
 
 class Lines:
@@ -94,8 +75,7 @@ def progress_bar(name: str, total: int | None, *, shown: bool) -> Bar:
     """
     if shown and not sys.stderr.isatty() and "ipykernel" not in sys.modules:
         return Lines(name, total, sys.stderr)
-    bar: Bar = tqdm(total=total, desc=name, disable=not shown, mininterval=0.5, delay=DELAY)
-    return bar
+    return tqdm(total=total, desc=name, disable=not shown, mininterval=0.5, delay=DELAY)
 
 
 _current: ContextVar[Bar | None] = ContextVar("progress", default=None)
