@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 
 from probmodel.draws.diagnostics import mcse_mean
 from probmodel.draws.plots import plot_densities, plot_forest, plot_pairs
-from probmodel.evidence.weighing.weights import guide_weights, weighted_mean
+from probmodel.evidence.weighing.weights import guide_weights, point_estimates, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.session.progress import shows_progress
@@ -160,7 +160,8 @@ def _joint(name: str, posterior: Posterior, arrays: Arrays, expected: Arrays, se
     distance, p_value = energy_distance(a, b, generator)
     k_hat = np.nan
     if posterior.guide is not None:
-        k_hat = weighted_mean(guide_weights(posterior, K_HAT_DRAWS, seed).sum(-1, keepdim=True)).k_hat
+        weights = None if point_estimates(posterior) else guide_weights(posterior, K_HAT_DRAWS, seed)
+        k_hat = np.inf if weights is None else weighted_mean(weights.sum(-1, keepdim=True)).k_hat
     return {"fit": name, "joint k-hat": k_hat, "energy distance": distance, "p-value": p_value}
 
 

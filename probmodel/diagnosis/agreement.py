@@ -7,9 +7,21 @@ from probmodel.evidence.weighing.agreement import DISAGREEMENT
 from probmodel.evidence.weighing.verdict import untrusted
 from probmodel.evidence.weighing.weights import K_HAT_LIMIT
 from probmodel.protocols.evidence import Evidence
+from probmodel.protocols.posterior import Posterior
+from probmodel.tracing.target import target_of
 
 AGREEMENT_ROUNDING = 1e-9
 """Relative amount by which a lower bound may exceed an upper one through float64 rounding errors alone."""
+
+
+def check_same_observations(posterior: Posterior, evidence: Evidence | None) -> None:
+    """Raise ValueError for an evidence of other observations than those of the fit."""
+    own = target_of(posterior).digest
+    if evidence is not None and evidence.digest not in ("", own):
+        raise ValueError(
+            f"expected the evidence of the observations of this fit ({own}), got one of others ({evidence.digest}); "
+            "compute it from this fit"
+        )
 
 
 def evidence_findings(evidence: Evidence | None) -> list[Finding]:

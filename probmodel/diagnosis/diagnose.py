@@ -42,7 +42,7 @@ errors; material also above 0.05 nats per row.
 
 from collections.abc import Hashable, Mapping
 
-from probmodel.diagnosis.agreement import evidence_findings
+from probmodel.diagnosis.agreement import check_same_observations, evidence_findings
 from probmodel.diagnosis.complexity import complexity
 from probmodel.diagnosis.convergence import convergence
 from probmodel.diagnosis.findings import Diagnosis, Verdict
@@ -102,6 +102,7 @@ def diagnose(
         held_out = on_device_of(held_out.in_columns_of(posterior.data), posterior.data)
         check_columns(posterior, held_out)
         check(posterior.model, held_out)
+    check_same_observations(posterior, evidence)
     found = [*convergence(posterior, evidence), *complexity(posterior), *evidence_findings(evidence)]
     found += overfitting(posterior, held_out)
     if not _has_shared_latents(posterior):

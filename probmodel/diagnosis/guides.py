@@ -9,7 +9,7 @@ import torch
 from probmodel.diagnosis.findings import Finding, Verdict, finding
 from probmodel.draws.pareto import pareto_k
 from probmodel.evidence.weighing.verdict import untrusted
-from probmodel.evidence.weighing.weights import K_HAT_LIMIT, guide_weights
+from probmodel.evidence.weighing.weights import K_HAT_LIMIT, guide_weights, point_estimates
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.target import target_of
@@ -34,6 +34,12 @@ def guide_findings(posterior: Posterior, evidence: Evidence | None = None) -> li
     """k-hat of a guide with latents, flagged *inference failed* where it misses part of the posterior."""
     if posterior.guide is None or not posterior.draws:
         return []
+    points = point_estimates(posterior)
+    if points:
+        message = (
+            f"the guide has point estimates of {list(points)} in place of densities; use pb.Laplace, or another guide"
+        )
+        return [finding("guide k-hat", math.inf, message, flag=Verdict.FAILED)]
     k_hat, fraction = coverage(posterior, evidence)
     failed = fraction > BAD_FRACTION
     some = f" on {fraction:.0%} of the rows" if 0 < fraction < 1 else ""

@@ -1,6 +1,6 @@
 """NumPy arrays and data frames as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,6 +67,19 @@ def refuse_lists(name: str, value: Any) -> None:
             f"expected an array, data frame or tensor as {name}, got a {type(value).__name__}; pass torch.as_tensor({name}), "
             "text as class numbers (pandas.factorize)"
         )
+
+
+def refuse_other_rows(named: Mapping[str, Any]) -> None:
+    """Raise ValueError for frames and series of as many rows whose labels differ, which would be paired by position."""
+    labelled = {name: value.index for name, value in named.items() if hasattr(value, "iloc")}
+    first = next(iter(labelled), None)
+    for name, index in labelled.items():
+        known = labelled[first or name]
+        if len(index) == len(known) and not index.equals(known):
+            raise ValueError(
+                f"expected {name} with the row labels of {first}, got others or another order; align it by "
+                f"{name}.loc[{first}.index], or pass {name}.to_numpy() where the order is meant"
+            )
 
 
 def converted(name: str, value: Any) -> Any:

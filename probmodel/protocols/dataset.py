@@ -10,7 +10,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probmodel.protocols.arguments.kinds import is_mapping
-from probmodel.protocols.arrays import available_device, column_names, converted, names_in, refuse_lists
+from probmodel.protocols.arrays import (
+    available_device,
+    column_names,
+    converted,
+    names_in,
+    refuse_lists,
+    refuse_other_rows,
+)
 from probmodel.protocols.html_tables import html_table
 
 
@@ -92,6 +99,7 @@ class Dataset(_Arguments):
         """
         for name, value in _by_name(args, kwargs).items():
             refuse_lists(name, value)
+        refuse_other_rows(_by_name(args, kwargs))
         data = cls(args, kwargs)
         with_rows = [tensor for tensor in data.tensors() if tensor.dim()]
         if not with_rows:

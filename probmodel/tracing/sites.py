@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -15,7 +16,7 @@ from torch.distributions.constraints import Constraint
 from probmodel.protocols.dataset import Dataset, digest, joined_with_mask
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent, Sites
-from probmodel.tracing.devices import on_data_device, traced_run
+from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out, translated_errors
 from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 from probmodel.tracing.ownership import provide_parameter_stores
@@ -97,7 +98,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         _nesting(nodes),
         data.num_rows,
         _other_plates(model, data, nodes),
-        _digest(seen, data, has_factors=bool(factors)),
+        _digest(seen, data, [node["fn"].log_prob(node["value"]) for name, node in observed.items() if name in factors]),
         tuple(node["value"] for node in seen.values()),
         (*improper, *_flat_under_mask(model, data, free)),
         factors,
@@ -146,10 +147,16 @@ def _axes(node: Mapping[str, Any]) -> tuple[str | None, ...]:
     return (*names, *(None,) * event_dim)
 
 
-def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, *, has_factors: bool) -> str:
-    """Fingerprint of the observations: of all data where factors, whose observations cannot be told, take part."""
+def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, factors: list[Tensor]) -> str:
+    """Fingerprint of the observations.
+
+    Observations inside factors cannot be told: then it is one of all data, and where the model is called without data,
+    one of the factors' values at the draws of this run.
+    """
     values = [_digested(node) for node in seen.values() if node["value"] is not None]
-    return digest(data.tensors()) if has_factors or not values else digest(values)
+    if factors:
+        return digest(data.tensors() or [*values, *factors])
+    return digest(values or data.tensors())
 
 
 def _digested(node: Mapping[str, Any]) -> Tensor:
@@ -158,7 +165,7 @@ def _digested(node: Mapping[str, Any]) -> Tensor:
     if not torch.is_tensor(kept):
         return node["value"]
     open_axes = node["value"].dim() - kept.dim()
-    whole = kept.reshape(*kept.shape, *(1,) * min(node["fn"].event_dim, open_axes)) if open_axes > 0 else kept
+    whole = kept.reshape(kept.shape + (1,) * min(node["fn"].event_dim, open_axes)) if open_axes > 0 else kept
     return joined_with_mask(torch.where(whole, node["value"], 0), kept)
 
 
@@ -192,8 +199,8 @@ def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str
     values = {name: node["value"].detach().clone() for name, node in free.items()}
     for name in masked:
         values[name].requires_grad_()
-    with torch.enable_grad(), on_data_device(data):
-        total = poutine.trace(poutine.condition(model, values)).get_trace(*data.args, **data.kwargs).log_prob_sum()
+    with torch.enable_grad(), pyro.validation_enabled(False):
+        total = traced_run(poutine.condition(model, values), data).log_prob_sum()
         if not torch.is_tensor(total) or not total.requires_grad:
             return ()
         gradients = torch.autograd.grad(total, [values[name] for name in masked], materialize_grads=True)
@@ -210,13 +217,31 @@ def _reaches(gradient: Tensor, mask: Any, event_dim: int) -> bool:
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
     with translated_errors(data), torch.no_grad(), _Supplied(data):
-        run = traced_run(model, data)
-        with warnings.catch_warnings():
-            # The kinds of the sites do not depend on their densities, of which the target reports NaN.
-            warnings.filterwarnings("ignore", "Encountered NaN")
-            run.compute_log_prob(lambda _, node: node["is_observed"])
+        run = _run_with_densities(model, data)
         _check_observations(run)
     return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
+
+
+NUM_TRIES = 20
+"""Draws of the latents among which the observations have to be inside their support once."""
+
+
+def _run_with_densities(model: Model, data: Dataset) -> poutine.Trace:
+    """Trace of a run with the log-probabilities of the observed sites."""
+    for left in reversed(range(NUM_TRIES)):
+        run = traced_run(model, data)
+        try:
+            with warnings.catch_warnings():
+                # The kinds of the sites do not depend on their densities, of which the target reports NaN.
+                warnings.filterwarnings("ignore", "Encountered NaN")
+                run.compute_log_prob(lambda _, node: node["is_observed"])
+        except ValueError as error:
+            # At some draws a support may leave observations out, as that above a drawn bound.
+            if "within the support" not in str(error) or not left or not run.stochastic_nodes:
+                raise
+            continue
+        break
+    return run
 
 
 def _check_observations(run: poutine.Trace) -> None:

@@ -108,6 +108,18 @@ def test_masked_observations_may_be_nan():
         assert torch.isfinite(slopes).all()
 
 
+def test_a_mask_may_be_computed_from_a_latent():
+    def model(y):
+        a = slope()
+        with pyro.plate("rows", len(y)), poutine.mask(mask=a < 0.5):
+            pyro.sample("y", dist.Normal(a, 0.5), obs=y)
+
+    y = normal(2, seed=5)
+    found = pb.target(model, Dataset((y,), {}, 2)).log_joint(torch.tensor([[0.0], [1.0]]).double())
+    prior = dist.Normal(ZERO, ONE).log_prob(torch.tensor([0.0, 1.0]).double())
+    torch.testing.assert_close(found, prior + torch.stack([dist.Normal(ZERO, 0.5).log_prob(y).sum(), ZERO]))
+
+
 def chain(y, lengths):
     """Two states; steps beyond the length of a sequence are masked."""
     with pyro.plate("rows", len(y)):

@@ -126,6 +126,37 @@ def test_what_has_no_one_space_is_refused(model, says):
         density.log_joint(torch.full((1, density.dim), -2.0, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    ("upper", "truth"), [(lambda a: 1 + torch.relu(a - 2.5), -13.823), (lambda a: torch.where(a > 3, 9.0, 1.0), -9.229)]
+)
+def test_a_bound_that_most_prior_draws_leave_alone_moves_too(upper, truth):
+    """The bound differs at one draw in a hundred or a thousand only; the truth is by quadrature."""
+
+    def model(y):
+        a = pyro.sample("a", dist.Normal(ZERO, ONE))
+        b = pyro.sample("b", dist.Uniform(ZERO, upper(a).to(a)))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(b, 0.3), obs=y)
+
+    density = pb.target(model, Dataset((torch.tensor([3.0, 3.2, 2.8]).double(),), {}, 3))
+    assert density.sites.moving == {"b"}
+    assert grid(density) == pytest.approx(truth, abs=0.1)
+
+
+def test_observations_outside_a_moving_support_have_no_density():
+    """y ~ Pareto(s, 3) with s ~ Uniform(0, 5) and y = 1, 2: Z is 9 / 80 of the integral of s⁶ up to 1."""
+
+    def model(y):
+        s = pyro.sample("s", dist.Uniform(ZERO, 5 * ONE))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Pareto(s, 3 * ONE), obs=y)
+
+    density = pb.target(model, Dataset((torch.tensor([1.0, 2.0]).double(),), {}, 2))
+    axis = torch.linspace(-20, 20, 80_001, dtype=torch.float64)
+    z = float(density.log_joint(axis[:, None]).logsumexp(0)) + math.log(float(axis[1] - axis[0]))
+    assert z == pytest.approx(math.log(9 / 80 / 7), abs=1e-3)
+
+
 def test_fixed_bounds_are_no_moving_ones():
     def model(y):
         observe(pyro.sample("b", dist.Uniform(y.min() - 1, y.max() + 1)), y)

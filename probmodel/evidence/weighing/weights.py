@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
@@ -16,6 +17,7 @@ from probmodel.protocols.errors import EvidenceWarning
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior, Subject, Target
 from probmodel.tracing.density import Density
+from probmodel.tracing.devices import traced_run
 from probmodel.tracing.guided_runs import log_weights
 from probmodel.tracing.randomness import isolated
 
@@ -58,17 +60,36 @@ def fit_with_guide(subject: Subject) -> Posterior:
     return Posterior(point.model, point.data, point.draws, point.info, point.guide)
 
 
+def point_estimates(posterior: Posterior) -> tuple[str, ...]:
+    """Latents that the guide of a fit sets to the same values in every draw."""
+    guide, data = posterior.guide, posterior.data
+    if guide is None or not posterior.draws:
+        return ()
+    runs: list[Mapping[str, Any]] = []
+    for seed in (0, 1):
+        with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):
+            runs.append(traced_run(guide, data).nodes)
+    names = [name for name in posterior.draws if name in runs[0] and runs[0][name]["value"].numel()]
+    return tuple(name for name in names if torch.equal(runs[0][name]["value"], runs[1][name]["value"]))
+
+
 def guide_weights(posterior: Posterior, num_samples: int, seed: int) -> Float[Tensor, "S R"]:
     """Log weights log p(data, z) − log q(z) of draws of the guide, in nats.
 
     R is the number of rows where rows are independent, else 1.
 
     Raises:
-        ValueError: if the posterior has no guide.
+        ValueError: if the posterior has no guide, or one of point estimates.
     """
     model, guide, data = posterior.model, posterior.guide, posterior.data
     if guide is None:
         raise ValueError(_NEEDS_GUIDE.format(posterior.info.get("method")))
+    points = point_estimates(posterior)
+    if points:
+        raise ValueError(
+            f"expected a guide with a density for every latent, got point estimates of {list(points)}, whose number would be a "
+            "density, not an evidence; use pb.Laplace, or another guide for these sites"
+        )
     like = next((d for d in posterior.draws.values()), None)
     start = (like if like is not None else torch.zeros(1)).new_zeros(())
     with isolated(seed), torch.no_grad(), pyro.validation_enabled(False):

@@ -47,7 +47,9 @@ class Namespace(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.deferred})
+        hidden = {"TYPE_CHECKING", "deferred", "on_first_use"}
+        own = {name for name in super().__dir__() if not name.startswith("_") or name.startswith("__")}
+        return sorted({*own, *self.deferred} - hidden)
 
 
 def on_first_use(namespace: str) -> None:

@@ -4,7 +4,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -62,7 +62,10 @@ class Lines:
         self.last = self.clock()
         steps = f"{self.n:,}" if self.total is None else f"{self.n:,} of {self.total:,}"
         seconds = f"{self.last - self.begin:.0f} s"
-        print(", ".join(filter(None, (f"{self.name}: {steps} steps", seconds, text))), file=self.file, flush=True)
+        counted = f"{steps} steps" if self.n else ""
+        # A file that cannot be written must not end the computation.
+        with suppress(OSError, ValueError):
+            print(f"{self.name}: " + ", ".join(filter(None, (counted, seconds, text))), file=self.file, flush=True)
 
 
 def progress_bar(name: str, total: int | None, *, shown: bool) -> Bar:
@@ -73,9 +76,11 @@ def progress_bar(name: str, total: int | None, *, shown: bool) -> Bar:
         total: number of its steps, if known.
         shown: whether to show anything.
     """
-    if shown and not sys.stderr.isatty() and "ipykernel" not in sys.modules:
-        return Lines(name, total, sys.stderr)
-    return tqdm(total=total, desc=name, disable=not shown, mininterval=0.5, delay=DELAY)
+    file = sys.stderr
+    usable = file is not None and not file.closed
+    if shown and usable and not file.isatty() and "ipykernel" not in sys.modules:
+        return Lines(name, total, file)
+    return tqdm(total=total, desc=name, disable=not (shown and usable), mininterval=0.5, delay=DELAY)
 
 
 _current: ContextVar[Bar | None] = ContextVar("progress", default=None)

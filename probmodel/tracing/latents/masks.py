@@ -1,6 +1,7 @@
 """Sites under a mask: latents keep their prior, and masked observations may be any number, NaN included."""
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -12,7 +13,7 @@ from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 
 
 class KeptPriors(Messenger):
-    """Lets masked entries of latents keep their prior.
+    """Lets masked entries of latents keep their prior, and observations have no density outside of their support.
 
     Pyro gives a masked entry of a latent the density 1 on the whole real line, so that the model has no evidence.  Nothing
     depends on such an entry, and with its prior it integrates to one.
@@ -26,9 +27,49 @@ class KeptPriors(Messenger):
         self.flat = frozenset(found.improper)
 
     def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_deterministic(msg) and _is_bounded_by_tensors(msg["fn"]):
+            msg["fn"] = InsideSupport(msg["fn"])
         fixed = msg["is_observed"] or is_subsample(msg["fn"]) or is_deterministic(msg)
         if not fixed and msg["name"] not in self.flat:
             msg["mask"], msg["fn"] = None, without_mask(msg["fn"])
+
+
+class InsideSupport(dist.TorchDistribution):
+    """A distribution whose density is zero outside of its support, also where arguments are not validated.
+
+    Args:
+        inner: distribution whose bounds may depend on latents.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.inner.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "InsideSupport":
+        return InsideSupport(self.inner.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.inner.sample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, −inf outside of the support."""
+        inside = self.inner.support.check(value)
+        return torch.where(inside, self.inner.log_prob(value), -math.inf)
+
+
+def _is_bounded_by_tensors(fn: Any) -> bool:
+    try:
+        support = fn.support
+    except (AttributeError, NotImplementedError):  # A distribution of the user's that states none.
+        return False
+    inner = getattr(support, "base_constraint", support)
+    return not support.is_discrete and any(torch.is_tensor(bound) for bound in getattr(inner, "__dict__", {}).values())
 
 
 class FilledObservations(Messenger):
@@ -61,7 +102,7 @@ def _fill(msg: Any) -> None:
 
 
 def _over_events(mask: Tensor, event_dim: int) -> Tensor:
-    return mask.reshape(*mask.shape, *(1,) * event_dim)
+    return mask.reshape(mask.shape + (1,) * event_dim)
 
 
 def _valid(fn: Any, like: Tensor) -> Tensor:

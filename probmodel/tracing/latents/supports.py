@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine.messenger import Messenger
 from torch.distributions.constraints import Constraint
 
@@ -37,10 +38,41 @@ def moving_supports(model: Model, data: Dataset, found: Sites) -> frozenset[str]
     with torch.no_grad():
         first, second, last = (_supports(model, data, found, position) for position in (0, 0, -1))
         moving = frozenset(name for name in first if _differ(first[name], second[name]))
+        moving |= {name for name, sources in _sources(model, data, found).items() if sources - {name}}
         _refuse_kinds(first, second, last)
         if found.discrete:
             _refuse_discrete(model, data, found, moving)
     return moving
+
+
+class _Tracked(Messenger):
+    """Marks the values of latents, so that what is computed from them tells by which latents it was."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names and not msg["is_observed"]:
+            msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
+
+
+def _sources(model: Model, data: Dataset, found: Sites) -> dict[str, frozenset[str]]:
+    """Latents from which the bounds of each latent's support are computed, also where these draws leave them as they are.
+
+    Empty for a model that cannot be run with marked values; its supports are compared at several draws alone.
+    """
+    names = frozenset(latent.name for latent in found.latents)
+    try:
+        with _Tracked(names):
+            nodes: Mapping[str, Any] = traced_run(model, data).nodes
+        bounds = {name: _bounds(nodes[name]["fn"].support) for name in names}
+        marks = {
+            name: [get_provenance(bound) for bound in each if torch.is_tensor(bound)] for name, each in bounds.items()
+        }
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
+        return {}
+    return {name: frozenset[str]().union(*each) for name, each in marks.items()}
 
 
 def refuse_moving(model: Model, data: Dataset, found: Sites, what: str) -> None:

@@ -35,7 +35,12 @@ def code_folder() -> Path:
             folder = _temporary()
     else:
         folder = Path(stated).absolute() / "probmodel"
-        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(PRIVATE, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise PermissionError(
+                f"expected a folder as {STATED}, got {stated}, which is none; state one, or unset it"
+            ) from error
     _check_private(folder)
     return folder
 

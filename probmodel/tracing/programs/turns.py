@@ -105,9 +105,10 @@ class _Watch:
 def _processor_seconds(thread: int) -> float:
     """Processor time of a thread; where the system does not tell it, the clock's, so that it never counts as idle."""
     file = Path(f"/proc/self/task/{thread}/stat")
-    if not file.is_file():
+    try:
+        user, system = file.read_text().rpartition(")")[2].split()[11:13]
+    except (OSError, ValueError):  # No such file: another system, or a thread that has just ended.
         return time.monotonic()
-    user, system = file.read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
