@@ -37,7 +37,7 @@ from probmodel.tracing.checks import check_training
 from probmodel.tracing.checks.modules import end_training, training_mode
 from probmodel.tracing.guided_runs import first_bad_site
 from probmodel.tracing.latents.supports import refuse_moving
-from probmodel.tracing.ownership import owned_copies
+from probmodel.tracing.ownership import owned_copies, reached_modules
 from probmodel.tracing.programs.compiling import CompilationPlan, plan
 from probmodel.tracing.programs.gradients import Gradient
 from probmodel.tracing.randomness import isolated, preserving_random_state, spawn
@@ -137,7 +137,8 @@ class SVI:
         make = partial(
             guide_draws, guide, data, latents, settings.num_samples, spawn(seed, 2), progress=settings.progress
         )
-        draws = DrawsOnRequest(latents, settings.num_samples, make)
+        held = [each for network in reached_modules(guide) for each in (*network.parameters(), *network.buffers())]
+        draws = DrawsOnRequest(latents, settings.num_samples, make, [*data.tensors(), *held])
         info = {"method": "SVI", "seed": seed, **outcome._asdict(), "seconds": time.perf_counter() - begin}
         info["num_parameters"] = sum(leaf.numel() for leaf in leaves.values())
         return Posterior(fitted, data, draws, info, guide)

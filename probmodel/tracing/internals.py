@@ -130,8 +130,8 @@ def uses_batch_statistics(module: Any) -> bool:
 
 
 def number_of_changes(tensor: Tensor) -> int:
-    """Number of in-place changes of a tensor."""
-    return tensor._version
+    """Number of in-place changes of a tensor; 0 for one of inference mode, which does not count them."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

@@ -1,5 +1,6 @@
 """Draws of a guide are made when they are asked for, and are the ones that the seed determines."""
 
+import copy
 import subprocess
 import sys
 
@@ -74,3 +75,16 @@ def test_draws_on_request_are_a_mapping_that_is_made_once():
     assert draws.shapes == {"a": (1, 5, 2), "b": (1, 5)} and not made
     assert {name: value.shape for name, value in draws.items()} == draws.shapes
     assert draws == {"a": draws["a"], "b": draws["b"]} and made == [1]
+
+
+def test_draws_of_data_that_have_been_changed_since_are_refused_and_copies_hold_theirs():
+    source = torch.zeros(3)
+    latent = Latent("a", torch.Size(()), torch.Size(()), identity_transform, constraints.real, 0, None, torch.zeros(()))
+    draws = DrawsOnRequest((latent,), 5, lambda: {"a": source.sum().expand(1, 5)}, [source])
+    again = copy.deepcopy(draws)
+    assert torch.equal(again["a"], torch.zeros(1, 5)) and "(1, 5)" in repr(again)
+    late = DrawsOnRequest((latent,), 5, lambda: {"a": source.sum().expand(1, 5)}, [source])
+    source.add_(1)
+    with pytest.raises(ValueError, match="changed in place since"):
+        _ = late["a"]
+    assert torch.equal(draws["a"], torch.zeros(1, 5))

@@ -1,6 +1,6 @@
 """Draws from a guide: all at once by `vmap` over its traced graph, or one by one for latents of many rows."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from probmodel.protocols.session.progress import progress_bar
 from probmodel.protocols.sites import Latent
 from probmodel.tracing.density import Density, evaluates_one_by_one
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.internals import number_of_changes
 from probmodel.tracing.randomness import isolated
 
 
@@ -26,16 +27,40 @@ class DrawsOnRequest(Mapping[str, Tensor]):
         latents: continuous latents of the model.
         num_samples: number of draws per latent.
         make: function that makes the draws of all sites, the same ones whenever it is called.
+        sources: data and parameters that the draws are made from.
     """
 
-    def __init__(self, latents: tuple[Latent, ...], num_samples: int, make: Callable[[], Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self,
+        latents: tuple[Latent, ...],
+        num_samples: int,
+        make: Callable[[], Mapping[str, Tensor]],
+        sources: Sequence[Tensor] = (),
+    ) -> None:
         self.shapes = {latent.name: torch.Size((1, num_samples, *latent.shape)) for latent in latents}
-        self._make = make
+        self._make, self._sources = make, tuple(sources)
+        self._versions = [number_of_changes(source) for source in self._sources]
 
     @cached_property
     def made(self) -> Mapping[str, Tensor]:
-        """Draws of all sites."""
+        """Draws of all sites.
+
+        Raises:
+            ValueError: where data or parameters have been changed in place since the fit.
+        """
+        if self._versions != [number_of_changes(source) for source in self._sources]:
+            raise ValueError(
+                "expected the data and parameters as they were fitted, got some changed in place since, so that the draws "
+                "would be of another posterior; ask for the draws before, or fit again"
+            )
         return self._make()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has tensors of its own, whose changes are counted anew.
+        return {"shapes": self.shapes, "made": self.made}
+
+    def __repr__(self) -> str:
+        return f"draws { ({name: tuple(shape) for name, shape in self.shapes.items()}) }"
 
     def __getitem__(self, site: str) -> Tensor:
         if site not in self.shapes:
