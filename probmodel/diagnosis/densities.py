@@ -145,7 +145,7 @@ def observed_sites(model: Model, data: Dataset) -> list[ObservedSite]:
     """Observed sites of the model, in the order of its statements."""
     with isolated(seed=0), torch.no_grad():
         found, run = sites(model, data), traced_run(model, data)
-    nodes: list[Any] = [run.nodes[name] for name in found.observed]
+    nodes: list[Any] = [run.nodes[name] for name in found.observed if name not in found.factors]
     return [ObservedSite(node["fn"], node["value"]) for node in nodes]
 
 

@@ -237,4 +237,6 @@ def joined_with_mask(value: Tensor, kept: Tensor) -> Tensor:
     # By NumPy, since `Tensor.item` would abort a graph recording during which sites are listed.
     if kept.detach().cpu().numpy().all():
         return value
-    return torch.cat([value.double().reshape(-1), kept.to(value.device).double().reshape(-1)])
+    kept = kept.to(value.device)
+    seen = torch.where(kept, value, 0) if kept.shape == value.shape else value
+    return torch.cat([seen.double().reshape(-1), kept.double().reshape(-1)])

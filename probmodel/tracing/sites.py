@@ -22,7 +22,7 @@ from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 from probmodel.tracing.ownership import provide_parameter_stores
 
 
-class _Supplied(Messenger):
+class SuppliedImproper(Messenger):
     """Sets latents without a normalized prior, which cannot be drawn, to the image of 0."""
 
     def __init__(self, data: Dataset) -> None:
@@ -216,7 +216,7 @@ def _reaches(gradient: Tensor, mask: Any, event_dim: int) -> bool:
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with translated_errors(data), torch.no_grad(), _Supplied(data):
+    with translated_errors(data), torch.no_grad(), SuppliedImproper(data):
         run = _run_with_densities(model, data)
         _check_observations(run)
     return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}

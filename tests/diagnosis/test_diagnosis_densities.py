@@ -132,10 +132,10 @@ def test_a_users_model_of_two_observed_sites_is_scored_jointly() -> None:
     assert found == pytest.approx(float(exact), abs=0.002)
 
 
-def test_what_is_observed_alone_is_refused_by_predict() -> None:
+def test_what_is_observed_alone_is_predicted_as_a_density_of_rows() -> None:
     fit = pb.Posterior(machine(3), rows(STATES), {}, {})
-    with pytest.raises(ValueError, match="expected a model that runs on its data"):
-        pb.predict(fit, STATES)
+    found = pb.predict(fit, STATES).distribution
+    assert float(found.log_prob(STATES).exp().sum()) == pytest.approx(1, abs=1e-6)
     with pytest.raises(ValueError, match="score whole rows by diagnose"):
         pb.predict(network("[a][b]", pairs(50, 0)), pairs(10, 1))
 

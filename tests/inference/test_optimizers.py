@@ -192,7 +192,7 @@ class Bar:
 
 @pytest.mark.parametrize("few", [50_000, 0])
 def test_the_bar_says_once_that_it_compiles_also_where_that_is_refused(few, monkeypatch):
-    monkeypatch.setattr(svi, "tqdm", Bar)
+    monkeypatch.setattr(svi, "progress_bar", lambda name, total, shown: Bar(total=total))
     monkeypatch.setattr(descent, "FEW_PARAMETERS", few)
     tries = []
     monkeypatch.setattr(descent.ByLoop, "compile", lambda way: tries.append(way))

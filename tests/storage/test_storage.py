@@ -115,7 +115,7 @@ def line_guide(x, y=None):
     loc = pyro.param("slope_loc", lambda: x.new_zeros(3))
     scale = pyro.param("slope_scale", lambda: x.new_full((3,), 0.1), constraint=constraints.positive)
     pyro.sample("slope", dist.Normal(loc, scale).to_event(1))
-    pyro.sample("intercept", dist.Delta(pyro.param("intercept_at", lambda: x.new_zeros(()))))
+    pyro.sample("intercept", dist.Normal(pyro.param("intercept_at", lambda: x.new_zeros(())), 0.1))
 
 
 def steeper_line(x, y=None):

@@ -115,7 +115,8 @@ def _sum_of_blocks(log_w: Float[Tensor, "S R"], level: float) -> float:
         middle = (low + high) / 2
         log_wealth = float(torch.logsumexp(counts * (means - middle), 0)) - math.log(len(sizes))
         low, high = (middle, high) if log_wealth >= wanted else (low, middle)
-    return _rounded_down(low, float(means.abs().max()))
+    # Groups whose weights are all zero say nothing, and have no rounding error.
+    return _rounded_down(low, float(means[means.isfinite()].abs().max()))
 
 
 def _rounded_down(bound: float, size: float) -> float:

@@ -52,8 +52,8 @@ def check_draws(posterior: Posterior, found: Sites) -> None:
     Draws that are computed when asked for are checked by name alone.
     """
     draws, known = posterior.draws, {latent.name: latent for latent in found.latents}
-    if posterior.guide is not None and not draws:
-        return  # Its guide draws them.
+    if not draws:
+        return  # Drawn by its guide, or integrated by the model itself; what needs draws says so.
     absent, unknown = sorted(set(known) - set(draws)), sorted(set(draws) - set(known) - set(found.discrete))
     if absent:
         raise ValueError(

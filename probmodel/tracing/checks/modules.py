@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import is_subsample, number_of_changes, uses_batch_statistics
 from probmodel.tracing.ownership import copied, provide_parameter_stores, reached_modules
 from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import SuppliedImproper
 
 _training: ContextVar[bool] = ContextVar("training", default=False)
 
@@ -60,7 +62,7 @@ def check_modules(model: Model, data: Dataset) -> None:
     """
     provide_parameter_stores(model)
     _refuse_batch_statistics(model)
-    with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
+    with translated_errors(data), isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
         _refuse_changed_buffers(model, data)
         _refuse_noise(model, data)
 
@@ -82,7 +84,8 @@ def _refuse_changed_buffers(model: Model, data: Dataset) -> None:
     ours, networks = copied(model)
     owners = networks or reached_modules(ours)
     before = _versions(owners)
-    traced_run(ours, data)
+    with SuppliedImproper(data):
+        traced_run(ours, data)
     changed = [name for name, version in _versions(owners).items() if before.get(name) != version]
     if changed:
         raise ValueError(
@@ -116,7 +119,8 @@ def _refuse_noise(model: Model, data: Dataset) -> None:
 
 
 def _log_probs(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    run = traced_run(model, data)
+    with SuppliedImproper(data):
+        run = traced_run(model, data)
     run.compute_log_prob()
     nodes: Mapping[str, Any] = run.nodes
     return {name: node for name, node in nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"])}

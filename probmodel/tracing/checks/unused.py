@@ -13,7 +13,7 @@ from probmodel.protocols.sites import Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.internals import is_subsample
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import sites
+from probmodel.tracing.sites import SuppliedImproper, sites
 
 
 def check_data_are_used(model: Model, data: Dataset) -> None:
@@ -72,7 +72,8 @@ def _result(model: Model, data: Dataset) -> list[tuple[str, Tensor, Tensor]] | N
     """Value and log-probability of each site in a seeded run; None where the model refuses the data."""
     try:
         with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
-            run = traced_run(model, data)
+            with SuppliedImproper(data):
+                run = traced_run(model, data)
             run.compute_log_prob()
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError, ArithmeticError):
         return None
