@@ -11,6 +11,8 @@ from probmodel.draws.containers import from_arrays
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target_of
 
 
@@ -40,9 +42,10 @@ def to_arviz(
     Raises:
         ValueError: where `dims` or `coords` do not fit the sites; from `target`, where the model has no density on R^D.
     """
-    found = target_of(posterior).sites
+    with isolated(seed=0):
+        found = sites(posterior.model, posterior.data)
     stats = posterior.info.get("sample_stats", {})
-    functions, likelihood = _at_draws(posterior)
+    functions, likelihood = _at_draws(posterior, found)
     draws = {site: _array(value) for site, value in {**posterior.draws, **functions}.items()}
     observed = {name: _array(value) for name, value in _observed(found).items()}
     return from_arrays(
@@ -82,12 +85,12 @@ def _plates(
     }
 
 
-def _at_draws(posterior: Posterior) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _at_draws(posterior: Posterior, found: Sites) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Deterministic sites, and log-likelihoods by site and row in nats, (chain, draw, …); empty where latents are missing."""
-    target = target_of(posterior)
-    names = [latent.name for latent in target.sites.latents]
+    names = [latent.name for latent in found.latents]
     if not names or not all(name in posterior.draws for name in names):
         return {}, {}
+    target = target_of(posterior)
     chains, count = next(iter(posterior.draws.values())).shape[:2]
     with torch.no_grad():
         theta = target.unconstrain({name: posterior.draws[name].flatten(0, 1) for name in names})

@@ -93,7 +93,7 @@ def translated_errors(data: Dataset) -> Iterator[None]:
         raise
     except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, ArithmeticError) as error:
         raise_time_out(error)
-        if str(error).startswith("expected "):  # Stated in these terms already.
+        if str(error).startswith("expected ") and ", got " in str(error):  # Stated in these terms already.
             raise
         shapes = [tuple(t.shape) for t in data.args if torch.is_tensor(t)]
         named = {name: tuple(t.shape) for name, t in data.kwargs.items() if torch.is_tensor(t)}

@@ -17,7 +17,7 @@ from probmodel.tracing.error_messages import translated_errors
 from probmodel.tracing.internals import is_subsample, number_of_changes, uses_batch_statistics
 from probmodel.tracing.ownership import copied, provide_parameter_stores, reached_modules
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import SuppliedImproper
+from probmodel.tracing.sites import SuppliedImproper, sites
 
 _training: ContextVar[bool] = ContextVar("training", default=False)
 
@@ -64,6 +64,7 @@ def check_modules(model: Model, data: Dataset) -> None:
     _refuse_batch_statistics(model)
     with translated_errors(data), isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
         _refuse_changed_buffers(model, data)
+        sites(model, data)  # What a model may not do otherwise is said first.
         _refuse_noise(model, data)
 
 
