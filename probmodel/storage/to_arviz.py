@@ -44,6 +44,12 @@ def to_arviz(
     """
     with isolated(seed=0):
         found = sites(posterior.model, posterior.data)
+    known = {*(latent.name for latent in found.latents), *found.discrete, *found.deterministic}
+    unknown = sorted(set(posterior.draws) - known)
+    if unknown:
+        raise ValueError(
+            f"expected draws of sites of the model, {sorted(known)}, got draws of {unknown}; pass a posterior of this model"
+        )
     stats = posterior.info.get("sample_stats", {})
     functions, likelihood = _at_draws(posterior, found)
     draws = {site: _array(value) for site, value in {**posterior.draws, **functions}.items()}

@@ -85,8 +85,8 @@ def label(estimator: Callable[..., Any]) -> str:
     """Name and settings of an estimator, as `importance(num_samples=1000)`; the repr of a callable object.
 
     Example:
-        >>> label(partial(record_path, problem="coins", seed=1))
-        "record_path(problem='coins', seed=1)"
+        >>> label(partial(read_record, problem="coins", seed=1))
+        "read_record(problem='coins', seed=1)"
     """
     return repr(estimator)
 
