@@ -3,27 +3,19 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
 from probmodel.families.bayesian_networks.scores.categorical_scores import check_prior_rows
 from probmodel.families.bayesian_networks.scores.gaussian_scores import BGe
 from probmodel.layers.representations.bayesian_network.mixed import (
-    Interventions,
+    ConjugateNetwork,
     MixedDAG,
     Priors,
-    call_arguments,
-    exact_posterior,
-    has_all_rows,
-    observe,
 )
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.model import ExactPosterior
 
 
-class CategoricalNetwork(nn.Module):
+class CategoricalNetwork(ConjugateNetwork):
     """A network of categorical variables, each conditional distribution under a symmetric Dirichlet prior.
 
         θ_ij ~ Dirichlet(α, …, α),   x_ni | parents in their combination j ~ Categorical(θ_ij),   α = sample_size / (q_i r_i).
@@ -57,7 +49,6 @@ class CategoricalNetwork(nn.Module):
             )
         check_prior_rows("sample_size", sample_size)
         self.mixed, self.sample_size = MixedDAG(dag, dict(cardinalities)), sample_size
-        self.center: Tensor
         # Integers do not determine the dtype of probabilities; cells without rows reach 1e-24, which float32 rounds.
         self.register_buffer("center", torch.zeros(len(dag.nodes), dtype=torch.float64), persistent=False)
 
@@ -65,18 +56,6 @@ class CategoricalNetwork(nn.Module):
     def priors(self) -> Priors:
         """Priors of the tables."""
         return Priors(self.sample_size, BGe())
-
-    def forward(self, x: Shaped[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
-
-    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Posterior of all tables and the log evidence; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
-
-    def check(self, data: Dataset) -> None:
-        """Raise ValueError for unexpected arguments, a wrong number of columns, or values out of range."""
-        call_arguments(self.mixed, data)
 
     def constructor_arguments(self) -> dict[str, object]:
         """Constructor arguments, by name."""

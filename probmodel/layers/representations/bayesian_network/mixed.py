@@ -6,7 +6,7 @@ from math import prod
 
 import pyro
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from probmodel.families.bayesian_networks.dag import DAG
@@ -209,8 +209,34 @@ def has_all_rows(data: Dataset) -> bool:
     return data.size is None or data.size == data.num_rows
 
 
-class MixedNetwork(nn.Module):
-    """Model, checks and posterior that networks with regressions share; its subclasses say which nodes and priors.
+class ConjugateNetwork(nn.Module):
+    """Model, check and posterior that networks with conjugate priors share; its subclasses say which nodes and priors."""
+
+    mixed: MixedDAG
+    center: Tensor
+
+    @property
+    def priors(self) -> Priors:
+        """Priors of tables and regressions."""
+        raise NotImplementedError(
+            "expected priors of a network, got the class that networks share; define the property"
+        )
+
+    def forward(self, x: Shaped[Tensor, "N n"], intervened: Interventions = None) -> None:
+        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
+
+    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
+        """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
+        families = self.priors.families(self.mixed, self.center)
+        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
+        call_arguments(self.mixed, data)
+
+
+class MixedNetwork(ConjugateNetwork):
+    """Network with regressions.
 
     Args:
         mixed: the graph with the cardinalities of its discrete nodes.
@@ -227,21 +253,16 @@ class MixedNetwork(nn.Module):
             raise ValueError(
                 f"expected a center of {len(mixed.dag.nodes)} variables, got {len(center)}; pass x.mean(0)"
             )
-        self.mixed, self.priors = mixed, priors
-        self.center: Tensor
+        self.mixed, self._priors = mixed, priors
         self.register_buffer("center", center)
 
+    @property
+    def priors(self) -> Priors:
+        """Priors of tables and regressions."""
+        return self._priors
+
     def forward(self, x: Float[Tensor, "N n"], intervened: Interventions = None) -> None:
-        observe(self.mixed, self.priors.families(self.mixed, self.center), x, intervened)
-
-    def exact_posterior(self, data: Dataset) -> ExactPosterior | None:
-        """Posterior of all tables and regressions, and the log evidence; None for a minibatch."""
-        families = self.priors.families(self.mixed, self.center)
-        return exact_posterior(self.mixed, families, *call_arguments(self.mixed, data)) if has_all_rows(data) else None
-
-    def check(self, data: Dataset) -> None:
-        """Raise ValueError for unexpected arguments, a wrong number of columns, or values that a node cannot have."""
-        call_arguments(self.mixed, data)
+        super().forward(x, intervened)
 
     def check_training(self, data: Dataset) -> None:
         """Raise ValueError for a constant column of real values."""
