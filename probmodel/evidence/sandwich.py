@@ -134,10 +134,7 @@ def sandwich(
     above = _backward(first, spawn(seed, 52), num_steps)
     estimates = [below.estimate, above.estimate, *_others(subject, first, seen, below.estimate, seed)]
     agreement = Agreement(tuple(estimates), agreement_p_value(estimates))
-    # The number of chains stopped at a precision depends on their weights: the size of groups must not depend on it.
-    group_size = max(WEIGHTS_PER_BET, -(-(max_chains or 0) // MAX_BETS)) if below.num_steps == 1 else 1
-    lower = lower_bound(below.log_w, side_level, group_size=group_size)
-    upper = upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
+    lower, upper = _bounds(first, below, above, side_level, max_chains)
     failed = failures_of(first, agreement, below, above, lower, upper)
     log_z, stderr = combined_estimate(estimates, failed, agreement.p_value)
     if agreement.p_value < DOUBTFUL:  # What a side certifies may not contradict the widened interval.
@@ -173,6 +170,16 @@ def sandwich(
             "seconds": time.perf_counter() - begin,
         },
     )
+
+
+def _bounds(
+    first: StartingDraws, below: Side, above: Side, side_level: float, max_chains: int | None
+) -> tuple[float, float]:
+    """Bounds of both sides, each of probability `side_level`."""
+    # The number of chains stopped at a precision depends on their weights: the size of groups must not depend on it.
+    group_size = max(WEIGHTS_PER_BET, -(-(max_chains or 0) // MAX_BETS)) if below.num_steps == 1 else 1
+    lower = lower_bound(below.log_w, side_level, group_size=group_size)
+    return lower, upper_bound(thinned(above.log_w, len(first.theta), exact=first.exact), side_level)
 
 
 def _explored(target: Target, seed: int) -> Explored | None:

@@ -5,24 +5,10 @@ import signal
 import pyro
 import pyro.distributions as dist
 import pytest
-import torch
+from problems.small_fits import rows, slope
 
 from probmodel.inference import Laplace
-from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
-from probmodel.tracing.randomness import isolated
-
-
-def rows():
-    with isolated(0):
-        x = torch.randn(20)
-        return Dataset((x,), {"y": x + torch.randn(20)}, 20)
-
-
-def slope(x, y=None):
-    a = pyro.sample("a", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(x)):
-        return pyro.sample("y", dist.Normal(a * x, 1.0), obs=y)
 
 
 class OutOfTimeError(Exception):

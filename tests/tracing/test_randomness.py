@@ -11,30 +11,16 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
+from problems.small_fits import rows, slope
 from torch.distributions import Distribution
 
 from probmodel.inference import SVI, Laplace
-from probmodel.protocols.dataset import Dataset
 from probmodel.tracing.internals import set_validation, validation
 from probmodel.tracing.programs import turns
 from probmodel.tracing.programs.turns import Turns, one_thread_at_a_time
 from probmodel.tracing.randomness import isolated
-
-
-def rows():
-    with isolated(0):
-        x = torch.randn(20)
-        return Dataset((x,), {"y": x + torch.randn(20)}, 20)
-
-
-def slope(x, y=None):
-    a = pyro.sample("a", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(x)):
-        return pyro.sample("y", dist.Normal(a * x, 1.0), obs=y)
-
 
 # ------------------------------------------------------------------------------------------- switches of validation
 

@@ -1,6 +1,6 @@
 """Ascents of the joint density from many dispersed starts at once, by resilient steps (Riedmiller & Braun, 1993).
 
-Starts are prior draws, prior draws stretched about their median, and observed values.  Half of the ascents first climb
+Starts are prior draws, prior draws stretched about their median, and observed values.  Half of the ascents first run
 with a flattened prior, which leads from the prior's bulk to modes of the likelihood far in its tails.  End points are
 recombined coordinate by coordinate and ascended again.
 
@@ -42,19 +42,19 @@ def ascended(target: Target, prior: Float[Tensor, "P D"], seed: int) -> Float[Te
     spread = (prior - center).abs().median(0).values.clamp(min=torch.finfo(prior.dtype).eps)
     with isolated(seed):
         theta = dispersed(target, prior, center)
-    climb = Batched(
+    ascent = Batched(
         lambda place, power: _flattened(target, place, power),
         eager=target.fallback is not None or evaluates_one_by_one(target.bytes_per_draw, target.device),
     )
     half = torch.arange(len(theta), device=theta.device)[:, None] % 2 == 0
     for power in (torch.where(half, 1.0, FLATTENED).to(theta), torch.ones_like(theta[:, :1])):
-        theta = _resilient(climb, theta, power, FIRST_STEP * spread)
+        theta = _resilient(ascent, theta, power, FIRST_STEP * spread)
     first = theta[torch.isfinite(theta).all(1)]
     if not len(first):
         return first
     with isolated(seed + 1):
         crossed = recombined(first)
-    second = _resilient(climb, crossed, torch.ones_like(crossed[:, :1]), FIRST_STEP * spread)
+    second = _resilient(ascent, crossed, torch.ones_like(crossed[:, :1]), FIRST_STEP * spread)
     return torch.cat([first, second[torch.isfinite(second).all(1)]])
 
 
@@ -97,14 +97,14 @@ def _flattened(target: Target, theta: Tensor, power: Tensor) -> tuple[Tensor, tu
 
 
 def _resilient(
-    climb: Batched, theta: Float[Tensor, "S D"], power: Float[Tensor, "S 1"], first: Float[Tensor, " D"]
+    ascent: Batched, theta: Float[Tensor, "S D"], power: Float[Tensor, "S 1"], first: Float[Tensor, " D"]
 ) -> Float[Tensor, "S D"]:
     """Move each coordinate by its own step along the sign of its gradient: longer while the sign stays, else shorter."""
     step = first.expand_as(theta)
     before = torch.zeros_like(theta)
     for _ in range(NUM_STEPS):
         tick()
-        grad = torch.nan_to_num(climb(theta, power)[0], 0.0, 0.0, 0.0)
+        grad = torch.nan_to_num(ascent(theta, power)[0], 0.0, 0.0, 0.0)
         turned = grad * before
         step = torch.where(turned < 0, SHRINKAGE * step, torch.where(turned > 0, GROWTH * step, step))
         before = torch.where(turned < 0, torch.zeros_like(grad), grad)

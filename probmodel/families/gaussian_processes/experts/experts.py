@@ -3,8 +3,7 @@
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -30,6 +29,7 @@ from probmodel.families.gaussian_processes.stationary_kernels import refuse_seco
 from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.programs.graphs import functional
+from probmodel.tracing.randomness import single_thread
 
 EXPERT_BUFFERS = 4
 """Number of matrices of shard rows × new rows held at a time for one expert's prediction."""
@@ -187,7 +187,7 @@ def _condition(parts: SharedProcess, x: Tensor, y: Tensor) -> ConditionedProcess
 
 def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
     """One result per job, in order; warnings of the workers are raised again here."""
-    with _one_thread():  # Threads that joblib starts inherit the number.
+    with single_thread():  # Threads that joblib starts inherit the number.
         found = joblib.Parallel()(joblib.delayed(_with_warnings)(_here(), function, job) for job in jobs)
     messages = [message for _, caught in found for message in caught]
     if messages:
@@ -199,7 +199,7 @@ def _with_warnings(
     caller: tuple[str, int], function: Callable[..., Any], job: tuple[Any, ...]
 ) -> tuple[Any, list[str]]:
     """Result of a job, and the messages of warnings that would be lost in another process."""
-    with _one_thread():
+    with single_thread():
         if _here() == caller:
             return function(*job), []
         with warnings.catch_warnings(record=True) as caught:
@@ -210,13 +210,3 @@ def _with_warnings(
 
 def _here() -> tuple[str, int]:
     return platform.node(), os.getpid()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
