@@ -844,9 +844,9 @@ MUTATIONS = (
     ),
     Mutation(
         "numbers under a mask in the fingerprint",
-        "tracing/sites.py",
-        'joined_with_mask(torch.where(whole, node["value"], 0), kept)',
-        'joined_with_mask(node["value"], kept)',
+        "protocols/dataset.py",
+        "seen = torch.where(kept, value, 0)",
+        "seen = value",
         ("tests/tracing/test_masks.py",),
         "digest",
     ),

@@ -232,11 +232,11 @@ def joined_with_mask(value: Tensor, kept: Tensor) -> Tensor:
 
     Args:
         value: observed values.
-        kept: mask, True where a value is observed.
+        kept: mask, True where a value is observed, which broadcasts to them; what it masks does not enter.
     """
     # By NumPy, since `Tensor.item` would abort a graph recording during which sites are listed.
     if kept.detach().cpu().numpy().all():
         return value
     kept = kept.to(value.device)
-    seen = torch.where(kept, value, 0) if kept.shape == value.shape else value
+    seen = torch.where(kept, value, 0)
     return torch.cat([seen.double().reshape(-1), kept.double().reshape(-1)])

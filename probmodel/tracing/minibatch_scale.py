@@ -1,6 +1,7 @@
 """Models as they are fitted: masked latents keep their prior, and the terms of a minibatch are multiplied by size / rows."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -8,6 +9,7 @@ from pyro.poutine.messenger import Messenger
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.latents.bounds import BoundedObservations
 from probmodel.tracing.latents.masks import KeptPriors
 from probmodel.tracing.sites import row_axis
 
@@ -49,22 +51,17 @@ def row_scaled(model: Model, found: Sites, data: Dataset) -> Model:
 def scaled_to_rows(model: Model, found: Sites, data: Dataset, *, required: bool) -> Model:
     """The model scaled as by `row_scaled`; a missing plate over rows is an error only where scaling is required."""
     rows, size = data.num_rows, data.size
-    if rows is None or size is None or rows == size:
+    scale = None if rows is None or size is None or rows == size else (rows, size)
 
-        def unscaled(*args: Any, **kwargs: Any) -> Any:
-            with KeptPriors(found):
-                return model(*args, **kwargs)
-
-        return unscaled
-
-    def scaled(*args: Any, **kwargs: Any) -> Any:
-        with KeptPriors(found), _RowScale(found, rows, size) as scale:
+    def prepared(*args: Any, **kwargs: Any) -> Any:
+        scaling = nullcontext() if scale is None else _RowScale(found, *scale)
+        with KeptPriors(found), BoundedObservations(), scaling as scaled:
             value = model(*args, **kwargs)
-        if required and not scale.found:
+        if required and scaled is not None and not scaled.found:
             raise ValueError(
                 f"expected a plate over the {rows} rows of the minibatch, got none; write "
                 "`with pyro.plate('rows', len(x)):` (without subsample) around the observations, or fit without batch_size"
             )
         return value
 
-    return scaled
+    return prepared

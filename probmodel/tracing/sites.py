@@ -18,11 +18,12 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out, translated_errors
-from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
+from probmodel.tracing.internals import is_deterministic, is_subsample
+from probmodel.tracing.latents.masks import is_wrapped, kept_at
 from probmodel.tracing.ownership import provide_parameter_stores
 
 
-class SuppliedImproper(Messenger):
+class _Supplied(Messenger):
     """Sets latents without a normalized prior, which cannot be drawn, to the image of 0."""
 
     def __init__(self, data: Dataset) -> None:
@@ -43,7 +44,7 @@ def _is_improper(fn: Any) -> bool:
 
 
 def _inner(fn: Any) -> Any:
-    while type(fn) in (dist.torch.Independent, dist.MaskedDistribution):
+    while is_wrapped(fn):
         fn = fn.base_dist
     return fn
 
@@ -120,7 +121,7 @@ def checked_run(model: Model, data: Dataset, found: Sites) -> poutine.Trace:
     """
     run = traced_run(model, data)
     known = {*(latent.name for latent in found.latents), *found.discrete, *found.observed, *found.deterministic}
-    names = {name for name, node in run.nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"])}
+    names = set(sample_sites(run))
     if known != names:
         raise ValueError(
             f"expected the same sites in every run, got {sorted(known ^ names)} in some runs only, depending on the values "
@@ -161,30 +162,8 @@ def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, factors: list[
 
 def _digested(node: Mapping[str, Any]) -> Tensor:
     """Observed value; joined with its mask where some of it is masked out."""
-    kept = mask_at(node)
-    if not torch.is_tensor(kept):
-        return node["value"]
-    open_axes = node["value"].dim() - kept.dim()
-    whole = kept.reshape(kept.shape + (1,) * min(node["fn"].event_dim, open_axes)) if open_axes > 0 else kept
-    return joined_with_mask(torch.where(whole, node["value"], 0), kept)
-
-
-def mask_at(node: Mapping[str, Any]) -> Tensor | bool | None:
-    """The mask of a site, by a handler and by its distribution; None without one."""
-    masks = [mask for mask in (node["mask"], mask_of(node["fn"]), mask_of(_masked(node["fn"]))) if mask is not None]
-    if not masks:
-        return None
-    both = masks[0]
-    for mask in masks[1:]:
-        both = both & mask
-    return both
-
-
-def _masked(fn: Any) -> Any:
-    """The masked distribution inside one whose batch axes are declared to be event axes."""
-    while type(fn) is dist.torch.Independent:
-        fn = fn.base_dist
-    return fn
+    kept = kept_at(node)
+    return joined_with_mask(node["value"], kept) if torch.is_tensor(kept) else node["value"]
 
 
 def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -192,7 +171,7 @@ def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str
 
     A masked entry that nothing depends on keeps its prior, which integrates to one, and the evidence is right.
     """
-    masked = {name: mask_at(node) for name, node in free.items() if not node["fn"].support.is_discrete}
+    masked = {name: kept_at(node) for name, node in free.items() if not node["fn"].support.is_discrete}
     masked = {name: mask for name, mask in masked.items() if mask is not None and mask is not True}
     if not masked:
         return ()
@@ -204,19 +183,16 @@ def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str
         if not torch.is_tensor(total) or not total.requires_grad:
             return ()
         gradients = torch.autograd.grad(total, [values[name] for name in masked], materialize_grads=True)
-    pairs = zip(masked.items(), gradients, strict=True)
-    return tuple(name for (name, mask), gradient in pairs if _reaches(gradient, mask, free[name]["fn"].event_dim))
-
-
-def _reaches(gradient: Tensor, mask: Any, event_dim: int) -> bool:
-    by_entry = gradient.flatten(gradient.dim() - event_dim).ne(0).any(-1) if event_dim else gradient.ne(0)
-    masked = by_entry & ~torch.as_tensor(mask, device=gradient.device)
     # By NumPy, since reading a tensor would abort a graph recording during which sites are listed.
-    return bool(masked.detach().cpu().numpy().any())
+    return tuple(
+        name
+        for (name, kept), gradient in zip(masked.items(), gradients, strict=True)
+        if (gradient.ne(0) & ~torch.as_tensor(kept, device=gradient.device)).detach().cpu().numpy().any()
+    )
 
 
 def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with translated_errors(data), torch.no_grad(), SuppliedImproper(data):
+    with translated_errors(data), torch.no_grad():
         run = _run_with_densities(model, data)
         _check_observations(run)
     return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
@@ -226,10 +202,21 @@ NUM_TRIES = 20
 """Draws of the latents among which the observations have to be inside their support once."""
 
 
+def inspected_run(model: Model, data: Dataset) -> poutine.Trace:
+    """Trace of a run of any model: latents that cannot be drawn are supplied."""
+    with _Supplied(data):
+        return traced_run(model, data)
+
+
+def sample_sites(run: poutine.Trace) -> dict[str, Mapping[str, Any]]:
+    """Sites of a run that belong to the model."""
+    return {name: node for name, node in run.nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"])}
+
+
 def _run_with_densities(model: Model, data: Dataset) -> poutine.Trace:
     """Trace of a run with the log-probabilities of the observed sites."""
     for left in reversed(range(NUM_TRIES)):
-        run = traced_run(model, data)
+        run = inspected_run(model, data)
         try:
             with warnings.catch_warnings():
                 # The kinds of the sites do not depend on their densities, of which the target reports NaN.

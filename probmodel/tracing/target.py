@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache, singledispatch
+from functools import lru_cache, partial, singledispatch
 
 import pyro
 import torch
@@ -16,9 +16,8 @@ from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
-from probmodel.tracing.checks import check, check_draws
-from probmodel.tracing.checks.modules import check_modules, evaluation_mode
-from probmodel.tracing.checks.unused import check_data_are_used
+from probmodel.tracing.checks import check, check_draws, check_reading
+from probmodel.tracing.checks.modules import evaluation_mode
 from probmodel.tracing.density import Density
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import raise_time_out
@@ -59,8 +58,7 @@ def target(model: Model, data: Dataset) -> Target:
             the tensor, where the data are not finite.
     """
     check(model, data)
-    check_modules(model, data)
-    check_data_are_used(model, data)
+    check_reading(model, data)
     found = density_of(model, data)
     found.traced()
     return found
@@ -86,14 +84,7 @@ def density_of(model: Model, data: Dataset) -> Target:
     def run(theta: Tensor) -> poutine.Trace:
         return ran(maps.placed(prepared, theta))
 
-    def with_jacobian(
-        density: Callable[[poutine.Trace, Sites], Tensor], *, by_row: bool = False
-    ) -> Callable[[Tensor], Tensor]:
-        def at(theta: Tensor) -> Tensor:
-            trace = run(theta)
-            return density(trace, found) + maps.log_jacobian(theta, lambda: trace, by_row=by_row)
-
-        return at
+    with_jacobian = partial(_with_jacobian, run, maps, found)
 
     def prior_by_row(theta: Tensor) -> Tensor:
         if not found.row_local:
@@ -136,6 +127,23 @@ def density_of(model: Model, data: Dataset) -> Target:
         sites=found,
         traced=lambda: _traced(model, joint.program),
     )
+
+
+def _with_jacobian(
+    run: Callable[[Tensor], poutine.Trace],
+    maps: Maps,
+    found: Sites,
+    density: Callable[[poutine.Trace, Sites], Tensor],
+    *,
+    by_row: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """Density of theta from one of the latents: log |det| of the maps is added."""
+
+    def at(theta: Tensor) -> Tensor:
+        trace = run(theta)
+        return density(trace, found) + maps.log_jacobian(theta, lambda: trace, by_row=by_row)
+
+    return at
 
 
 def _by_name(

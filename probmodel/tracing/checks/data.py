@@ -8,9 +8,11 @@ from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks.missing import are_masked
-from probmodel.tracing.checks.modules import check_modules
-from probmodel.tracing.checks.unused import check_data_are_used
+from probmodel.tracing.checks.modules import refuse_dependence_on_calls, refuse_noise
+from probmodel.tracing.checks.unused import refuse_unused
 from probmodel.tracing.ownership import copied_to_data
+from probmodel.tracing.randomness import isolated
+from probmodel.tracing.sites import sites
 
 
 def check(model: Model, data: Dataset) -> None:
@@ -69,11 +71,19 @@ def check_draws(posterior: Posterior, found: Sites) -> None:
             )
 
 
+def check_reading(model: Model, data: Dataset) -> None:
+    """Raise ValueError for what no fit could read rightly: networks that depend on calls, noise that is no site, unused data."""
+    refuse_dependence_on_calls(model, data)
+    with isolated(seed=0):
+        found = sites(model, data)
+    refuse_noise(model, data)
+    refuse_unused(model, data, found)
+
+
 def check_training(model: Model, data: Dataset) -> None:
     """Run `check`, and raise ValueError for data from which the model states that nothing can be learned."""
     check_form(data)
     model = copied_to_data(model, data)
     check(model, data)
     check_training_by_model(model, data)
-    check_modules(model, data)
-    check_data_are_used(model, data)
+    check_reading(model, data)

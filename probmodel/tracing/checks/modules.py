@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
-from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import translated_errors
-from probmodel.tracing.internals import is_subsample, number_of_changes, uses_batch_statistics
-from probmodel.tracing.ownership import copied, provide_parameter_stores, reached_modules
+from probmodel.tracing.internals import number_of_changes, uses_batch_statistics
+from probmodel.tracing.ownership import copied, reached_modules
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import SuppliedImproper, sites
+from probmodel.tracing.sites import inspected_run, sample_sites
 
 _training: ContextVar[bool] = ContextVar("training", default=False)
 
@@ -53,19 +52,11 @@ def end_training(*functions: Any) -> None:
             network.eval()
 
 
-def check_modules(model: Model, data: Dataset) -> None:
-    """Raise for networks whose output for a row depends on other rows or calls, and for noise that is no site.
-
-    Raises:
-        ValueError: naming the module, for batch statistics and for buffers that a call changes; naming the site whose
-            density differs between two calls at the same latents.
-    """
-    provide_parameter_stores(model)
+def refuse_dependence_on_calls(model: Model, data: Dataset) -> None:
+    """Raise ValueError, naming the module, for batch statistics and for buffers that a call changes in training mode."""
     _refuse_batch_statistics(model)
     with translated_errors(data), isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
         _refuse_changed_buffers(model, data)
-        sites(model, data)  # What a model may not do otherwise is said first.
-        _refuse_noise(model, data)
 
 
 def _refuse_batch_statistics(model: Model) -> None:
@@ -85,8 +76,7 @@ def _refuse_changed_buffers(model: Model, data: Dataset) -> None:
     ours, networks = copied(model)
     owners = networks or reached_modules(ours)
     before = _versions(owners)
-    with SuppliedImproper(data):
-        traced_run(ours, data)
+    inspected_run(ours, data)
     changed = [name for name, version in _versions(owners).items() if before.get(name) != version]
     if changed:
         raise ValueError(
@@ -104,9 +94,9 @@ def _versions(networks: list[nn.Module]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _refuse_noise(model: Model, data: Dataset) -> None:
-    """Raise ValueError where two runs with the same latents and other random numbers have other densities."""
-    with evaluation_mode(model):
+def refuse_noise(model: Model, data: Dataset) -> None:
+    """Raise ValueError, naming the site, where two runs with the same latents and other random numbers have other densities."""
+    with isolated(seed=0), evaluation_mode(model), torch.no_grad(), pyro.validation_enabled(False):
         first = _log_probs(model, data)
         latents = {name: node["value"] for name, node in first.items() if not node["is_observed"]}
         with isolated(seed=1):
@@ -120,11 +110,9 @@ def _refuse_noise(model: Model, data: Dataset) -> None:
 
 
 def _log_probs(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
-    with SuppliedImproper(data):
-        run = traced_run(model, data)
+    run = inspected_run(model, data)
     run.compute_log_prob()
-    nodes: Mapping[str, Any] = run.nodes
-    return {name: node for name, node in nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"])}
+    return sample_sites(run)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

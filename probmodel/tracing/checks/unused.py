@@ -1,7 +1,6 @@
 """Data that a model does not look at, such as observations without `obs=`."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pyro
 import torch
@@ -10,21 +9,22 @@ from torch import Tensor
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
-from probmodel.tracing.devices import traced_run
-from probmodel.tracing.internals import is_subsample
 from probmodel.tracing.randomness import isolated
-from probmodel.tracing.sites import SuppliedImproper, sites
+from probmodel.tracing.sites import inspected_run, sample_sites
 
 
-def check_data_are_used(model: Model, data: Dataset) -> None:
+def refuse_unused(model: Model, data: Dataset, found: Sites) -> None:
     """Raise ValueError for data that a fit would ignore.
+
+    Args:
+        model: any Pyro model.
+        data: data set for its call.
+        found: sites of the model.
 
     Raises:
         ValueError: naming the tensor, for one passed by name that reaches no site; for tensors of a model that observes
             nothing, whose posterior would be its prior.
     """
-    with isolated(seed=0), torch.no_grad():
-        found = sites(model, data)
     named = {name: value for name, value in data.kwargs.items() if torch.is_tensor(value) and value.numel()}
     unused = [
         name for name, value in named.items() if not _is_observed(value, found) and not _matters(model, data, name)
@@ -72,14 +72,11 @@ def _result(model: Model, data: Dataset) -> list[tuple[str, Tensor, Tensor]] | N
     """Value and log-probability of each site in a seeded run; None where the model refuses the data."""
     try:
         with isolated(seed=0), torch.no_grad(), pyro.validation_enabled(False):
-            with SuppliedImproper(data):
-                run = traced_run(model, data)
+            run = inspected_run(model, data)
             run.compute_log_prob()
     except (RuntimeError, ValueError, IndexError, TypeError, KeyError, ArithmeticError):
         return None
-    nodes: Mapping[str, Any] = run.nodes
-    found = ((name, node) for name, node in nodes.items() if node["type"] == "sample" and not is_subsample(node["fn"]))
-    return [(name, torch.as_tensor(node["value"]), node["log_prob"]) for name, node in found]
+    return [(name, torch.as_tensor(node["value"]), node["log_prob"]) for name, node in sample_sites(run).items()]
 
 
 def _same(before: list[tuple[str, Tensor, Tensor]] | None, after: list[tuple[str, Tensor, Tensor]] | None) -> bool:

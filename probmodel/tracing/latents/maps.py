@@ -1,7 +1,7 @@
 """Maps from R^D to the latents: fixed ones, and those that follow supports which other latents move."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from probmodel.protocols.model import Model
+from probmodel.protocols.structural import Structural
 from probmodel.tracing.density import Density
 from probmodel.tracing.latents.coordinates import Coordinates
 
@@ -18,7 +19,8 @@ Run = Callable[[], poutine.Trace]
 """Function that runs the model with its latents placed, called only where the run is needed."""
 
 
-class Maps(Protocol):
+@runtime_checkable
+class Maps(Protocol, metaclass=Structural):
     """The maps from theta to the latents of a model."""
 
     def placed(self, model: Model, theta: Float[Tensor, " D"]) -> Model:

@@ -1,7 +1,7 @@
 """Sites under a mask: latents keep their prior, and masked observations may be any number, NaN included."""
 
-import math
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
+from probmodel.tracing.latents.bounds import InsideSupport
 
 
 class KeptPriors(Messenger):
-    """Lets masked entries of latents keep their prior, and observations have no density outside of their support.
+    """Lets masked entries of latents keep their prior.
 
     Pyro gives a masked entry of a latent the density 1 on the whole real line, so that the model has no evidence.  Nothing
     depends on such an entry, and with its prior it integrates to one.
@@ -27,57 +28,45 @@ class KeptPriors(Messenger):
         self.flat = frozenset(found.improper)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not is_deterministic(msg) and _is_bounded_by_tensors(msg["fn"]):
-            msg["fn"] = InsideSupport(msg["fn"])
         fixed = msg["is_observed"] or is_subsample(msg["fn"]) or is_deterministic(msg)
         if not fixed and msg["name"] not in self.flat:
             msg["mask"], msg["fn"] = None, without_mask(msg["fn"])
-
-
-class InsideSupport(dist.TorchDistribution):
-    """A distribution whose density is zero outside of its support, also where arguments are not validated.
-
-    Args:
-        inner: distribution whose bounds may depend on latents.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.inner.support
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "InsideSupport":
-        return InsideSupport(self.inner.expand(batch_shape))
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.inner.sample(sample_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, −inf outside of the support."""
-        inside = self.inner.support.check(value)
-        return torch.where(inside, self.inner.log_prob(value), -math.inf)
-
-
-def _is_bounded_by_tensors(fn: Any) -> bool:
-    try:
-        support = fn.support
-    except (AttributeError, NotImplementedError):  # A distribution of the user's that states none.
-        return False
-    inner = getattr(support, "base_constraint", support)
-    return not support.is_discrete and any(torch.is_tensor(bound) for bound in getattr(inner, "__dict__", {}).values())
 
 
 class FilledObservations(Messenger):
     """Puts finite numbers in place of masked observations that are none, whose gradient would be NaN though they do not count."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not is_deterministic(msg):
-            _fill(msg)
+        value = msg["value"]
+        if (
+            not msg["is_observed"]
+            or is_deterministic(msg)
+            or not torch.is_tensor(value)
+            or not value.is_floating_point()
+        ):
+            return
+        kept = kept_at(msg)
+        if torch.is_tensor(kept):
+            msg["value"] = torch.where(kept | torch.isfinite(value), value, _valid(msg["fn"], value))
+
+
+def kept_at(node: Mapping[str, Any]) -> Tensor | bool | None:
+    """Mask of a site, by handlers and by its distribution: True where a value counts, broadcast to it; None without one."""
+    masks, fn = [(node["mask"], node["fn"])], node["fn"]
+    while is_wrapped(fn):
+        masks, fn = [*masks, (mask_of(fn), fn)], fn.base_dist
+    kept = None
+    for mask, masked in masks:
+        if mask is not None:
+            # A mask has the axes of a batch, to which the axes of each event are added.
+            whole = mask.reshape(mask.shape + (1,) * masked.event_dim) if torch.is_tensor(mask) else mask
+            kept = whole if kept is None else kept & whole
+    return kept
+
+
+def is_wrapped(fn: Any) -> bool:
+    """Return whether a distribution is another one under a mask, inside its support, or with event axes in place of batches."""
+    return type(fn) in (dist.torch.Independent, dist.MaskedDistribution, InsideSupport)
 
 
 def without_mask(fn: Any) -> Any:
@@ -87,22 +76,6 @@ def without_mask(fn: Any) -> Any:
     if type(fn) is dist.torch.Independent and without_mask(fn.base_dist) is not fn.base_dist:
         return without_mask(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
     return fn
-
-
-def _fill(msg: Any) -> None:
-    value = msg["value"]
-    kept = [mask for mask in (msg["mask"], mask_of(msg["fn"])) if torch.is_tensor(mask)]
-    if not kept or not torch.is_tensor(value) or not value.is_floating_point():
-        return
-    for mask in kept:
-        value = torch.where(
-            _over_events(mask, msg["fn"].event_dim) | torch.isfinite(value), value, _valid(msg["fn"], value)
-        )
-    msg["value"] = value
-
-
-def _over_events(mask: Tensor, event_dim: int) -> Tensor:
-    return mask.reshape(mask.shape + (1,) * event_dim)
 
 
 def _valid(fn: Any, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.devices import traced_run
+from probmodel.tracing.latents.bounds import bounds
 
 
 class _AtEdge(Messenger):
@@ -33,15 +34,15 @@ def moving_supports(model: Model, data: Dataset, found: Sites) -> frozenset[str]
     Raises:
         ValueError: naming the site, where the support depends on a discrete latent, or its kind on any.
     """
-    if not any(_could_move(bound) for latent in found.latents for bound in _bounds(latent.support)):
+    if not any(_could_move(bound) for latent in found.latents for bound in bounds(latent.support)):
         return frozenset()
     with torch.no_grad():
         first, second, last = (_supports(model, data, found, position) for position in (0, 0, -1))
+        _refuse_kinds(first, second, last)
         moving = frozenset(name for name in first if _differ(first[name], second[name]))
         moving |= {name for name, sources in _sources(model, data, found).items() if sources - {name}}
-        _refuse_kinds(first, second, last)
         if found.discrete:
-            _refuse_discrete(model, data, found, moving)
+            _refuse_discrete(model, data, found)
     return moving
 
 
@@ -66,9 +67,9 @@ def _sources(model: Model, data: Dataset, found: Sites) -> dict[str, frozenset[s
     try:
         with _Tracked(names):
             nodes: Mapping[str, Any] = traced_run(model, data).nodes
-        bounds = {name: _bounds(nodes[name]["fn"].support) for name in names}
+        supports = {name: bounds(nodes[name]["fn"].support) for name in names}
         marks = {
-            name: [get_provenance(bound) for bound in each if torch.is_tensor(bound)] for name, each in bounds.items()
+            name: [get_provenance(bound) for bound in each if torch.is_tensor(bound)] for name, each in supports.items()
         }
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
         return {}
@@ -106,22 +107,14 @@ def _could_move(bound: Any) -> bool:
     return torch.is_tensor(bound) or bound not in (-1, 0, 1)
 
 
-def _bounds(value: Any) -> list[Any]:
-    """Numbers and tensors that a constraint is made of."""
-    if torch.is_tensor(value) or type(value) is float:
-        return [value]
-    parts = value if type(value) in (list, tuple) else getattr(value, "__dict__", {}).values()
-    return [bound for part in parts for bound in _bounds(part)]
-
-
 def _differ(one: Constraint, other: Constraint) -> bool:
-    pairs = zip(_bounds(one), _bounds(other), strict=True)
+    pairs = zip(bounds(one), bounds(other), strict=True)
     return any(not torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
 
 
 def _refuse_kinds(*runs: Mapping[str, Constraint]) -> None:
     for name, support in runs[0].items():
-        kinds = {(type(each[name]), len(_bounds(each[name]))) for each in runs}
+        kinds = {(type(each[name]), len(bounds(each[name]))) for each in runs}
         if len(kinds) > 1:
             raise ValueError(
                 f"expected one kind of support for site {name!r}, got {support} and others at other draws; use a family of "
@@ -129,7 +122,7 @@ def _refuse_kinds(*runs: Mapping[str, Constraint]) -> None:
             )
 
 
-def _refuse_discrete(model: Model, data: Dataset, found: Sites, moving: frozenset[str]) -> None:
+def _refuse_discrete(model: Model, data: Dataset, found: Sites) -> None:
     """Raise ValueError where a support differs between values of a discrete latent at the same continuous ones."""
     values = {latent.name: latent.value for latent in found.latents}
     ends = [_supports(poutine.condition(model, values), data, found, position) for position in (0, -1)]
