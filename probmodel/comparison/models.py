@@ -141,6 +141,11 @@ def _row(name: str, posterior: Posterior, held_out: Dataset | None, estimator: E
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EvidenceWarning)
         evidence = estimator(posterior)
+        if not isinstance(evidence, Evidence):
+            raise TypeError(
+                f"expected an estimator that returns an Evidence, got {type(evidence).__name__}; pass one of pb.evidence, or a "
+                "function that returns what it returns"
+            )
         diagnosis = diagnose(posterior, held_out, evidence=evidence)
     said = tuple(str(w.message) for w in caught if issubclass(w.category, EvidenceWarning))
     for other in (w for w in caught if not issubclass(w.category, EvidenceWarning)):

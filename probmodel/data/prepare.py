@@ -1,7 +1,6 @@
 """Preparation of data for fitting: standardization, splits, one-hot labels and minibatches."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_form, check_rows_can_be_taken
-from probmodel.protocols.errors import DataWarning
+from probmodel.protocols.errors import DataWarning, warn
 from probmodel.protocols.integers import checked_seed, integer
 
 CONSTANT_COLUMN = 8.0
@@ -50,10 +49,9 @@ def standardize(train: Float[Tensor, "N *columns"], *others: Float[Tensor, "..."
     _check_finite(sd, "the variance of train")
     constant = sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().amax(0)
     if constant.any():
-        warnings.warn(
+        warn(
             f"expected values that vary in train, got a constant in {_names(constant)}, scaled to zero; drop constant columns",
             DataWarning,
-            stacklevel=2,
         )
     return tuple(torch.where(constant, 0, (x - mean) / sd) for x in (train, *others))
 
@@ -85,10 +83,9 @@ def standardize_images(train: Float[Tensor, "N C *space"], *others: Float[Tensor
     sd, mean = torch.std_mean(train, correction=0)
     _check_finite(sd, "the variance of train")
     if sd <= CONSTANT_COLUMN * torch.finfo(train.dtype).eps * train.abs().max():
-        warnings.warn(
+        warn(
             "expected values that vary in train, got a constant in all pixels, scaled to zero; check how the images were read",
             DataWarning,
-            stacklevel=2,
         )
         return tuple(torch.zeros_like(x) for x in (train, *others))
     return tuple((x - mean) / sd for x in (train, *others))

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
 from probmodel.diagnosis.findings import Finding, Verdict, finding
+from probmodel.diagnosis.integrated import integrated_at_new_rows
 from probmodel.diagnosis.scored import (
     SIGNIFICANT,
     Gain,
@@ -35,7 +36,7 @@ from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
 from probmodel.tracing.target import target, target_of
 
-NUM_SCORED_DRAWS = 500
+NUM_SCORED_DRAWS, NUM_INTEGRATED_DRAWS = 500, 200
 SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Weights of the independent columns in the mixture with the model."""
 
@@ -113,20 +114,27 @@ def row_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
     """Log E_posterior[p(row | θ)] over all observed sites together, nats per row.
 
     Raises:
-        ValueError: for latents local to a row, over which draws of the training rows cannot average.
+        ValueError: for latents local to a row that importance sampling cannot integrate.
     """
     trained = target_of(posterior)
+    if any(latent.row_dim is not None for latent in trained.sites.latents):
+        return _integrated_scores(posterior, data)
     new = trained if data is posterior.data else target(posterior.model, data._replace(size=data.num_rows))
-    if trained.by_row is not None:
-        raise ValueError(
-            "expected latents shared by rows in a model of several observed sites, got latents local to a row; sum them "
-            "out, or observe a single site"
-        )
     none = torch.zeros(1, 0, dtype=trained.dtype, device=trained.device)
     theta = theta_draws(posterior, trained) if trained.dim else none
     with torch.no_grad():
         by_row = new.log_likelihood_by_row(some(theta)).double()
     return torch.logsumexp(by_row, 0) - math.log(len(by_row))
+
+
+def _integrated_scores(posterior: Posterior, data: Dataset) -> Float[Tensor, " N"]:
+    by_row, reason = integrated_at_new_rows(posterior, data, NUM_INTEGRATED_DRAWS)
+    if by_row is None:
+        raise ValueError(
+            f"expected latents that can be integrated in a model of several observed sites, got {reason}; sum them out, or "
+            "observe a single site"
+        )
+    return torch.logsumexp(by_row.double(), 0) - math.log(len(by_row))
 
 
 def some(theta: Float[Tensor, "S D"]) -> Float[Tensor, "T D"]:

@@ -99,7 +99,7 @@ def _by_held_out(posterior: Posterior, held_out: Dataset) -> list[Finding]:
     overconfident = Verdict.OVERFITS if recalibrated.flag == Verdict.OVERFITS else ""
     lost = gap / learned if has_learned else float("nan")
     return [
-        *score_findings(train.log_score, test.log_score, overconfident),
+        *score_findings(train.log_score, test.log_score, overconfident, train.doubt or test.doubt),
         recalibrated,
         finding(
             "gain over base rate",

@@ -1,5 +1,6 @@
 """Log scores of predictions and the gain from recalibrating them (Guo et al., 2017)."""
 
+import math
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from probmodel.diagnosis.findings import Finding, Verdict, finding
+from probmodel.diagnosis.integrated import integrated_at_new_rows
+from probmodel.families.draw_mixture import moments
 from probmodel.families.normal_mixture import NormalMixture
 from probmodel.prediction.predictive import Prediction, predict_rows
 from probmodel.protocols.dataset import Dataset
@@ -17,11 +20,14 @@ from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.devices import on_device_of
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.sites import sites
+from probmodel.tracing.target import target_of
 
 SIGNIFICANT = 2.0
 """Number of standard errors above which a difference is significant."""
 MATERIAL = 0.05
 """Nats per row that a recalibrated prediction must gain before overconfidence counts as overfitting."""
+NUM_SCORED_DRAWS = 200
+"""Draws of the shared latents over which the score of a row with local latents is averaged, as many as a prediction's."""
 TEMPERATURES = torch.logspace(-1, 1.5, 101, dtype=torch.float64)
 """Temperatures tried by the recalibration."""
 
@@ -32,10 +38,15 @@ class Scored(NamedTuple):
     prediction: Prediction
     observed: Tensor
     log_score: Float[Tensor, " N"]
+    doubt: str = ""
+    """Reason why the log scores are not to be relied on; empty where they are."""
 
 
 def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     """Predict rows and score the observations in them.
+
+    Continuous latents local to a row are integrated for the score: few of the draws from their prior, which the prediction
+    averages, explain an observation far out.  Where they cannot be integrated, the average stays, with a doubt.
 
     Raises:
         ValueError: for rows without observations.
@@ -47,8 +58,24 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
         raise ValueError("expected rows with observations, got rows without any; pass Dataset((x,), {'y': y}, len(x))")
     observed = observations[-1]  # A model that is also a density of its codes observes the codes first.
     prediction = predict_rows(posterior, data, seed=seed)
+    by_row, doubt = _integrated(posterior, data)
+    if by_row is not None:
+        return Scored(prediction, observed, by_row)
     log_score = prediction.distribution.log_prob(observed).double()
-    return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1))
+    return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1), doubt)
+
+
+def _integrated(posterior: Posterior, data: Dataset) -> tuple[Tensor | None, str]:
+    """Log scores of rows with their local latents integrated, or the reason for a doubt about their average."""
+    found = target_of(posterior).sites
+    if all(latent.row_dim is None for latent in found.latents):
+        return None, ""
+    if len(found.observed) != 1:
+        return None, "held-out scores average draws of the latents local to a row"
+    each = integrated_at_new_rows(posterior, data, NUM_SCORED_DRAWS)
+    if each.log_likelihood is None:
+        return None, f"held-out scores average draws of {each.reason}"
+    return torch.logsumexp(each.log_likelihood.double(), 0) - math.log(len(each.log_likelihood)), ""
 
 
 def data_by_row(posterior: Posterior) -> Dataset:
@@ -109,13 +136,15 @@ def cross_fitted(scores: Float[Tensor, "T N"]) -> tuple[Float[Tensor, " N"], lis
     return found, chosen
 
 
-def score_findings(train: Float[Tensor, " N"], test: Float[Tensor, " M"], flag: str) -> list[Finding]:
-    """Mean log scores of training and held-out rows, and their gap, flagged with `flag`."""
+def score_findings(train: Float[Tensor, " N"], test: Float[Tensor, " M"], flag: str, doubt: str = "") -> list[Finding]:
+    """Mean log scores of training and held-out rows, and their gap, flagged with `flag` and marked by a doubt."""
     gap, gap_error = difference(train, test)
     return [
-        finding("train log score", float(train.mean()), "nats per row", stderr=error_of(train)),
-        finding("held-out log score", float(test.mean()), "nats per row", stderr=error_of(test)),
-        finding("gap", gap, "training minus held-out log score, nats per row", stderr=gap_error, flag=flag),
+        finding("train log score", float(train.mean()), "nats per row", stderr=error_of(train), doubt=doubt),
+        finding("held-out log score", float(test.mean()), "nats per row", stderr=error_of(test), doubt=doubt),
+        finding(
+            "gap", gap, "training minus held-out log score, nats per row", stderr=gap_error, flag=flag, doubt=doubt
+        ),
     ]
 
 
@@ -133,7 +162,8 @@ def _tempered(test: Scored, temperatures: Float[Tensor, " T"] = TEMPERATURES) ->
 @singledispatch
 def _tempered_scores(distribution: Distribution, observed: Tensor, temperature: float) -> Float[Tensor, " N"]:
     """Log scores per row of a prediction at one temperature; NaN where it has no moments."""
-    mean, sd = distribution.mean.double(), distribution.variance.double().sqrt()
+    mean, variance = (moment.double() for moment in moments(distribution))
+    sd = variance.sqrt()
     if not torch.isfinite(mean + sd).all():  # Without moments there is no width to multiply.
         return torch.full((len(observed),), torch.nan, dtype=torch.float64)
     score = Normal(mean, temperature * sd).log_prob(observed.double())

@@ -19,7 +19,7 @@ from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import plain
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.protocols.session.progress import shows_progress, tick
@@ -98,11 +98,10 @@ def nested(
     ):
         found = _run(pool, target.dim, num_live, tolerance, max_calls, seed)
     if pool.num_calls >= max_calls:
-        warnings.warn(
+        warn(
             f"nested: stopped at {pool.num_calls} evaluations before the tolerance of {tolerance} nats; raise max_calls, or "
             "pass a fit with posterior draws",
             EvidenceWarning,
-            stacklevel=2,
         )
     info = {"ncall": pool.num_calls, "seconds": time.perf_counter() - start, "nlive": num_live, "H": found.information}
     return Evidence(found.log_z, found.stderr, method="nested", given=target.given, digest=target.digest, info=info)

@@ -43,7 +43,7 @@ from probmodel.evidence.weighing.verdict import (
 )
 from probmodel.evidence.weighing.weights import plain_evidence, weighted_mean
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
+from probmodel.protocols.errors import EvidenceWarning, NotConjugateError, warn
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.protocols.session.progress import shows_progress
@@ -147,7 +147,7 @@ def sandwich(
         stderr = 0.0 if target.dtype == torch.float64 else allowance
     findings = findings_of(first, seen)
     for finding in (*failed, *(each for each in findings if each.startswith("improper"))):
-        warnings.warn(f"sandwich: {finding}", EvidenceWarning, stacklevel=2)
+        warn(f"sandwich: {finding}", EvidenceWarning)
     return Evidence(
         log_z,
         stderr,

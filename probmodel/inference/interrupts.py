@@ -1,13 +1,12 @@
 """Fits that a user interrupts: they are returned with what was found by then, and marked."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from probmodel.protocols.errors import InterruptedWarning
+from probmodel.protocols.errors import InterruptedWarning, warn
 
 
 class Reached:
@@ -51,10 +50,9 @@ def until_interrupted(reached: Reached) -> Iterator[None]:
         reached.interrupted = True
 
 
-def warn_interrupted(method: str, done: int, total: int, unit: str, stacklevel: int = 3) -> None:
+def warn_interrupted(method: str, done: int, total: int, unit: str) -> None:
     """Warn that a fit is returned after `done` of `total` units."""
-    warnings.warn(
+    warn(
         f"{method}: interrupted after {done:,} of {total:,} {unit}; the fit is what these have found, fit again for all",
         InterruptedWarning,
-        stacklevel=stacklevel,
     )

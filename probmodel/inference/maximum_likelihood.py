@@ -1,7 +1,6 @@
 """Maximum likelihood by L-BFGS, which is of type II where the model integrates its latents out."""
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from probmodel.inference.descent.starting_points import check_fit, place, starti
 from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.errors import ConvergenceWarning, warn
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
@@ -83,10 +82,9 @@ class MaximumLikelihood:
         if found.interrupted:
             warn_interrupted("MaximumLikelihood", found.num_steps, integer("max_steps", self.max_steps), "steps")
         elif not found.converged:
-            warnings.warn(
+            warn(
                 f"MaximumLikelihood: stopped after {found.num_steps} steps ({found.message}); raise max_steps, or scale the data",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         info = {
             "method": "MaximumLikelihood",

@@ -1,7 +1,6 @@
 """Stochastic variational inference with traced, compiled steps (Hoffman et al., 2013; Kingma & Welling, 2014)."""
 
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from probmodel.inference.objectives.elbo import elbo
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import check_rows_can_be_taken
-from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning
+from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, SettingsWarning, warn
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.methods import Objective
 from probmodel.protocols.model import Model
@@ -126,11 +125,10 @@ class SVI:
             if outcome.interrupted:
                 warn_interrupted("SVI", len(outcome.losses), settings.num_steps, "steps")
             elif not outcome.plateau and settings.patience is not None and settings.num_steps >= WINDOW:
-                warnings.warn(
+                warn(
                     f"SVI: the loss was still falling after {settings.num_steps:,} steps: it "
                     f"{recent_trend(outcome.losses, data.size)}; raise num_steps",
                     ConvergenceWarning,
-                    stacklevel=2,
                 )
             with preserving_random_state():
                 latents = sites(fitted, data).latents
@@ -315,10 +313,9 @@ def _batch_size(size: int, data: Dataset) -> int:
             f"expected data with rows for batch_size, got size=None; pass Dataset(args, kwargs, size={example})"
         )
     if size > rows:
-        warnings.warn(
+        warn(
             f"SVI: expected batch_size up to the {rows} rows, got {size}, so that every step takes all; pass None instead",
             SettingsWarning,
-            stacklevel=4,
         )
     if size < rows:
         check_rows_can_be_taken(data)

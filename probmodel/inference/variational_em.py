@@ -1,7 +1,6 @@
 """Variational EM for the assignments of rows to Gaussian-process experts, and their hyperparameters (Tresp, 2001)."""
 
 import time
-import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from probmodel.inference.interrupts import Reached, until_interrupted, warn_inte
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.dataset_checks import inputs_and_observations
-from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.errors import ConvergenceWarning, warn
 from probmodel.protocols.integers import check_counts, checked_seed, integer
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.checks import check_training
@@ -103,10 +102,8 @@ class VariationalEM:
         if reached.interrupted:
             warn_interrupted("VariationalEM", len(found), len(starts), f"starts, {len(finished)} of them to the end")
         elif not best.converged:
-            warnings.warn(
-                f"VariationalEM: the bound still rose after {self.max_steps} steps; raise max_steps",
-                ConvergenceWarning,
-                stacklevel=2,
+            warn(
+                f"VariationalEM: the bound still rose after {self.max_steps} steps; raise max_steps", ConvergenceWarning
             )
         counts = best.r.sum(0)
         info = {

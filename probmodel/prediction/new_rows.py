@@ -33,7 +33,10 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
     """Raise ValueError unless there are new rows, they are finite, and their columns are those of the training rows."""
     check_form(data)
     if not data.tensors():
-        raise ValueError("expected the model's arguments for the new rows, got none; pass those, such as test.args[0]")
+        got = ", ".join(type(value).__name__ for value in data.args) or "none"
+        raise ValueError(
+            f"expected the model's arguments for the new rows, got {got}; pass tensors, arrays or frames, such as test.args[0]"
+        )
     if len(data.args) > len(posterior.data.args):
         raise ValueError(
             f"expected at most {len(posterior.data.args)} positional arguments as in training, got {len(data.args)}; pass "
@@ -47,7 +50,8 @@ def check_columns(posterior: Posterior, data: Dataset) -> None:
                 f"expected new rows with columns of shape {tuple(old.shape[1:])} as in training, got {tuple(new.shape[1:])}; "
                 "prepare them as the training rows were"
             )
-        if new.is_floating_point() and not torch.isfinite(new).all():
+        imputed = old.is_floating_point() and not torch.isfinite(old).all()  # By the model, which was fitted to them.
+        if new.is_floating_point() and not torch.isfinite(new).all() and not imputed:
             raise ValueError("expected finite numbers in the new rows, got NaN or infinity; drop or impute those rows")
         if new.numel() == 0:
             raise ValueError("expected at least one new row, got none; add rows")

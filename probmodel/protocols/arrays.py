@@ -94,6 +94,18 @@ def column_names(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value.columns)) if isinstance(value, Frame) else ()
 
 
+def different_names(argument: str, value: Any) -> tuple[str, ...]:
+    """Names of the columns of a data frame; raises ValueError for those that occur twice."""
+    names = column_names(value)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"expected each column of {argument} once, got {twice} more than once; rename or drop them, as by "
+            "frame.loc[:, ~frame.columns.duplicated()]"
+        )
+    return names
+
+
 def names_in(argument: str, wanted: Sequence[str], own: Sequence[str]) -> Sequence[str]:
     """The wanted names of columns; raises ValueError for those that are missing, or occur twice."""
     missing = [name for name in wanted if own.count(name) != 1]

@@ -12,8 +12,8 @@ from torch import Tensor
 from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.arrays import (
     available_device,
-    column_names,
     converted,
+    different_names,
     names_in,
     refuse_lists,
     refuse_other_rows,
@@ -45,6 +45,7 @@ class Dataset(_Arguments):
 
     Raises:
         TypeError: for arrays and frames of text or objects, and masked arrays.
+        ValueError: for frames in which the name of a column occurs twice.
     """
 
     columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -58,10 +59,10 @@ class Dataset(_Arguments):
     ) -> "Dataset":
         found: dict[str, tuple[str, ...]] = {}
         if type(args) in (tuple, list):
-            found |= {f"args[{at}]": column_names(value) for at, value in enumerate(args)}
+            found |= {f"args[{at}]": different_names(f"args[{at}]", value) for at, value in enumerate(args)}
             args = tuple(converted(f"args[{at}]", value) for at, value in enumerate(args))
         if is_mapping(kwargs):
-            found |= {name: column_names(value) for name, value in kwargs.items()}
+            found |= {name: different_names(name, value) for name, value in kwargs.items()}
             kwargs = {name: converted(name, value) for name, value in kwargs.items()}
         if not is_mapping(columns):
             raise TypeError(
@@ -76,6 +77,16 @@ class Dataset(_Arguments):
         data = super()._replace(**fields)
         data.columns = self.columns
         return data
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other is a data set with equal arguments, tensors of the same dtype among them, and size."""
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        own, its = self.by_name(), other.by_name()
+        same_form = self.size == other.size and list(own) == list(its)
+        return same_form and all(_equal(value, its[name]) for name, value in own.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def of_rows(cls, *args: Any, **kwargs: Any) -> "Dataset":
@@ -215,6 +226,12 @@ class Dataset(_Arguments):
         args = tuple(value(f"args[{position}]", each) for position, each in enumerate(self.args))
         kwargs = {key: value(key, each) for key, each in self.kwargs.items()}
         return Dataset(args, kwargs, self.size, {**self.columns, name: columns})
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    return type(a) is type(b) and bool(a == b)
 
 
 def _by_name(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,24 @@
 An argument that is out of range or of the wrong shape raises Python's own ValueError or TypeError.
 """
 
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the call into the package, however deep in it the reason was found."""
+    frame: FrameType | None = sys._getframe(1)
+    level = outermost = 2  # Level 1 is this function, 2 the one that calls it.
+    while frame is not None:
+        outermost = level if frame.f_code.co_filename.startswith(_PACKAGE) else outermost
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=outermost + 1)
+
 
 class ProbmodelError(Exception):
     """Base class of the package's own errors."""

@@ -51,6 +51,8 @@ class Sites(NamedTuple):
     """Names of the plates that the model loops over."""
     moving: frozenset[str] = frozenset()
     """Latents whose support depends on other latents."""
+    parameters: tuple[str, ...] = ()
+    """`pyro.param` statements: values that are optimized, not sampled."""
 
     def is_joint(self, num_terms: int) -> bool:
         """Return whether the likelihood has one term for many observations, so that no row can be left out.

@@ -25,6 +25,9 @@ ALL_FILES = (MANIFEST, *FILES)
 
 LARGEST_MANIFEST = 2**16
 """Bytes of a manifest, at most: it names three files."""
+LEFT_BY_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory")
+REMOVABLE = (*ALL_FILES, *LEFT_BY_FILE_MANAGERS)
+"""Names of the files that are removed with a fit."""
 MAX_READS = 100
 """Times that a fit is read anew because another process has replaced it meanwhile, at most."""
 
@@ -77,13 +80,13 @@ def write(folder: Path, contents: Mapping[str, bytes]) -> None:
     manifest = json.dumps({"format": FORMAT, "version": VERSION, "files": files}, indent=2).encode()
     with _said_if_not_written(folder, sum(map(len, contents.values()))):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder, ALL_FILES)
-        with new_part(folder, ALL_FILES) as part:
+        remove_leftovers(folder, REMOVABLE)
+        with new_part(folder, REMOVABLE) as part:
             for name, data in {**contents, MANIFEST: manifest}.items():
                 (part / name).write_bytes(data)
             for path in (*part.iterdir(), part):
                 _sync(path)
-            put_in_place(part, folder, ALL_FILES)
+            put_in_place(part, folder, REMOVABLE)
         _sync(folder.parent)
 
 
@@ -143,10 +146,15 @@ def _is_still(place: Path, handle: int) -> bool:
 
 def _verified(folder: Path, handle: int) -> dict[str, bytes]:
     entries = _manifest(folder, handle)
-    surplus = sorted({*os.listdir(handle)} - {*ALL_FILES})
+    surplus = sorted(_seen(handle) - {*ALL_FILES})
     if surplus:
         raise _corrupt(folder / surplus[0], "only the files of a fit", "this one as well", "remove it")
     return {name: _contents(folder / name, handle, entries[name]) for name in FILES}
+
+
+def _seen(handle: int) -> set[str]:
+    """Names in an open folder, without the files that file managers leave in it."""
+    return set(os.listdir(handle)) - {*LEFT_BY_FILE_MANAGERS}
 
 
 def _manifest(folder: Path, handle: int) -> dict[str, dict[str, Any]]:
@@ -201,7 +209,7 @@ def _check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"expected a fit or a new folder, got a file or link at {folder}; choose another folder")
     handle = os.open(folder, FOLDER_FLAGS)
     try:
-        names = os.listdir(handle)
+        names = _seen(handle)
         unexpected = sorted(name for name in names if name not in ALL_FILES or not (folder / name).is_file())
         if unexpected:
             raise CorruptFitError(str(unexpected))

@@ -13,7 +13,7 @@ import cloudpickle
 import joblib
 import torch
 
-from probmodel.protocols.errors import EvidenceWarning, SlowRunWarning
+from probmodel.protocols.errors import EvidenceWarning, SlowRunWarning, warn
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Subject
 from probmodel.studies.records import Key, keep_record, read_record
@@ -69,12 +69,11 @@ def _packed(problem: str, subject: Subject) -> bytes | None:
         return cloudpickle.dumps(subject)
     except Exception as error:  # noqa: BLE001 - whatever a user's model holds may refuse in its own way
         raise_time_out(error)
-        warnings.warn(
+        warn(
             f"benchmark: expected a problem that can be sent to another process, got {type(error).__name__} from {problem!r}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}; it runs in this process, one run at a "
             "time; make its model picklable",
             SlowRunWarning,
-            stacklevel=2,
         )
         return None
 

@@ -69,7 +69,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         ValueError: naming the site, for a discrete latent that cannot be summed out or a model that subsamples itself.
     """
     provide_parameter_stores(model)
-    nodes = _run(model, data)
+    nodes, parameters = _run(model, data)
     for name, node in nodes.items():
         fn = node["fn"]
         if is_subsample(fn) and fn.subsample_size is not None and fn.subsample_size < fn.size:
@@ -105,6 +105,7 @@ def sites(model: Model, data: Dataset) -> Sites:
         factors,
         tuple(functions),
         {name: _axes(node) for name, node in nodes.items()},
+        parameters=parameters,
         sequential=frozenset(f.name for node in nodes.values() for f in node["cond_indep_stack"] if not f.vectorized),
     )
     over_rows = frozenset(frame.name for frame in _frames(nodes) if data.num_rows is None or is_over_rows(frame, found))
@@ -191,11 +192,12 @@ def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str
     )
 
 
-def _run(model: Model, data: Dataset) -> dict[str, Mapping[str, Any]]:
+def _run(model: Model, data: Dataset) -> tuple[dict[str, Mapping[str, Any]], tuple[str, ...]]:
+    """Sites of a run by name, and the names of its `pyro.param` statements."""
     with translated_errors(data), torch.no_grad():
         run = _run_with_densities(model, data)
         _check_observations(run)
-    return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}
+    return {name: node for name, node in run.nodes.items() if node["type"] == "sample"}, tuple(run.param_nodes)
 
 
 NUM_TRIES = 20

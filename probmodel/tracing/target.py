@@ -125,7 +125,7 @@ def density_of(model: Model, data: Dataset) -> Target:
         dtype=dtype,
         device=device,
         sites=found,
-        traced=lambda: _traced(model, joint.program),
+        traced=lambda: _traced(model, joint.program, found),
     )
 
 
@@ -207,13 +207,15 @@ def _(subject: Posterior) -> Target:
     return found
 
 
-def _traced(model: Model, program: Program) -> TraceInfo:
-    return TraceInfo(bytes_per_call(program), program.reason, _given(model, program))
+def _traced(model: Model, program: Program, found: Sites) -> TraceInfo:
+    return TraceInfo(bytes_per_call(program), program.reason, _given(model, program, found))
 
 
-def _given(model: Model, program: Program) -> tuple[str, ...]:
+def _given(model: Model, program: Program, found: Sites) -> tuple[str, ...]:
     """Names of the point estimates that the log joint reads; those of the whole model where it has no graph."""
     named = parameters(model)
+    if not named:  # A function that is not fitted yet: its parameters lie in no module of the model.
+        return found.parameters
     read = {id(leaf) for leaf in program.leaves}
     return tuple(name for name, value in named.items() if program.run is None or id(value) in read)
 

@@ -181,3 +181,9 @@ def test_numbers_of_chains_that_disagree_are_marked():
         assert "R-hat" in found[name].doubt
         assert found[name].number.endswith(MARK)
     assert str(table).splitlines()[2].count(MARK) == 4
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_an_estimator_that_returns_no_evidence_is_refused():
+    with pytest.raises(TypeError, match="expected an estimator that returns an Evidence, got NoneType"):
+        pb.compare({"one": fitted(2)}, estimator=lambda fit: None)

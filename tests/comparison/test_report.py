@@ -232,3 +232,10 @@ def test_the_figure_of_evidences_draws_doubtful_numbers_hollow_and_lower_bounds_
         found, point = row.diagnosis["log evidence"], drawn[row.name].lines[0]
         assert (point.get_markerfacecolor() == "white") == bool(found.doubt)
         assert (point.get_marker() == ">") == found.only_lower
+
+
+def test_a_report_is_not_written_onto_a_folder(tmp_path):
+    comparison, _ = without_held_out()
+    with pytest.raises(ValueError, match=r"expected the path of a file, got the folder .*report\.html"):
+        pb.report(comparison, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Rows are left out of models with latents of their own by integrating these latents; what cannot be checked is said."""
 
+import math
 import re
 from functools import lru_cache
 
@@ -10,9 +11,10 @@ import torch
 from problems.exact_answers import eight_schools
 
 import probmodel as pb
-from probmodel.diagnosis.densities import some
+from probmodel.diagnosis.densities import row_scores, some
 from probmodel.diagnosis.findings import CAUTION, Verdict
 from probmodel.diagnosis.leave_one_out import leave_one_out, row_draws
+from probmodel.diagnosis.scored import NUM_SCORED_DRAWS, scored
 from probmodel.draws.diagnostics import loo
 from probmodel.evidence.weighing.weights import theta_draws
 from probmodel.protocols.posterior import Posterior
@@ -134,3 +136,64 @@ def _draws(model):
         joint: {"scale": normal().exp()},
         own: {"z": normal(12)},
     }[model]
+
+
+def test_new_rows_are_scored_with_their_latents_integrated():
+    fit = schools(noncentered)
+    sigma = torch.tensor([5.0, 10.0, 15.0, 8.0], dtype=torch.float64)
+    new = pb.Dataset.of_rows(sigma, y=torch.tensor([3.0, -60.0, 8.0, 90.0], dtype=torch.float64))
+    target = target_of(fit)
+    theta = theta_draws(fit, target)
+    draws = target.constrain(theta[torch.linspace(0, len(theta) - 1, NUM_SCORED_DRAWS).long()])
+    scale = (draws["tau"][:, None] ** 2 + sigma**2).sqrt()
+    by_draw = dist.Normal(draws["mu"][:, None], scale).log_prob(new.kwargs["y"])
+    found = scored(fit, new)
+    assert found.doubt == ""
+    torch.testing.assert_close(found.log_score, by_draw.logsumexp(0) - math.log(len(by_draw)), atol=0.1, rtol=0)
+
+
+def scale_mixture(x, y=None):
+    """Student-t errors with two degrees of freedom as normals whose precision is the row's own."""
+    mu = pyro.sample("mu", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("rows", len(x)):
+        precision = pyro.sample("precision", dist.Gamma(x.new_tensor(1.0), 1.0))
+        pyro.sample("y", dist.Normal(mu, precision.rsqrt()), obs=y)
+
+
+def test_an_outlier_among_new_rows_has_its_score_whatever_its_distance():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(20, dtype=torch.float64)
+    mu = 0.1 * torch.randn(4, 100, generator=generator, dtype=torch.float64)
+    precision = torch.rand(4, 100, 20, generator=generator, dtype=torch.float64) + 0.5
+    fit = Posterior(scale_mixture, pb.Dataset.of_rows(x, y=x), {"mu": mu, "precision": precision}, {})
+    y = torch.tensor([0.0, 3.0, -20.0, 200.0], dtype=torch.float64)
+    found = scored(fit, pb.Dataset.of_rows(x[:4], y=y))
+    exact = dist.StudentT(2.0, mu.reshape(-1, 1), 1.0).log_prob(y)
+    assert found.doubt == ""
+    torch.testing.assert_close(found.log_score, exact.logsumexp(0) - math.log(len(exact)), atol=0.1, rtol=0)
+
+
+def test_scores_whose_local_latents_cannot_be_integrated_are_marked():
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64)
+    rows = pb.Dataset((x,), {"y": x.sin()}, 12)
+    diagnosis = pb.diagnose(Posterior(moving, rows, _draws(moving), {}), rows)
+    assert "step" in diagnosis["held-out log score"].doubt
+    assert "†" in diagnosis["held-out log score"].number
+
+
+def test_rows_of_several_sites_with_local_latents_have_a_density():
+    x, loading = torch.zeros(6, dtype=torch.float64), 2.0
+
+    def factor(x, a=None, b=None):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(x, 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=a)
+            pyro.sample("b", dist.Normal(loading * z, 1.0), obs=b)
+
+    a, b = torch.linspace(-2, 2, 6, dtype=torch.float64), torch.linspace(3, -5, 6, dtype=torch.float64)
+    draws = {"z": torch.randn(4, 50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)}
+    found = row_scores(Posterior(factor, pb.Dataset.of_rows(x, a=a, b=b), draws, {}), pb.Dataset.of_rows(x, a=a, b=b))
+    covariance = torch.tensor([[2.0, loading], [loading, 1 + loading**2]], dtype=torch.float64)
+    exact = dist.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance).log_prob(torch.stack([a, b], -1))
+    torch.testing.assert_close(found, exact, atol=0.35, rtol=0)
+    assert abs(float((found - exact).mean())) < 0.15

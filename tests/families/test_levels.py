@@ -219,3 +219,9 @@ def test_a_damaged_file_is_read_or_refused_in_words_of_its_format(tmp_path):
     path.write_bytes(b"\xff\xfe network")
     with pytest.raises(ValueError, match=r"UTF-8, got .*; convert"):
         bn.read_bif(path)
+
+
+@pytest.mark.parametrize("column", [[1, "1", 2, "2"], ["0.5", 0.5, "a", "a"], [True, "True", "b", "b"]])
+def test_a_number_and_a_text_that_read_the_same_are_not_merged(column):
+    with pytest.raises(ValueError, match="both as text and as other values"):
+        levels(column)

@@ -2,8 +2,12 @@
 
 import ast
 import inspect
+import warnings
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from house.imports import ROOT, files
 
 import probmodel as pb
@@ -81,7 +85,30 @@ def test_errors_and_warnings_are_defined_in_one_file(file):
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_every_warning_has_a_class_of_its_own(file):
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("warn", "warnings.warn")
+            and file.name != "errors.py"
+        ):
             named = [ast.unparse(each) for each in node.args[1:]]
             own = named and (hasattr(pb.errors, named[0]) or named[0] == "NumericalWarning")
             assert own, f"line {node.lineno}: name a warning of pb.errors"
+
+
+def improper(y=None):
+    loc = pyro.sample("loc", dist.ImproperUniform(dist.constraints.real, (), ()))
+    with pyro.plate("rows", 3):
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+
+
+def test_a_warning_names_the_line_of_the_call_into_the_package():
+    target = pb.target(improper, pb.Dataset.of_rows(y=torch.tensor([0.0, 1.0, 2.0])))
+    calls = [lambda: pb.data.standardize(torch.ones(5, 1)), lambda: pb.evidence.laplace(target)]
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", pb.errors.ProbmodelWarning)
+            call()
+        own = [each for each in caught if issubclass(each.category, pb.errors.ProbmodelWarning)]
+        assert own
+        for each in own:
+            assert each.filename == __file__

@@ -210,3 +210,19 @@ def bernoulli(y=None):
     p = pyro.sample("p", dist.Beta(1.0, 1.0))
     with pyro.plate("rows", 3):
         pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+
+def test_a_frame_in_which_a_name_occurs_twice_is_refused():
+    frame = pd.DataFrame(X, columns=["dose", "dose"])
+    with pytest.raises(ValueError, match=r"each column of args\[0\] once, got \['dose'\]"):
+        pb.Dataset.of_rows(frame, y=Y)
+
+
+def test_data_sets_are_equal_where_all_of_their_arguments_are():
+    one = pb.Dataset.of_rows(X, y=Y)
+    assert one == pb.Dataset.of_rows(X.copy(), y=Y)
+    assert one != pb.Dataset.of_rows(X, y=Y + 1)
+    assert one != pb.Dataset.of_rows(X.astype(np.float32), y=Y)
+    assert one != pb.Dataset.of_rows(X, z=Y)
+    assert one != one._replace(size=7)
+    assert one != "rows"

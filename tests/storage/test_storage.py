@@ -777,3 +777,18 @@ def test_no_component_hides_another_of_the_same_name():
     from_tables = [*TORCH_COMPONENTS, *GPYTORCH_COMPONENTS, *OWN_COMPONENTS]
     assert len(from_tables) == len(set(from_tables)) == len(COMPONENTS)
     assert {"Pipeline", "RBM", "GPMixture", "ClassNetwork", "DensityGate", "MaxPool"} <= set(OWN_COMPONENTS)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db"])
+def test_what_file_managers_leave_in_a_folder_neither_spoils_nor_keeps_it(name, tmp_path):
+    fit, folder = package_fit("regression"), tmp_path / "fit"
+    save(fit, folder)
+    (folder / name).write_bytes(b"icons")
+    assert_same_values(fit, load(folder))
+    save(fit, folder)
+    assert_same_values(fit, load(folder))
+    assert [each.name for each in tmp_path.iterdir()] == ["fit"]
+    empty = tmp_path / "new"
+    empty.mkdir()
+    (empty / name).write_bytes(b"icons")
+    assert_same_values(fit, load(save(fit, empty)))

@@ -354,3 +354,17 @@ def test_given_names_the_parameters_the_density_reads():
     after = target(model, Dataset((noise(4, 2), noise(4, seed=1)), {}, 4)).log_joint(theta)
     torch.testing.assert_close(density.log_joint(theta), after)
     assert (before - after).abs().min() > 1e-3
+
+
+def test_parameters_of_a_function_that_is_not_fitted_are_given():
+    net = torch.nn.Linear(1, 1)
+
+    def model(x, y=None):
+        pyro.module("net", net)
+        scale = pyro.param("scale", x.new_tensor(1.0), constraint=dist.constraints.positive)
+        w = pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(w * net(x[:, None])[:, 0], scale), obs=y)
+
+    x = torch.linspace(-1, 1, 6)
+    assert target(model, Dataset.of_rows(x, y=x)).given == ("net$$$weight", "net$$$bias", "scale")

@@ -6,6 +6,7 @@ import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -50,13 +51,26 @@ def report(
 
     Returns:
         Path of the file.
+
+    Raises:
+        ValueError: for the path of a folder.
+        OSError: where the file cannot be written; an earlier one is as it was.
     """
     chapters = {"Models": comparisons} if isinstance(comparisons, Comparison) else comparisons
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"expected the path of a file, got the folder {path}; pass {str(path / 'report.html')!r}")
+    page = _page(chapters, held_out, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(_page(chapters, held_out, title), encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        message = f"expected to write {path}, got {error}; free space, or choose another place for the report"
+        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from error
     return path
 
 

@@ -1,11 +1,10 @@
 """Conditional log marginal likelihood of the later rows given the first ones (Lotfi et al., 2022)."""
 
 import math
-import warnings
 
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator, Inference
 from probmodel.protocols.model import ConditionsOnRows, Model
@@ -85,11 +84,10 @@ def evidence_of(
     subject = target(model, data) if inference is None else inference(model, data, seed=seed)
     evidence = estimator(subject, seed=seed)
     if inference is not None and evidence.given:
-        warnings.warn(
+        warn(
             f"expected a full evidence, got one conditional on the point estimates {list(evidence.given)}, which are fitted "
             "to each part of the data again and bias the conditional evidence; integrate them with lift()",
             EvidenceWarning,
-            stacklevel=3,
         )
     return evidence
 

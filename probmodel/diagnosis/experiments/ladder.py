@@ -11,7 +11,7 @@ from probmodel.diagnosis.findings import Verdict
 from probmodel.diagnosis.rule import check_conditional, has_higher_evidence
 from probmodel.evidence import best
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.methods import Estimator
 from probmodel.protocols.posterior import Posterior
@@ -119,11 +119,10 @@ def _evidences(posteriors: Mapping[Hashable, Posterior], estimator: Estimator) -
         raise ValueError("expected evidences of the same observations, got different ones; rank fits of one data set")
     given = [name for name, evidence in evidences.items() if evidence.given]
     if given:
-        warnings.warn(
+        warn(
             f"expected full evidences, got those of {given} conditional on point estimates, which do not penalize fitting them "
             "and favor larger models; integrate the estimates with lift()",
             EvidenceWarning,
-            stacklevel=3,
         )
     return evidences
 

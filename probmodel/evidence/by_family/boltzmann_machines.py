@@ -8,7 +8,6 @@ out.
 
 import math
 import time
-import warnings
 
 import torch
 from jaxtyping import Float
@@ -31,7 +30,7 @@ from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachi
 from probmodel.families.boltzmann_machines.model_draws import MAX_ENUMERATED, enumerated, log_unnormalized_of_enumerated
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.tracing.randomness import spawn
 
@@ -193,7 +192,7 @@ def log_partition_sandwich(
     above = backward_side(schedule, known, num_chains, spawn(seed, 64))
     found = combined_sides(below, above, known, level)
     for finding in found.failed:
-        warnings.warn(f"sandwich (Boltzmann machine): {finding}", EvidenceWarning, stacklevel=2)
+        warn(f"sandwich (Boltzmann machine): {finding}", EvidenceWarning)
     return Evidence(
         found.log_z,
         found.stderr,

@@ -35,7 +35,7 @@ from probmodel.families.gaussian_processes.mixtures.assignments_smc import (
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import digest
 from probmodel.protocols.dataset_checks import inputs_and_observations
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Agreement, Estimate, Evidence
 from probmodel.protocols.integers import checked_seed, integer
 from probmodel.protocols.posterior import Posterior
@@ -182,7 +182,7 @@ def sandwich_of_mixture(subject: Any, *, seed: int, level: float) -> Evidence:
     agree = not agreement.p_value < DISAGREEMENT
     if not agree:
         message = f"estimators disagree (p = {agreement.p_value:.2g}); raise num_particles and num_steps of each"
-        warnings.warn(f"sandwich: {message}", EvidenceWarning, stacklevel=3)
+        warn(f"sandwich: {message}", EvidenceWarning)
     return replace(first, method="sandwich", lower=first.lower if agree else -math.inf, agreement=agreement)
 
 

@@ -1,7 +1,6 @@
 """Widely applicable Bayesian information criterion (Watanabe, 2013), a crude approximation of the evidence."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from probmodel.evidence.harmonic import AffineMap, affine_map_of
 from probmodel.evidence.weighing.starting_draws import posterior_draws
 from probmodel.evidence.weighing.weights import ESS_LIMIT, plain
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.protocols.session.progress import shows_progress
@@ -63,11 +62,10 @@ def wbic(subject: Subject, *, seed: int = 0, num_samples: int = 20_000, progress
     beta = 1 / math.log(rows)
     found = _Mean(plain(target), 0.0, 1.0) if target.dim == 0 else _sample(subject, target, beta, num_samples, seed)
     if found.relative_ess < ESS_LIMIT:
-        warnings.warn(
+        warn(
             f"wbic: relative ESS {found.relative_ess:.2%} < {ESS_LIMIT:.0%}; raise num_samples, or reparametrize towards a "
             "normal posterior",
             EvidenceWarning,
-            stacklevel=2,
         )
     return Evidence(
         found.value,

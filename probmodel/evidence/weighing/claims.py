@@ -1,10 +1,9 @@
 """Bounds that an estimate may claim: none where the joint is no density, since the evidence has no defined value."""
 
 import math
-import warnings
 from typing import NamedTuple
 
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.posterior import Target
 
 
@@ -22,7 +21,7 @@ def claimed(
     """Return the bounds, or infinite ones with a warning if the prior of a latent is improper."""
     if not target.improper:
         return Claim(lower, upper, certified)
-    warnings.warn(f"{method}: {improper_finding(target)}", EvidenceWarning, stacklevel=3)
+    warn(f"{method}: {improper_finding(target)}", EvidenceWarning)
     return Claim(-math.inf, math.inf, "neither side: the prior is improper")
 
 

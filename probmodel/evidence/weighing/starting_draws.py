@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from probmodel.evidence.weighing.closed_form import closed_form
 from probmodel.evidence.weighing.label_switching import Symmetry, symmetrized, symmetry
 from probmodel.evidence.weighing.modes import MAX_BLOCK, NO_MODES, Modes, missed_modes
 from probmodel.evidence.weighing.starting_point import StartingPoint, starting_point
-from probmodel.protocols.errors import EvidenceWarning, NotConjugateError
+from probmodel.protocols.errors import EvidenceWarning, NotConjugateError, warn
 from probmodel.protocols.posterior import Subject, Target
 from probmodel.tracing.curvature import block_index
 from probmodel.tracing.randomness import isolated, spawn
@@ -219,11 +218,10 @@ def _warn_if_slow(path: AnnealingPath, target: Target) -> None:
     path.at(theta, 0.5)
     expected = (time.perf_counter() - begin) * population(target) * GRADIENTS_PER_PARTICLE
     if expected > SECONDS_BEFORE_WARNING:
-        warnings.warn(
+        warn(
             f"particles from the prior will take about {expected / 3600:.1f} hours, since this model runs one chain at a time; "
             "use evidence.iwae of an SVI fit, a lower bound in seconds, or a GPU, which runs chains in parallel",
             EvidenceWarning,
-            stacklevel=4,
         )
 
 

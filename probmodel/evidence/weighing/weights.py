@@ -1,7 +1,6 @@
 """Importance weights of many draws at once, and their log mean with its standard error."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from probmodel.draws.pareto import pareto_k
 from probmodel.evidence.weighing.starting_point import starting_point
-from probmodel.protocols.errors import EvidenceWarning
+from probmodel.protocols.errors import EvidenceWarning, warn
 from probmodel.protocols.evidence import Evidence
 from probmodel.protocols.posterior import Posterior, Subject, Target
 from probmodel.tracing.density import Density
@@ -124,7 +123,7 @@ def warn_if_untrusted(method: str, mean: WeightedMean, remedy: str) -> None:
     if mean.relative_ess < ESS_LIMIT:
         failed.append(f"relative ESS {mean.relative_ess:.2%} < {ESS_LIMIT:.0%}")
     if failed:
-        warnings.warn(f"{method}: {' and '.join(failed)}; {remedy}", EvidenceWarning, stacklevel=3)
+        warn(f"{method}: {' and '.join(failed)}; {remedy}", EvidenceWarning)
 
 
 def theta_draws(posterior: Posterior, target: Target) -> Float[Tensor, "S D"]:

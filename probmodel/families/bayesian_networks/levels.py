@@ -85,6 +85,7 @@ def distinct(name: str, column: pd.Series) -> Distinct:
 
     Raises:
         TypeError: for values such as lists, which cannot be told apart.
+        ValueError: for a number and a text that read the same, which would become one level.
     """
     seen = column.dropna()
     try:
@@ -96,6 +97,13 @@ def distinct(name: str, column: pd.Series) -> Distinct:
         ) from None
     values = np.asarray(found)  # Keeps single precision, whose numbers have a shorter text.
     labels = np.array([label(value) for value in values], dtype=object)
+    texts = {value for value in values if type(value) is str}
+    both = sorted(texts & {each for each, value in zip(labels, values, strict=True) if type(value) is not str})
+    if both:
+        raise ValueError(
+            f"expected values of one type in column {name!r}, got {both} both as text and as other values; convert the "
+            "column, as by astype(str)"
+        )
     return Distinct(dict(zip(labels, values, strict=True)), labels[codes])
 
 

@@ -4,7 +4,6 @@ A stationary kernel may neither leave all pairs of rows uncorrelated nor correla
 bound of the noise variance has to lie well below the variance of y.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probmodel.families.gaussian_processes.covariances import covariance, prior_variance
-from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.errors import ConvergenceWarning, warn
 
 Likelihood: TypeAlias = GaussianLikelihood | FixedNoiseGaussianLikelihood
 CHECKED_ROWS = 300
@@ -52,12 +51,11 @@ def warn_at_least_noise(likelihood: Likelihood, y: Float[Tensor, " n"]) -> None:
     bound, variance = least_noise(likelihood), float(y.detach().double().var(correction=0))
     at_bound = bound > 0 and float(likelihood.noise.detach().min()) < AT_BOUND * bound
     if at_bound and bound > NEGLIGIBLE_NOISE * variance > 0:
-        warnings.warn(
+        warn(
             f"expected a noise variance above its lower bound of {bound:.3g}, got one that the bound holds, which is "
             f"{bound / variance:.2g} of the variance of y; standardize y, or pass "
             f"GaussianLikelihood(noise_constraint=GreaterThan({1e-4 * variance:.1g}))",
             ConvergenceWarning,
-            stacklevel=5,
         )
 
 

@@ -1,7 +1,6 @@
 """Cholesky factors and inverses of covariance matrices, with a jitter schedule (Golub & Van Loan, 2013, ch. 4)."""
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,7 @@ from gpytorch.utils.warnings import NumericalWarning
 from jaxtyping import Float
 from torch import Tensor
 
-from probmodel.protocols.errors import NotPositiveDefiniteError
+from probmodel.protocols.errors import NotPositiveDefiniteError, warn
 from probmodel.tracing.programs.graphs import functional
 
 JITTERS = {torch.float64: (0.0, 1e-10, 1e-8, 1e-6), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
@@ -19,7 +18,7 @@ BLOCK = 128
 """Number of rows of a block inverted by substitution; larger blocks are halved into faster matrix products."""
 
 
-def factorized(build: Callable[[float], Tensor], jitters: tuple[float, ...], unit: str, stacklevel: int = 6) -> Tensor:
+def factorized(build: Callable[[float], Tensor], jitters: tuple[float, ...], unit: str) -> Tensor:
     """Cholesky factor with the first jitter of a schedule for which it exists.
 
     Any jitter but the first raises a warning.  A recorded graph tries the first jitter only, and gives NaN where that one
@@ -29,7 +28,6 @@ def factorized(build: Callable[[float], Tensor], jitters: tuple[float, ...], uni
         build: jitter → factor, with NaN where there is none.
         jitters: jitter schedule, in units of `unit`.
         unit: what messages call one unit of jitter.
-        stacklevel: stack level of the warning.
 
     Raises:
         NotPositiveDefiniteError: where no jitter of the schedule suffices.
@@ -41,12 +39,10 @@ def factorized(build: Callable[[float], Tensor], jitters: tuple[float, ...], uni
         diagonal = factor.diagonal()
         if bool((diagonal.isfinite() & (diagonal > 0)).all()):
             if jitter != jitters[0]:
-                # The warning names the line of the user's call, above `apply` and `forward`.
-                warnings.warn(
+                warn(
                     "expected a covariance that is positive definite up to rounding errors, got one that needs a jitter of "
                     f"{jitter:g} × {unit} added; check for duplicate rows or a tiny noise",
                     NumericalWarning,
-                    stacklevel=stacklevel,
                 )
             return factor
     raise NotPositiveDefiniteError(
@@ -67,7 +63,7 @@ def factor_with_jitter(
     def build(jitter: float) -> Tensor:
         return upper_factor(k + torch.diag_embed((diagonal + jitter * k.diagonal().mean()).expand(len(k))))
 
-    return factorized(build, JITTERS[k.dtype], "the mean variance", stacklevel=7)
+    return factorized(build, JITTERS[k.dtype], "the mean variance")
 
 
 def upper_factor(k: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:

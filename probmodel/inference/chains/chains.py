@@ -1,7 +1,6 @@
 """Start and end of every Markov chain sampler: checks, initial states, draws by site, and a convergence warning."""
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from probmodel.draws.diagnostics import R_HAT_LIMIT, rhat
 from probmodel.inference.interrupts import warn_interrupted
 from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.errors import ConvergenceWarning
+from probmodel.protocols.errors import ConvergenceWarning, warn
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target
 from probmodel.tracing.checks import check_training
@@ -92,7 +91,7 @@ def posterior(
     divergences = int(found.stats["diverging"].sum())
     stuck = int(is_stuck(found).sum())
     if found.wanted is not None:
-        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain", stacklevel=4)
+        warn_interrupted(method, found.theta.shape[1], found.wanted, "draws per chain")
     warn_if_untrusted(method, draws, divergences, stuck)
     info = {
         "method": method,
@@ -177,10 +176,9 @@ def warn_if_untrusted(method: str, draws: Mapping[str, Tensor], divergences: int
     if worst > R_HAT_LIMIT or divergences or stuck or chains == 1:
         found = "unknown (it needs two chains or more)" if chains == 1 else f"{worst:.3f} (limit {R_HAT_LIMIT})"
         unmoved = f", {stuck} of {chains} chains stuck" if stuck else ""
-        warnings.warn(
+        warn(
             f"{method}: largest R-hat {found}, {divergences} divergences{unmoved}; {_remedy(divergences, stuck, chains)}",
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 

@@ -28,7 +28,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from probmodel.protocols.errors import CompilingWarning
+from probmodel.protocols.errors import CompilingWarning, warn
 from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.programs.code_folder import check_own_file, code_folder, compiler_in
 from probmodel.tracing.programs.graphs import graph_modules, half_precision
@@ -200,7 +200,7 @@ class Native:
 
     def _refuse(self, reason: str) -> None:
         self.refused, self.examples, self.graph = True, (), None
-        warnings.warn(f"a graph runs uncompiled, which is slower: {reason}", CompilingWarning, stacklevel=3)
+        warn(f"a graph runs uncompiled, which is slower: {reason}", CompilingWarning)
 
     def _library(self) -> Callable[..., Sequence[Tensor]]:
         path = self.path

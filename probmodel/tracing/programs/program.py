@@ -4,7 +4,6 @@
 that graph where they fail on Pyro's handlers.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.func import functionalize
 from torch.fx import GraphModule
 
-from probmodel.protocols.errors import TracingWarning
+from probmodel.protocols.errors import TracingWarning, warn
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out
 from probmodel.tracing.internals import plates_counted_by_integers, values_unchecked
 from probmodel.tracing.programs.graphs import drop_unused, half_precision, is_random, is_recorded, recorded
@@ -98,7 +97,7 @@ def _pure(
 def _eager(function: Callable[..., Tensor], inputs: Sequence[Tensor], reason: str) -> Program:
     with isolated(seed=0):
         function(*inputs)  # An error of the model itself has to be raised instead of becoming a warning.
-    warnings.warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning, stacklevel=4)
+    warn(f"the model runs eagerly, it cannot be traced: {reason}", TracingWarning)
     return Program(None, (), reason)
 
 

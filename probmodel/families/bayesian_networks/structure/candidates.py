@@ -4,7 +4,6 @@ Exact sums over orders need 2ⁿ sets.  With K candidates per variable 2ᴷ rema
 searched for around the best graph found with them.
 """
 
-import warnings
 from collections.abc import Sequence
 from math import comb
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from probmodel.families.bayesian_networks.scores.all_families import FamilyScore
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 from probmodel.families.bayesian_networks.structure.exact_search import maxima_over_subsets
 from probmodel.protocols.arguments.checks import checks_arguments
-from probmodel.protocols.errors import SlowSearchWarning
+from probmodel.protocols.errors import SlowSearchWarning, warn
 from probmodel.protocols.integers import integer
 from probmodel.protocols.memory import refuse_above_memory
 
@@ -73,12 +72,11 @@ def candidate_parents(families: FamilyCache, num_candidates: int = 10, max_paren
     largest = num_candidates if max_parents is None else min(num_candidates, max_parents)
     count = n * sum(comb(num_candidates, size) for size in range(largest + 1))
     if count > MANY_FAMILIES:
-        warnings.warn(
+        warn(
             f"expected at most {MANY_FAMILIES:,} families, got {count:,} families to score (sets of up to "
             f"{num_candidates} candidates of {n} variables), which may take hours; take 10 to 16 candidates, or lower "
             "max_parents (no gain for BGe)",
             SlowSearchWarning,
-            stacklevel=2,
         )
     return score_table(
         families, [_greedy_candidates(families, child, num_candidates) for child in range(n)], max_parents

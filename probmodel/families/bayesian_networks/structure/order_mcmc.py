@@ -5,7 +5,6 @@ where chains over graphs would be stuck.  The prior is that of `posterior_over_o
 orders compatible with G.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from probmodel.families.bayesian_networks.structure.candidates import Candidates
 from probmodel.families.bayesian_networks.structure.exact_posterior import sums_over_subsets, sums_over_supersets
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
-from probmodel.protocols.errors import MixingWarning
+from probmodel.protocols.errors import MixingWarning, warn
 from probmodel.protocols.integers import checked_seed, integer
 
 DISAGREEMENT_OF_EDGES = 0.1
@@ -92,7 +91,7 @@ class OrderMCMC:
                 log_scores[:, draw] = value[:: len(temperatures)]
                 masks[draw] = masks_before(position[:: len(temperatures)], given)
         edges = np.stack([_edges(masks[:, chain], given, child_scores) for chain in range(chains)])
-        warn_if_not_mixed("OrderMCMC", edges, stacklevel=3)
+        warn_if_not_mixed("OrderMCMC", edges)
         return SampledEdges(edges.mean(0), edges, log_scores)
 
 
@@ -110,21 +109,19 @@ def refuse_without_family(child_scores: Float[np.ndarray, "n M"]) -> None:
         raise ValueError("expected a family of finite score for every variable, got none for some; raise max_parents")
 
 
-def warn_if_not_mixed(method: str, edges: Float[np.ndarray, "C n n"], *, stacklevel: int) -> None:
+def warn_if_not_mixed(method: str, edges: Float[np.ndarray, "C n n"]) -> None:
     """Warn if chains differ in the probability of an edge, or if there is only one chain to judge by."""
     if len(edges) < 2:
-        warnings.warn(
+        warn(
             f"{method}: expected two chains or more to judge how well they mix, got one chain; raise num_chains",
             MixingWarning,
-            stacklevel=stacklevel,
         )
     apart = float(np.ptp(edges, 0).max())
     if apart > DISAGREEMENT_OF_EDGES:
-        warnings.warn(
+        warn(
             f"{method}: expected chains that agree on the probability of every edge within {DISAGREEMENT_OF_EDGES:g}, "
             f"got chains that differ by up to {apart:.2f}; raise num_samples or thinning",
             MixingWarning,
-            stacklevel=stacklevel,
         )
 
 

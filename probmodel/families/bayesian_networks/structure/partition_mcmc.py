@@ -82,7 +82,7 @@ class PartitionMCMC:
             if draw >= 0:
                 log_scores[:, draw] = value[:: len(temperatures)]
                 found += np.stack([edges(each) for each in part[:: len(temperatures)]]) / kept
-        warn_if_not_mixed("PartitionMCMC", found, stacklevel=3)
+        warn_if_not_mixed("PartitionMCMC", found)
         return SampledEdges(found.mean(0), found, log_scores)
 
 

@@ -1,6 +1,5 @@
 """Tables of a discrete network from rows with missing values, by expectation maximization (Lauritzen, 1995)."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from probmodel.families.bayesian_networks.tables.incomplete_rows import (
     eliminated_batch,
 )
 from probmodel.protocols.arguments.checks import checks_arguments, checks_fields
-from probmodel.protocols.errors import EMWarning
+from probmodel.protocols.errors import EMWarning, warn
 from probmodel.protocols.integers import checked_seed, integer
 
 
@@ -100,11 +99,10 @@ class EM:
             if len(log_posteriors) > 1 and log_posteriors[-1] - log_posteriors[-2] <= self.tolerance:
                 return EMFit(network, tuple(log_posteriors))
             network = self._maximized(network, expected)
-        warnings.warn(
+        warn(
             f"EM: expected a last gain of at most {self.tolerance:g} nats, got a log posterior still rising after "
             f"{self.max_steps} steps; raise max_steps or tolerance",
             EMWarning,
-            stacklevel=2,
         )
         last = _expected_counts(network, rows, together)[1] + self._log_prior(network)
         return EMFit(network, (*log_posteriors, last))

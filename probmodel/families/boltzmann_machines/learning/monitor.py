@@ -1,7 +1,6 @@
 """Monitor of a Boltzmann machine's log likelihood in training, with early stopping (Fischer & Igel, 2010)."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from probmodel.families.boltzmann_machines.annealing import TemperatureSchedule,
 from probmodel.families.boltzmann_machines.machine import Machine, SuppliesMachine
 from probmodel.families.boltzmann_machines.model_draws import enumerated
 from probmodel.protocols.arguments.checks import checks_fields
-from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError
+from probmodel.protocols.errors import ConvergenceWarning, NonFiniteError, warn
 from probmodel.protocols.integers import integer
 from probmodel.tracing.randomness import spawn
 
@@ -164,10 +163,9 @@ class Evaluations:
     def warn(self) -> None:
         """Warn of a divergence, and name remedies."""
         highest = max(self.values)
-        warnings.warn(
+        warn(
             f"BoltzmannLearning: expected a log likelihood near its best, got {self.values[-1]:.3f} nats per row at step "
             f"{self.steps[-1]:,} after {highest:.3f} at step {self.steps[self.values.index(highest)]:,}, whose parameters are "
             "kept; lower learning_rate, raise num_sweeps, or draw by Persistent or Tempered chains",
             ConvergenceWarning,
-            stacklevel=3,
         )

@@ -26,6 +26,7 @@ from probmodel.families.gaussian_processes.covariances import mean_at, prior_var
 from probmodel.families.gaussian_processes.exact import gp_log_marginal
 from probmodel.families.gaussian_processes.experts.aggregation import Aggregation
 from probmodel.families.gaussian_processes.stationary_kernels import refuse_second_derivative
+from probmodel.protocols.errors import warn
 from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.protocols.structural import Structural
 from probmodel.tracing.programs.graphs import functional
@@ -191,7 +192,7 @@ def _side_by_side(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]])
         found = joblib.Parallel()(joblib.delayed(_with_warnings)(_here(), function, job) for job in jobs)
     messages = [message for _, caught in found for message in caught]
     if messages:
-        warnings.warn(f"{len(messages)} experts: {messages[0]}", NumericalWarning, stacklevel=3)
+        warn(f"{len(messages)} experts: {messages[0]}", NumericalWarning)
     return [result for result, _ in found]
 
 
