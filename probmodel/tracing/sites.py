@@ -264,7 +264,7 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
     if rows is None or candidates == over_rows:
         return frozenset()
     try:
-        shorter = _frames(_run(model, data.rows(slice(rows - 1))))
+        shorter = _frames(_run(model, data.rows(slice(rows - 1)))[0])
     except MACHINERY as error:  # A model written for exactly this number of rows; its observations decide.
         raise_time_out(error)
         return candidates - over_rows
