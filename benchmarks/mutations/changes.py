@@ -653,7 +653,7 @@ MUTATIONS = (
     Mutation(
         "what killed writers leave stays",
         "storage/folder.py",
-        "        remove_leftovers(folder, ALL_FILES)\n",
+        "        remove_leftovers(folder, REMOVABLE)\n",
         "",
         REPLACING,
         "killed",

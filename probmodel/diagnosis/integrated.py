@@ -32,6 +32,8 @@ from probmodel.tracing.target import target
 
 LOCAL_DRAWS = 64
 """Draws of a row's latents from each half of the proposal, per draw of the shared ones."""
+MORE_LOCAL_DRAWS = 512
+"""The same where the error stays too large."""
 LARGEST_ERROR = 0.1
 """Nats: standard error of a row's log likelihood above which its latents count as not integrated."""
 ROUNDS = 12
@@ -43,7 +45,7 @@ POWERS = tuple(0.5**k for k in range(12))
 DEGREES = 5.0
 MIN_PRIOR_DRAWS = 200
 """Draws of a row's latents from the prior whose moments start the proposal at new rows."""
-MAX_ELEMENTS = 2**24
+MAX_ELEMENTS = 2**22
 """Largest number of local coordinates or terms proposed at once; more draws are taken in chunks."""
 
 
@@ -174,13 +176,24 @@ def _weighed(
 
     The proposal starts at the moments of the given draws; each further round takes the weighted moments of the last one at
     the same draw of the shared latents, until the error is small enough (Cappé et al., 2004, "Population Monte Carlo").
+    Where it stays too large, more draws are taken from the last proposal.
     """
     local = started[:, parts.columns]
     center, scale = local.mean(0), local.std(0)
     size = max(1, MAX_ELEMENTS // (2 * LOCAL_DRAWS * theta.shape[1]))
     found = [_adapted(parts, each, center, scale) for each in theta.split(size)]
-    variance = torch.cat([each for _, each in found])
-    return torch.cat([each for each, _ in found]), float(variance.mean(0).sqrt().max())
+    by_row, variance = (torch.cat(each) for each in zip(*found, strict=True))
+    return by_row, _error(by_row, variance)
+
+
+def _error(by_row: Float[Tensor, "S N"], variance: Float[Tensor, "S N"]) -> float:
+    """Largest standard error of a row in nats: of its mean log likelihood, or of its log mean likelihood.
+
+    The second rests on the few draws of the shared latents that explain the row.  Their errors are taken as equal in sign,
+    since a proposal that is not there yet misses the largest weights at all of them.
+    """
+    share = torch.softmax(by_row, 0)
+    return float(torch.maximum(variance.mean(0).sqrt(), (share * variance.sqrt()).sum(0)).max())
 
 
 def _adapted(
@@ -189,16 +202,20 @@ def _adapted(
     """Log likelihood of each row at each draw of the shared latents, and its squared standard error."""
     center, scale = (moment.expand(len(theta), -1) for moment in (center, scale))
     for number in range(ROUNDS):
-        log_w, proposed = _log_weights(parts, theta, center, scale)
-        count = log_w.shape[1]
-        variance = (torch.softmax(log_w, 1) * count).var(1) / count
-        if (
-            number and float(variance.mean(0).max()) <= LARGEST_ERROR**2
-        ):  # The first proposal ignores the shared latents.
-            break
+        log_w, proposed = _log_weights(parts, theta, center, scale, LOCAL_DRAWS)
+        found = _summed(log_w)
+        if number and _error(*found) <= LARGEST_ERROR:  # The first proposal ignores the shared latents.
+            return found
         by_column = _flattened(log_w)[:, :, parts.row_of_column].to(proposed)
         center = (by_column * proposed).sum(1)
         scale = (by_column * (proposed - center[:, None]).square()).sum(1).sqrt()
+    return _summed(_log_weights(parts, theta, center, scale, MORE_LOCAL_DRAWS)[0])
+
+
+def _summed(log_w: Float[Tensor, "S K N"]) -> tuple[Float[Tensor, "S N"], Float[Tensor, "S N"]]:
+    """Log mean weight and its squared standard error."""
+    count = log_w.shape[1]
+    variance = (torch.softmax(log_w, 1) * count).var(1) / count
     return torch.logsumexp(log_w, 1) - math.log(count), variance
 
 
@@ -218,12 +235,16 @@ def _flattened(log_w: Float[Tensor, "S K N"]) -> Float[Tensor, "S K N"]:
 
 
 def _log_weights(
-    parts: _Parts, theta: Float[Tensor, "S D"], center: Float[Tensor, "S L"], scale: Float[Tensor, "S L"]
+    parts: _Parts,
+    theta: Float[Tensor, "S D"],
+    center: Float[Tensor, "S L"],
+    scale: Float[Tensor, "S L"],
+    num_draws: int,
 ) -> tuple[Float[Tensor, "S K N"], Float[Tensor, "S K L"]]:
     """Log weights of each row and the proposals, half from the prior and half from a Student-t."""
-    many = theta.repeat_interleave(LOCAL_DRAWS, 0)
+    many = theta.repeat_interleave(num_draws, 0)
     wide = StudentT(DEGREES, center[:, None], scale.clamp_min(1e-6 * (1 + center.abs()))[:, None])
-    drawn = wide.sample((LOCAL_DRAWS,))[:, :, 0].movedim(0, 1)
+    drawn = wide.sample((num_draws,))[:, :, 0].movedim(0, 1)
     local = torch.cat([parts.prior_draw(many).reshape(drawn.shape), drawn], 1).to(theta)
     proposed = theta[:, None].repeat(1, local.shape[1], 1)
     proposed[:, :, parts.columns] = local

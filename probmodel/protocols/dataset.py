@@ -86,6 +86,10 @@ class Dataset(_Arguments):
         same_form = self.size == other.size and list(own) == list(its)
         return same_form and all(_equal(value, its[name]) for name, value in own.items())
 
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
     __hash__ = None  # type: ignore[assignment]
 
     @classmethod

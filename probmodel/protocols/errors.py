@@ -3,21 +3,22 @@
 An argument that is out of range or of the wrong shape raises Python's own ValueError or TypeError.
 """
 
+import inspect
 import os
-import sys
 import warnings
 from pathlib import Path
-from types import FrameType
 
-_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+import jaxtyping
+
+_INSIDE = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jaxtyping.__file__).parent))
+"""Folders of the package, and of what checks the shapes of its arguments around a call."""
 
 
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line of the call into the package, however deep in it the reason was found."""
-    frame: FrameType | None = sys._getframe(1)
-    level = outermost = 2  # Level 1 is this function, 2 the one that calls it.
+    frame, level, outermost = inspect.currentframe(), 1, 1  # Level 1 is this function, 2 the one that calls it.
     while frame is not None:
-        outermost = level if frame.f_code.co_filename.startswith(_PACKAGE) else outermost
+        outermost = level if frame.f_code.co_filename.startswith(_INSIDE) else outermost
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=outermost + 1)
 

@@ -149,7 +149,7 @@ def test_new_rows_are_scored_with_their_latents_integrated():
     by_draw = dist.Normal(draws["mu"][:, None], scale).log_prob(new.kwargs["y"])
     found = scored(fit, new)
     assert found.doubt == ""
-    torch.testing.assert_close(found.log_score, by_draw.logsumexp(0) - math.log(len(by_draw)), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.log_score, by_draw.logsumexp(0) - math.log(len(by_draw)), atol=0.2, rtol=0)
 
 
 def scale_mixture(x, y=None):
@@ -170,7 +170,7 @@ def test_an_outlier_among_new_rows_has_its_score_whatever_its_distance():
     found = scored(fit, pb.Dataset.of_rows(x[:4], y=y))
     exact = dist.StudentT(2.0, mu.reshape(-1, 1), 1.0).log_prob(y)
     assert found.doubt == ""
-    torch.testing.assert_close(found.log_score, exact.logsumexp(0) - math.log(len(exact)), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.log_score, exact.logsumexp(0) - math.log(len(exact)), atol=0.2, rtol=0)
 
 
 def test_scores_whose_local_latents_cannot_be_integrated_are_marked():

@@ -781,7 +781,7 @@ def test_no_component_hides_another_of_the_same_name():
 
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db"])
 def test_what_file_managers_leave_in_a_folder_neither_spoils_nor_keeps_it(name, tmp_path):
-    fit, folder = package_fit("regression"), tmp_path / "fit"
+    fit, folder = package_fit("Regress"), tmp_path / "fit"
     save(fit, folder)
     (folder / name).write_bytes(b"icons")
     assert_same_values(fit, load(folder))
