@@ -95,16 +95,16 @@ def test_every_warning_has_a_class_of_its_own(file):
             assert own, f"line {node.lineno}: name a warning of pb.errors"
 
 
-def improper(y=None):
-    loc = pyro.sample("loc", dist.ImproperUniform(dist.constraints.real, (), ()))
+def eager(y=None):
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
     with pyro.plate("rows", 3):
-        pyro.sample("y", dist.Normal(loc, 1.0), obs=y)
+        pyro.sample("y", dist.Normal(loc, 1.0 if float(loc) > 0 else 2.0), obs=y)
 
 
 def test_a_warning_names_the_line_of_the_call_into_the_package(monkeypatch):
     monkeypatch.setattr(pb.errors, "_INSIDE", (*pb.errors._INSIDE, str(ROOT.parent / "tests" / "conftest.py")))
-    target = pb.target(improper, pb.Dataset.of_rows(y=torch.tensor([0.0, 1.0, 2.0])))
-    calls = [lambda: pb.data.standardize(torch.ones(5, 1)), lambda: pb.evidence.laplace(target)]
+    data = pb.Dataset.of_rows(y=torch.tensor([0.0, 1.0, 2.0]))
+    calls = [lambda: pb.data.standardize(torch.ones(5, 1)), lambda: pb.target(eager, data)]
     for call in calls:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pb.errors.ProbmodelWarning)
