@@ -191,7 +191,8 @@ def _accuracy(test: Scored) -> float:
 
 
 def _rmse(test: Scored) -> float:
-    return float(rmse(test.prediction.distribution.mean.reshape(-1), test.observed.reshape(-1)))
+    mean = test.prediction.distribution.mean.reshape(-1)
+    return float(rmse(mean, test.observed.reshape(-1).to(mean.dtype)))
 
 
 def _finding(diagnosis: Diagnosis, name: str) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     averages, explain an observation far out.  Where they cannot be integrated, the average stays, with a doubt.
 
     Raises:
-        ValueError: for rows without observations.
+        ValueError: for rows without observations, or with one joint term for all of them.
     """
     data = on_device_of(data, posterior.data)
     with isolated(seed):
@@ -62,6 +62,11 @@ def scored(posterior: Posterior, data: Dataset, *, seed: int = 0) -> Scored:
     if by_row is not None:
         return Scored(prediction, observed, by_row)
     log_score = prediction.distribution.log_prob(observed).double()
+    if not log_score.dim():
+        raise ValueError(
+            "expected observations with a term for each row, got one joint term for all of them, of which no row can be scored; "
+            "leave the held-out rows out, or give the model a plate over independent series"
+        )
     return Scored(prediction, observed, log_score.reshape(len(log_score), -1).sum(-1), doubt)
 
 

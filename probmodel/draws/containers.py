@@ -8,6 +8,8 @@ xarray uses itself are percent-encoded there, and decoded by `load_netcdf`.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from probmodel.draws.arrays import Arrays, xarray_dataset
 from probmodel.draws.versions import ARVIZ
 
@@ -30,7 +32,8 @@ def from_arrays(
         log_likelihood: log-likelihood by row in nats, (chain, draw, row).
         observed_data: observed values of any shape, without axes for draws.
         posterior_predictive: draws of new observations, (chain, draw, *event).
-        dims: array's name → names of its event axes, in every group; None for one that is named after the array.
+        dims: array's name → names of its event axes, in every group; None for one that is named after the array.  A
+            log-likelihood takes the first of them, as one term stands for all entries of an observation.
         coords: name of an axis → labels of its entries.
 
     Returns:
@@ -46,7 +49,18 @@ def from_arrays(
         "log_likelihood": log_likelihood,
         "posterior_predictive": posterior_predictive,
     }
-    groups = {name: xarray_dataset(group, dims=dims, coords=coords) for name, group in sampled.items() if group}
+    by_group = {"log_likelihood": _leading(dims or {}, log_likelihood or {})}
+    groups = {
+        name: xarray_dataset(group, dims=by_group.get(name, dims), coords=coords)
+        for name, group in sampled.items()
+        if group
+    }
     if observed_data:
         groups["observed_data"] = xarray_dataset(observed_data, (), dims, coords)
     return ARVIZ.tree(groups)
+
+
+def _leading(dims: Mapping[str, Sequence[str | None]], arrays: Arrays) -> dict[str, Sequence[str | None]]:
+    """As many of the first names of axes as each array (chain, draw, …) has; none where there are too few."""
+    counts = {name: np.ndim(value) - 2 for name, value in arrays.items() if name in dims}
+    return {name: dims[name][:count] for name, count in counts.items() if len(dims[name]) >= count}

@@ -1,5 +1,6 @@
 """Posterior → ArviZ: draws, log-likelihood by row, observed data and sampler statistics (Kumar et al., 2019)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,11 +106,18 @@ def _at_draws(posterior: Posterior, found: Sites) -> tuple[dict[str, Tensor], di
         zip((n for n in target.sites.observed if n not in target.sites.factors), target.sites.observations, strict=True)
     )
     separate = {
-        name: _array(value).reshape(chains, count, -1)
+        name: _array(value).reshape(chains, count, *_terms(value[0].numel(), numbers.get(name)))
         for name, value in by_site.items()
         if value.numel() and not (value.shape[-1] == 1 < _numel(name, numbers))
     }
     return {name: value.reshape(chains, count, *value.shape[1:]) for name, value in functions.items()}, separate
+
+
+def _terms(count: int, observed: Tensor | None) -> tuple[int, ...]:
+    """Shape of the terms of a site: the first axes of what it observed, as far as they make up the terms; else one axis."""
+    shape = tuple(() if observed is None else observed.shape)
+    fitting = [shape[:axes] for axes in range(1, len(shape) + 1) if math.prod(shape[:axes]) == count]
+    return fitting[0] if fitting else (count,)
 
 
 def _observed(found: Sites) -> dict[str, Tensor]:

@@ -244,7 +244,7 @@ def _particles(found: Explored, seed: int) -> Float[Tensor, "S D"]:
     return torch.cat([_again(pooled, found, spawn(seed, branch), thorough=True) for branch in (8, 9)])
 
 
-def _again(theta: Float[Tensor, "P D"], found: Explored, seed: int, *, thorough: bool = False) -> Float[Tensor, "P D"]:
+def _again(theta: Float[Tensor, "P D"], found: Explored, seed: int, *, thorough: bool = False) -> Float[Tensor, "Q D"]:
     base = found.modes.joined(matched(found.path.target, theta))
     return _tempered(AnnealingPath(base, found.path.target), seed, found.modes, thorough=thorough).theta
 
