@@ -8,7 +8,7 @@ Reference:
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -127,8 +127,7 @@ def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
     count = 1 + sum(family.num_statistics(latent) for latent, family in zip(latents, families.values(), strict=True))
     with isolated(seed=0):
         theta = torch.randn(2 * count + NUM_CHECKS, target.dim, dtype=target.dtype, device=target.device)
-    values = target.constrain(theta)
-    statistics = [families[latent.name].statistics(values[latent.name]).flatten(1) for latent in latents]
+    statistics = _statistics(target, latents, families, theta)
     design = torch.cat([torch.ones_like(theta[:, :1]), *statistics], -1)
     log_density = target.log_joint(theta) - _log_jacobian(latents, theta)
     fit = len(theta) - NUM_CHECKS
@@ -141,7 +140,35 @@ def _independent(target: Target, latents: tuple[Latent, ...]) -> Conjugate:
         position += block.shape[1]
         by_site[latent.name], log_partition = families[latent.name].posterior(eta, latent)
         log_z = log_z + log_partition
+    with isolated(seed=0):
+        drawn = {name: found.sample(torch.Size([NUM_PRIOR_CHECKS])) for name, found in by_site.items()}
+    # Where the posterior lies, which may be far from the points of the fit: a bound on a rate is then of effect.
+    _verify_at(target, latents, families, natural, target.unconstrain(drawn))
+    if not target.improper:
+        _verify_at(target, latents, families, natural, target.sample_prior(NUM_PRIOR_CHECKS, 0))
     return Conjugate(float(log_z), None, by_site)
+
+
+def _statistics(
+    target: Target, latents: tuple[Latent, ...], families: Mapping[str, Any], theta: Float[Tensor, "S D"]
+) -> list[Tensor]:
+    values = target.constrain(theta)
+    return [families[latent.name].statistics(values[latent.name]).flatten(1) for latent in latents]
+
+
+def _verify_at(
+    target: Target,
+    latents: tuple[Latent, ...],
+    families: Mapping[str, Any],
+    natural: Float[Tensor, " K"],
+    theta: Float[Tensor, "S D"],
+) -> None:
+    """Verify the linear form at further draws, apart from those that rounding has put onto the edge of their support."""
+    design = torch.cat([torch.ones_like(theta[:, :1]), *_statistics(target, latents, families, theta)], -1)
+    inside = design.isfinite().all(-1)
+    if bool(inside.any()):
+        log_density = target.log_joint(theta[inside]) - _log_jacobian(latents, theta[inside])
+        _verify(log_density, design[inside] @ natural)
 
 
 def _log_jacobian(latents: tuple[Latent, ...], theta: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:

@@ -89,6 +89,6 @@ def conditional_moments(
     return u @ cross, conditional_variance(kernel, new, cross)
 
 
-def normal_codes(mean: Float[Tensor, "*K m"], variance: Float[Tensor, "*#K m"]) -> TorchDistributionMixin:
+def normal_codes(mean: Float[Tensor, "... K m"], variance: Float[Tensor, "... m"]) -> TorchDistributionMixin:
     """Independent normal codes of new rows, for a plate over rows; axes before the last two run over experts."""
     return dist.Normal(mean.mT, variance.sqrt().expand_as(mean).mT).to_event(1)

@@ -132,7 +132,7 @@ class GPMixture(nn.Module):
 
     def codes_of_new_rows(
         self, known: Float[Tensor, "n D"], new: Float[Tensor, "m D"], rows: pyro.plate
-    ) -> Float[Tensor, "m K"]:
+    ) -> Float[Tensor, "*experts m K"]:
         """Draw the codes of new rows given those of known rows, by the function of an expert that the gate draws."""
         moments = []
         for k, each in self._numbered:
