@@ -53,6 +53,8 @@ class Sites(NamedTuple):
     """Latents whose support depends on other latents."""
     parameters: tuple[str, ...] = ()
     """`pyro.param` statements: values that are optimized, not sampled."""
+    coupled_rows: bool = False
+    """True where observations of a row depend on latents that other rows have in the plate over rows; none is then local."""
 
     def is_joint(self, num_terms: int) -> bool:
         """Return whether the likelihood has one term for many observations, so that no row can be left out.

@@ -1,9 +1,11 @@
 """The sites of a Pyro model, found by one run: latents, observations, plates and rows."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -19,6 +21,7 @@ from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out, translated_errors
 from probmodel.tracing.internals import is_deterministic, is_subsample
+from probmodel.tracing.latents.dependence import rows_depend
 from probmodel.tracing.latents.masks import is_wrapped, kept_at
 from probmodel.tracing.ownership import provide_parameter_stores
 
@@ -50,8 +53,13 @@ def _inner(fn: Any) -> Any:
 
 
 def _is_function_of_others(node: Mapping[str, Any]) -> bool:
-    """Return whether a site is a `pyro.deterministic` statement, or a point mass that is not observed."""
-    return is_deterministic(node) or (not node["is_observed"] and type(_inner(node["fn"])) is dist.Delta)
+    """Return whether a site is a `pyro.deterministic` statement, or a point mass that is not observed.
+
+    A reparametrized latent is a point mass that counts for nothing, which Pyro records as an observation.
+    """
+    if type(_inner(node["fn"])) is not dist.Delta:
+        return is_deterministic(node)
+    return is_deterministic(node) or not node["is_observed"] or kept_at(node) is False
 
 
 def _full_size(frame: Any) -> int:
@@ -91,7 +99,7 @@ def sites(model: Model, data: Dataset) -> Sites:
     observed = {name: node for name, node in stochastic.items() if node["is_observed"]}
     factors = tuple(name for name, node in observed.items() if type(_inner(node["fn"])) is dist.Unit)
     seen = {name: node for name, node in observed.items() if name not in factors}
-    improper = [name for name, node in free.items() if _is_improper(node["fn"])]
+    improper = [name for name, node in free.items() if _is_improper(node["fn"]) or _power(node) is not None]
     found = Sites(
         (),
         discrete,
@@ -110,8 +118,20 @@ def sites(model: Model, data: Dataset) -> Sites:
     )
     over_rows = frozenset(frame.name for frame in _frames(nodes) if data.num_rows is None or is_over_rows(frame, found))
     found = found._replace(row_plates=over_rows)
-    latents = (_latent(name, node, found) for name, node in free.items() if name not in discrete)
-    return found._replace(latents=tuple(latents))
+    latents = tuple(_latent(name, node, found) for name, node in free.items() if name not in discrete)
+    if not rows_depend(model, data, latents, lambda node: row_axis(node, found)):
+        return found._replace(latents=latents)
+    _refuse_minibatch(data, latents)
+    return found._replace(latents=tuple(latent._replace(row_dim=None) for latent in latents), coupled_rows=True)
+
+
+def _refuse_minibatch(data: Dataset, latents: Sequence[Latent]) -> None:
+    if data.size != data.num_rows:
+        names = [latent.name for latent in latents if latent.row_dim is not None]
+        raise ValueError(
+            f"expected all {data.size} rows, since the observations of a row depend on the values of {names} of other rows, "
+            f"got {data.num_rows}; leave out batch_size"
+        )
 
 
 def checked_run(model: Model, data: Dataset, found: Sites) -> poutine.Trace:
@@ -162,9 +182,18 @@ def _digest(seen: Mapping[str, Mapping[str, Any]], data: Dataset, factors: list[
 
 
 def _digested(node: Mapping[str, Any]) -> Tensor:
-    """Observed value; joined with its mask where some of it is masked out."""
-    kept = kept_at(node)
-    return joined_with_mask(node["value"], kept) if torch.is_tensor(kept) else node["value"]
+    """Observed value; joined with its mask where some of it is masked out, and with the power of its likelihood."""
+    kept, power = kept_at(node), _power(node)
+    value = joined_with_mask(node["value"], kept) if torch.is_tensor(kept) else node["value"]
+    return value if power is None else torch.cat([value.double().reshape(-1), power.double().reshape(-1)])
+
+
+def _power(node: Mapping[str, Any]) -> Tensor | None:
+    """Power to which `poutine.scale` raises the density of a site, that of a minibatch apart; None for one."""
+    subsampled = math.prod(_full_size(frame) / max(frame.size, 1) for frame in node["cond_indep_stack"])
+    power = torch.as_tensor(node["scale"]).detach() / subsampled
+    # By NumPy, since a comparison of tensors would abort a graph recording during which sites are listed.
+    return None if np.allclose(power.cpu().numpy(), 1.0, rtol=1e-9, atol=0) else power
 
 
 def _flat_under_mask(model: Model, data: Dataset, free: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -271,7 +300,16 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
     return candidates - over_rows - {frame.name for frame in shorter if _full_size(frame) == rows - 1}
 
 
+CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+"""Densities of angles, which PyTorch states on all reals, where they repeat and have no finite integral."""
+
+
 def _latent(name: str, node: Mapping[str, Any], found: Sites) -> Latent:
+    if type(_inner(node["fn"])) in CIRCULAR:
+        raise ValueError(
+            f"expected latents with a density on R^D, got the angle {name!r} ({type(_inner(node['fn'])).__name__}), whose "
+            "density repeats; sample the angle by dist.Uniform(-pi, pi), and add its log density by pyro.factor"
+        )
     try:
         transform = biject_to(node["fn"].support)
     except NotImplementedError as error:

@@ -1,14 +1,16 @@
 """Bounds of supports, and observations outside of them."""
 
 import math
+from functools import singledispatch
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import constraints
 
-from probmodel.tracing.internals import is_deterministic
+from probmodel.tracing.internals import is_deterministic, mask_of
 
 
 def bounds(value: Any) -> list[Any]:
@@ -20,11 +22,44 @@ def bounds(value: Any) -> list[Any]:
 
 
 class BoundedObservations(Messenger):
-    """Gives observations outside of the support no density, where its bounds are tensors, which latents may move."""
+    """Gives values outside of the support no density: observations where its bounds are tensors, which latents may move.
+
+    PyTorch states the support of a shifted or scaled distribution as all reals.  Its values, of latents too, are checked
+    where the transform came from.
+    """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and not is_deterministic(msg) and _has_tensor_bounds(msg["fn"]):
+        if is_deterministic(msg):
+            return
+        msg["fn"] = _with_edge(msg["fn"])
+        if msg["is_observed"] and _has_tensor_bounds(msg["fn"]):
             msg["fn"] = InsideSupport(msg["fn"])
+
+
+@singledispatch
+def _with_edge(fn: Any) -> Any:
+    """The distribution, whose density is zero where the base of a transform has none."""
+    return fn
+
+
+@_with_edge.register
+def _(fn: dist.torch.Independent) -> Any:
+    inner = _with_edge(fn.base_dist)
+    return fn if inner is fn.base_dist else inner.to_event(fn.reinterpreted_batch_ndims)
+
+
+@_with_edge.register
+def _(fn: dist.MaskedDistribution) -> Any:
+    inner = _with_edge(fn.base_dist)
+    return fn if inner is fn.base_dist else inner.mask(mask_of(fn))
+
+
+@_with_edge.register
+def _(fn: torch.distributions.TransformedDistribution) -> Any:
+    base = fn.base_dist.support
+    while type(base) is constraints.independent:
+        base = base.base_constraint
+    return fn if base is None or base is constraints.real or base.is_discrete else InsideBase(fn)
 
 
 def _has_tensor_bounds(fn: Any) -> bool:
@@ -60,5 +95,26 @@ class InsideSupport(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, −inf outside of the support."""
-        inside = self.base_dist.support.check(value)
-        return torch.where(inside, self.base_dist.log_prob(value), -math.inf)
+        return torch.where(self._is_inside(value), self.base_dist.log_prob(value), -math.inf)
+
+    def _is_inside(self, value: Tensor) -> Tensor:
+        return self.base_dist.support.check(value)
+
+
+class InsideBase(InsideSupport):
+    """A transformed distribution whose density is zero where its base has none.
+
+    Args:
+        base_dist: transformed distribution.
+    """
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "InsideBase":
+        return InsideBase(self.base_dist.expand(batch_shape))
+
+    def _is_inside(self, value: Tensor) -> Tensor:
+        for transform in reversed(self.base_dist.transforms):
+            value = transform.inv(value)
+        inside = self.base_dist.base_dist.support.check(value)
+        while inside.dim() > len(self.batch_shape):  # Axes of the event that the base does not have.
+            inside = inside.all(-1)
+        return inside
