@@ -77,6 +77,17 @@ def without_observations(posterior: Posterior, found: Sites, data: Dataset) -> D
     return Dataset(tuple(args), {k: None if k in names else v for k, v in data.kwargs.items()}, None)
 
 
+def refuse_other_rows_than_trained(posterior: Posterior, found: Sites, bare: Dataset) -> None:
+    """Raise ValueError for rows other than the training rows, whose latents the posterior holds and which move each other."""
+    trained = without_observations(posterior, found, posterior.data)
+    if Dataset(tuple(bare.tensors())) != Dataset(tuple(trained.tensors())):
+        names = [latent.name for latent in found.latents]
+        raise ValueError(
+            f"expected the training rows, since observations depend on the values of latents among {names} at several rows, got "
+            "others, at which no draws are; write the model with the new rows among its own, and their y masked"
+        )
+
+
 def shared_arguments(posterior: Posterior) -> dict[str, object]:
     """Keyword arguments that are not aligned with the training rows and so hold for new rows too."""
     rows = len(posterior.data.tensors()[0]) if _has_rows(posterior) else None

@@ -18,7 +18,13 @@ from probmodel.prediction.averages import (
     has_finite_support,
     with_parameters,
 )
-from probmodel.prediction.new_rows import check_columns, rows_as_trained, shared_arguments, without_observations
+from probmodel.prediction.new_rows import (
+    check_columns,
+    refuse_other_rows_than_trained,
+    rows_as_trained,
+    shared_arguments,
+    without_observations,
+)
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.html_tables import html_table
@@ -141,9 +147,10 @@ def predict_rows(posterior: Posterior, data: Dataset, *, num_samples: int = 200,
         known = (
             posterior.model.given(posterior.data) if isinstance(posterior.model, ConditionsOnRows) else posterior.model
         )
-        known, data = _callable_without_observations(
-            known, found, draws, without_observations(posterior, found, data), data
-        )
+        bare = without_observations(posterior, found, data)
+        if found.coupled_rows:
+            refuse_other_rows_than_trained(posterior, found, bare)
+        known, data = _callable_without_observations(known, found, draws, bare, data)
         known = row_scaled(known, found, data)
 
         def likelihood(theta: Tensor) -> _Likelihood:

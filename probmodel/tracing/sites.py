@@ -21,6 +21,7 @@ from probmodel.protocols.sites import Latent, Sites
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import MACHINERY, raise_time_out, translated_errors
 from probmodel.tracing.internals import is_deterministic, is_subsample
+from probmodel.tracing.latents.bounds import latent_support
 from probmodel.tracing.latents.dependence import rows_depend
 from probmodel.tracing.latents.masks import is_wrapped, kept_at
 from probmodel.tracing.ownership import provide_parameter_stores
@@ -300,18 +301,10 @@ def _other_plates(model: Model, data: Dataset, nodes: Mapping[str, Mapping[str, 
     return candidates - over_rows - {frame.name for frame in shorter if _full_size(frame) == rows - 1}
 
 
-CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
-"""Densities of angles, which PyTorch states on all reals, where they repeat and have no finite integral."""
-
-
 def _latent(name: str, node: Mapping[str, Any], found: Sites) -> Latent:
-    if type(_inner(node["fn"])) in CIRCULAR:
-        raise ValueError(
-            f"expected latents with a density on R^D, got the angle {name!r} ({type(_inner(node['fn'])).__name__}), whose "
-            "density repeats; sample the angle by dist.Uniform(-pi, pi), and add its log density by pyro.factor"
-        )
     try:
-        transform = biject_to(node["fn"].support)
+        support = latent_support(node["fn"])
+        transform = biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
             f"expected latents with a map from R^D to their support, got site {name!r} ({type(_inner(node['fn'])).__name__}) "
@@ -325,7 +318,7 @@ def _latent(name: str, node: Mapping[str, Any], found: Sites) -> Latent:
         value.shape,
         transform.inv(value).shape,
         transform,
-        _base(node["fn"].support),
+        _base(support),
         event_dim,
         None if row_dim is None else row_dim - event_dim,
         value,

@@ -635,3 +635,31 @@ def test_the_standard_error_of_annealing_is_the_spread_over_seeds(estimator):
     scores = np.array([(e.log_z - NAMED["Gamma-Poisson"].log_z) / e.stderr for e in found])
     # The root mean square of 16 normal scores is 1 ± 0.18.
     assert 1 - 4 * 0.18 < np.sqrt(np.mean(scores**2)) < 1 + 4 * 0.18
+
+
+CLAMPED = {
+    "gamma": (
+        lambda: dist.Gamma(tensor(1.0), tensor(0.02)),
+        lambda z: dist.Poisson(z.clamp(max=40.0)),
+        [60.0, 55.0, 70.0],
+    ),
+    "beta": (lambda: dist.Beta(tensor(1.0), tensor(1.0)), lambda z: dist.Bernoulli(z.clamp(0.01, 0.99)), [0.0] * 1000),
+    "waiting": (
+        lambda: dist.Gamma(tensor(2.0), tensor(0.001)),
+        lambda z: dist.Exponential(z.clamp(max=100.0)),
+        [0.001, 0.002],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+def test_exact_refuses_a_rate_that_is_clamped_where_the_posterior_lies(name):
+    prior, likelihood, observed = CLAMPED[name]
+
+    def model(y):
+        rate = pyro.sample("rate", prior())
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", likelihood(rate), obs=y)
+
+    with pytest.raises(NotConjugateError, match="misfit"):
+        Exact()(model, Dataset.of_rows(tensor(observed)), seed=0)

@@ -1,11 +1,14 @@
 """Ordinary Pyro code at the door: modules, guides, deterministic sites, factors, models without plates, slices."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
+from pyro.infer.reparam import LocScaleReparam
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 
@@ -188,3 +191,46 @@ def test_writes_to_slices_have_the_density_of_pyro(name):
     expected = torch.tensor([eager(model, {"a": a}, X, Y) for a in theta[:, 0]]).double()
     torch.testing.assert_close(density.log_joint(theta), expected, rtol=1e-6, atol=1e-6)
     assert density.fallback is None
+
+
+def reparametrized(x, y=None, *, strategy):
+    mu = pyro.sample("mu", dist.Normal(ZERO, ONE))
+    with pyro.plate("rows", len(x)):
+        with poutine.reparam(config={"effect": strategy}):
+            effect = pyro.sample("effect", dist.Normal(mu, 2.0))
+        pyro.sample("y", dist.Normal(effect + x, ONE), obs=y)
+
+
+def test_reparametrized_latents_are_functions_of_others_and_the_data_those_of_the_centered_model():
+    found = {}
+    for strategy in (LocScaleReparam(1.0), LocScaleReparam(0.0)):
+        model = partial(reparametrized, strategy=strategy)
+        found[strategy.centered] = pb.target(model, DATA).sites
+    assert found[0.0].observed == found[1.0].observed == ("y",)
+    assert found[0.0].deterministic == ("effect",)
+    assert found[0.0].digest == found[1.0].digest
+
+
+@pytest.mark.parametrize("power", [0.1, torch.linspace(0.5, 1.5, 12).double()])
+def test_a_likelihood_raised_to_a_power_is_one_of_other_observations(power):
+    def model(x, y=None):
+        a = pyro.sample("a", dist.Normal(ZERO, ONE))
+        with pyro.plate("rows", len(x)), poutine.scale(scale=power):
+            pyro.sample("y", dist.Normal(a * x, ONE), obs=y)
+
+    def plain(x, y=None):
+        a = pyro.sample("a", dist.Normal(ZERO, ONE))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(a * x, ONE), obs=y)
+
+    assert pb.target(model, DATA).digest != pb.target(plain, DATA).digest
+
+
+def test_a_prior_raised_to_a_power_is_not_normalized():
+    def model(x, y=None):
+        with poutine.scale(scale=3.0):
+            a = pyro.sample("a", dist.Normal(ZERO, ONE))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(a * x, ONE), obs=y)
+
+    assert pb.target(model, DATA).improper == ("a",)

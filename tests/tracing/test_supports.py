@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 import probmodel as pb
 from probmodel.protocols.dataset import Dataset
@@ -172,3 +172,59 @@ def test_fixed_bounds_are_no_moving_ones():
         observe(pyro.sample("b", dist.Uniform(y.min() - 1, y.max() + 1)), y)
 
     assert pb.target(model, Dataset((Y,), {}, 5)).sites.moving == frozenset()
+
+
+def shifted(y):
+    shift = pyro.sample("shift", dist.Normal(y.new_zeros(()), 1.0))
+    with pyro.plate("rows", len(y)):
+        waiting = dist.TransformedDistribution(
+            dist.Exponential(y.new_ones(())), [dist.transforms.AffineTransform(shift, 1.0)]
+        )
+        pyro.sample("y", waiting, obs=y)
+
+
+def beyond(y):
+    delayed = dist.TransformedDistribution(
+        dist.Exponential(y.new_ones(())), [dist.transforms.AffineTransform(y.new_tensor(2.0), 1.0)]
+    )
+    z = pyro.sample("z", delayed)
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def angle(y):
+    z = pyro.sample("z", dist.VonMises(y.new_zeros(()), y.new_ones(())))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(z.cos(), 0.5), obs=y)
+
+
+def _normals(y, mean, scale):
+    return sum(-0.5 * ((each - mean) / scale) ** 2 - math.log(scale * math.sqrt(2 * math.pi)) for each in y)
+
+
+def _joint_of_shift(z, y):
+    return math.exp(_normals([z], 0.0, 1.0) - sum(each - z for each in y))
+
+
+def _joint_of_delay(z, y):
+    return math.exp(2.0 - z + _normals(y, z, 1.0))
+
+
+def _joint_of_angle(z, y):
+    return math.exp(math.cos(z) + _normals(y, math.cos(z), 0.5)) / (2 * math.pi * float(special.i0(1.0)))
+
+
+EDGES = {
+    "observations above a shift": (shifted, [0.7, 1.3, 2.3], _joint_of_shift, (-12.0, 0.7)),
+    "a latent above an edge": (beyond, [1.5, 0.1, 2.3], _joint_of_delay, (2.0, 12.0)),
+    "an angle": (angle, [-0.5, 0.1, -0.3], _joint_of_angle, (-math.pi, math.pi)),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_density_ends_where_the_base_of_a_transform_or_a_turn_ends(name):
+    model, y, joint, (low, high) = EDGES[name]
+    exact = math.log(integrate.quad(joint, low, high, args=(y,), epsabs=1e-12)[0])
+    found = pb.evidence.importance(pb.target(model, Dataset.of_rows(torch.tensor(y).double())), num_samples=20_000)
+    assert abs(found.log_z - exact) < 4 * found.stderr
+    assert found.lower < exact

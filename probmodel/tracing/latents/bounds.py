@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from probmodel.tracing.internals import is_deterministic, mask_of
+from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
 
 
 def bounds(value: Any) -> list[Any]:
@@ -29,11 +29,31 @@ class BoundedObservations(Messenger):
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_deterministic(msg):
+        if is_deterministic(msg) or is_subsample(msg["fn"]):
             return
         msg["fn"] = _with_edge(msg["fn"])
+        if not msg["is_observed"] and _is_angle(msg["fn"]):
+            msg["fn"] = Angle(msg["fn"])
         if msg["is_observed"] and _has_tensor_bounds(msg["fn"]):
             msg["fn"] = InsideSupport(msg["fn"])
+
+
+CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+"""Densities of angles, which PyTorch states on all reals, where they repeat and have no finite integral."""
+ONCE_AROUND = constraints.interval(-math.pi, math.pi)
+
+
+def latent_support(fn: Any) -> Any:
+    """Support of a latent: once around the circle for an angle, else what the distribution states."""
+    if not _is_angle(fn):
+        return fn.support
+    return constraints.independent(ONCE_AROUND, fn.event_dim) if fn.event_dim else ONCE_AROUND
+
+
+def _is_angle(fn: Any) -> bool:
+    while type(fn) is dist.torch.Independent:
+        fn = fn.base_dist
+    return type(fn) in CIRCULAR
 
 
 @singledispatch
@@ -99,6 +119,24 @@ class InsideSupport(dist.TorchDistribution):
 
     def _is_inside(self, value: Tensor) -> Tensor:
         return self.base_dist.support.check(value)
+
+
+class Angle(InsideSupport):
+    """A distribution of angles, or of vectors of them, from −π to π.
+
+    Args:
+        base_dist: distribution whose density repeats beyond.
+    """
+
+    @property
+    def support(self) -> Any:
+        return latent_support(self.base_dist)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Angle":
+        return Angle(self.base_dist.expand(batch_shape))
+
+    def _is_inside(self, value: Tensor) -> Tensor:
+        return self.support.check(value)
 
 
 class InsideBase(InsideSupport):
