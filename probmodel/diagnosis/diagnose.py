@@ -10,7 +10,7 @@ errors; material also above 0.05 nats per row.
 | `loss`, `descent` | not finite; higher at the end than at the start |
 | `plateau` | a line through the last half of the losses (of 500 at most) falls, significantly and by more than 1 nat and 0.05 n |
 | `plateau` | fewer than 100 steps; or the log likelihood of a Boltzmann machine still rises by the same rule |
-| `converged` | the optimizer stopped before its tolerance |
+| `converged` | the optimizer stopped before its tolerance, and the estimate does not overfit already |
 | `R-hat`, `ESS` | above 1.01, or a single chain; below 400 |
 | `divergences`, `stuck chains` | above 0.01 of the transitions; any |
 | `guide k-hat` | above 0.7, where weights are not even, on more than 0.05 of the rows (with shared latents: at all) |
@@ -47,7 +47,7 @@ from probmodel.diagnosis.complexity import complexity
 from probmodel.diagnosis.convergence import convergence
 from probmodel.diagnosis.findings import Diagnosis, Verdict
 from probmodel.diagnosis.overfitting import overfitting
-from probmodel.diagnosis.rule import against_smaller, doubted, follows_rows, p_loo_ratio
+from probmodel.diagnosis.rule import against_smaller, doubted, follows_rows, overfits_already, p_loo_ratio
 from probmodel.prediction.new_rows import check_columns
 from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
@@ -108,7 +108,7 @@ def diagnose(
     if not _has_shared_latents(posterior):
         found = follows_rows(found, posterior.data.num_rows)
     found += p_loo_ratio(found)
-    found = doubted(against_smaller(found, conditional, smaller or {}))
+    found = doubted(overfits_already(against_smaller(found, conditional, smaller or {})))
     flags = {each.flag for each in found}
     return Diagnosis(next((verdict for verdict in ORDER if verdict in flags), Verdict.FITS), tuple(found))
 
