@@ -34,6 +34,8 @@ LOCAL_DRAWS = 64
 """Draws of a row's latents from each half of the proposal, per draw of the shared ones."""
 MORE_LOCAL_DRAWS = 512
 """The same where the error stays too large."""
+REPEATS = 32
+"""Populations of a row's latents where no latents are shared, so that one which has missed a mode does not speak for all."""
 LARGEST_ERROR = 0.1
 """Nats: standard error of a row's log likelihood above which its latents count as not integrated."""
 ROUNDS = 12
@@ -77,8 +79,8 @@ def integrated_at_new_rows(posterior: Posterior, data: Dataset, num_samples: int
     def draws(parts: "_Parts") -> tuple[Tensor, Tensor]:
         flat = {name: value.flatten(0, 1) for name, value in posterior.draws.items()}
         shared = {each.name: flat[each.name] for each in new.sites.latents if each.row_dim is None}
-        total = len(next(iter(shared.values()))) if shared else 1  # Without them all draws would be the same.
-        chosen = torch.linspace(0, total - 1, min(num_samples, total)).long()
+        total = len(next(iter(shared.values()))) if shared else 1
+        chosen = torch.linspace(0, total - 1, min(num_samples, total if shared else REPEATS)).long()
         filled = {each.name: each.value.expand(len(chosen), *each.shape) for each in parts.local}
         theta = new.unconstrain({**filled, **{name: value[chosen.to(value.device)] for name, value in shared.items()}})
         many = theta.repeat_interleave(-(-MIN_PRIOR_DRAWS // len(theta)), 0)

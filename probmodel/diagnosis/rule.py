@@ -70,12 +70,16 @@ def follows_rows(found: Sequence[Finding], num_rows: int | None) -> list[Finding
 
 
 def overfits_already(found: Sequence[Finding]) -> list[Finding]:
-    """Let *overfits* stand for an optimizer that stopped before its tolerance: the estimate is what predicts, and more steps only
-    follow its rows further."""
+    """Let *overfits* stand for an optimizer that stopped before its tolerance.
+
+    The estimate is what predicts, and more steps only follow its rows further.
+    """
     if all(each.flag != Verdict.OVERFITS for each in found):
         return list(found)
     return [
-        each._replace(flag=CAUTION, message="the optimizer stopped before its tolerance, and the estimate overfits already")
+        each._replace(
+            flag=CAUTION, message="the optimizer stopped before its tolerance, and the estimate overfits already"
+        )
         if each.name == "converged" and each.flag == Verdict.FAILED
         else each
         for each in found

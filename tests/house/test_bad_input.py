@@ -378,7 +378,7 @@ def test_new_rows_that_are_none_or_no_floating_numbers_or_too_many_arguments(fit
     posterior_refused(fit, lambda p: pb.predict(p, x()[:0]), "at least one")
     posterior_refused(fit, pb.predict, "arguments")
     posterior_refused(fit, lambda p: pb.predict(p, x(), x()), "got 2")
-    posterior_refused(fit, lambda p: pb.predict(p, x().long()), "check names and shapes")
+    posterior_refused(fit, lambda p: pb.predict(p, x().long()), "check names, shapes and dtypes")
 
 
 @pytest.mark.parametrize("fit", FITS)

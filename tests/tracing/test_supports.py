@@ -1,6 +1,8 @@
 """Supports that other latents move: densities, maps and evidences by quadrature; what refuses them."""
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pyro
@@ -11,6 +13,7 @@ from scipy import integrate, special, stats
 
 import probmodel as pb
 from probmodel.protocols.dataset import Dataset
+from probmodel.protocols.errors import TracingWarning
 
 Y = torch.tensor([0.4, 0.55, 0.5, 0.45, 0.6], dtype=torch.float64)
 ZERO, ONE = torch.tensor(0.0).double(), torch.tensor(1.0).double()
@@ -228,3 +231,33 @@ def test_a_density_ends_where_the_base_of_a_transform_or_a_turn_ends(name):
     found = pb.evidence.importance(pb.target(model, Dataset.of_rows(torch.tensor(y).double())), num_samples=20_000)
     assert abs(found.log_z - exact) < 4 * found.stderr
     assert found.lower < exact
+
+
+@pytest.mark.parametrize(
+    ("concentration", "dtype"), [(0.05, torch.float32), (0.1, torch.float32), (0.05, torch.float64)]
+)
+def test_mass_closer_to_an_edge_than_numbers_tell_apart_is_named(concentration, dtype):
+    def model(y):
+        p = pyro.sample("p", dist.Beta(y.new_tensor(concentration), concentration))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+    y = torch.ones(2, dtype=dtype)
+    spacing = torch.finfo(dtype).eps
+    share = stats.beta.cdf(spacing, concentration, concentration)
+    with pytest.warns(TracingWarning, match="'p' closer to an edge") as caught:
+        pb.target(model, pb.Dataset((y,)))
+    (said,) = re.findall(r"got (\d+)% of", str(caught[0].message))
+    assert abs(int(said) / 100 - share) < 4 * math.sqrt(share * (1 - share) / 1_000) + 0.02
+
+
+@pytest.mark.parametrize("prior", [dist.Beta(0.5, 0.5), dist.Uniform(0.0, 1.0), dist.Dirichlet(torch.full((5,), 0.5))])
+def test_ordinary_priors_between_two_edges_are_taken_without_a_word(prior):
+    def model(y):
+        p = pyro.sample("p", prior)
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(p.sum(), 1.0), obs=y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pb.target(model, pb.Dataset((torch.ones(3),)))

@@ -7,6 +7,7 @@ from probmodel.protocols.dataset_checks import check_by_model, check_form, check
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.protocols.sites import Sites
+from probmodel.tracing.checks.edges import warn_of_edges
 from probmodel.tracing.checks.missing import are_masked
 from probmodel.tracing.checks.modules import refuse_dependence_on_calls, refuse_noise
 from probmodel.tracing.checks.unused import refuse_unused
@@ -78,6 +79,7 @@ def check_reading(model: Model, data: Dataset) -> None:
         found = sites(model, data)
     refuse_noise(model, data)
     refuse_unused(model, data, found)
+    warn_of_edges(model, data, found)
 
 
 def check_training(model: Model, data: Dataset) -> None:
