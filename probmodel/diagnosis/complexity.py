@@ -56,10 +56,13 @@ def complexity(posterior: Posterior) -> list[Finding]:
 
 
 def num_parameters(posterior: Posterior, target: Target) -> int:
-    """Number of point estimates that the log joint reads (all of them for a mixture of GPs) and of latents shared by rows."""
+    """Number of point estimates that the log joint reads (all of them for a mixture of GPs) and of latents shared by rows.
+
+    Parameters that were given rather than estimated, as those of a bare function, do not count.
+    """
     named = parameters(posterior.model)
     # The evidence of such a model is not that of its log joint, which need not read all parameters.
-    read = target.given if own_estimators(posterior) is None else named
+    read = [name for name in target.given if name in named] if own_estimators(posterior) is None else named
     return sum(named[name].numel() for name in read) + (target.dim if target.by_row is None else 0)
 
 

@@ -78,11 +78,19 @@ def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N
 
 
 def log_likelihood_by_site(run: poutine.Trace, found: Sites) -> dict[str, Tensor]:
-    """Log-likelihood by row of each observed site, in nats; of all together where discrete latents couple them."""
+    """Log-likelihood by row of each observed site, in nats.
+
+    One for all sites where discrete latents are summed out, and one term for all rows where these are shared by several.
+    """
+    run.compute_log_prob()
     if found.discrete:
         name = found.observed[0] if len(found.observed) == 1 else "log_likelihood"
-        return {name: log_likelihood_by_row(run, found)}
-    run.compute_log_prob()
+        hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
+        run.pack_tensors()
+        if _is_by_row(run, [*found.observed, *hidden], found):
+            return {name: log_likelihood_by_row(run, found)}
+        both, alone = (_summed_out(run, names, frozenset()) for names in ([*found.observed, *hidden], hidden))
+        return {name: (both - alone).reshape(1)}
     nodes: Mapping[str, Any] = run.nodes
     return {name: reduce_to_rows(nodes[name]["log_prob"], axis_of_rows(nodes[name], found)) for name in found.observed}
 
@@ -195,13 +203,23 @@ def _ordinal(run: poutine.Trace, name: str) -> frozenset[str]:
     return frozenset(run.plate_to_symbol[f.name] for f in run.nodes[name]["cond_indep_stack"] if f.vectorized)
 
 
-def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
-    run.pack_tensors()
+def _row_plates(run: poutine.Trace, found: Sites) -> frozenset[str]:
     frames = [f for name in found.observed for f in run.nodes[name]["cond_indep_stack"] if f.vectorized]
     over_rows = (f for f in frames if found.num_rows is None or is_over_rows(f, found))
-    rows = frozenset(run.plate_to_symbol[f.name] for f in over_rows)
-    shared = [name for name in names if not rows <= _ordinal(run, name)]
-    if shared or not rows:
+    return frozenset(run.plate_to_symbol[f.name] for f in over_rows)
+
+
+def _is_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> bool:
+    """Return whether each of the packed sites is inside the plates over rows."""
+    rows = _row_plates(run, found)
+    return bool(rows) and all(rows <= _ordinal(run, name) for name in names)
+
+
+def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
+    run.pack_tensors()
+    rows = _row_plates(run, found)
+    if not _is_by_row(run, names, found):
+        shared = [name for name in names if not rows <= _ordinal(run, name)]
         raise ValueError(
             f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
             "several rows, over which the likelihood does not factorize; sample them inside the plate over rows"

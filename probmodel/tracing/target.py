@@ -153,7 +153,7 @@ def _by_name(
     packed = Density(lambda theta: torch.cat([each.reshape(-1) for each in function(theta).values()]), start)
 
     def evaluate(theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
-        with torch.no_grad():
+        with isolated(seed=0), torch.no_grad():
             shapes = {name: value.shape for name, value in function(theta[0]).items()}
             if not shapes:
                 return {}

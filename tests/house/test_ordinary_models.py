@@ -98,6 +98,10 @@ def first_draw(posterior: Posterior) -> dict[str, Tensor]:
 def check_prediction(job: Job, target: Target, posterior: Posterior) -> None:
     """Each draw's likelihood of the new rows is that of plain Pyro; the mixture averages the draws."""
     assert job.held_out is not None
+    if len(target.sites.observed) > 1:
+        with pytest.raises(ValueError, match="one observed site"):
+            pb.predict(posterior, job.held_out)
+        return
     (y,) = job.held_out.kwargs.values()
     count = math.prod(next(iter(posterior.draws.values())).shape[:2])
     found = pb.predict(posterior, job.held_out, num_samples=count)
@@ -141,10 +145,20 @@ def check_arviz(posterior: Posterior) -> None:
     for site, values in posterior.draws.items():
         assert torch.equal(torch.as_tensor(found["posterior"][site].values), values)
     target = pb.target(posterior.model, posterior.data)
-    if "log_likelihood" in found and all(latent.name in posterior.draws for latent in target.sites.latents):
+    terms = found["log_likelihood"].data_vars if "log_likelihood" in found else {}
+    is_whole = set(target.sites.observed) <= set(terms) or "log_likelihood" in terms
+    if is_whole and all(latent.name in posterior.draws for latent in target.sites.latents):
         theta = target.unconstrain({site: value[None] for site, value in first_draw(posterior).items()})
-        total = sum(float(each.values[0, 0].sum()) for each in found["log_likelihood"].data_vars.values())
+        total = sum(float(each.values[0, 0].sum()) for each in terms.values())
         assert math.isclose(total, float(target.log_likelihood(theta)[0]), rel_tol=1e-6, abs_tol=1e-8)
+
+
+def check_scores(job: Job, posterior: Posterior) -> None:
+    if job.has_rows:
+        assert "held-out log score" in pb.diagnose(posterior, job.held_out)
+        return
+    with pytest.raises(ValueError, match="one joint term"):
+        pb.diagnose(posterior, job.held_out)
 
 
 def check_all(name: str, folder: Path) -> None:
@@ -159,9 +173,8 @@ def check_all(name: str, folder: Path) -> None:
         check_storage(target, posterior, folder / method, job.model)
         if job.held_out is not None:
             check_prediction(job, target, posterior)
-            diagnosis = pb.diagnose(posterior, job.held_out)
-            assert "held-out log score" in diagnosis
-    if job.held_out is not None:
+            check_scores(job, posterior)
+    if job.held_out is not None and job.has_rows:
         assert set(pb.compare(fits, job.held_out).frame.index) == set(fits)
 
 

@@ -20,6 +20,7 @@ class Job(NamedTuple):
             None takes the model itself.
         log_evidence: exact log evidence in nats, by a way of its own.
         has_guide: whether Pyro's automatic guides take the model.
+        has_rows: whether new rows have a likelihood each, rather than one of all.
     """
 
     model: Callable[..., Any]
@@ -28,6 +29,7 @@ class Job(NamedTuple):
     plain: Callable[..., Any] | None = None
     log_evidence: Callable[[], float] | None = None
     has_guide: bool = True
+    has_rows: bool = True
 
 
 def tensor(*values: float) -> Tensor:

@@ -210,6 +210,7 @@ def _without_plates():
         train,
         new,
         log_evidence=lambda: gaussian_evidence(train.args[0][:, None], train.kwargs["y"], 0.5),
+        has_rows=False,
     )
 
 
