@@ -93,3 +93,39 @@ def test_dims_and_coords_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=says):
             to_arviz(fit, **bad)
+
+
+def with_parameter(x, y):
+    offset = pyro.param("offset", x.new_tensor(2.0))
+    slope = pyro.sample("slope", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(offset + slope * x, 1.0), obs=y)
+
+
+def test_the_parameter_store_of_the_caller_is_neither_read_nor_written():
+    slope, x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3), torch.ones(3, dtype=torch.float64)
+    fit = Posterior(with_parameter, Dataset((x,), {"y": Y}, 3), {"slope": slope}, {})
+    with pyro.get_param_store().scope():
+        pyro.param("offset", torch.tensor(50.0, dtype=torch.float64))
+        found = to_arviz(fit)["log_likelihood"]["y"].values
+        assert list(pyro.get_param_store().keys()) == ["offset"]
+    np.testing.assert_allclose(found, norm.logpdf(Y.numpy(), 2.0 + slope[..., None].numpy(), 1.0))
+
+
+def chain(y):
+    """Labels of neighbours depend on each other, so that no row has a likelihood of its own."""
+    level = pyro.sample("level", dist.Normal(y.new_zeros(()), 1.0))
+    label = 0
+    for i in pyro.markov(range(len(y))):
+        label = pyro.sample(
+            f"label_{i}", dist.Bernoulli(y.new_tensor([0.3, 0.8])[label]), infer={"enumerate": "parallel"}
+        )
+        label = label.long()
+        pyro.sample(f"y_{i}", dist.Normal(level + label, 1.0), obs=y[i])
+
+
+def test_labels_that_rows_share_leave_the_likelihood_by_row_out_and_keep_the_rest():
+    level = torch.linspace(-1, 1, 4, dtype=torch.float64).reshape(2, 2)
+    found = to_arviz(Posterior(chain, Dataset((Y,), {}, None), {"level": level}, {}))
+    np.testing.assert_array_equal(found["posterior"]["level"].values, level.numpy())
+    assert "log_likelihood" not in found
