@@ -911,7 +911,7 @@ MUTATIONS = (
         "tracing/latents/dependence.py",
         "        known[key] = _found(model, data, local, axis, rows)\n",
         "        known[key] = False\n",
-        ("tests/tracing/test_dependent_rows.py",),
+        ("tests/tracing/test_coupled_rows.py",),
         "all_rows",
     ),
     Mutation(
