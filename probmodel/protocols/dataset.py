@@ -19,6 +19,22 @@ from probmodel.protocols.arrays import (
     refuse_other_rows,
 )
 from probmodel.protocols.html_tables import html_table
+from probmodel.protocols.integers import integer
+
+
+def check_fields(args: Any, kwargs: Any, size: Any) -> None:
+    """Raise TypeError unless the arguments are a tuple and a dict, ValueError unless the size is an integer or None."""
+    if type(args) not in (tuple, list):
+        raise TypeError(f"expected args as a tuple, got {described(args)}; pass Dataset((x,), ...) with a comma")
+    if not is_mapping(kwargs):
+        raise TypeError(f"expected kwargs as a dict, got {described(kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
+    if size is not None:
+        integer("size", size, least=0)
+
+
+def described(value: Any) -> str:
+    """A value that is not what was expected, in a message: its shape or type."""
+    return f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"
 
 
 class _Arguments(NamedTuple):
@@ -44,8 +60,9 @@ class Dataset(_Arguments):
             are kept by themselves, and predictions find the columns of new rows by them.
 
     Raises:
-        TypeError: for arrays and frames of text or objects, and masked arrays.
-        ValueError: for frames in which the name of a column occurs twice.
+        TypeError: for arguments that are no tuple, keyword arguments that are no dict, arrays and frames of text or objects,
+            and masked arrays.
+        ValueError: for frames in which the name of a column occurs twice, and a size that is not an integer, 0 or more.
     """
 
     columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
@@ -57,13 +74,11 @@ class Dataset(_Arguments):
         size: int | None = None,
         columns: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     ) -> "Dataset":
-        found: dict[str, tuple[str, ...]] = {}
-        if type(args) in (tuple, list):
-            found |= {f"args[{at}]": different_names(f"args[{at}]", value) for at, value in enumerate(args)}
-            args = tuple(converted(f"args[{at}]", value) for at, value in enumerate(args))
-        if is_mapping(kwargs):
-            found |= {name: different_names(name, value) for name, value in kwargs.items()}
-            kwargs = {name: converted(name, value) for name, value in kwargs.items()}
+        check_fields(args, kwargs, size)
+        found = {f"args[{at}]": different_names(f"args[{at}]", value) for at, value in enumerate(args)}
+        args = tuple(converted(f"args[{at}]", value) for at, value in enumerate(args))
+        found |= {name: different_names(name, value) for name, value in kwargs.items()}
+        kwargs = {name: converted(name, value) for name, value in kwargs.items()}
         if not is_mapping(columns):
             raise TypeError(
                 f"expected columns by argument, got {columns!r}; pass {{'args[0]': ('age', 'dose')}}, or leave it out"

@@ -8,8 +8,7 @@ from torch import Tensor
 from probmodel.protocols.arguments.checks import check_contents
 from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.arrays import refuse_lists, refuse_unusual
-from probmodel.protocols.dataset import Dataset
-from probmodel.protocols.integers import integer
+from probmodel.protocols.dataset import Dataset, check_fields, described
 from probmodel.protocols.model import ChecksData, ChecksTrainingData
 
 
@@ -35,12 +34,7 @@ def check_form(data: Any) -> None:
             f"expected a Dataset, got {type(data).__name__}; pass Dataset.of_rows(x, y=y), or Dataset(args, kwargs, "
             "size=number of rows)"
         )
-    if type(data.args) not in (tuple, list):
-        raise TypeError(f"expected args as a tuple, got {_kind(data.args)}; pass Dataset((x,), ...) with a comma")
-    if not is_mapping(data.kwargs):
-        raise TypeError(f"expected kwargs as a dict, got {_kind(data.kwargs)}; pass Dataset(args, {{'y': y}}, ...)")
-    if data.size is not None:
-        integer("size", data.size, least=0)
+    check_fields(*data)
     for name, value in data.by_name().items():
         if torch.is_tensor(value):
             refuse_unusual(name, value)
@@ -65,8 +59,8 @@ def check_tensors(data: Dataset, *names: str, optional: tuple[str, ...] = ("y",)
     for name, value in data.named(*names).items():
         if name in names and not torch.is_tensor(value) and not (value is None and name in optional):
             raise TypeError(
-                f"expected {name} as a tensor, array or data frame, got {_kind(value)}; pass torch.as_tensor({name}), text as "
-                "class numbers (pandas.factorize)"
+                f"expected {name} as a tensor, array or data frame, got {described(value)}; pass torch.as_tensor({name}), text "
+                "as class numbers (pandas.factorize)"
             )
 
 
@@ -109,7 +103,3 @@ def check_rows_can_be_taken(data: Dataset) -> None:
 
 def _called(name: str) -> str:
     return name if name.startswith("args[") else f"kwargs[{name!r}]"
-
-
-def _kind(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if torch.is_tensor(value) else f"a {type(value).__name__}"

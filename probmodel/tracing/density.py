@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
+from probmodel.protocols.arguments.checks import shown
 from probmodel.protocols.memory import budget, refuse_above_memory
 from probmodel.tracing.programs.graphs import SplitGraph, draws_numbers, recording, split_at_draws
 from probmodel.tracing.programs.program import Program, bytes_of_result, bytes_per_call, trace
@@ -51,12 +52,18 @@ class Density:
         return split_at_draws(self.program.run, len(self.program.leaves))
 
     def at(self, theta: Float[Tensor, "*D"]) -> Tensor:
-        """Value at one point; differentiable."""
+        """Value at one point; differentiable.
+
+        Raises:
+            ValueError: for theta of another shape.
+        """
+        refuse_other_shape(theta, self.start.shape)
         if self.program.run is None:
             return self.function(theta)
         return self.program.run(*self.program.detached, theta)
 
     def __call__(self, theta: Float[Tensor, "S *D"]) -> Tensor:
+        refuse_other_draws(theta, self.start.shape)
         if self.program.run is None:
             # The model could not be traced, and Pyro's handlers run one draw at a time.
             return torch.stack([self.function(draw) for draw in theta])
@@ -86,6 +93,24 @@ class Density:
         leaves, (draw, rest, _) = self.program.detached, self._parts
         noise = vmap(lambda each: draw(*leaves, each), randomness="different")(theta)
         return vmap(lambda *each: rest(*leaves, *each), chunk_size=chunk)(theta, *noise)
+
+
+def refuse_other_shape(theta: object, shape: torch.Size) -> None:
+    """Raise ValueError for a point theta that is no tensor of the shape."""
+    if not torch.is_tensor(theta) or theta.shape != shape:
+        raise ValueError(
+            f"expected theta as a tensor of shape {tuple(shape)}, got {shown(theta)}; take a row of target.unconstrain(draws)"
+        )
+
+
+def refuse_other_draws(theta: object, shape: torch.Size) -> None:
+    """Raise ValueError for draws theta that are no tensor of the shape behind their first axis, or none at all."""
+    if not torch.is_tensor(theta) or theta.dim() != len(shape) + 1 or theta.shape[1:] != shape or not len(theta):
+        axes = ", ".join(("S", *map(str, shape)))
+        raise ValueError(
+            f"expected draws theta as a tensor of shape ({axes}), S of them, one or more, got {shown(theta)}; make them by "
+            "target.unconstrain or target.sample_prior"
+        )
 
 
 def _allowed(device: torch.device) -> int:

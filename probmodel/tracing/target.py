@@ -1,7 +1,7 @@
 """Model + data → `Target`: one density on R^D, vectorized over draws by `vmap` over the traced graph."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial, singledispatch
 
 import pyro
@@ -10,15 +10,17 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
-from probmodel.protocols.arguments.checks import checks_arguments
+from probmodel.protocols.arguments.checks import checks_arguments, shown
+from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
+from probmodel.protocols.integers import integer
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior, Target, TraceInfo
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.checks import check, check_draws, check_reading
 from probmodel.tracing.checks.modules import evaluation_mode
-from probmodel.tracing.density import Density
+from probmodel.tracing.density import Density, refuse_other_draws
 from probmodel.tracing.devices import traced_run
 from probmodel.tracing.error_messages import raise_time_out
 from probmodel.tracing.latents.coordinates import Coordinates
@@ -119,8 +121,8 @@ def density_of(model: Model, data: Dataset) -> Target:
         log_likelihood_by_site=_by_name(lambda theta: log_likelihood_by_site(run(theta), found), start),
         deterministic=_by_name(lambda theta: deterministic_values(run(theta), found), start),
         sample_prior=_prior_sampler(draw, start),
-        constrain=maps.constrain,
-        unconstrain=maps.unconstrain,
+        constrain=partial(_constrained, maps, start),
+        unconstrain=partial(_unconstrained, maps, found),
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
         dtype=dtype,
         device=device,
@@ -146,6 +148,24 @@ def _with_jacobian(
     return at
 
 
+def _constrained(maps: Maps, start: Tensor, theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+    refuse_other_draws(theta, start.shape)
+    return maps.constrain(theta)
+
+
+def _unconstrained(maps: Maps, found: Sites, values: Mapping[str, Tensor]) -> Float[Tensor, "S D"]:
+    if not is_mapping(values):
+        raise TypeError(f"expected draws by the names of the latents, got {shown(values)}; pass {{name: draws}}")
+    for latent in found.latents:
+        value = values.get(latent.name)
+        if value is not None and not (torch.is_tensor(value) and value.dim() and value.shape[1:] == latent.shape):
+            axes = ", ".join(("S", *map(str, latent.shape)))
+            raise ValueError(
+                f"expected draws of {latent.name!r} as a tensor of shape ({axes}), got {shown(value)}; put the draws first"
+            )
+    return maps.unconstrain(values)
+
+
 def _by_name(
     function: Callable[[Tensor], dict[str, Tensor]], start: Tensor
 ) -> Callable[[Float[Tensor, "S D"]], dict[str, Tensor]]:
@@ -153,6 +173,7 @@ def _by_name(
     packed = Density(lambda theta: torch.cat([each.reshape(-1) for each in function(theta).values()]), start)
 
     def evaluate(theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+        refuse_other_draws(theta, start.shape)
         with isolated(seed=0), torch.no_grad():
             shapes = {name: value.shape for name, value in function(theta[0]).items()}
             if not shapes:
@@ -168,6 +189,7 @@ def _prior_sampler(draw: Callable[[Tensor], Tensor], start: Tensor) -> Callable[
     traced = Density(draw, start.new_zeros(()))
 
     def sample_prior(num_samples: int, seed: int) -> Float[Tensor, "S D"]:
+        num_samples = integer("num_samples", num_samples)
         with isolated(seed), torch.no_grad(), pyro.validation_enabled(False), warnings.catch_warnings():
             # A rejection sampler cannot be traced; drawing one by one is slow but no reason to warn.
             warnings.simplefilter("ignore", TracingWarning)

@@ -1,5 +1,6 @@
 """Scores equal their definitions; calibration errors are judged against what perfect calibration would show."""
 
+import inspect
 import math
 
 import hypothesis.strategies as st
@@ -288,3 +289,21 @@ def test_the_log_score_of_labels_equals_the_cross_entropy():
     probs, y = uniform(6, 3).log_softmax(1).exp(), torch.tensor([0, 1, 2, 2, 1, 0])
     torch.testing.assert_close(log_score_by_row(Categorical(probs), y), probs[torch.arange(6), y].log())
     assert log_score_by_row(Bernoulli(torch.tensor([0.25])), torch.tensor([1.0])).exp() == 0.25
+
+
+@pytest.mark.parametrize("wrong", [7.0, -1.0, 0.5])
+@pytest.mark.parametrize("function", [calibration, reliability])
+def test_what_came_true_is_true_or_false(function, wrong):
+    with pytest.raises(ValueError, match="expected correct as True or False, got values from"):
+        inspect.unwrap(function)(torch.full((10,), 0.6), torch.full((10,), wrong))
+
+
+def test_true_and_false_count_as_one_and_zero():
+    flags, numbers = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, 1.0])
+    guess = torch.tensor([0.2, 0.4, 0.9])
+    rules = (scores.rmse, lambda p, y: scores.crps_samples(torch.stack([p, 1 - p]), y))
+    for rule in rules:
+        assert torch.equal(inspect.unwrap(rule)(guess, flags), rule(guess, numbers))
+    assert torch.equal(
+        scores.log_score_by_row(Bernoulli(guess), flags), scores.log_score_by_row(Bernoulli(guess), numbers)
+    )

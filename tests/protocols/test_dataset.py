@@ -1,6 +1,7 @@
 """Rows from arrays, frames and tensors are counted and converted; what is no number is refused with the remedy."""
 
 import copy
+import math
 import pickle
 import re
 
@@ -226,3 +227,20 @@ def test_data_sets_are_equal_where_all_of_their_arguments_are():
     assert one != pb.Dataset.of_rows(X, z=Y)
     assert one != one._replace(size=7)
     assert one != "rows"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((None,), TypeError, "expected args as a tuple, got a NoneType"),
+        ((torch.zeros(3, 2),), TypeError, r"expected args as a tuple, got a tensor of shape \(3, 2\); .+ with a comma"),
+        (((), [1]), TypeError, "expected kwargs as a dict, got a list"),
+        (((), {}, "a"), ValueError, "expected size to be an integer, 0 or more, got 'a'"),
+        (((), {}, -1), ValueError, "expected size to be an integer, 0 or more, got -1"),
+        (((), {}, 2.5), ValueError, "expected size to be an integer"),
+        (((), {}, math.nan), ValueError, "expected size to be an integer"),
+    ],
+)
+def test_fields_of_another_kind_are_refused_when_the_data_set_is_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        pb.Dataset(*arguments)

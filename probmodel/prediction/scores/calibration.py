@@ -107,6 +107,10 @@ def expected_calibration_error(
 def _bins(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Confidence (N,), correct (N,) and membership (N, K) in a dtype that counts exactly."""
     check_rows(confidence, correct.shape, "correct")
+    if not ((correct == 0) | (correct == 1)).all():
+        raise ValueError(
+            f"expected correct as True or False, got values from {correct.min()} to {correct.max()}; pass predicted == y"
+        )
     if num_bins < 1 or confidence.min() < 0 or confidence.max() > 1 + PROBABILITY_ROUNDING:
         got = f"{num_bins} bins, confidences in [{confidence.min():.4g}, {confidence.max():.4g}]"
         raise ValueError(f"expected one bin or more and confidences in [0, 1], got {got}; give probabilities")

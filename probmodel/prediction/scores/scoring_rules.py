@@ -42,6 +42,7 @@ def rmse(predicted: Float[Tensor, " N"], y: Float[Tensor, " N"]) -> Float[Tensor
     """
     check_rows(y, predicted.shape, "predicted")
     _check_finite(predicted, "predicted")
+    predicted, y = _numbers(predicted), _numbers(y)
     return (predicted - y).square().mean().sqrt()
 
 
@@ -63,7 +64,7 @@ def log_score_by_row(predictive: Distribution, y: Tensor) -> Float[Tensor, " N"]
         got = tuple(predictive.batch_shape)
         raise ValueError(f"expected batch_shape (N,), got {got}; wrap other axes by Independent")
     check_rows(y, predictive.batch_shape + predictive.event_shape, "predictive")
-    return predictive.log_prob(y)
+    return predictive.log_prob(_numbers(y))
 
 
 @checks_arguments
@@ -117,6 +118,7 @@ def crps_normal_mixture(
     """
     _check_draws(means, y, "means")
     _check_draws(sds, y, "sds")
+    y = _numbers(y)
     if sds.shape != means.shape or sds.min() <= 0:
         got = f"shape {tuple(sds.shape)}, smallest {sds.min():.4g}"
         raise ValueError(f"expected positive sds of shape {tuple(means.shape)}, got {got}; give standard deviations")
@@ -145,6 +147,7 @@ def crps_samples(samples: Float[Tensor, "S N"], y: Float[Tensor, " N"]) -> Float
         Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140.
     """
     _check_draws(samples, y, "samples")
+    samples, y = _numbers(samples), _numbers(y)
     x, num = (samples - y).sort(0).values, len(samples)
     if num < 2:
         raise ValueError(f"expected at least two draws, got {num}; draw more from the predictive distribution")
@@ -169,6 +172,11 @@ def _check_finite(x: Tensor, name: str) -> None:
     bad = x.numel() - int(x.isfinite().sum())
     if bad:
         raise ValueError(f"expected finite {name}, got {bad} of {x.numel()} NaN or infinite; drop or impute these rows")
+
+
+def _numbers(y: Tensor) -> Tensor:
+    """True and False as 1 and 0, numbers as they are."""
+    return y.to(torch.get_default_dtype()) if y.dtype == torch.bool else y
 
 
 def check_rows(y: Tensor, shape: torch.Size, name: str) -> None:

@@ -118,7 +118,7 @@ def _check_lengths(name: str, value: Any, axes: tuple[str, ...], lengths: dict[s
 COUNTED = re.compile(r"(num|max)_\w+")
 """Names of integers that count something; whether there may be none is up to the function."""
 
-WIDTHS = re.compile(r"(\w+_)?(features|channels|size)|num_(samples|chains|groups|proposals|live)")
+WIDTHS = re.compile(r"(\w+_)?(features|channels|size)|num_(samples|chains|groups|proposals|live)|max_chains")
 """Names of integers that are 1 or more."""
 
 OWN_RANGE = ("num_rows",)
@@ -133,6 +133,7 @@ def _check_range(name: str, value: Any, default: Any, *, is_count: bool) -> None
         checked_seed(value)
     elif is_count and name not in OWN_RANGE:
         lacks = value < 1 if WIDTHS.fullmatch(name) else value < 0 and COUNTED.fullmatch(name)
+        lacks = lacks or (default is None and value < 1 and name.startswith("num_"))
         if lacks and not (type(default) is int and default <= value):
             integer(name, value)
     elif name == "level" and not 0 < value < 1:
