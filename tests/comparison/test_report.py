@@ -239,3 +239,9 @@ def test_a_report_is_not_written_onto_a_folder(tmp_path):
     with pytest.raises(ValueError, match=r"expected the path of a file, got the folder .*report\.html"):
         pb.report(comparison, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected comparisons by heading, got none"):
+        pb.report({}, tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())

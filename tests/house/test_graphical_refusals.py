@@ -297,3 +297,38 @@ def test_columns_in_another_order_keep_their_names() -> None:
     assert turned.codes.tolist() == data.codes[:, [2, 0, 1]].tolist()
     with pytest.raises(ValueError, match="one of the variables"):
         data.ordered(("x0", "y"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (np.zeros((3, 4)), r"expected scores of shape \(n, 2ⁿ\).+ got \(3, 4\)"),
+        (np.zeros((0, 3)), r"expected scores of shape \(n, 2ⁿ\).+ got \(0, 3\)"),
+        (np.full((2, 4), math.nan), "expected scores that are numbers, got NaN"),
+    ],
+)
+@pytest.mark.parametrize("function", [pb.bn.posterior_over_dags, pb.bn.posterior_over_orders, pb.bn.all_candidates])
+def test_scores_of_families_are_a_full_table_of_numbers(function, scores, message):
+    with pytest.raises(ValueError, match=message):
+        function(scores)
+
+
+def test_levels_of_a_variable_are_different():
+    codes = np.zeros((4, 1), dtype=int)
+    with pytest.raises(ValueError, match=r"expected different values of 'u', got \['p', 'p'\]"):
+        pb.bn.score(pb.bn.DAG({"u": ()}), pb.bn.CategoricalData({"u": ("p", "p")}, codes), pb.bn.bic)
+    with pytest.raises(TypeError, match="expected levels as a dict from names to values, got None"):
+        pb.bn.score(pb.bn.DAG({"u": ()}), pb.bn.CategoricalData(None, codes), pb.bn.bic)
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "message"),
+    [
+        (["u", "u"], ValueError, r"expected different names, got \['u'\]"),
+        (["class", "u"], ValueError, r"expected different names, got \['class'\]"),
+        ("ab", TypeError, "expected codes as a list of names, got the text 'ab'"),
+    ],
+)
+def test_names_of_a_class_structure_are_a_list_of_different_names(codes, error, message):
+    with pytest.raises(error, match=message):
+        pb.bn.naive_bayes(codes)

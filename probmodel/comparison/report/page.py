@@ -53,10 +53,12 @@ def report(
         Path of the file.
 
     Raises:
-        ValueError: for the path of a folder.
+        ValueError: for no comparisons, and for the path of a folder.
         OSError: where the file cannot be written; an earlier one is as it was.
     """
     chapters = {"Models": comparisons} if isinstance(comparisons, Comparison) else comparisons
+    if not chapters:
+        raise ValueError("expected comparisons by heading, got none; pass {'Models': pb.compare(fits)}")
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"expected the path of a file, got the folder {path}; pass {str(path / 'report.html')!r}")

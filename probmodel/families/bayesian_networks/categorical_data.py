@@ -192,10 +192,16 @@ def check_codes(data: CategoricalData) -> None:
 
     Raises:
         TypeError: for codes that are no array, or levels that are no mapping.
-        ValueError: for codes of a wrong shape, dtype or range.
+        ValueError: for codes of a wrong shape, dtype or range, and for a value that occurs twice among the levels.
     """
     codes = data.codes
-    _named_levels(data.levels)
+    if data.levels is None:
+        raise TypeError("expected levels as a dict from names to values, got None; read a frame by CategoricalData.of")
+    for name, values in _named_levels(data.levels).items():
+        if len(set(values)) < len(values):
+            raise ValueError(
+                f"expected different values of {name!r}, got {list(values)}; give each value once, codes are their positions"
+            )
     if type(codes) is not np.ndarray:
         raise TypeError(
             f"expected codes as a NumPy array of integers, got {type(codes).__name__}; pass np.array(codes), or read a "

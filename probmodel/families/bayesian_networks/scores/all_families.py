@@ -99,6 +99,18 @@ def gaussian_family_scores(
     return _limited(found, max_parents)
 
 
+def check_families(families: FamilyScores) -> None:
+    """Raise ValueError unless there is a score, which may be −∞ and not NaN, for each variable and set of variables."""
+    n = len(families)
+    if n == 0 or families.shape != (n, 2**n):
+        raise ValueError(
+            f"expected scores of shape (n, 2ⁿ), one for each variable and set of variables, got {families.shape}; take them "
+            "from family_scores or gaussian_family_scores"
+        )
+    if np.isnan(families).any():
+        raise ValueError("expected scores that are numbers, got NaN; check the score's settings and the data")
+
+
 def check_max_parents(most: int | None) -> None:
     """Raise ValueError unless the limit is None or an integer of 0 or more."""
     if most is not None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import DAG
-from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_max_parents
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_families, check_max_parents
 from probmodel.families.bayesian_networks.scores.family_cache import FamilyCache
 from probmodel.families.bayesian_networks.structure.exact_search import maxima_over_subsets
 from probmodel.protocols.arguments.checks import checks_arguments
@@ -41,6 +41,7 @@ class Candidates(NamedTuple):
 @checks_arguments
 def all_candidates(families: FamilyScores) -> Candidates:
     """Candidates that allow every other variable as a parent, from the scores of all families."""
+    check_families(families)
     n = len(families)
     others = [[i for i in range(n) if i != child] for child in range(n)]
     parents = np.array(others, dtype=np.int64).reshape(n, n - 1)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, masks_without
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_families, masks_without
 from probmodel.protocols.arguments.checks import checks_arguments
 
 MOST_FOR_GRAPHS = 14
@@ -42,8 +42,9 @@ def posterior_over_orders(families: FamilyScores) -> GraphPosterior:
         families: scores in nats; families of score −∞ are excluded from the prior.
 
     Raises:
-        ValueError: if no graph has a finite score.
+        ValueError: for scores of another shape or NaN, and if no graph has a finite score.
     """
+    check_families(families)
     n, size = families.shape
     sums = sums_over_subsets(families)
     forward, backward = _forward(sums), _backward(sums)
@@ -141,6 +142,7 @@ def posterior_over_dags(families: FamilyScores) -> GraphPosterior:
         ArithmeticError: if a sum is lost to rounding errors.
         ValueError: if there are too many variables for 3ⁿ terms, or no graph has a finite score.
     """
+    check_families(families)
     n, size = families.shape
     if n > MOST_FOR_GRAPHS:
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from probmodel.families.bayesian_networks.dag import DAG, refuse_duplicates
-from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
+from probmodel.families.bayesian_networks.scores.all_families import FamilyScores, check_families
 from probmodel.protocols.arguments.checks import checks_arguments
 
 
@@ -92,14 +92,11 @@ def best_dag(families: FamilyScores, names: Sequence[str]) -> BestDAG:
     Raises:
         ValueError: if the number of names differs, a name occurs twice, or scores are NaN.
     """
+    check_families(families)
     n, size = families.shape
-    if len(names) != n or size != 2**n:
-        raise ValueError(
-            f"expected {n} names and {2**n} sets, got {len(names)} and {size}; pass one name per row of scores"
-        )
+    if len(names) != n:
+        raise ValueError(f"expected {n} names, got {len(names)}; pass one name per row of scores")
     refuse_duplicates(list(names))
-    if np.isnan(families).any():
-        raise ValueError("expected scores that are numbers, got NaN; check the score's settings and the data")
     best = maxima_over_subsets(families)
     value, sink = np.full(size, -np.inf), np.full(size, -1, dtype=np.int8)
     value[0] = 0.0

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probmodel.families.bayesian_networks.dag import DAG
+from probmodel.families.bayesian_networks.dag import DAG, refuse_duplicates
 from probmodel.families.bayesian_networks.scores.all_families import FamilyScores
 from probmodel.families.bayesian_networks.structure.exact_search import best_dag
 from probmodel.protocols.arguments.checks import checks_arguments
@@ -23,8 +23,19 @@ def naive_bayes(codes: Sequence[str], label: str = "class") -> DAG:
 
     >>> str(naive_bayes(["a", "b"]))
     '[a|class][b|class][class]'
+
+    Raises:
+        TypeError: for one text in place of names.
+        ValueError: for a name that occurs twice, the label's among them.
     """
+    _check_names(codes, label)
     return DAG({**dict.fromkeys(codes, (label,)), label: ()})
+
+
+def _check_names(codes: Sequence[str], label: str) -> None:
+    if type(codes) is str:
+        raise TypeError(f"expected codes as a list of names, got the text {codes!r}; pass [{codes!r}]")
+    refuse_duplicates([*codes, label])
 
 
 @checks_arguments
@@ -43,6 +54,7 @@ def tree_augmented(information: Float[np.ndarray, "D D"], codes: Sequence[str], 
     Raises:
         ValueError: if information is not a symmetric matrix of the number of codes.
     """
+    _check_names(codes, label)
     if information.shape != (len(codes), len(codes)) or not np.allclose(information, information.T):
         raise ValueError(
             f"expected a symmetric matrix of {len(codes)} codes, got shape {information.shape}; pass the matrix of "
