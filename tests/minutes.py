@@ -32,8 +32,9 @@ BUDGET = {
     "tracing": 75,
 }
 """Seconds per room of the tests that `make test` runs."""
-SLACK = 2.0
-"""How many times its budget a room may take before the run fails: processors differ in speed."""
+SLACK = 3.0
+"""How many times its budget a room may take before the run fails: the same tests took 1.5 times as long on another day, and
+compile as much again where nothing is kept from an earlier run."""
 LONGEST_FIRST = (
     "contracts/test_evidence.py",
     "house/test_documentation.py",

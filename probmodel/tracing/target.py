@@ -159,9 +159,10 @@ def _unconstrained(maps: Maps, found: Sites, values: Mapping[str, Tensor]) -> Fl
     for latent in found.latents:
         value = values.get(latent.name)
         if value is not None and not (torch.is_tensor(value) and value.dim() and value.shape[1:] == latent.shape):
-            axes = ", ".join(("S", *map(str, latent.shape)))
+            axes = ", ".join(("S", *map(str, latent.shape))) if latent.shape else "S,"
             raise ValueError(
-                f"expected draws of {latent.name!r} as a tensor of shape ({axes}), got {shown(value)}; put the draws first"
+                f"expected draws of {latent.name!r} as a tensor of shape ({axes}), got {shown(value)}; pass draws of the same "
+                "model, their axis first"
             )
     return maps.unconstrain(values)
 

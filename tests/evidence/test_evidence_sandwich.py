@@ -298,7 +298,8 @@ def test_draws_of_another_model_are_refused():
     known = problem("normal")
     wide = Posterior(known.model, known.data, {"mu": torch.zeros(1, 100, 2).double()}, {"method": "NUTS"})
     with pytest.raises(
-        ValueError, match=r"expected draws of 1 coordinates, got 2 in shapes .*; pass draws of the same model"
+        ValueError,
+        match=r"expected draws of 'mu' as a tensor of shape \(S,\), got .* \(100, 2\); pass draws of the same model",
     ):
         sandwich(wide)
     other = Posterior(known.model, known.data, {"beta": torch.zeros(1, 100).double()}, {"method": "NUTS"})

@@ -462,7 +462,7 @@ def test_a_class_network_is_saved_read_and_predicts_alike(discrete, tmp_path):
 def test_trainable_features_of_a_density_of_codes_are_refused():
     x, y = labeled()
     with pb.isolated(seed=0):
-        model = pb.Pipeline(MLP(3, 3), ClassNetwork(naive_bayes("abc"), 3), ClassifyJoint(3)).double()
+        model = pb.Pipeline(MLP(3, 3), ClassNetwork(naive_bayes(list("abc")), 3), ClassifyJoint(3)).double()
     for method in (pb.Exact(), pb.SVI(num_steps=1, progress=False), pb.Laplace()):
         with pytest.raises(ValueError, match=r"expected fixed features, since ClassNetwork is a density of its codes"):
             method(model, Dataset((x,), {"y": y}, 60), seed=0)
