@@ -97,7 +97,7 @@ def proposal_weights(target: Target, base: Base, num_samples: int, seed: int) ->
             tick()
             theta = base.sample(min(chunk, num_samples - begin))
             log_w = (log_joint_by_block(target, theta) - base.log_prob(theta)).double()
-            parts.append(log_w.masked_fill(log_w.isnan() | log_w.isposinf(), -math.inf))
+            parts.append(log_w.masked_fill(log_w.isnan(), -math.inf))
     return torch.cat(parts)
 
 
