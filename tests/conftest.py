@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import pkgutil
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from functools import partial, wraps
@@ -90,6 +91,14 @@ def _no_globals() -> Iterator[None]:
 def annotations_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments meet the package's own checks alone, as they do outside of tests."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C arrives, as it does not in a process that a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

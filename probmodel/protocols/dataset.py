@@ -154,9 +154,11 @@ class Dataset(_Arguments):
         rows = "without rows" if self.size is None else f"of {self.size:,} rows"
         here = None if self.size is None or not self.tensors() else len(self.tensors()[0])
         batch = "" if here in (None, self.size) else f" ({here:,} of them here)"
-        return f"Dataset {rows}{batch}: " + (
-            ", ".join(" ".join(filter(None, line)) for line in self._lines()) or "no arguments"
-        )
+        return f"Dataset {rows}{batch}: {self.shapes()}"
+
+    def shapes(self) -> str:
+        """Name, shape and dtype of each argument, in one line."""
+        return ", ".join(" ".join(filter(None, line)) for line in self._lines()) or "no arguments"
 
     def _repr_html_(self) -> str:
         head = ["argument", "shape", "dtype"]

@@ -95,17 +95,10 @@ def translated_errors(data: Dataset) -> Iterator[None]:
         raise_time_out(error)
         if str(error).startswith("expected ") and ", got " in str(error):  # Stated in these terms already.
             raise
-        shapes = ", ".join(_shown(t) for t in data.args if torch.is_tensor(t))
-        named = ", ".join(f"{name} {_shown(t)}" for name, t in data.kwargs.items() if torch.is_tensor(t))
         devices = sorted({str(t.device) for t in data.tensors()})
         first = (str(error).strip() or "no message").split("\nTrace Shapes")[0]
         raise ValueError(
             f"expected a model that runs on its data, got {type(error).__name__}: {first}; check names, shapes and "
-            f"dtypes of the data, positional ({shapes}) and named ({named}) on {' and '.join(devices) or 'no device'}, against "
-            "the model's arguments and sites"
+            f"dtypes of the data, {data.shapes()} on {' and '.join(devices) or 'no device'}, against the model's arguments and "
+            "sites"
         ) from error
-
-
-def _shown(value: torch.Tensor) -> str:
-    """Shape and dtype: (20, 3) float32."""
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -52,7 +52,8 @@ def log_prior_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N"]:
     run.compute_log_prob()
     names = [latent.name for latent in found.latents]
     if _coupled(run, names, found):
-        return _summed_out_by_row(run, [*names, *found.discrete], found)
+        hidden = [*names, *found.discrete]
+        return _summed_out(run, hidden, _row_plates(run, hidden, found)).reshape(-1)
     rows = [reduce_to_rows(run.nodes[name]["log_prob"], row_axis(run.nodes[name], found)) for name in names]
     return torch.stack(rows).sum(0)
 
@@ -65,9 +66,8 @@ def log_likelihood_by_row(run: poutine.Trace, found: Sites) -> Float[Tensor, " N
     """
     run.compute_log_prob()
     if found.discrete:
-        hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
-        # The probabilities of the hidden sites alone need not sum to 1: densities of codes, masked values.
-        return _summed_out_by_row(run, [*found.observed, *hidden], found) - _summed_out_by_row(run, hidden, found)
+        hidden = _hidden(run, found)
+        return _given_hidden(run, found, hidden, _row_plates(run, [*found.observed, *hidden], found))
     nodes = [run.nodes[name] for name in found.observed]
     parts = [reduce_to_rows(node["log_prob"], axis_of_rows(node, found)) for node in nodes]
     if not parts:
@@ -85,12 +85,9 @@ def log_likelihood_by_site(run: poutine.Trace, found: Sites) -> dict[str, Tensor
     run.compute_log_prob()
     if found.discrete:
         name = found.observed[0] if len(found.observed) == 1 else "log_likelihood"
-        hidden = [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
-        run.pack_tensors()
-        if _is_by_row(run, [*found.observed, *hidden], found):
-            return {name: log_likelihood_by_row(run, found)}
-        both, alone = (_summed_out(run, names, frozenset()) for names in ([*found.observed, *hidden], hidden))
-        return {name: (both - alone).reshape(1)}
+        hidden = _hidden(run, found)
+        rows, shared = _held_by_rows(run, [*found.observed, *hidden], found)
+        return {name: _given_hidden(run, found, hidden, frozenset() if shared else rows)}
     nodes: Mapping[str, Any] = run.nodes
     return {name: reduce_to_rows(nodes[name]["log_prob"], axis_of_rows(nodes[name], found)) for name in found.observed}
 
@@ -203,25 +200,33 @@ def _ordinal(run: poutine.Trace, name: str) -> frozenset[str]:
     return frozenset(run.plate_to_symbol[f.name] for f in run.nodes[name]["cond_indep_stack"] if f.vectorized)
 
 
-def _row_plates(run: poutine.Trace, found: Sites) -> frozenset[str]:
+def _held_by_rows(run: poutine.Trace, names: Sequence[str], found: Sites) -> tuple[frozenset[str], list[str]]:
+    """Plates over the rows, and the sites outside of them, which several rows share."""
+    run.pack_tensors()
     frames = [f for name in found.observed for f in run.nodes[name]["cond_indep_stack"] if f.vectorized]
     over_rows = (f for f in frames if found.num_rows is None or is_over_rows(f, found))
-    return frozenset(run.plate_to_symbol[f.name] for f in over_rows)
+    rows = frozenset(run.plate_to_symbol[f.name] for f in over_rows)
+    return rows, [name for name in names if not rows <= _ordinal(run, name)]
 
 
-def _is_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> bool:
-    """Return whether each of the packed sites is inside the plates over rows."""
-    rows = _row_plates(run, found)
-    return bool(rows) and all(rows <= _ordinal(run, name) for name in names)
-
-
-def _summed_out_by_row(run: poutine.Trace, names: Sequence[str], found: Sites) -> Tensor:
-    run.pack_tensors()
-    rows = _row_plates(run, found)
-    if not _is_by_row(run, names, found):
-        shared = [name for name in names if not rows <= _ordinal(run, name)]
+def _row_plates(run: poutine.Trace, names: Sequence[str], found: Sites) -> frozenset[str]:
+    """Plates over the rows that hold all of the sites."""
+    rows, shared = _held_by_rows(run, names, found)
+    if shared or not rows:
         raise ValueError(
             f"expected discrete latents and observations local to a row, got {shared or list(found.discrete)} shared by "
             "several rows, over which the likelihood does not factorize; sample them inside the plate over rows"
         )
-    return _summed_out(run, names, rows).reshape(-1)
+    return rows
+
+
+def _hidden(run: poutine.Trace, found: Sites) -> list[str]:
+    """Discrete latents, and the continuous ones whose density depends on them."""
+    return [*_coupled(run, [latent.name for latent in found.latents], found), *found.discrete]
+
+
+def _given_hidden(run: poutine.Trace, found: Sites, hidden: list[str], rows: frozenset[str]) -> Tensor:
+    """Log-probability of the observations, hidden sites summed out, by entry of the plates over rows; one term without any."""
+    # The probabilities of the hidden sites alone need not sum to 1: densities of codes, masked values.
+    both, alone = (_summed_out(run, names, rows).reshape(-1) for names in ([*found.observed, *hidden], hidden))
+    return both - alone

@@ -1,7 +1,7 @@
 """Model + data → `Target`: one density on R^D, vectorized over draws by `vmap` over the traced graph."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, partial, singledispatch
 
 import pyro
@@ -10,8 +10,7 @@ from jaxtyping import Float
 from pyro import poutine
 from torch import Tensor
 
-from probmodel.protocols.arguments.checks import checks_arguments, shown
-from probmodel.protocols.arguments.kinds import is_mapping
+from probmodel.protocols.arguments.checks import checks_arguments
 from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.integers import integer
@@ -121,8 +120,8 @@ def density_of(model: Model, data: Dataset) -> Target:
         log_likelihood_by_site=_by_name(lambda theta: log_likelihood_by_site(run(theta), found), start),
         deterministic=_by_name(lambda theta: deterministic_values(run(theta), found), start),
         sample_prior=_prior_sampler(draw, start),
-        constrain=partial(_constrained, maps, start),
-        unconstrain=partial(_unconstrained, maps, found),
+        constrain=maps.constrain,
+        unconstrain=maps.unconstrain,
         by_row=layout.by_row(found.num_rows) if found.row_local and found.num_rows else None,
         dtype=dtype,
         device=device,
@@ -146,25 +145,6 @@ def _with_jacobian(
         return density(trace, found) + maps.log_jacobian(theta, lambda: trace, by_row=by_row)
 
     return at
-
-
-def _constrained(maps: Maps, start: Tensor, theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
-    refuse_other_draws(theta, start.shape)
-    return maps.constrain(theta)
-
-
-def _unconstrained(maps: Maps, found: Sites, values: Mapping[str, Tensor]) -> Float[Tensor, "S D"]:
-    if not is_mapping(values):
-        raise TypeError(f"expected draws by the names of the latents, got {shown(values)}; pass {{name: draws}}")
-    for latent in found.latents:
-        value = values.get(latent.name)
-        if value is not None and not (torch.is_tensor(value) and value.dim() and value.shape[1:] == latent.shape):
-            axes = ", ".join(("S", *map(str, latent.shape))) if latent.shape else "S,"
-            raise ValueError(
-                f"expected draws of {latent.name!r} as a tensor of shape ({axes}), got {shown(value)}; pass draws of the same "
-                "model, their axis first"
-            )
-    return maps.unconstrain(values)
 
 
 def _by_name(

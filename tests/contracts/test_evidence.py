@@ -111,14 +111,6 @@ def posterior(name: str) -> Posterior:
     return Exact(num_samples=num_samples)(problem.model, problem.data, seed=0)
 
 
-def schools_at_their_prior() -> Posterior:
-    """Draws of a model without a closed form, made without a sampler."""
-    problem = NAMED["eight schools"]
-    density = target(problem.model, problem.data)
-    draws = density.constrain(density.sample_prior(20, 0))
-    return Posterior(problem.model, problem.data, {name: v[None] for name, v in draws.items()}, {"method": "NUTS"})
-
-
 @lru_cache(maxsize=256)
 def estimate(name: str, estimator: str, seed: int = 0) -> Evidence:
     if estimator == "importance":
@@ -463,7 +455,7 @@ def test_laplace_equals_its_formula_where_it_is_approximate():
 
 def test_exact_refuses_a_model_without_closed_form():
     with pytest.raises(NotConjugateError, match="expected"):
-        evidence.exact(schools_at_their_prior())
+        evidence.exact(problems.schools_at_their_prior(20))
 
 
 def test_exact_refuses_a_log_joint_that_is_nearly_quadratic():
@@ -481,7 +473,7 @@ def test_a_bound_of_a_guide_needs_a_guide(estimator):
     with pytest.raises(
         ValueError, match=r"expected a posterior with a guide, got one by NUTS; use evidence\.importance"
     ):
-        ESTIMATORS[estimator](schools_at_their_prior())
+        ESTIMATORS[estimator](problems.schools_at_their_prior(20))
 
 
 def test_best_is_iwae_with_a_guide_and_importance_without():

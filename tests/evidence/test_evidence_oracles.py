@@ -128,7 +128,7 @@ def test_the_error_of_a_chain_counts_its_effective_draws():
 def test_harmonic_refuses_what_it_cannot_use():
     with pytest.raises(ValueError, match=r"expected a temperature in \(0, 1\], got 1\.5; pass"):
         harmonic(posterior("Beta-binomial"), temperature=1.5)
-    few = schools_at_their_prior(10)
+    few = problems.schools_at_their_prior(10)
     with pytest.raises(ValueError, match="expected at least 40 posterior draws, got 10"):
         harmonic(few)
     assert harmonic(no_latents()).log_z == pytest.approx(NO_LATENTS)
@@ -306,17 +306,9 @@ def test_a_crude_criterion_says_so_and_claims_no_error(estimator):
     assert num_rows(target_of(posterior("diabetes"))) == 442
 
 
-def schools_at_their_prior(num_samples: int = 50) -> Posterior:
-    """Draws of a model without rows, made without a sampler."""
-    known = problem("eight schools")
-    density = target(known.model, known.data)
-    draws = {name: value[None] for name, value in density.constrain(density.sample_prior(num_samples, 0)).items()}
-    return Posterior(known.model, known.data, draws, {})
-
-
 @pytest.mark.parametrize("estimator", [bic, wbic])
 def test_a_crude_criterion_needs_rows_that_share_their_latents(estimator):
     with pytest.raises(ValueError, match=r"expected data with rows, got size=None; give Dataset"):
-        estimator(schools_at_their_prior())
+        estimator(problems.schools_at_their_prior(50))
     with pytest.raises(ValueError, match="expected latents that rows share, got 150 coordinates local to 150 rows"):
         estimator(posterior("iris, one code, function"))

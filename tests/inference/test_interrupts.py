@@ -21,20 +21,13 @@ from probmodel.tracing import curvature
 from probmodel.tracing.ownership import parameters
 from probmodel.tracing.randomness import isolated
 
+pytestmark = pytest.mark.usefixtures("interruptible")
 SHORT = SVI(num_steps=400, num_samples=5, compile=False, progress=False, patience=None)
 
 
 def interrupt(*_):
     """As Ctrl-C does."""
     os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture(autouse=True)
-def _interrupts_arrive():
-    """A process that was started in the background ignores Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Scores equal their definitions; calibration errors are judged against what perfect calibration would show."""
 
-import inspect
 import math
+from functools import partial
 
 import hypothesis.strategies as st
 import numpy as np
@@ -293,17 +293,24 @@ def test_the_log_score_of_labels_equals_the_cross_entropy():
 
 @pytest.mark.parametrize("wrong", [7.0, -1.0, 0.5])
 @pytest.mark.parametrize("function", [calibration, reliability])
+@pytest.mark.usefixtures("annotations_unchecked")
 def test_what_came_true_is_true_or_false(function, wrong):
     with pytest.raises(ValueError, match="expected correct as True or False, got values from"):
-        inspect.unwrap(function)(torch.full((10,), 0.6), torch.full((10,), wrong))
+        function(torch.full((10,), 0.6), torch.full((10,), wrong))
 
 
+@pytest.mark.usefixtures("annotations_unchecked")
 def test_true_and_false_count_as_one_and_zero():
     flags, numbers = torch.tensor([True, False, True]), torch.tensor([1.0, 0.0, 1.0])
     guess = torch.tensor([0.2, 0.4, 0.9])
-    rules = (scores.rmse, lambda p, y: scores.crps_samples(torch.stack([p, 1 - p]), y))
+    several = torch.stack([guess, 1 - guess])
+    rules = (
+        partial(scores.rmse, guess),
+        partial(scores.crps_samples, several),
+        partial(scores.crps_normal_mixture, several, torch.ones(2, 3)),
+    )
     for rule in rules:
-        assert torch.equal(inspect.unwrap(rule)(guess, flags), rule(guess, numbers))
+        assert torch.equal(rule(flags), rule(numbers))
     assert torch.equal(
         scores.log_score_by_row(Bernoulli(guess), flags), scores.log_score_by_row(Bernoulli(guess), numbers)
     )

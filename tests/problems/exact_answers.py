@@ -28,6 +28,7 @@ from probmodel.protocols.dataset import Dataset
 from probmodel.protocols.model import Model
 from probmodel.protocols.posterior import Posterior
 from probmodel.tracing.randomness import isolated
+from probmodel.tracing.target import target
 
 REFERENCE = {
     "diabetes": -499.9919838,
@@ -359,6 +360,14 @@ def schools_draws() -> Posterior:
     """NUTS draws of eight schools, sampled once for all tests."""
     problem = eight_schools()
     return NUTS(num_samples=400, num_warmup=200, progress=False)(problem.model, problem.data, seed=0)
+
+
+def schools_at_their_prior(num_samples: int) -> Posterior:
+    """Draws from the prior of eight schools, for what needs a model without rows or closed form and no sampler."""
+    problem = eight_schools()
+    density = target(problem.model, problem.data)
+    draws = density.constrain(density.sample_prior(num_samples, 0))
+    return Posterior(problem.model, problem.data, {name: v[None] for name, v in draws.items()}, {"method": "NUTS"})
 
 
 def annealed(leaves: list[Tensor], *, rate: float = 0.05, decay: float = 0.995) -> torch.optim.Optimizer:

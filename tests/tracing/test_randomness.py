@@ -142,14 +142,6 @@ def test_a_thread_at_work_is_waited_for(monkeypatch):
     thread.join(10)
 
 
-@pytest.fixture
-def interruptible():
-    """A shell that starts the tests in the background has them ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_a_waiting_thread_can_be_interrupted():
     leave, entered = threading.Event(), threading.Event()

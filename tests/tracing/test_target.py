@@ -19,7 +19,6 @@ from probmodel.protocols.errors import TracingWarning
 from probmodel.protocols.memory import memory_budget
 from probmodel.protocols.posterior import Target
 from probmodel.tracing.curvature import hessian_blocks
-from probmodel.tracing.density import refuse_other_draws, refuse_other_shape
 from probmodel.tracing.randomness import isolated
 from probmodel.tracing.target import target
 
@@ -383,32 +382,32 @@ def test_parameters_of_a_function_that_is_not_fitted_are_given():
     assert target(model, Dataset.of_rows(x, y=x)).given == ("net$$$weight", "net$$$bias", "scale")
 
 
-@pytest.mark.parametrize(
-    "wrong", [None, "a", 0.5, np.zeros((3, 2)), torch.zeros(2), torch.zeros(0, 2), torch.zeros(3, 5)]
-)
-def test_theta_of_another_kind_or_shape_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"expected draws theta as a tensor of shape \(S, 2\)"):
-        refuse_other_draws(wrong, torch.Size([2]))
-    if wrong is None or not torch.is_tensor(wrong) or wrong.shape != (2,):
-        with pytest.raises(ValueError, match=r"expected theta as a tensor of shape \(2,\)"):
-            refuse_other_shape(wrong, torch.Size([2]))
-
-
 def two(x, y):
     a = pyro.sample("a", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
     with pyro.plate("rows", len(x)):
         pyro.sample("y", dist.Normal(a[0] + a[1] * x, 1.0), obs=y)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(3, 5), torch.zeros(0, 2)])
-def test_every_function_of_theta_refuses_another_shape(wrong):
+@pytest.mark.parametrize(
+    "wrong", [None, "a", 0.5, np.zeros((3, 2)), torch.zeros(2), torch.zeros(0, 2), torch.zeros(3, 5)]
+)
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_every_function_of_theta_refuses_another_kind_or_shape(wrong):
     density = target(two, Dataset((torch.ones(4),), {"y": torch.zeros(4)}, 4))
     for name in ("log_joint", "log_prior", "log_likelihood", "log_likelihood_by_row", "log_jacobian", "constrain"):
         with pytest.raises(ValueError, match=r"expected draws theta as a tensor of shape \(S, 2\)"):
             getattr(density, name)(wrong)
+
+
+@pytest.mark.usefixtures("annotations_unchecked")
+def test_values_points_and_counts_of_another_shape_are_refused():
+    density = target(two, Dataset((torch.ones(4),), {"y": torch.zeros(4)}, 4))
+    for wrong in (None, "a", 0.5, np.zeros(2), torch.zeros(0, 2), torch.zeros(3, 5), torch.zeros(1, 2)):
+        with pytest.raises(ValueError, match=r"expected theta as a tensor of shape \(2,\)"):
+            density.log_joint_at(wrong)
+    with pytest.raises(TypeError, match="expected draws by the names of the latents, got None"):
+        density.unconstrain(None)
     with pytest.raises(ValueError, match=r"expected draws of 'a' as a tensor of shape \(S, 2\)"):
         density.unconstrain({"a": torch.zeros(4, 1)})
-    with pytest.raises(ValueError, match=r"expected theta as a tensor of shape \(2,\)"):
-        density.log_joint_at(torch.zeros(1, 2))
     with pytest.raises(ValueError, match="expected num_samples to be an integer, 1 or more, got 0"):
         density.sample_prior(0, 0)

@@ -95,7 +95,9 @@ def brier(probs: Float[Tensor, "N K"], y: Int[Tensor, " N"]) -> Float[Tensor, " 
 
 
 @checks_arguments
-def crps_normal_mixture(means: Float[Tensor, "S N"], sds: Float[Tensor, "S N"], y: Tensor) -> Float[Tensor, " N"]:
+def crps_normal_mixture(
+    means: Float[Tensor, "S N"], sds: Float[Tensor, "S N"], y: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
     """Continuous ranked probability score per row, of a mixture of normals with equal weights, in the unit of y.
 
     CRPS = mean_s A(y - μ_s, σ_s²) - ½ mean_st A(μ_s - μ_t, σ_s² + σ_t²),  A(μ, σ²) = 2σ φ(μ/σ) + μ (2Φ(μ/σ) - 1).
@@ -126,7 +128,7 @@ def crps_normal_mixture(means: Float[Tensor, "S N"], sds: Float[Tensor, "S N"], 
 
 
 @checks_arguments
-def crps_samples(samples: Float[Tensor, "S N"], y: Tensor) -> Float[Tensor, " N"]:
+def crps_samples(samples: Float[Tensor, "S N"], y: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Continuous ranked probability score per row, from draws, in the unit of y; lower is better.
 
     The fair estimate is unbiased at any S:  mean_s |x_s - y| - Σ_{s<t} |x_s - x_t| / (S (S - 1)).

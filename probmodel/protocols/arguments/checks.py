@@ -132,8 +132,8 @@ def _check_range(name: str, value: Any, default: Any, *, is_count: bool) -> None
     if name == "seed":
         checked_seed(value)
     elif is_count and name not in OWN_RANGE:
-        lacks = value < 1 if WIDTHS.fullmatch(name) else value < 0 and COUNTED.fullmatch(name)
-        lacks = lacks or (default is None and value < 1 and name.startswith("num_"))
+        is_positive = WIDTHS.fullmatch(name) or (default is None and name.startswith("num_"))
+        lacks = value < 1 if is_positive else value < 0 and COUNTED.fullmatch(name)
         if lacks and not (type(default) is int and default <= value):
             integer(name, value)
     elif name == "level" and not 0 < value < 1:

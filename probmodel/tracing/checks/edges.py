@@ -19,7 +19,7 @@ LARGEST_SHARE = 0.02
 """Share of a prior's mass at an edge, all of which an evidence loses, above which the user is warned."""
 LARGEST_SIMPLEX = 64
 """Coordinates of a vector on the simplex that are looked at."""
-INTERVALS = (type(constraints.unit_interval), type(constraints.half_open_interval(0, 1)))
+INTERVALS = (constraints.interval, constraints.half_open_interval)
 
 
 def warn_of_edges(model: Model, data: Dataset, found: Sites) -> None:
@@ -65,10 +65,8 @@ def _share(latent: Latent, fn: Any) -> float:
 
 def _is_stuck(draws: Tensor, latent: Latent) -> Tensor:
     theta = latent.transform.inv(draws)
+    here = latent.transform(theta)
     if latent.support is not constraints.simplex:
-        return (latent.transform(theta + 1) == latent.transform(theta)) | (
-            latent.transform(theta - 1) == latent.transform(theta)
-        )
+        return (latent.transform(theta + 1) == here) | (latent.transform(theta - 1) == here)
     steps = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)[:LARGEST_SIMPLEX]
-    moved = [(latent.transform(theta + step) == latent.transform(theta)).all(-1) for step in steps]
-    return torch.stack(moved).any(0)
+    return torch.stack([(latent.transform(theta + step) == here).all(-1) for step in steps]).any(0)

@@ -108,7 +108,7 @@ class InsideSupport(dist.TorchDistribution):
         return self.base_dist.support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "InsideSupport":
-        return InsideSupport(self.base_dist.expand(batch_shape))
+        return type(self)(self.base_dist.expand(batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.base_dist.sample(sample_shape)
@@ -118,7 +118,7 @@ class InsideSupport(dist.TorchDistribution):
         return torch.where(self._is_inside(value), self.base_dist.log_prob(value), -math.inf)
 
     def _is_inside(self, value: Tensor) -> Tensor:
-        return self.base_dist.support.check(value)
+        return self.support.check(value)
 
 
 class Angle(InsideSupport):
@@ -132,12 +132,6 @@ class Angle(InsideSupport):
     def support(self) -> Any:
         return latent_support(self.base_dist)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Angle":
-        return Angle(self.base_dist.expand(batch_shape))
-
-    def _is_inside(self, value: Tensor) -> Tensor:
-        return self.support.check(value)
-
 
 class InsideBase(InsideSupport):
     """A transformed distribution whose density is zero where its base has none.
@@ -145,9 +139,6 @@ class InsideBase(InsideSupport):
     Args:
         base_dist: transformed distribution.
     """
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "InsideBase":
-        return InsideBase(self.base_dist.expand(batch_shape))
 
     def _is_inside(self, value: Tensor) -> Tensor:
         for transform in reversed(self.base_dist.transforms):

@@ -1,11 +1,14 @@
 """Assignment of the coordinates of R^D to latents, and the maps to their supports."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probmodel.protocols.arguments.checks import shown
+from probmodel.protocols.arguments.kinds import is_mapping
 from probmodel.protocols.sites import Latent
 
 
@@ -27,19 +30,29 @@ class Coordinates:
 
     def join(self, values: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "S D"]:
         """Unconstrained coordinates of constrained values (S, *shape) by site."""
-        self.check_names(values)
+        self.check_values(values)
         parts = [latent.transform.inv(values[latent.name].to(device)) for latent in self.latents]
         if not parts:
             return torch.zeros(1, 0, dtype=dtype, device=device)
         return torch.cat([part.reshape(len(part), -1) for part in parts], -1).to(dtype)
 
-    def check_names(self, values: Mapping[str, Tensor]) -> None:
-        """Raise ValueError unless every latent has a value."""
+    def check_values(self, values: Any) -> None:
+        """Raise TypeError for what is no mapping, ValueError unless every latent has values (S, *shape)."""
+        if not is_mapping(values):
+            raise TypeError(f"expected draws by the names of the latents, got {shown(values)}; pass {{name: draws}}")
         missing = [latent.name for latent in self.latents if latent.name not in values]
         if missing:
             raise ValueError(
                 f"expected values for every latent, got none for {missing} among {list(values)}; pass draws of these sites"
             )
+        for latent in self.latents:
+            value = values[latent.name]
+            if not torch.is_tensor(value) or not value.dim() or value.shape[1:] != latent.shape:
+                axes = ", ".join(("S", *map(str, latent.shape))) if latent.shape else "S,"
+                raise ValueError(
+                    f"expected draws of {latent.name!r} as a tensor of shape ({axes}), got {shown(value)}; pass draws of the "
+                    "same model, their axis first"
+                )
 
     def log_jacobian(self, theta: Float[Tensor, " D"], *, by_row: bool = False) -> Tensor:
         """Log |det T'(theta)|, the sum over all coordinates or by row (N,)."""

@@ -12,7 +12,7 @@ from torch.distributions import biject_to
 
 from probmodel.protocols.model import Model
 from probmodel.protocols.structural import Structural
-from probmodel.tracing.density import Density
+from probmodel.tracing.density import Density, refuse_other_draws
 from probmodel.tracing.latents.coordinates import Coordinates
 
 Run = Callable[[], poutine.Trace]
@@ -69,6 +69,7 @@ class FixedMaps:
         return self.unconstrain({latent.name: nodes[latent.name]["value"][None] for latent in self.layout.latents})[0]
 
     def constrain(self, theta: Float[Tensor, "S D"]) -> dict[str, Tensor]:
+        refuse_other_draws(theta, self.start.shape)
         return self.layout.split(theta)
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Float[Tensor, "S D"]:
@@ -135,7 +136,7 @@ class MovingMaps:
         return self._split(self._constrained(theta))
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Float[Tensor, "S D"]:
-        self.layout.check_names(values)
+        self.layout.check_values(values)
         flat = [v.to(self.start).reshape(len(v), -1) for v in (values[each.name] for each in self.layout.latents)]
         return self._unconstrained(torch.cat(flat, -1))
 

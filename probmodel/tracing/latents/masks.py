@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probmodel.protocols.sites import Sites
 from probmodel.tracing.internals import is_deterministic, is_subsample, mask_of
-from probmodel.tracing.latents.bounds import Angle, InsideBase, InsideSupport
+from probmodel.tracing.latents.bounds import InsideSupport
 
 
 class KeptPriors(Messenger):
@@ -66,7 +66,7 @@ def kept_at(node: Mapping[str, Any]) -> Tensor | bool | None:
 
 def is_wrapped(fn: Any) -> bool:
     """Return whether a distribution is another one under a mask, inside its support, or with event axes in place of batches."""
-    return type(fn) in (dist.torch.Independent, dist.MaskedDistribution, InsideSupport, InsideBase, Angle)
+    return type(fn) in (dist.torch.Independent, dist.MaskedDistribution) or isinstance(fn, InsideSupport)
 
 
 def without_mask(fn: Any) -> Any:
